@@ -1,0 +1,1 @@
+"""Unlearning methods: one file is one method."""
