@@ -1,0 +1,121 @@
+"""The client half of a method: its local objective as pure functions, run by `fedsim.training`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedsim.models.functional import FunctionalModel
+from fedsim.records import Tensors
+from fedsim.registry import StrategyConfig
+
+if TYPE_CHECKING:
+    from fedsim.config import RunConfig
+    from fedsim.models.base import Classifier
+
+
+Options = TypeVar("Options", bound=StrategyConfig)
+
+
+class State(NamedTuple):
+    """Named parameters (trained) and buffers (such as BatchNorm's running statistics)."""
+
+    params: Tensors
+    buffers: Tensors
+
+    def merged(self, other: State) -> State:
+        """Return this state with the entries of `other` added."""
+        return State(self.params | other.params, self.buffers | other.buffers)
+
+
+class Batch(NamedTuple):
+    """Samples of one step of one client."""
+
+    x: Tensor
+    """(B, *input_shape) float32, normalised."""
+    y: Tensor
+    """(B,) int64 class indices."""
+    mask: Tensor | None = None
+    """(B,) float32: 1 for a sample, 0 for padding; None when all are samples."""
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of one value per sample, (B,) -> (), over the samples that are no padding."""
+        return values.mean() if self.mask is None else (values * self.mask).sum() / self.mask.sum()
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """Return the mean cross-entropy of logits (B, C) against the labels, shape ()."""
+        return self.mean(F.cross_entropy(logits, self.y, reduction="none"))
+
+
+class Extras(NamedTuple):
+    """What a local objective may look at but does not train."""
+
+    start: Tensors
+    """The global parameters that the round started from."""
+    constants: Tensors
+    """What the server sent besides the model, the same for all clients."""
+
+
+Loss = Callable[[Tensors, Tensors, Extras, Batch], tuple[Tensor, Tensors]]
+"""(params, buffers, extras, batch) -> (loss (), metrics {name: ()}).
+
+Pure, but for BatchNorm's buffers, which are updated in place. It runs under `torch.func.vmap`, one client a lane:
+no `.item()`, no branch on a tensor's value."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of a client's round: which parameters follow which loss, for how long. Each has a fresh optimiser."""
+
+    loss: Loss
+    trains: Callable[[str], bool] = lambda name: True
+    epochs: int | None = None
+    """Passes over the client's data; `training.epochs` by default."""
+
+
+class Client:
+    """The client half of FedAvg, and the base of every client half whose local work is SGD on a loss.
+
+    One object serves all clients of a worker: it holds no client's state.
+    """
+
+    personalised = False
+    """Whether clients predict with models of their own, so that a run evaluates them by default."""
+    masks_absent_classes = False
+    """Whether clients, as the method has it, never predict a class that they have no training sample of."""
+
+    def __init__(self, config: RunConfig, model: Classifier) -> None:
+        self.config = config
+        self.model = FunctionalModel(model)
+        self.feature_dim = model.feature_dim
+        self.num_classes = model.classifier.out_features
+        self.initial = {name: value.detach() for name, value in model.named_parameters()}
+        """The parameters of round 0, the same for all clients."""
+
+    def options(self, kind: type[Options]) -> Options:
+        """Return the method's options, which are of this type."""
+        assert isinstance(self.config.strategy, kind)
+        return self.config.strategy
+
+    def personal(self, client: int, start: State) -> State:
+        """Return what client `client` keeps for itself before it is first trained; the names are its own.
+
+        It is trained beside the global parameters, kept by the engine, and never sent.
+        """
+        return State({}, {})
+
+    def phases(self) -> Sequence[Phase]:
+        """Return the stages of a client's round, in order."""
+        return [Phase(self.loss)]
+
+    def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
+        """Return the local objective of one batch, and metrics to report; see `Loss`."""
+        return batch.cross_entropy(self.model.logits(params, buffers, batch.x, train=True)), {}
+
+    def heads(self, state: State, constants: Tensors, x: Tensor) -> Tensors:
+        """Return the logits (B, C) of every way a client can predict, by name; the first is the method's own."""
+        return {"model": self.model.logits(state.params, state.buffers, x, train=False)}

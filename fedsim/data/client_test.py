@@ -1,0 +1,56 @@
+"""The clients' own test sets, by which personalised models are scored."""
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsim.data.partition import Partition
+from fedsim.randomness import generator
+
+IntArray = npt.NDArray[np.int64]
+
+
+def matched_counts(partition: Partition, y_train: IntArray, y_test: IntArray) -> IntArray:
+    """Return T[k, c] = floor(n_kc / N_train * N_test), (K, C): how many test images client k is due of class c.
+
+    n_kc counts the client's training samples of the class, N_train those of all clients (FedLoGe, section 5).
+    """
+    num_classes = int(max(y_train.max(), y_test.max())) + 1
+    return partition.label_counts(y_train, num_classes) * len(y_test) // max(len(partition.indices), 1)
+
+
+def matched_test(partition: Partition, y_train: IntArray, y_test: IntArray, seed: int) -> Partition:
+    """Draw for each client `matched_counts` images of the test set, in its own class mix, without replacement.
+
+    Clients draw independently and so may share images. A client due more than a class has gets the whole class.
+    Returns rows of the test set.
+    """
+    due = matched_counts(partition, y_train, y_test)
+    pools = [np.flatnonzero(y_test == c) for c in range(due.shape[1])]
+    lists = [np.empty(0, dtype=np.int64)] * len(partition)
+    for client in np.flatnonzero(due.any(axis=1)):
+        rng = generator(seed, "client-test", int(client))
+        drawn = [
+            rng.choice(pools[c], min(due[client, c], len(pools[c])), replace=False) for c in np.flatnonzero(due[client])
+        ]
+        lists[client] = np.sort(np.concatenate(drawn))
+    return Partition.from_lists(lists)
+
+
+def split_test(partition: Partition, fraction: float, seed: int) -> tuple[Partition, Partition]:
+    """Hold out round(fraction * n_k) of each client's own samples, but never its last one.
+
+    Returns (train, test), both of training rows.
+    """
+    held = np.minimum(np.rint(fraction * partition.sizes).astype(np.int64), np.maximum(partition.sizes - 1, 0))
+    # One random key per sample, ranked within its client: a shuffle of every client without a loop over them.
+    keys = generator(seed, "client-split").random(len(partition.indices))
+    shuffled = np.lexsort((keys, partition.owners))
+    is_test = np.zeros(len(shuffled), dtype=np.bool_)
+    is_test[shuffled] = np.arange(len(shuffled)) - np.repeat(partition.offsets[:-1], partition.sizes) < np.repeat(
+        held, partition.sizes
+    )
+
+    def part(mask: npt.NDArray[np.bool_], sizes: IntArray) -> Partition:
+        return Partition(partition.indices[mask], np.concatenate([[0], np.cumsum(sizes)]))
+
+    return part(~is_test, partition.sizes - held), part(is_test, held)

@@ -1,0 +1,125 @@
+"""The `data:` part of a run's configuration."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, field_validator
+
+from fedsim.errors import nearest
+from fedsim.schema import Config
+
+DATASETS = {
+    "digits": "1,797 real 8x8 grey digits, embedded (scikit-learn); 10 classes",
+    "mnist": "70,000 28x28 grey digits; 10 classes",
+    "fashionmnist": "70,000 28x28 grey clothes; 10 classes",
+    "cifar10": "60,000 32x32 colour photographs; 10 classes",
+    "cifar100": "60,000 32x32 colour photographs; 100 classes",
+    "npz:PATH": "any NumPy archive: x_train, y_train, x_test, y_test; or x, y; or MedMNIST's names",
+}
+
+
+class Iid(Config):
+    """Equal shares of a random order."""
+
+    name: Literal["iid"] = "iid"
+
+
+class Dirichlet(Config):
+    """Each class is cut in Dirichlet(alpha) proportions; small alpha is strong label skew."""
+
+    name: Literal["dirichlet"] = "dirichlet"
+    alpha: float = Field(0.5, ge=1e-3, le=1e6)
+    """Concentration; about 0.1 gives clients a few classes each, 100 is nearly iid."""
+    min_samples: int = Field(0, ge=0)
+    """The cut is redrawn, up to ten times, until every client has this many; 0 never redraws (empty clients are
+    legal and never sampled)."""
+
+
+class Pathological(Config):
+    """Every client holds at most this many classes; the k-th client's first class is k modulo classes."""
+
+    name: Literal["pathological"] = "pathological"
+    classes_per_client: int = Field(2, ge=1)
+
+
+class Shards(Config):
+    """Label-sorted equal shards dealt at random; samples that do not fill the last shards are left out."""
+
+    name: Literal["shards"] = "shards"
+    shards_per_client: int = Field(2, ge=1)
+
+
+class Natural(Config):
+    """One client per identity (person, writer, ...) of the data file."""
+
+    name: Literal["natural"] = "natural"
+    by: Literal["identity"] = "identity"
+
+
+class Multinomial(Config):
+    """Every sample picks its client with its class's Dirichlet(alpha) probabilities (FedLoGe, CReFF)."""
+
+    name: Literal["multinomial"] = "multinomial"
+    alpha: float = Field(0.5, ge=1e-3, le=1e6)
+    seed: int | None = Field(None, ge=0, lt=2**32)
+    """Legacy NumPy seed of the authors' code (theirs: 3407), for their very partition; None: the run's seed."""
+
+
+PartitionConfig = Annotated[
+    Iid | Dirichlet | Pathological | Shards | Natural | Multinomial, Field(discriminator="name")
+]
+_PARTITIONERS: tuple[type[Config], ...] = get_args(get_args(PartitionConfig)[0])
+
+
+class DataConfig(Config):
+    """Which data, and who holds what of it."""
+
+    name: str = "digits"
+    """digits, mnist, fashionmnist, cifar10, cifar100 or npz:PATH."""
+    root: Path | None = None
+    """Folder of the named sets; else FEDSIM_DATA, else ~/.cache/fedsim."""
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    """Test share of an npz file that holds only x and y."""
+    partition: PartitionConfig = Dirichlet()
+    """Options of a partitioner, or just its name."""
+    imbalance_factor: float = Field(1.0, gt=0, le=1)
+    """n_min / n_max of an exponential long tail over the classes; 1 is no long tail."""
+    max_per_class: int | None = Field(None, ge=1)
+    """Head class size n_max of the long tail (default: the smallest class), or without one a cap per class."""
+    client_test: Literal["matched", "split"] = "matched"
+    """Clients' test sets: test images in the client's class mix, or a part of its own data held out."""
+    client_test_fraction: float = Field(0.2, gt=0, lt=1)
+    """Share that `split` holds out."""
+    augment: Literal["none", "crop", "crop_flip"] = "none"
+    """Training augmentation: random crop of the zero-padded image, and horizontal flip."""
+
+    @field_validator("name")
+    @classmethod
+    def _known_name(cls, value: str) -> str:
+        prefix, _, path = value.partition(":")
+        if not (path if prefix == "npz" else value in DATASETS):
+            raise ValueError(f"no dataset {value!r}; {nearest(value, DATASETS)}")
+        return value
+
+    @field_validator("partition", mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        """Read a bare name as that partitioner's defaults, and options without a name as dirichlet's."""
+        if isinstance(value, str):
+            value = {"name": value}
+        if isinstance(value, dict):
+            value = {"name": Dirichlet().name} | value
+            name = str(value["name"])
+            if name not in partition_names():
+                raise ValueError(f"no partitioner {name!r}; {nearest(name, partition_names())}")
+        return value
+
+
+def available_datasets() -> dict[str, str]:
+    """Return one line for every dataset name."""
+    return dict(DATASETS)
+
+
+def partition_names() -> dict[str, str]:
+    """Return one line for every partitioner name."""
+    return {model.model_fields["name"].default: (model.__doc__ or "").splitlines()[0] for model in _PARTITIONERS}

@@ -1,0 +1,153 @@
+"""Data sets in memory: images as uint8, labels as int64, by name or from a file."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsim.data.config import DataConfig
+from fedsim.data.npz import Array, IntArray, Part, read_npz
+from fedsim.errors import FedsimError
+from fedsim.randomness import generator
+
+Floats = tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Inputs and labels of one data set.
+
+    Images are uint8 (n, C, H, W), C-contiguous; tables are float32 (n, D). Labels are int64 (n,) in
+    0..num_classes - 1, identities int64 (n,).
+    """
+
+    name: str
+    x_train: Array
+    y_train: IntArray
+    x_test: Array
+    y_test: IntArray
+    num_classes: int
+    mean: Floats
+    """Of the training inputs: per channel over pixels / 255, or per column of a table."""
+    std: Floats
+    """As `mean`; 1 where the inputs are constant."""
+    class_names: tuple[str, ...] | None = None
+    identity_train: IntArray | None = None
+    identity_test: IntArray | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of an image or (D,) of a row."""
+        return self.x_train.shape[1:]
+
+
+@dataclass(frozen=True)
+class _Named:
+    torchvision: str
+    mean: Floats
+    std: Floats
+    class_names: tuple[str, ...] | None = None
+
+
+_NAMED = {
+    "mnist": _Named("MNIST", (0.1307,), (0.3081,)),
+    "fashionmnist": _Named(
+        "FashionMNIST",
+        (0.2860,),
+        (0.3530,),
+        ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    ),
+    "cifar10": _Named(
+        "CIFAR10",
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    ),
+    "cifar100": _Named("CIFAR100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+
+
+def load_dataset(config: DataConfig, seed: int) -> Dataset:
+    """Read the data set that `config.name` names; `seed` splits only files that bring no test set.
+
+    Raises
+    ------
+    FedsimError
+        If it is neither on disk nor to be downloaded, or the file is malformed.
+    """
+    name, _, file = config.name.partition(":")
+    if name == "npz":
+        return _dataset(config.name, *read_npz(Path(file).expanduser(), config.test_fraction, seed))
+    if name == "digits":
+        return _dataset(name, *_digits())
+    root = config.root or Path(os.environ.get("FEDSIM_DATA") or "~/.cache/fedsim")
+    archive = root.expanduser() / f"{name}.npz"
+    if archive.exists():
+        return _dataset(name, *read_npz(archive, config.test_fraction, seed))
+    return _dataset(name, *_torchvision(name, archive))
+
+
+def _dataset(name: str, train: Part, test: Part) -> Dataset:
+    known = _NAMED.get(name)
+    if known and train.x.ndim == 4 and train.x.shape[1] == len(known.mean):
+        mean, std = known.mean, known.std
+    else:
+        mean, std = _moments(train.x)
+    num_classes = int(train.y.max()) + 1
+    class_names = known.class_names if known and len(known.class_names or ()) == num_classes else None
+    return Dataset(
+        name, train.x, train.y, test.x, test.y, num_classes, mean, std, class_names, train.identity, test.identity
+    )
+
+
+def _moments(x: Array) -> tuple[Floats, Floats]:
+    """Return the means and standard deviations as float32 values, per channel of images or column of a table."""
+    if x.ndim == 2:
+        mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+    else:
+        # From the 256 counts of each channel: exact, and without a float copy of all pixels.
+        counts = np.stack([np.bincount(x[:, c].ravel(), minlength=256) for c in range(x.shape[1])])
+        shares, levels = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
+        mean = shares @ levels
+        std = np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(axis=1))
+    std = np.where(std == 0, 1, std)
+    return tuple(mean.astype(np.float32).tolist()), tuple(std.astype(np.float32).tolist())
+
+
+def _digits() -> tuple[Part, Part]:
+    """Split the embedded digits into 48 test images per class and 1,317 training images, the same in every run."""
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    x = np.rint(bunch.images[:, None] * (255 / 16)).astype(np.uint8)
+    y = bunch.target.astype(np.int64)
+    is_test = np.zeros(len(y), dtype=np.bool_)
+    for c in range(10):
+        is_test[generator(0, "digits-split", c).permutation(np.flatnonzero(y == c))[:48]] = True
+    return Part(x[~is_test], y[~is_test]), Part(x[is_test], y[is_test])
+
+
+def _torchvision(name: str, archive: Path) -> tuple[Part, Part]:
+    """Read torchvision's layout beside `archive`, downloaded when it is not there and the network allows."""
+    from torchvision import datasets
+
+    kind, root = _NAMED[name].torchvision, archive.parent
+    try:
+        # torchvision checks the MD5 sums of the CIFAR pickles before it opens them.
+        parts = [getattr(datasets, kind)(root, train=train, download=True) for train in (True, False)]
+    except Exception as error:  # its readers and its downloader raise whatever they meet
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise FedsimError(
+            f"{name}: neither {archive} nor torchvision's files are in {root}, and they could not be downloaded "
+            f"({reason}); name another folder by data.root or FEDSIM_DATA, or fill this one where there is a network: "
+            f"python -c \"import torchvision; torchvision.datasets.{kind}('{root}', download=True)\""
+        ) from error
+    train, test = (Part(_channels_second(np.asarray(p.data)), np.asarray(p.targets, dtype=np.int64)) for p in parts)
+    return train, test
+
+
+def _channels_second(x: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.ascontiguousarray(x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2))

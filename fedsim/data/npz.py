@@ -1,0 +1,152 @@
+"""Data sets from NumPy archives, checked so that nothing malformed gets past the first line."""
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsim.errors import FedsimError
+from fedsim.randomness import generator
+
+IntArray = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
+
+_LAYOUTS = "x_train, y_train, x_test, y_test; x, y; or train_images, train_labels, test_images, test_labels"
+_KEYS = {f"{half}_{part}" for half in ("train", "val", "test") for part in ("images", "labels")} | {
+    f"{part}{half}" for part in ("x", "y", "identity") for half in ("", "_train", "_test")
+}
+# What NumPy and zipfile raise over broken archives: no zip, cut short, bad checksum, objects, encrypted, absurd size.
+_UNREADABLE = (
+    OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One half of a data set: `x` uint8 (n, C, H, W) or float32 (n, D), `y` (n,), `identity` (n,) or none."""
+
+    x: Array
+    y: IntArray
+    identity: IntArray | None = None
+
+
+def read_npz(path: Path, test_fraction: float, seed: int) -> tuple[Part, Part]:
+    """Return the training and the test part of an archive.
+
+    Keys: `x_train, y_train, x_test, y_test` with optional `identity_train, identity_test`; or `x, y` with optional
+    `identity` (which stands in for a missing `y`), split class by class with the run's seed; or MedMNIST's names,
+    whose `val` is left out unless it has to serve as test.
+
+    Raises
+    ------
+    FedsimError
+        With the path, if the file is not such an archive or its arrays do not fit together.
+    """
+    archive = _Archive(path)
+    if "x_train" in archive:
+        train = archive.part("x_train", "y_train", "identity_train")
+        test = archive.part("x_test", "y_test", "identity_test")
+    elif "train_images" in archive:
+        held = "test" if "test_images" in archive or "val_images" not in archive else "val"
+        train = archive.part("train_images", "train_labels")
+        test = archive.part(f"{held}_images", f"{held}_labels")
+    elif "x" in archive:
+        train, test = _split(archive.part("x", "y" if "y" in archive else "identity", "identity"), test_fraction, seed)
+    else:
+        raise archive.error(f"holds none of the keys it should; needs {_LAYOUTS}")
+    classes = int(train.y.max()) + 1
+    if not len(test.y):
+        raise archive.error("data.test_fraction leaves no test samples; raise it")
+    if train.x.shape[1:] != test.x.shape[1:]:
+        raise archive.error(f"training inputs are {train.x.shape[1:]}, test inputs {test.x.shape[1:]}")
+    if len(np.unique(train.y)) != classes:
+        raise archive.error(f"training labels must be all of 0..{classes - 1}; number the classes without gaps")
+    if test.y.max() >= classes:
+        raise archive.error(f"test label {test.y.max()} is not among the training labels 0..{classes - 1}")
+    return train, test
+
+
+def _split(whole: Part, test_fraction: float, seed: int) -> tuple[Part, Part]:
+    is_test = np.zeros(len(whole.y), dtype=np.bool_)
+    for c in np.unique(whole.y):
+        rows = generator(seed, "test-split", int(c)).permutation(np.flatnonzero(whole.y == c))
+        is_test[rows[: min(round(test_fraction * len(rows)), len(rows) - 1)]] = True
+
+    def take(mask: npt.NDArray[np.bool_]) -> Part:
+        return Part(whole.x[mask], whole.y[mask], None if whole.identity is None else whole.identity[mask])
+
+    return take(~is_test), take(is_test)
+
+
+class _Archive:
+    """The arrays of one file; every failure is one line with the path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.arrays: dict[str, Any] = {}
+        try:
+            with path.open("rb") as stream:  # given a path, np.load leaves a broken archive open
+                loaded = np.load(stream, allow_pickle=False)
+                if not isinstance(loaded, np.lib.npyio.NpzFile):
+                    raise ValueError("it is a single array")
+                self.arrays = {key: loaded[key] for key in loaded.files if key in _KEYS}
+        except FileNotFoundError:
+            raise self.error("no such file") from None
+        except _UNREADABLE as error:
+            raise self.error(f"not a sound NumPy .npz archive ({' '.join(str(error).split())})") from error
+
+    def error(self, what: str) -> FedsimError:
+        return FedsimError(f"{self.path}: {what}")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.arrays
+
+    def part(self, x_key: str, y_key: str, identity_key: str = "") -> Part:
+        x = self._inputs(x_key)
+        identity = self._integers(identity_key, len(x)) if identity_key in self else None
+        return Part(x, self._integers(y_key, len(x)), identity)
+
+    def _array(self, key: str) -> Array:
+        if key not in self:
+            raise self.error(f"lacks {key}; needs {_LAYOUTS}")
+        array = self.arrays[key]
+        if not isinstance(array, np.ndarray):  # NumPy hands out a member that is no array as bytes
+            raise self.error(f"{key} is not an array")
+        return array
+
+    def _inputs(self, key: str) -> Array:
+        x = self._array(key)
+        if x.ndim == 2 and x.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                x = np.ascontiguousarray(x, dtype=np.float32)
+            if not np.isfinite(x).all():
+                raise self.error(f"{key} holds NaN or infinite values")
+        elif x.ndim in (3, 4) and x.dtype == np.uint8:
+            if x.ndim == 3:
+                x = x[:, None]
+            elif x.shape[-1] in (1, 3):
+                x = x.transpose(0, 3, 1, 2)
+            elif x.shape[1] not in (1, 3):
+                raise self.error(f"{key} has shape {x.shape}; images have 1 or 3 channels, last or second")
+            x = np.ascontiguousarray(x)
+        else:
+            raise self.error(
+                f"{key} is {x.dtype} of shape {x.shape}; needs uint8 images (n, H, W[, channels]) or floats (n, D)"
+            )
+        if x.size == 0:
+            raise self.error(f"{key} is empty")
+        return x
+
+    def _integers(self, key: str, length: int) -> IntArray:
+        values = self._array(key)
+        if values.ndim == 2 and values.shape[1] == 1:  # MedMNIST's
+            values = values[:, 0]
+        if values.dtype.kind not in "iu" or values.shape != (length,):
+            raise self.error(f"{key} is {values.dtype} of shape {values.shape}; needs integers of shape ({length},)")
+        if values.min() < 0 or values.max() > np.iinfo(np.int64).max:
+            raise self.error(f"{key} holds {values.min()}..{values.max()}; needs numbers from 0")
+        return values.astype(np.int64)

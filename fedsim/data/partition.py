@@ -1,0 +1,178 @@
+"""Who holds which sample: partitioners by name, mostly flwr-datasets', as one index array."""
+
+import contextlib
+import io
+import itertools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsim.data.config import Dirichlet, Iid, Multinomial, Natural, PartitionConfig, Pathological, Shards
+from fedsim.errors import FedsimError
+from fedsim.randomness import generator
+
+IntArray = npt.NDArray[np.int64]
+
+_REMEDIES = {
+    "dirichlet": "lower min_samples or raise alpha",
+    "pathological": "lower classes_per_client or the number of clients",
+    "shards": "every shard needs a sample: lower shards_per_client or the number of clients",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """Index lists of K clients, end to end: client k holds `indices[offsets[k]:offsets[k + 1]]`.
+
+    Two flat arrays instead of K lists: 100,000 clients pickle, and sit in Ray's object store, as two buffers.
+    """
+
+    indices: IntArray
+    """(n,) rows of the data set."""
+    offsets: IntArray
+    """(K + 1,) ascending from 0 to n."""
+
+    @classmethod
+    def from_lists(cls, lists: Sequence[npt.ArrayLike]) -> Self:
+        """Return the partition whose client k holds `lists[k]`."""
+        arrays = [np.asarray(rows, dtype=np.int64) for rows in lists]
+        offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
+        return cls(np.concatenate(arrays) if arrays else np.empty(0, np.int64), offsets)
+
+    @classmethod
+    def from_owners(cls, owners: IntArray, clients: int) -> Self:
+        """Return the partition in which row i belongs to client `owners[i]`, or to nobody (-1); rows ascend."""
+        unowned = int(np.count_nonzero(owners < 0))
+        order = np.argsort(owners, kind="stable")[unowned:]
+        sizes = np.bincount(owners[order], minlength=clients)
+        return cls(order, np.concatenate([[0], np.cumsum(sizes)]))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, client: int) -> IntArray:
+        """Return the rows of one client, a view; IndexError ends iteration."""
+        if not 0 <= client < len(self):
+            raise IndexError(f"client {client} of {len(self)}")
+        return self.indices[self.offsets[client] : self.offsets[client + 1]]
+
+    @property
+    def sizes(self) -> IntArray:
+        """Samples per client, (K,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def owners(self) -> IntArray:
+        """The client of every entry of `indices`, (n,)."""
+        return np.repeat(np.arange(len(self)), self.sizes)
+
+    def label_counts(self, y: IntArray, num_classes: int) -> IntArray:
+        """Return how often each client holds each class, (K, C); `y` are the labels of the data set."""
+        cells = self.owners * num_classes + y[self.indices]
+        return np.bincount(cells, minlength=len(self) * num_classes).reshape(len(self), num_classes)
+
+
+def make_partition(
+    config: PartitionConfig, labels: IntArray, clients: int, seed: int, identity: IntArray | None = None
+) -> Partition:
+    """Split the rows of `labels` (n,) over `clients`; natural needs the rows' `identity` (n,).
+
+    No row has two owners; every row has one, except what shards leave over and classes that no client holds
+    (pathological with fewer clients than classes). Rows ascend within a client.
+
+    Raises
+    ------
+    FedsimError
+        If there are more clients than samples, or the partitioner cannot meet its conditions.
+    """
+    if not 1 <= clients <= len(labels):
+        raise FedsimError(f"clients: must be from 1 to {len(labels)}, the number of training samples, got {clients}")
+    rng = generator(seed, "partition")
+    match config:
+        case Iid():
+            # flwr's IidPartitioner is this cut without the permutation, but hands out one Hugging Face dataset per
+            # client: 0.7 ms each, more than a minute for 100,000.
+            owners = np.empty(len(labels), dtype=np.int64)
+            shares = np.arange(len(labels)) * clients // len(labels)
+            owners[rng.permutation(len(labels))] = shares
+        case Multinomial():
+            owners = _multinomial(config, labels, clients, rng)
+        case _:
+            if isinstance(config, Natural):
+                if identity is None:
+                    raise FedsimError("data.partition: natural needs an `identity` array, which this data set lacks")
+                if clients != (people := len(np.unique(identity))):
+                    raise FedsimError(f"clients: natural makes one client per identity, here {people}, got {clients}")
+                labels = identity
+            owners = _through_flwr(config, labels, clients, rng)
+    return Partition.from_owners(owners, clients)
+
+
+def _multinomial(config: Multinomial, labels: IntArray, clients: int, rng: np.random.Generator) -> IntArray:
+    num_classes = int(labels.max()) + 1
+    legacy = np.random.RandomState(int(rng.integers(2**32)) if config.seed is None else config.seed)
+    # The authors first draw which client may hold which class, all ones; it only moves the stream.
+    legacy.binomial(1, 1, size=(clients, num_classes))
+    owners = np.empty(len(labels), dtype=np.int64)
+    for c in range(num_classes):
+        rows = np.flatnonzero(labels == c)
+        chances = legacy.dirichlet(np.full(clients, config.alpha))
+        if not np.isfinite(chances).all():
+            raise FedsimError(f"data.partition.alpha: {config.alpha} is too small for {clients} clients; raise it")
+        owners[rows] = legacy.choice(clients, size=len(rows), p=chances)
+    return owners
+
+
+def _through_flwr(config: PartitionConfig, column: IntArray, clients: int, rng: np.random.Generator) -> IntArray:
+    """Return the owner of every row, (n,), -1 for none, by flwr-datasets' partitioner over one column."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # its retries, pyarrow; its tqdm
+        warnings.simplefilter("ignore")
+        # Here, not above: the import takes seconds (it pulls in seaborn).
+        from datasets import Dataset
+
+        class Columns(Dataset):  # type: ignore[misc] # datasets has no types
+            """Hands out a column as an array at once; the Python loop it replaces takes 10 s for a million rows."""
+
+            def __getitem__(self, key: Any) -> Any:
+                return self.data.column(key).to_numpy() if isinstance(key, str) else super().__getitem__(key)
+
+        # flwr cuts a class in row order; a random row order makes the choice within the class random as well.
+        order = rng.permutation(len(column))
+        partitioner = _flwr_partitioner(config, clients, int(rng.integers(2**63 - 1)))
+        partitioner.dataset = Columns.from_dict({"column": column[order], "row": order})
+        try:
+            partitioner.load_partition(0)
+        except (ValueError, ZeroDivisionError) as error:  # the latter for shards of no sample
+            reason = " ".join(str(error).split(". ")[0].split())  # what follows advises on options we do not have
+            raise FedsimError(
+                f"data.partition: {config.name} cannot split {len(column)} samples over {clients} clients ({reason}); "
+                f"{_REMEDIES[config.name]}"
+            ) from error
+        # The lists themselves: load_partition costs about a millisecond per client.
+        lists: dict[int, list[int]] = partitioner._partition_id_to_indices
+        # Shards have sorted the dataset, so its own row column; Arrow's format is 10 times faster than NumPy's here.
+        rows = partitioner.dataset.with_format("arrow")[:]["row"].to_numpy()
+    positions = np.fromiter(itertools.chain.from_iterable(lists.values()), dtype=np.int64)
+    owners = np.full(len(column), -1)
+    owners[rows[positions]] = np.repeat(list(lists), [len(part) for part in lists.values()])
+    return owners
+
+
+def _flwr_partitioner(config: PartitionConfig, clients: int, seed: int) -> Any:
+    from flwr_datasets import partitioner as flwr
+
+    match config:
+        case Dirichlet(alpha=alpha, min_samples=least):
+            return flwr.DirichletPartitioner(clients, "column", alpha, least, shuffle=False, seed=seed)
+        case Pathological(classes_per_client=classes):
+            # The other modes leave classes out even where there are clients enough for all.
+            mode = "first-deterministic"
+            return flwr.PathologicalPartitioner(clients, "column", classes, mode, shuffle=False, seed=seed)
+        case Shards(shards_per_client=shards):
+            return flwr.ShardPartitioner(clients, "column", shards, shuffle=False, seed=seed)
+        case _:
+            return flwr.NaturalIdPartitioner("column")

@@ -1,0 +1,61 @@
+"""The only place that touches what Flower does not promise to keep."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read once, when flwr is first imported
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+logging.getLogger("flwr").setLevel(logging.ERROR)
+
+_FIRST_NODE = 2  # 1 is the server
+
+
+def new_run() -> Run:
+    """Return Flower's description of a run, and make this process able to build instruction messages."""
+    TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
+    return Run.create_empty(run_id=1)
+
+
+def node_of(client: int) -> int:
+    """Return the node id of a client; the same in every run."""
+    return client + _FIRST_NODE
+
+
+def client_of(node: int) -> int:
+    """Return the client that a node id stands for."""
+    return node - _FIRST_NODE
+
+
+def client_context(client: int, num_clients: int, state: RecordDict) -> Context:
+    """Return the context that a Flower `ClientApp` is called with."""
+    return Context(1, node_of(client), {"partition-id": client, "num-partitions": num_clients}, state, {})
+
+
+def set_message_id(message: Message, message_id: str) -> None:
+    """Give a message its id, as Flower's own grids do when they push it."""
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+def error_reply(message: Message, reason: str) -> Message:
+    """Return the reply of a client that failed; 2 is Flower's code for one that raised."""
+    return Message(Error(2, reason), reply_to=message)
+
+
+@contextmanager
+def seeded_choice(seed: int) -> Iterator[None]:
+    """Seed Python's global generator, from which Flower's strategies sample nodes, and put it back afterwards."""
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)

@@ -1,0 +1,119 @@
+"""What `auto` stands for: the engine, and whether a chunk's clients are trained together."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedsim.atomic import write_atomically
+from fedsim.client import State
+from fedsim.config import EngineConfig, RunConfig
+from fedsim.errors import FedsimError
+from fedsim.records import Tensors
+from fedsim.training.trainer import Trainer, Work
+from fedsim.worker import Worker
+
+_CHUNK = {"vectorized": 50, "sequential": 5}
+_WORTHWHILE = 1.1  # vectorised has to be this much faster: a coin toss should not decide
+_TRIED_CLIENTS = 20
+_TRIED_BATCHES = 2
+
+
+def choose_engine(config: RunConfig) -> tuple[RunConfig, str]:
+    """Return the configuration with a definite engine, and why it is that one."""
+    engine = config.engine
+    if engine.device != "auto":
+        _require_device(engine)
+    name, why = engine.name, "as asked"
+    if name == "auto":
+        for_ray = [o for o in ("num_workers", "ray_address", "gpus_per_worker", "dashboard") if getattr(engine, o)]
+        if for_ray and importlib.util.find_spec("ray") is None:
+            raise FedsimError(f"engine.{for_ray[0]}: needs Ray; install it with: pip install 'ray[default]'")
+        name = "ray" if for_ray else "inprocess"
+        why = f"engine.{for_ray[0]} is set" if for_ray else "no option asks for Ray"
+    if name == "ray" and importlib.util.find_spec("ray") is None:
+        raise FedsimError("engine.name: ray is not installed; install it with: pip install 'ray[default]'")
+    return config.model_copy(update={"engine": engine.model_copy(update={"name": name})}), f"{name} ({why})"
+
+
+def _require_device(engine: EngineConfig) -> None:
+    try:
+        device = torch.device(engine.device)
+    except RuntimeError:
+        raise FedsimError(f"engine.device: must be auto, cpu, cuda or cuda:N, got {engine.device!r}") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise FedsimError(
+            f"engine.device: {engine.device} asked for, but {torch.cuda.device_count()} GPUs are here; use auto or cpu"
+        )
+
+
+def choose_cohort(config: RunConfig, worker: Worker, start: State, constants: Tensors) -> tuple[RunConfig, str]:
+    """Return the configuration with a definite `training.cohort` and chunk size, and why.
+
+    Auto tries both once on this device, from the global state `start` and what the server sends beside it, and
+    remembers the outcome for this machine, so that a run repeats.
+    """
+    mode, why = config.training.cohort, "as asked"
+    if mode == "auto":
+        speedup = _remembered_speedup(config, worker, start, constants)
+        mode = "vectorized" if speedup > _WORTHWHILE else "sequential"
+        why = f"vectorized takes {1 / speedup:.2f} of the time of sequential"
+    chunk = config.training.chunk or _CHUNK[mode]
+    training = config.training.model_copy(update={"cohort": mode, "chunk": chunk})
+    return config.model_copy(update={"training": training}), f"{mode} ({why}), {chunk} clients a chunk"
+
+
+def _remembered_speedup(config: RunConfig, worker: Worker, start: State, constants: Tensors) -> float:
+    device = torch.cuda.get_device_name(worker.device) if worker.device.type == "cuda" else "cpu"
+    data = worker.data.dataset
+    told = [
+        *(section.model_dump() for section in (config.model, config.strategy, config.training)),
+        (data.input_shape, data.num_classes, min(config.cohort_size, _TRIED_CLIENTS)),
+        (config.engine.threads, device, torch.__version__),
+    ]
+    key = hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedsim" / "cohort.json"
+    known: dict[str, float] = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = {str(k): float(v) for k, v in dict(json.loads(path.read_text(encoding="utf-8"))).items()}
+    if key not in known:
+        known[key] = measure_speedup(config, worker, start, constants)
+        with contextlib.suppress(FedsimError):  # a home that cannot be written to costs the next run a measurement
+            write_atomically(path, json.dumps(known).encode())
+    return known[key]
+
+
+def measure_speedup(config: RunConfig, worker: Worker, start: State, constants: Tensors) -> float:
+    """Return how many times faster a few batches of some clients are when trained together from `start`."""
+    sizes = worker.data.partition.sizes
+    clients = np.argsort(-sizes, kind="stable")[: min(config.cohort_size, _TRIED_CLIENTS)].tolist()
+    if len(clients) < 2:
+        return 1.0
+    rows = _TRIED_BATCHES * config.training.batch_size
+    works = [Work(c, worker.data.partition[c][:rows], worker.client.personal(c, start)) for c in clients if sizes[c]]
+    trainer = Trainer(
+        worker.client, worker.train_set, config.training.model_copy(update={"epochs": 1}), config.seed,
+        worker.trainer.batch_coupling,
+    )  # fmt: skip
+
+    def seconds(together: bool) -> float:
+        begun = time.perf_counter()
+        for group in [works] if together else [[work] for work in works]:
+            trainer.train(start, constants, group, 0)
+        if worker.device.type == "cuda":
+            torch.cuda.synchronize(worker.device)
+        return time.perf_counter() - begun
+
+    def best(together: bool) -> float:
+        seconds(together)  # the first call pays for what both need
+        return min(seconds(together) for _ in range(2))
+
+    return best(together=False) / best(together=True)

@@ -1,0 +1,44 @@
+"""From a configuration to a network with reproducible initial weights."""
+
+import importlib
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedsim.errors import FedsimError
+from fedsim.models.base import Classifier, Features
+from fedsim.models.config import MODELS, ModelConfig
+from fedsim.randomness import torch_seed
+
+
+def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: int, seed: int) -> Classifier:
+    """Return a new model on the CPU, in training mode, its weights a function of the arguments alone.
+
+    Parameters
+    ----------
+    config
+        the model and its options
+    input_shape
+        shape of one sample: (channels, height, width), or (dimension,)
+    num_classes
+        number of logits
+    seed
+        the run's seed
+    """
+    entry = MODELS[config.name]
+    if entry.min_side and (len(input_shape) != 3 or min(input_shape[1:]) < entry.min_side):
+        need = f"images (channels, height, width) of at least {entry.min_side}x{entry.min_side}"
+        raise FedsimError(f"model.name: {config.name} needs {need}; got inputs of shape {input_shape}; try mlp or cnn")
+    builder = getattr(importlib.import_module(f"fedsim.models.{entry.module}"), config.name)
+    # Seeding the CPU generator alone: torch.manual_seed would also reseed every accelerator, which fork_rng(devices=[])
+    # does not restore.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(torch_seed(seed, "model"))
+        features: Features = builder(input_shape, **config.options())
+        return Classifier(*features, num_classes)
+
+
+def has_batch_coupling(model: nn.Module) -> bool:
+    """Return whether, in training, the output of one sample depends on the others in its batch (batch norm)."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())

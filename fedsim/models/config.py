@@ -1,0 +1,83 @@
+"""The names of the model zoo and the options that each model takes; imports no torch."""
+
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from fedsim.errors import FedsimError, nearest
+from fedsim.schema import Config
+
+Norm = Literal["batch", "group", "none"]
+
+
+class ModelEntry(NamedTuple):
+    """One model: its line in `fedsim list`, where its builder is, and what it accepts.
+
+    The builder is the function of the model's name in `fedsim.models.<module>`; the options given in the
+    configuration are its keyword arguments. `min_side` is the smallest image height and width; 0 admits flat inputs.
+    """
+
+    description: str
+    module: str
+    min_side: int
+    norms: tuple[Norm, ...] = ("none",)
+    options: tuple[str, ...] = ()
+
+
+_ANY: tuple[Norm, ...] = ("none", "batch", "group")
+_SOME: tuple[Norm, ...] = ("batch", "group")
+
+MODELS = {
+    "logistic": ModelEntry("multinomial logistic regression", "plain", 0),
+    "mlp": ModelEntry("fully connected ReLU layers, 200 units by default", "plain", 0, _ANY, ("hidden", "dropout")),
+    "cnn": ModelEntry("two strided 3x3 convolutions and a layer of 64; the default", "plain", 1, _ANY, ("width",)),
+    "lenet5": ModelEntry("LeNet-5 with ReLU and max-pooling", "plain", 12),
+    "pfl_cnn": ModelEntry("two 3x3 convolutions, dropout, a layer of 128", "plain", 6, options=("dropout",)),
+    "resnet8": ModelEntry("CIFAR ResNet, 3 stages of 1 block, 64 features", "resnet", 4, _SOME, ("width",)),
+    "resnet32": ModelEntry("CIFAR ResNet, 3 stages of 5 blocks, 64 features", "resnet", 4, _SOME, ("width",)),
+    "resnet18": ModelEntry("CIFAR-form ResNet-18, 512 features", "resnet", 8, _SOME, ("width",)),
+    "resnet34": ModelEntry("CIFAR-form ResNet-34, 512 features", "resnet", 8, _SOME, ("width",)),
+    "tv_resnet18": ModelEntry("torchvision's ImageNet-form ResNet-18, 512 features", "resnet", 8, _SOME),
+    "vit": ModelEntry("small vision transformer, layer norm, 64 features", "vit", 4, (), ("width", "dropout")),
+}
+
+
+def available_models() -> dict[str, str]:
+    """Return the name and the one-line description of every model."""
+    return {name: entry.description for name, entry in MODELS.items()}
+
+
+class ModelConfig(Config):
+    """Which model of the zoo, and its options; None stands for the model's own default."""
+
+    name: str = "cnn"
+    """Name in the zoo; `fedsim list` shows them."""
+    norm: Norm | None = None
+    """Normalisation layers."""
+    width: Annotated[int, Field(ge=1)] | None = None
+    """Channels of the first convolution, which the others scale with; of a transformer, its embedding size."""
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
+    """Units of each hidden layer of an mlp."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of activations dropped in training, at every place where the model drops any."""
+
+    @model_validator(mode="after")
+    def _refuse_foreign_options(self) -> Self:
+        if self.name not in MODELS:
+            raise FedsimError(f"model.name: unknown model {self.name!r}; {nearest(self.name, MODELS)}")
+        entry = MODELS[self.name]
+        for option in ("width", "hidden", "dropout"):
+            if getattr(self, option) is not None and option not in entry.options:
+                takes = ", ".join(entry.options) or "none of width, hidden, dropout"
+                raise FedsimError(f"model.{option}: {self.name} has no such option (it takes: {takes}); leave it out")
+        if self.norm is not None and self.norm not in entry.norms:
+            takes = ", ".join(entry.norms) or "nothing, its layer norm is fixed"
+            raise FedsimError(f"model.norm: {self.name} takes {takes}; got {self.norm!r}")
+        return self
+
+    def options(self) -> dict[str, object]:
+        """Return the keyword arguments for the model's builder: every option that is set and that it reads."""
+        given = self.model_dump(exclude={"name"}, exclude_none=True)
+        if MODELS[self.name].norms == ("none",):
+            given.pop("norm", None)
+        return given

@@ -1,0 +1,109 @@
+"""What all pictures of a report share: how they look, how they become a file, and what stands beside them."""
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by colour-blind readers too; the yellow is left out, too faint on white.
+COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4D4D4D")
+GROUP_COLORS: Final = {"many": "#0072B2", "medium": "#E69F00", "few": "#D55E00"}
+INK, MUTED, GREY, GRID = "#1F2933", "#52606D", "#9AA5B1", "#E1E6EB"
+
+NARROW: Final = (5.6, 3.5)
+"""Inches of a figure that shares the width of a page with another."""
+
+_DPI: Final = 180
+_MOST_TICKS: Final = 30
+_LABEL_LENGTH: Final = 40
+
+
+@dataclass(frozen=True, eq=False)
+class Plot:
+    """A figure with what is needed to show it.
+
+    Parameters
+    ----------
+    name
+        The stem of its file, as `accuracy`.
+    title
+        What it shows, in a few words.
+    figure
+        The matplotlib figure, without a title of its own.
+    """
+
+    name: str
+    title: str
+    figure: Figure
+
+    @property
+    def wide(self) -> bool:
+        """Whether it wants the whole width of a page."""
+        return bool(self.figure.get_figwidth() > 1.2 * NARROW[0])
+
+
+def png(figure: Figure) -> bytes:
+    """Return the figure as PNG, the same bytes each time."""
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        # A run may be named in a script that the font lacks: boxes in a legend are no reason to warn or stop.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """Return a figure of `size` inches with one axes in the style of all."""
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    tidy(axes)
+    return figure, axes
+
+
+def tidy(axes: Axes, grid: bool = True) -> None:
+    """Give the axes the style of all: few lines, muted labels, a faint grid if wanted."""
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(GREY)
+    axes.tick_params(which="both", colors=MUTED, labelsize=9, length=0)
+    axes.xaxis.label.set(color=MUTED, fontsize=10)
+    axes.yaxis.label.set(color=MUTED, fontsize=10)
+    axes.set_axisbelow(True)
+    if grid:
+        axes.grid(True, axis="y", color=GRID, linewidth=0.8)
+
+
+def width_of(columns: int) -> float:
+    """Return the width in inches of a figure with so many columns."""
+    return float(np.clip(2.0 + 0.32 * columns, 5.6, 10.8))
+
+
+def id_ticks(axis: Any, count: int) -> None:
+    """Label each id, or each second, fifth, tenth, ... of many."""
+    step = next(s * 10**e for e in range(12) for s in (1, 2, 5) if count <= _MOST_TICKS * s * 10**e)
+    ids = np.arange(0, count, step)
+    axis.set_ticks(ids, labels=[str(i) for i in ids])
+
+
+def add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Put a legend above the axes; labels are shown as they are, for a name may begin with _ or hold a $."""
+    short = [label if len(label) <= _LABEL_LENGTH else f"{label[:24]}…{label[-15:]}" for label in labels]
+    columns = max(1, min(len(short), int(figure.get_figwidth() * 11 / (max(map(len, short)) + 6))))
+    placeholders = [f"label {index}" for index in range(len(short))]
+    legend = figure.legend(
+        handles, placeholders, loc="outside upper left", ncols=columns, frameon=False, fontsize=9, handlelength=1.6
+    )
+    for text, label in zip(legend.get_texts(), short, strict=True):
+        text.set(parse_math=False, text=label, color=INK)
+
+
+def thousands(value: float, _position: int | None = None) -> str:
+    """Return a tick's label with thousands separated."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"

@@ -1,0 +1,151 @@
+"""One self-contained HTML page about one run, or several side by side."""
+
+import base64
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from fedsim import __version__
+from fedsim.atomic import write_atomically
+from fedsim.report.plots import Plot, all_plots, png
+from fedsim.report.run_folder import RunFolder, flatten, run_labels
+from fedsim.report.wording import (
+    ABSENT,
+    best_of,
+    format_duration,
+    format_metric,
+    format_option,
+    group_metrics,
+    key_options,
+    metric_label,
+    rounds_text,
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part that a method adds to the report, between the plots and the configuration.
+
+    Parameters
+    ----------
+    title
+        Its heading.
+    text
+        A paragraph; escaped, unless it is `markupsafe.Markup`.
+    rows
+        A table whose first row is its head; no table when empty.
+    plots
+        Figures, shown below the table.
+    """
+
+    title: str
+    text: str | Markup = ""
+    rows: Sequence[Sequence[str]] = ()
+    plots: Sequence[Plot] = ()
+
+
+@dataclass(frozen=True)
+class _Row:
+    label: str
+    cells: Sequence[str]
+    marks: Sequence[bool]
+    hint: str = ""
+
+
+def write_report(folders: Sequence[RunFolder], out: Path, sections: Sequence[Section] = ()) -> Path:
+    """Write the report of the runs to the file `out`, whole or not at all, and return `out`."""
+    return write_atomically(out, render_report(folders, sections).encode("utf-8"))
+
+
+def render_report(folders: Sequence[RunFolder], sections: Sequence[Section] = ()) -> str:
+    """Return the report of the runs as one HTML page that needs no other file, no network and no script."""
+    if not folders:
+        raise ValueError("a report needs at least one run")
+    labels = run_labels(folders)
+    single = len(folders) == 1
+    template = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(files("fedsim.report").joinpath("template.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        title=labels[0] if single else f"{len(folders)} runs compared",
+        single=single,
+        labels=labels,
+        runs=folders,
+        notices=_notices(folders, labels),
+        overview=_overview(folders),
+        metrics=_metrics(folders),
+        plots=all_plots(folders),
+        sections=sections,
+        settings=[
+            ("Configuration", *_compared([folder.flat_config for folder in folders])),
+            ("Environment", *_compared([flatten(folder.environment) for folder in folders])),
+        ],
+        data_uri=_data_uri,
+        version=__version__,
+    )
+
+
+def _data_uri(plot: Plot) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(plot.figure)).decode("ascii")
+
+
+def _notices(folders: Sequence[RunFolder], labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Return what a reader must know before trusting the numbers, with the command that goes on with the run."""
+    notices = []
+    for label, folder in zip(labels, folders, strict=True):
+        if folder.status != "finished":
+            reason = (folder.summary and folder.summary.reason) or "it was stopped from outside, or it still goes on"
+            text = f"{label} is {folder.status} after round {rounds_text(folder)}: {reason}."
+            notices.append((text, f"fedsim run --resume {shlex.quote(str(folder.path))}"))
+    return notices
+
+
+def _overview(folders: Sequence[RunFolder]) -> list[_Row]:
+    facts = [_facts(folder) for folder in folders]
+    names = dict.fromkeys(name for run in facts for name in run)
+    return [_Row(name, [run.get(name, ABSENT) for run in facts], [False] * len(facts)) for name in names]
+
+
+def _facts(folder: RunFolder) -> dict[str, str]:
+    summary = folder.summary
+    facts = {"Status": folder.status, "Rounds": rounds_text(folder), **key_options(folder)}
+    if summary:
+        extra: Mapping[str, tuple[Any, Callable[[Any], str]]] = {
+            "Wall time": (summary.wall_time_s, format_duration),
+            "Client failures": (summary.failures, "{:,}".format),
+            "Reason": (summary.reason, str),
+            "Model SHA-256": (summary.model_sha256, str),
+        }
+        facts |= {name: write(value) for name, (value, write) in extra.items() if value is not None}
+        why = summary.engine.get("why") if isinstance(summary.engine, dict) else None
+        facts |= {f"Choice of {part}": str(text) for part, text in why.items()} if isinstance(why, dict) else {}
+    return facts
+
+
+def _metrics(folders: Sequence[RunFolder]) -> dict[str, list[_Row]]:
+    finals = [folder.final_metrics for folder in folders]
+    groups = group_metrics(name for final in finals for name in final)
+    return {group: [_metric_row(name, finals) for name in names] for group, names in groups.items()}
+
+
+def _metric_row(name: str, finals: Sequence[Mapping[str, float]]) -> _Row:
+    values = [final.get(name, float("nan")) for final in finals]
+    return _Row(metric_label(name), [format_metric(name, value) for value in values], best_of(name, values), name)
+
+
+def _compared(settings: Sequence[Mapping[str, Any]]) -> tuple[list[_Row], list[_Row]]:
+    """Return the rows in which runs differ, a cell per run, and those in which they agree, with one cell."""
+    different, same = [], []
+    for name in dict.fromkeys(name for run in settings for name in run):
+        cells = [format_option(run[name]) if name in run else ABSENT for run in settings]
+        if len(set(cells)) > 1:
+            different.append(_Row(name, cells, [False] * len(cells)))
+        else:
+            same.append(_Row(name, cells[:1], [False]))
+    return different, same

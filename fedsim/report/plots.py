@@ -1,0 +1,35 @@
+"""The pictures of a run: how it learned, how well it knows each class, and who holds which labels.
+
+Figures are plain objects drawn by Agg: no pyplot, no global state, no display.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedsim.atomic import write_atomically
+from fedsim.report.curves import learning_curves
+from fedsim.report.figures import Plot, png
+from fedsim.report.partition import partition_plot, partition_plots
+from fedsim.report.per_class import per_class_plots
+from fedsim.report.run_folder import RunFolder
+
+__all__ = [
+    "Plot",
+    "all_plots",
+    "learning_curves",
+    "partition_plot",
+    "partition_plots",
+    "per_class_plots",
+    "png",
+    "write_plots",
+]
+
+
+def write_plots(folder: RunFolder) -> list[Path]:
+    """Write all plots that the run has data for as PNG files into its `plots/` and return their paths."""
+    return [write_atomically(folder.path / "plots" / f"{p.name}.png", png(p.figure)) for p in all_plots([folder])]
+
+
+def all_plots(folders: Sequence[RunFolder]) -> list[Plot]:
+    """Return all plots that the runs have data for: learning curves, accuracy per class, partitions."""
+    return [*learning_curves(folders), *per_class_plots(folders), *partition_plots(folders)]

@@ -1,0 +1,313 @@
+"""Read a run folder: the files that a run writes and that every command taking a run starts from.
+
+Nothing here writes, and nothing here needs matplotlib or torch, so `fedsim show` answers at once.
+"""
+
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedsim.data.longtail import shot_groups
+from fedsim.errors import FedsimError, nearest
+
+Status: TypeAlias = Literal["finished", "stopped", "failed", "unfinished"]
+
+_LISTED_RUNS = 8
+"""At most so many neighbouring runs are named in an error line."""
+
+
+class MetricRow(BaseModel):
+    """One line of `metrics.jsonl`: what was measured in one round."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    round: int = Field(ge=0)
+    time_s: float | None = None
+    metrics: dict[str, float | None] = {}
+
+
+class Summary(BaseModel):
+    """`summary.json`, written when a run ends; keys that are not named here are kept as they are."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow", use_attribute_docstrings=True)
+
+    status: Literal["finished", "stopped", "failed"]
+    name: str | None = None
+    strategy: str | None = None
+    dataset: str | None = None
+    seed: int | None = None
+    rounds_done: int | None = None
+    rounds: int | None = None
+    engine: dict[str, Any] | str | None = None
+    wall_time_s: float | None = None
+    versions: dict[str, Any] = {}
+    model_sha256: str | None = None
+    metrics: dict[str, float | None] = {}
+    per_class_accuracy: list[float | None] | None = None
+    """In [0, 1], one per class; null where the test set holds no sample of the class."""
+    class_counts: list[int] | None = None
+    """Training samples per class."""
+    class_groups: list[str] | None = None
+    """Per class "many", "medium" or "few"; by FedLoGe's rule on `class_counts` where the run does not say."""
+    failures: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RunFolder:
+    """One run, as read from its folder by `RunFolder.open`.
+
+    Parameters
+    ----------
+    path
+        The folder, as the user gave it.
+    config
+        The resolved configuration, nested.
+    environment
+        Python, platform, CPU and versions; empty when the run did not get so far.
+    summary
+        How the run ended; None while it has not.
+    metrics
+        One row per round in order of rounds. A round that is there twice, as after a resume, is merged: the later
+        line wins.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    summary: Summary | None
+    metrics: tuple[MetricRow, ...]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """Return the run in the folder `path`, or refuse with one line that says what is wrong with it."""
+        folder = Path(path)
+        _require_run_folder(folder)
+        config = _read_mapping(folder / "config.yaml")
+        environment_file, summary_file = folder / "environment.json", folder / "summary.json"
+        environment = _read_mapping(environment_file) if environment_file.exists() else {}
+        summary = _read_summary(summary_file) if summary_file.exists() else None
+        return cls(folder, config, environment, summary, _read_metrics(folder / "metrics.jsonl"))
+
+    @property
+    def status(self) -> Status:
+        """How the run ended; "unfinished" while it goes on, or when it was killed."""
+        return self.summary.status if self.summary else "unfinished"
+
+    @property
+    def name(self) -> str:
+        """The run's name: from its summary, else that of its folder."""
+        return (self.summary and self.summary.name) or self.path.resolve().name
+
+    @property
+    def rounds_done(self) -> int:
+        """The last round that the run has finished, 0 before the first."""
+        if self.summary and self.summary.rounds_done is not None:
+            return self.summary.rounds_done
+        return self.metrics[-1].round if self.metrics else 0
+
+    @property
+    def rounds(self) -> int | None:
+        """How many rounds were asked for, None when the run does not say."""
+        if self.summary and self.summary.rounds is not None:
+            return self.summary.rounds
+        rounds = self.option("rounds")
+        return rounds if isinstance(rounds, int) else None
+
+    @property
+    def metric_names(self) -> list[str]:
+        """All metrics that appear in some round, sorted."""
+        return sorted({name for row in self.metrics for name in row.metrics})
+
+    @property
+    def final_metrics(self) -> dict[str, float]:
+        """The metrics of the summary, or the newest value of each while there is none; an absent value is NaN."""
+        if self.summary and self.summary.metrics:
+            return {name: _number(value) for name, value in self.summary.metrics.items()}
+        return {name: _number(value) for row in self.metrics for name, value in row.metrics.items()}
+
+    def series(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the rounds `(N,)` in which the metric `name` was measured and its values `(N,)`; N may be 0."""
+        rows = [row for row in self.metrics if name in row.metrics]
+        rounds = np.array([row.round for row in rows], dtype=np.int64)
+        return rounds, np.array([_number(row.metrics[name]) for row in rows], dtype=np.float64)
+
+    @cached_property
+    def label_counts(self) -> NDArray[np.int64] | None:
+        """Samples per client and class `(K, C)`, read when first asked for; None when the run recorded none."""
+        file = self.path / "partition.npz"
+        return _read_label_counts(file) if file.exists() else None
+
+    @property
+    def class_counts(self) -> NDArray[np.int64] | None:
+        """Training samples per class `(C,)`: from the summary, else summed over the partition's clients."""
+        if self.summary and self.summary.class_counts:
+            return np.array(self.summary.class_counts, dtype=np.int64)
+        return None if self.label_counts is None else self.label_counts.sum(axis=0)
+
+    @property
+    def per_class_accuracy(self) -> NDArray[np.float64] | None:
+        """The final model's accuracy per class `(C,)` in [0, 1], NaN where it is not known; None when not measured."""
+        if self.summary is None or not self.summary.per_class_accuracy:
+            return None
+        return np.array([_number(value) for value in self.summary.per_class_accuracy], dtype=np.float64)
+
+    @property
+    def long_tailed(self) -> bool:
+        """Whether many, medium and few differ: the largest class has at least twice the samples of the smallest."""
+        counts = self.class_counts
+        return counts is None or bool(counts.max() >= 2 * counts.min())
+
+    @property
+    def class_groups(self) -> list[str] | None:
+        """Per class "many", "medium" or "few"; None for a run that did not measure these apart, or on even classes."""
+        counts = self.class_counts
+        measured = any(name.endswith("/accuracy_many") for name in self.final_metrics)
+        if counts is None or not measured or not self.long_tailed:
+            return None
+        if self.summary and self.summary.class_groups:
+            return self.summary.class_groups
+        group_of = {int(c): group for group, classes in shot_groups(counts).items() for c in classes}
+        return [group_of[c] for c in range(len(counts))]
+
+    @cached_property
+    def flat_config(self) -> dict[str, Any]:
+        """The configuration with dotted keys, as `strategy.mu`, in its own order."""
+        return flatten(self.config)
+
+    def option(self, dotted: str) -> Any:
+        """Return the value in the configuration at a dotted path, such as `data.partition`; None if there is none."""
+        value: Any = self.config
+        for key in dotted.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of a nested mapping by their dotted keys; an empty mapping is a leaf."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def run_labels(folders: Sequence[RunFolder]) -> list[str]:
+    """Return one label per run, all different: the name, or the path where two runs share a name."""
+    labels = [folder.name for folder in folders]
+    labels = [str(f.path) if labels.count(label) > 1 else label for f, label in zip(folders, labels, strict=True)]
+    return [f"{label} ({i + 1})" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _require_run_folder(folder: Path) -> None:
+    if folder.is_file():
+        inside = (folder.parent / "config.yaml").is_file()
+        remedy = f"give its folder: {folder.parent}" if inside else "give the folder of a run"
+        raise FedsimError(f"{folder}: is a file, not a run folder; {remedy}")
+    if not folder.exists():
+        siblings = _runs_in(folder.parent)
+        hint = nearest(folder.name, siblings) if siblings else "give a folder that 'fedsim run' has written"
+        raise FedsimError(f"{folder}: no such run folder; {hint}")
+    if not (folder / "config.yaml").is_file():
+        runs = _runs_in(folder)
+        hint = (
+            f"give one of the runs in it: {', '.join(runs)}" if runs else "give a folder that 'fedsim run' has written"
+        )
+        raise FedsimError(f"{folder}: not a run folder, it has no config.yaml; {hint}")
+
+
+def _runs_in(parent: Path) -> list[str]:
+    try:
+        return sorted(config.parent.name for config in parent.glob("*/config.yaml"))[:_LISTED_RUNS]
+    except OSError:
+        return []
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as err:
+        raise FedsimError(f"{file}: cannot be read ({err.strerror}); mend its permissions or give another run") from err
+
+
+def _read_mapping(file: Path) -> Mapping[str, Any]:
+    """Read YAML, or JSON which is a part of it as far as these files go, whose top level is a mapping."""
+    remedy = "restore that file or give another run"
+    try:
+        # A depth that flatten cannot walk, as of an alias to itself, is refused here rather than half-way later.
+        data = yaml.safe_load(_read_bytes(file))
+        if isinstance(data, Mapping):
+            flatten(data)
+    except yaml.MarkedYAMLError as err:
+        where = f" (line {err.problem_mark.line + 1}: {err.problem})" if err.problem_mark else ""
+        raise FedsimError(f"{file}: malformed{where}; {remedy}") from err
+    except (yaml.YAMLError, ValueError, RecursionError) as err:
+        raise FedsimError(f"{file}: malformed ({_one_line(err)}); {remedy}") from err
+    if not isinstance(data, Mapping):
+        raise FedsimError(f"{file}: must hold a mapping of names to values; {remedy}")
+    return data
+
+
+def _read_summary(file: Path) -> Summary:
+    try:
+        return Summary.model_validate_json(_read_bytes(file))
+    except ValidationError as err:
+        raise FedsimError(f"{file}: malformed ({_first_error(err)}); restore that file or give another run") from err
+
+
+def _read_metrics(file: Path) -> tuple[MetricRow, ...]:
+    if not file.exists():
+        return ()
+    lines = [(number, line) for number, line in enumerate(_read_bytes(file).split(b"\n"), start=1) if line.strip()]
+    rows: dict[int, MetricRow] = {}
+    for number, line in lines:
+        try:
+            row = MetricRow.model_validate_json(line)
+        except ValidationError as err:
+            if number == lines[-1][0]:
+                break  # torn: the run was killed, or is just now writing it
+            detail = f"line {number} is malformed ({_first_error(err)})"
+            raise FedsimError(f"{file}: {detail}; delete that line or give another run") from err
+        if row.round in rows:
+            row = row.model_copy(update={"metrics": rows[row.round].metrics | row.metrics})
+        rows[row.round] = row
+    return tuple(rows[key] for key in sorted(rows))
+
+
+def _read_label_counts(file: Path) -> NDArray[np.int64]:
+    remedy = "delete that file to go on without it, or give another run"
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            counts = np.asarray(archive["label_counts"])
+    except (OSError, EOFError, KeyError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as err:
+        raise FedsimError(f"{file}: cannot be read ({_one_line(err)}); {remedy}") from err
+    if counts.ndim != 2 or counts.size == 0 or counts.dtype.kind not in "iu" or counts.min() < 0:
+        got = f"{counts.dtype} of shape {counts.shape}"
+        raise FedsimError(f"{file}: label_counts must be (clients, classes) non-negative integers, got {got}; {remedy}")
+    return counts.astype(np.int64, copy=False)
+
+
+def _first_error(err: ValidationError) -> str:
+    first = err.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return _one_line(f"{where}: {first['msg']}" if where else first["msg"])
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

@@ -1,0 +1,155 @@
+"""How metrics, options and times are named, grouped, compared and written, alike in plots, report and terminal."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Literal
+
+from fedsim.report.run_folder import RunFolder
+
+GROUPS: Final = ("Global", "Clients", "Other heads", "Training", "Other")
+
+ABSENT: Final = "–"
+"""Stands where a run has no such value."""
+
+_KNOWN_HEADS: Final = {"global": "Global", "clients": "Clients", "train": "Training"}
+_ORDER: Final = ("accuracy", "accuracy_many", "accuracy_medium", "accuracy_few")
+_KEY_OPTIONS: Final = {
+    "strategy": "Strategy",
+    "data.name": "Data",
+    "data.imbalance_factor": "Long tail",
+    "data.partition": "Partition",
+    "model": "Model",
+    "clients": "Clients",
+    "cohort": "Cohort",
+    "training": "Training",
+    "engine.name": "Engine",
+    "seed": "Seed",
+}
+_KEY_LENGTH: Final = 90
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return the head and the quantity of a metric: `global_psi/accuracy` is ("global_psi", "accuracy")."""
+    head, _, quantity = name.rpartition("/")
+    return head, quantity
+
+
+def group_of(name: str) -> str:
+    """Return the member of `GROUPS` under which a metric is listed."""
+    head, quantity = split_name(name)
+    if head in _KNOWN_HEADS:
+        return _KNOWN_HEADS[head]
+    return "Other heads" if head and ("accuracy" in quantity or "loss" in quantity) else "Other"
+
+
+def group_metrics(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the metrics by group, in the order of `GROUPS`, accuracies first; empty groups are left out."""
+    ordered = sorted(set(names), key=_sort_key)
+    groups = {group: [name for name in ordered if group_of(name) == group] for group in GROUPS}
+    return {group: members for group, members in groups.items() if members}
+
+
+def _sort_key(name: str) -> tuple[str, int, int, str]:
+    head, quantity = split_name(name)
+    kind = 0 if "accuracy" in quantity else 1 if "loss" in quantity else 2
+    return head, kind, _ORDER.index(quantity) if quantity in _ORDER else len(_ORDER), quantity
+
+
+def metric_label(name: str) -> str:
+    """Return a metric's name within its group, as "Accuracy (many)" or "global_psi: Loss"."""
+    head, quantity = split_name(name)
+    base, _, shots = quantity.rpartition("_")
+    words = f"{base} ({shots})" if base == "accuracy" else quantity
+    words = words.replace("_", " ")
+    words = words[:1].upper() + words[1:]
+    return f"{head}: {words}" if head and head not in _KNOWN_HEADS else words
+
+
+def direction(name: str) -> Literal["higher", "lower"] | None:
+    """Return which way a metric is better; None where runs cannot be ranked by it.
+
+    Training losses are objectives that differ between methods, and on forgotten data nothing is better in itself.
+    """
+    head, quantity = split_name(name)
+    if head.startswith(("train", "forget")):
+        return None
+    if "accuracy" in quantity:
+        return "higher"
+    return "lower" if "loss" in quantity else None
+
+
+def format_metric(name: str, value: float) -> str:
+    """Return a metric's value for people: accuracies in percent, all else to four digits."""
+    if math.isnan(value):
+        return ABSENT
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if "accuracy" in split_name(name)[1]:
+        return f"{100 * value:.2f} %"
+    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.4g}"
+
+
+def best_of(name: str, values: list[float]) -> list[bool]:
+    """Return which runs are best in a metric, as far as its written digits tell; none where all are alike."""
+    way, known = direction(name), [value for value in values if math.isfinite(value)]
+    if way is None or len(known) < 2:
+        return [False] * len(values)
+    best = format_metric(name, max(known) if way == "higher" else min(known))
+    marks = [math.isfinite(value) and format_metric(name, value) == best for value in values]
+    return marks if sum(marks) < len(known) else [False] * len(values)
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time span for people: `8.3 s`, `4 min 05 s`, `2 h 07 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def format_option(value: Any) -> str:
+    """Return a value of the configuration as YAML would have it, on one line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(format_option(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {format_option(item)}" for key, item in value.items()) + "}"
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def key_options(folder: RunFolder) -> dict[str, str]:
+    """Return what one asks first of a run's configuration, by label: method, data, partition, model, clients, ..."""
+    found = {label: folder.option(key) for key, label in _KEY_OPTIONS.items()}
+    if folder.summary and folder.summary.engine:
+        found["Engine"] = _engine(folder.summary.engine)  # what "auto" came to
+    if found["Long tail"] == 1:
+        found["Long tail"] = None
+    return {label: _describe(value) for label, value in found.items() if value is not None}
+
+
+def _engine(engine: Mapping[str, Any] | str) -> str:
+    if isinstance(engine, str):
+        return engine
+    name, device = engine.get("name", ABSENT), engine.get("device")
+    return f"{name} on {device}" if device else str(name)
+
+
+def _describe(value: Any) -> str:
+    """Return `name (option value, ...)` of a part, without its own parts and unset options."""
+    if not isinstance(value, Mapping):
+        return format_option(value)
+    plain = [(k, v) for k, v in value.items() if k != "name" and v is not None and not isinstance(v, Mapping)]
+    options = ", ".join(f"{key} {format_option(item)}" for key, item in plain)
+    if len(options) > _KEY_LENGTH:
+        options = options[:_KEY_LENGTH].rsplit(",", 1)[0] + ", …"
+    if "name" not in value:
+        return options
+    return f"{value['name']} ({options})" if options else str(value["name"])
+
+
+def rounds_text(folder: RunFolder) -> str:
+    """Return `12 of 40`, or `12` where the run does not say how many were asked for."""
+    return str(folder.rounds_done) if folder.rounds is None else f"{folder.rounds_done} of {folder.rounds}"

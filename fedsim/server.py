@@ -1,0 +1,180 @@
+"""The server half of a method: a Flower `Strategy` that can be evaluated, exported and put to disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from fedsim.client import Options, State
+from fedsim.models.functional import FunctionalModel
+from fedsim.records import Tensors, scalars, to_record, to_tensors
+
+if TYPE_CHECKING:
+    from fedsim.config import RunConfig
+    from fedsim.data.federation import FederatedData
+    from fedsim.models.base import Classifier
+
+
+class Server(Strategy):
+    """The server half of FedAvg, w <- sum_k n_k w_k / sum_k n_k, and the base of every server half."""
+
+    replies: Literal["sum", "updates"] = "sum"
+    """What aggregation needs: each chunk's weighted mean, or every client's own update."""
+
+    def __init__(self, config: RunConfig, model: Classifier, data: FederatedData) -> None:
+        self.config = config
+        self.data = data
+        self.model = FunctionalModel(model)
+        self.first = State(
+            {name: value.detach() for name, value in model.named_parameters()}, dict(model.named_buffers())
+        )
+
+    def options(self, kind: type[Options]) -> Options:
+        """Return the method's options, which are of this type."""
+        assert isinstance(self.config.strategy, kind)
+        return self.config.strategy
+
+    def initial(self) -> Tensors:
+        """Return the global tensors of round 0, parameters and buffers by name."""
+        return {**self.first.params, **self.first.buffers}
+
+    def split(self, tensors: Mapping[str, Tensor]) -> State:
+        """Return global tensors sorted into parameters and buffers."""
+        buffers = self.first.buffers
+        return State(
+            {name: value for name, value in tensors.items() if name not in buffers},
+            {name: value for name, value in tensors.items() if name in buffers},
+        )
+
+    def constants(self) -> Tensors:
+        """Return what goes to the clients with every model and is not trained, such as a fixed classifier."""
+        return {}
+
+    def heads(self, state: State, x: Tensor) -> Tensors:
+        """Return the logits (B, C) of every way to predict with the global model; the first is the method's own."""
+        return {"model": self.model.logits(state.params, state.buffers, x, train=False)}
+
+    def export(self, tensors: Tensors) -> Tensors:
+        """Return the state dict of the plain model that predicts as the first of `heads` does."""
+        return tensors
+
+    def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
+        """Return (tensors, JSON values) of what the server carries between rounds besides the global model."""
+        return {}, {}
+
+    def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+
+    # Flower's interface -------------------------------------------------------------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return one training message per node of the grid, in its order."""
+        config["reply"] = self.replies
+        return self._messages("train", server_round, arrays, config, grid)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return one evaluation message per node of the grid, in its order."""
+        return self._messages("evaluate", server_round, arrays, config, grid)
+
+    def _messages(
+        self, kind: str, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        config["server-round"] = server_round
+        content = RecordDict({"arrays": arrays, "constants": to_record(self.constants()), "config": config})
+        return [Message(content, node, kind, group_id=str(server_round)) for node in grid.get_node_ids()]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the weighted mean of the replies, summed in float64 in the order they come, and mean metrics."""
+        mean = WeightedMean()
+        metrics = MeanMetrics()
+        for reply in replies:
+            if reply.has_error():
+                continue
+            measured = scalars(reply.content.metric_records["metrics"])
+            metrics.add(measured)
+            if "arrays" in reply.content:
+                mean.add(to_tensors(reply.content.array_records["arrays"]), measured["weight"])
+        return (to_record(mean.result()), metrics.result()) if mean.weight else (None, None)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return the unweighted mean over clients of each of their metrics."""
+        metrics = MeanMetrics(weighted=False)
+        for reply in replies:
+            if not reply.has_error():
+                metrics.add(scalars(reply.content.metric_records["metrics"]))
+        return metrics.result()
+
+    def summary(self) -> None:
+        """Do nothing: the run folder tells what the strategy is."""
+
+
+class WeightedMean:
+    """A running weighted mean of named tensors: one accumulator, whatever the number of summands."""
+
+    def __init__(self) -> None:
+        self.weight = 0.0
+        self._sums: Tensors = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+
+    def add(self, tensors: Tensors, weight: float) -> None:
+        """Add a summand; all have the same names and shapes."""
+        self.weight += weight
+        for name, value in tensors.items():
+            if name not in self._sums:
+                self._sums[name] = torch.zeros_like(value, dtype=torch.float64)
+                self._dtypes[name] = value.dtype
+            self._sums[name].add_(value, alpha=weight)
+
+    def result(self) -> Tensors:
+        """Return the mean in the summands' own types; integers, such as BatchNorm's counter, are rounded."""
+        return {name: restore_dtype(total / self.weight, self._dtypes[name]) for name, total in self._sums.items()}
+
+
+def restore_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a float tensor as `dtype`, rounded to the nearest integer if that is an integer type."""
+    return (value if dtype.is_floating_point else value.round()).to(dtype)
+
+
+class MeanMetrics:
+    """The mean over clients of each scalar metric, weighted by their number of examples or not."""
+
+    def __init__(self, weighted: bool = True) -> None:
+        self.weighted = weighted
+        self._sums: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
+
+    def add(self, metrics: dict[str, float]) -> None:
+        """Add one client's metrics; it need not have all of them."""
+        weight = metrics["num-examples"] if self.weighted else 1.0
+        for name, value in metrics.items():
+            if name not in ("num-examples", "weight"):
+                self._sums[name] = self._sums.get(name, 0.0) + weight * value
+                self._weights[name] = self._weights.get(name, 0.0) + weight
+
+    def result(self) -> MetricRecord:
+        """Return the means."""
+        return MetricRecord({name: total / self._weights[name] for name, total in self._sums.items()})
+
+
+def sample_cohort(rng: np.random.Generator, sizes: npt.NDArray[np.int64], cohort: int) -> Sequence[int]:
+    """Return the clients of a round, drawn without replacement from those that have data, largest first.
+
+    Largest first lets long chunks start early, and puts clients of like size into one chunk.
+    """
+    able = np.flatnonzero(sizes)
+    drawn = np.sort(rng.choice(able, min(cohort, len(able)), replace=False))
+    return drawn[np.argsort(-sizes[drawn], kind="stable")].tolist()  # type: ignore[no-any-return]

@@ -1,0 +1,210 @@
+"""The round loop: sample a cohort, train it, aggregate, evaluate. It writes no files; `fedsim.runner` does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import ConfigRecord, Message
+
+from fedsim.checkpoint import Checkpoint
+from fedsim.config import RunConfig
+from fedsim.data.federation import federate
+from fedsim.data.longtail import shot_groups
+from fedsim.engine.base import Engine
+from fedsim.engine.inprocess import InProcessEngine
+from fedsim.engine.select import choose_cohort, choose_engine
+from fedsim.errors import FedsimError
+from fedsim.evaluation import HeadScore, TestSet
+from fedsim.models.base import Classifier
+from fedsim.models.build import build_model
+from fedsim.progress import Progress, Quiet
+from fedsim.randomness import generator
+from fedsim.records import Tensors, scalars, to_record, to_tensors
+from fedsim.registry import load_strategy
+from fedsim.server import sample_cohort
+from fedsim.worker import Worker
+
+Metrics = dict[str, float]
+
+_LONG_TAIL = 2.0  # class sizes that differ by less make no "few" and "many"
+
+
+class TooFewReplies(FedsimError):
+    """A round had fewer good replies than `min_replies`."""
+
+
+@dataclass
+class RunState:
+    """What changes from round to round, and goes into a checkpoint."""
+
+    tensors: Tensors
+    """The global model."""
+    server: tuple[Tensors, dict[str, Any]]
+    """The server's `state_dict()`."""
+    round: int = 0
+    """Rounds done."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """The lines of metrics.jsonl."""
+    failures: int = 0
+    """Client replies lost."""
+    seconds: float = 0.0
+    """Wall time spent in rounds."""
+
+
+class Simulation:
+    """One run, prepared but not begun: whatever a bad configuration can break has been tried by then."""
+
+    def __init__(self, config: RunConfig, progress: Progress | None = None) -> None:
+        self.progress = progress or Quiet()
+        self.strategy = load_strategy(config.strategy.name)
+        config, why_engine = choose_engine(config)
+        self.data = federate(config.data, config.clients, config.seed)
+        dataset = self.data.dataset
+        self.worker = Worker(config, self.data)
+        self.server = self.strategy.server(config, self.new_model(config).to(self.worker.device), self.data)
+        start = self.server.split(self.server.initial())
+        config, why_cohort = choose_cohort(config, self.worker, start, self.server.constants())
+        self.config = self.worker.config = config
+        self.choices = {"engine": why_engine, "cohort": why_cohort}
+        counts = self.data.class_counts
+        self.groups = shot_groups(counts) if counts.max() >= _LONG_TAIL * counts.min() else {}
+        self._tests = TestSet(dataset, self.worker.device)
+
+    def new_model(self, config: RunConfig) -> Classifier:
+        """Return the model that the run starts from."""
+        dataset = self.data.dataset
+        return build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
+
+    def engine(self) -> Engine:
+        """Return the engine that the configuration names; the caller closes it."""
+        chunk = self.config.training.chunk
+        assert chunk is not None  # choose_cohort has set it
+        if self.config.engine.name == "ray":
+            from fedsim.engine.ray import RayEngine
+
+            return RayEngine(self.config, self.data, chunk)
+        return InProcessEngine(self.worker, self.config.clients, chunk)
+
+    def begin(self) -> RunState:
+        """Return the state before the first round."""
+        return RunState(self.server.initial(), self.server.state_dict())
+
+    def restore(self, checkpoint: Checkpoint, engine: Engine) -> RunState:
+        """Return the state that a checkpoint holds, having given server and clients theirs.
+
+        Raises
+        ------
+        FedsimError
+            If it belongs to another model.
+        """
+        shapes = {name: value.shape for name, value in self.server.initial().items()}
+        if shapes != {name: value.shape for name, value in checkpoint.model.items()}:
+            raise FedsimError(
+                "the checkpoint holds another model than the configuration describes; start the run again"
+            )
+        self.server.load_state_dict(*checkpoint.server)
+        for client, client_state in checkpoint.clients.items():
+            engine.states.stage(client, client_state)
+        engine.states.commit()
+        engine.trained |= set(checkpoint.trained)
+        # In the order of a fresh run: files sort names, and a sum over names must not depend on that.
+        model = {name: checkpoint.model[name].to(self.worker.device) for name in shapes}
+        seconds = float(checkpoint.metrics[-1]["time_s"]) if checkpoint.metrics else 0.0
+        return RunState(model, checkpoint.server, checkpoint.round, checkpoint.metrics, checkpoint.failures, seconds)
+
+    def checkpoint(self, state: RunState, engine: Engine) -> Checkpoint:
+        """Return all that is needed to go on after `state.round`."""
+        return Checkpoint(
+            state.round, state.tensors, state.server, engine.states.committed(), sorted(engine.trained),
+            state.metrics, state.failures,
+        )  # fmt: skip
+
+    def step(self, state: RunState, engine: Engine) -> Metrics:
+        """Run one round, writing to `state` once it is whole; returns its metrics.
+
+        Raises
+        ------
+        TooFewReplies
+            If too many clients failed; `state` is as it was.
+        """
+        config, server_round = self.config, state.round + 1
+        begun = time.perf_counter()
+        rng = generator(config.seed, "cohort", server_round)
+        engine.cohort = sample_cohort(rng, self.data.partition.sizes, config.cohort_size)
+        messages = self.server.configure_train(server_round, to_record(state.tensors), ConfigRecord(), engine)
+        replies = _Counted(engine.stream(_by_cohort(messages, engine)))
+        aggregated, measured = self.server.aggregate_train(server_round, replies)
+        if replies.good < config.min_replies or aggregated is None:
+            first = f"; the first failure: {replies.errors[0].splitlines()[0]}" if replies.errors else ""
+            raise TooFewReplies(
+                f"round {server_round}: {replies.good} good replies of {len(engine.cohort)}, "
+                f"min_replies is {config.min_replies}{first}"
+            )
+        tensors = to_tensors(aggregated, self.worker.device)
+        metrics = {f"train/{name}": value for name, value in scalars(measured or {}).items()}
+        metrics["train/clients_per_s"] = len(engine.cohort) / (time.perf_counter() - begun)
+        if replies.errors:
+            metrics["train/failures"] = float(len(replies.errors))
+        if server_round % config.eval_every == 0 or server_round == config.rounds:
+            metrics |= self._evaluate_global(tensors) | self._evaluate_clients(server_round, tensors, engine)
+        engine.states.commit()
+        state.tensors, state.server, state.round = tensors, self.server.state_dict(), server_round
+        state.failures += len(replies.errors)
+        state.seconds += time.perf_counter() - begun
+        line = {"round": server_round, "time_s": round(state.seconds, 4)}
+        state.metrics.append({**line, "metrics": {n: v if np.isfinite(v) else None for n, v in metrics.items()}})
+        return metrics
+
+    def scores(self, tensors: Tensors) -> dict[str, HeadScore]:
+        """Return how every global head does on the test set."""
+        current = self.server.split(tensors)
+        return self._tests.score(lambda x: self.server.heads(current, x))
+
+    def _evaluate_global(self, tensors: Tensors) -> Metrics:
+        out: Metrics = {}
+        for number, (head, score) in enumerate(self.scores(tensors).items()):
+            out |= score.metrics("global" if number == 0 else f"global_{head}", self.groups)
+        return out
+
+    def _evaluate_clients(self, server_round: int, tensors: Tensors, engine: Engine) -> Metrics:
+        which = self.config.eval_clients
+        if which == "auto":
+            which = "all" if self.strategy.client.personalised else "none"
+        if which == "none":
+            return {}
+        able = np.flatnonzero(self.data.partition.sizes).tolist()
+        engine.cohort = [client for client in able if which == "all" or client in engine.trained]
+        messages = self.server.configure_evaluate(server_round, to_record(tensors), ConfigRecord(), engine)
+        measured = self.server.aggregate_evaluate(server_round, engine.stream(messages))
+        out: Metrics = {}
+        for name, value in scalars(measured or {}).items():
+            head, colon, metric = name.rpartition(":")
+            out[f"clients_{head}/{metric}" if colon else f"clients/{name}"] = value
+        return out
+
+
+class _Counted:
+    """Replies on their way to the strategy, counted."""
+
+    def __init__(self, replies: Iterator[Message]) -> None:
+        self._replies = replies
+        self.good = 0
+        self.errors: list[str] = []
+
+    def __iter__(self) -> Iterator[Message]:
+        for reply in self._replies:
+            if reply.has_error():
+                self.errors.append(reply.error.reason or "no reason given")
+            else:
+                self.good += 1
+            yield reply
+
+
+def _by_cohort(messages: Iterable[Message], engine: Engine) -> list[Message]:
+    """Return messages in the cohort's order: Flower's own strategies shuffle their nodes."""
+    order = {node: position for position, node in enumerate(engine.get_node_ids())}
+    return sorted(messages, key=lambda message: order[message.metadata.dst_node_id])

@@ -1,0 +1,47 @@
+"""torch's optimisers as functions on stacked parameters, (clients, ...): any rows of them can take a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+from fedsim.config import TrainingConfig
+from fedsim.records import Tensors
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
+
+
+class Optimizer:
+    """SGD or Adam with state shaped like the parameters, so that any slice of clients can take its step."""
+
+    def __init__(self, config: TrainingConfig, params: Tensors) -> None:
+        self.config = config
+        slots = {"sgd": ("momentum",) if config.momentum else (), "adam": ("mean", "square")}[config.optimizer]
+        self.state = {slot: {name: torch.zeros_like(value) for name, value in params.items()} for slot in slots}
+
+    @torch.no_grad()
+    def step(self, params: Tensors, grads: Sequence[Tensor], state: dict[str, Tensors], number: int) -> None:
+        """Update `params` and `state` in place; `number` steps were taken before."""
+        config = self.config
+        values = list(params.values())
+        if config.optimizer == "sgd":
+            # A zero buffer makes the first step's momentum the gradient itself, as in torch.optim.SGD.
+            momenta: list[Tensor | None] = [state["momentum"][n] if config.momentum else None for n in params]
+            sgd(values, list(grads), momenta, foreach=True, weight_decay=config.weight_decay,
+                momentum=config.momentum, lr=config.lr, dampening=0.0, nesterov=False, maximize=False)  # fmt: skip
+        else:
+            means, squares = ([state[slot][name] for name in params] for slot in ("mean", "square"))
+            counters = [torch.tensor(float(number)) for _ in values]
+            adam(values, list(grads), means, squares, [], counters, foreach=True, amsgrad=False, maximize=False,
+                 beta1=_BETA1, beta2=_BETA2, eps=_EPSILON, lr=config.lr, weight_decay=config.weight_decay)  # fmt: skip
+
+
+def clip(grads: Sequence[Tensor], max_norm: float) -> list[Tensor]:
+    """Return gradients (clients, ...) scaled, per client over all tensors, to a norm of at most `max_norm`."""
+    squares = torch.stack([grad.flatten(1).square().sum(1) for grad in grads]).sum(0)
+    factor = (max_norm / squares.sqrt().clamp_min(1e-12)).clamp_max(1.0)
+    return [grad * factor.view(-1, *[1] * (grad.dim() - 1)) for grad in grads]

@@ -1,0 +1,195 @@
+"""The SGD loop that `fedsim` owns: a chunk's clients one after another, or all at once under `torch.func.vmap`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from fedsim.client import Batch, Client, Extras, Phase, State
+from fedsim.config import TrainingConfig
+from fedsim.data.transforms import augment, normalize
+from fedsim.randomness import torch_seed
+from fedsim.records import Tensors
+from fedsim.training.batches import BatchPlan, Ints, plan_batches
+from fedsim.training.optimizers import Optimizer, clip
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training set on the worker's device, shared by all clients."""
+
+    x: Tensor
+    """(N, C, H, W) uint8 images, or (N, D) float32 rows."""
+    y: Tensor
+    """(N,) int64."""
+    mean: Tensor
+    """(C,) float32, of pixels scaled to [0, 1]."""
+    std: Tensor
+    """(C,) float32."""
+    augment: Literal["none", "crop", "crop_flip"]
+    pad: int
+
+    def batch(self, index: Tensor, draws: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return normalised samples (*index.shape, ...) and labels of the rows `index`."""
+        x = self.x[index]
+        if draws is not None:
+            x = augment(x.flatten(0, index.dim() - 1), draws.flatten(0, -2), self.pad).view_as(x)
+        return normalize(x, self.mean, self.std), self.y[index]
+
+
+Rows = slice | Ints
+"""Some clients of a chunk; a slice is taken as a view."""
+
+
+class Work(NamedTuple):
+    """What one client is to train on."""
+
+    client: int
+    rows: Ints
+    personal: State
+
+
+class Trained(NamedTuple):
+    """What clients trained together became; tensors are stacked, (clients, ...)."""
+
+    lanes: list[int]
+    """Row by row, the position in `works`."""
+    state: State
+    metrics: Tensors
+
+
+class Trainer:
+    """Trains the clients of a chunk, each by exactly its own steps, whatever the others do."""
+
+    def __init__(
+        self, client: Client, data: TrainingData, config: TrainingConfig, seed: int, batch_coupling: bool
+    ) -> None:
+        self.client, self.data, self.config, self.seed = client, data, config, seed
+        self.batch_coupling = batch_coupling
+
+    def train(self, start: State, constants: Tensors, works: Sequence[Work], server_round: int) -> Trained:
+        """Train `works` together from the global state `start`; nothing given is written to."""
+        extras = Extras(start.params, constants)
+        # Longest first: the clients still at work in any step are then a prefix, reached without a copy.
+        lanes = sorted(range(len(works)), key=lambda lane: -len(works[lane].rows))
+        works = [works[lane] for lane in lanes]
+        state = State(
+            _stack(start.params, [work.personal.params for work in works]),
+            _stack(start.buffers, [work.personal.buffers for work in works]),
+        )
+        metrics: Tensors = {}
+        # Dropout draws from torch's own generator: it is put to these clients' address, and back afterwards.
+        with torch.random.fork_rng(devices=[self.data.x.device] if self.data.x.is_cuda else []):
+            torch.manual_seed(torch_seed(self.seed, "dropout", server_round, works[0].client))
+            for number, phase in enumerate(self.client.phases()):
+                plan = plan_batches(
+                    [work.rows for work in works],
+                    [work.client for work in works],
+                    (self.seed, server_round, number),
+                    epochs=phase.epochs or self.config.epochs,
+                    batch_size=self.config.batch_size,
+                    drop_single=self.batch_coupling,
+                    augment=self.data.augment,
+                    pad=self.data.pad,
+                )
+                metrics |= self._run_phase(phase, state, extras, plan)
+        return Trained(lanes, state, metrics)
+
+    def _run_phase(self, phase: Phase, state: State, extras: Extras, plan: BatchPlan) -> Tensors:
+        """Take the steps of one phase, writing to `state`; returns the mean of each metric, (clients,)."""
+        device = self.data.x.device
+        trained = {name: value for name, value in state.params.items() if phase.trains(name)}
+        optimizer = Optimizer(self.config, trained)
+        loss_fn = _lanes(phase, extras) if plan.counts.shape[1] > 1 else _single(phase, extras)
+        index = torch.from_numpy(plan.index).to(device)
+        draws = None if plan.draws is None else torch.from_numpy(plan.draws).to(device)
+        counts = torch.from_numpy(plan.counts).to(device, torch.float32)
+        sums: Tensors = {}
+        for step, sizes in enumerate(plan.counts):
+            for rows, width in _groups(sizes, exact=self.batch_coupling):
+                x, y = self.data.batch(index[step, rows, :width], None if draws is None else draws[step, rows, :width])
+                padded = bool((sizes[rows] < width).any())
+                mask = (torch.arange(width, device=device) < counts[step, rows, None]).float() if padded else None
+                params, buffers = _take(state.params, rows), _take(state.buffers, rows)
+                leaves = {name: params[name].detach().requires_grad_() for name in trained}
+                loss, metrics = loss_fn(params | leaves, buffers, x, y, mask)
+                grads = torch.autograd.grad(loss.sum(), list(leaves.values()))
+                if self.config.clip_norm is not None:
+                    grads = tuple(clip(grads, self.config.clip_norm))
+                stepped = {name: leaf.detach() for name, leaf in leaves.items()}
+                slots = {slot: _take(values, rows) for slot, values in optimizer.state.items()}
+                optimizer.step(stepped, grads, slots, step)
+                if not isinstance(rows, slice):  # the rows were copied out
+                    _put(state.params, stepped, rows)
+                    _put(state.buffers, buffers, rows)
+                    for slot, values in slots.items():
+                        _put(optimizer.state[slot], values, rows)
+                for name, value in ({"loss": loss} | metrics).items():
+                    total = sums.setdefault(name, torch.zeros_like(counts[0]))
+                    total[rows] += value.detach() * counts[step, rows]
+        return {name: total / counts.sum(0).clamp_min(1.0) for name, total in sums.items()}
+
+
+def _stack(shared: Tensors, own: Sequence[Tensors]) -> Tensors:
+    stacked = {name: value.expand(len(own), *value.shape).clone() for name, value in shared.items()}
+    return stacked | {name: torch.stack([tensors[name] for tensors in own]) for name in own[0]}
+
+
+def _take(tensors: Tensors, rows: Rows) -> Tensors:
+    return {name: value[rows] for name, value in tensors.items()}
+
+
+def _put(tensors: Tensors, values: Tensors, rows: Rows) -> None:
+    for name, value in values.items():
+        tensors[name][rows] = value
+
+
+LossCall = Callable[[Tensors, Tensors, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensors]]
+"""(params, buffers, x, y, mask) -> (loss, metrics), each tensor with a leading client dimension."""
+
+
+def _lanes(phase: Phase, extras: Extras) -> LossCall:
+    def loss(params: Tensors, buffers: Tensors, *batch: Tensor) -> tuple[Tensor, Tensors]:
+        return phase.loss(params, buffers, extras, Batch(*batch))
+
+    lanes = vmap(loss, randomness="different")
+
+    def call(params: Tensors, buffers: Tensors, x: Tensor, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensors]:
+        return lanes(params, buffers, x, y, *([] if mask is None else [mask]))
+
+    return call
+
+
+def _single(phase: Phase, extras: Extras) -> LossCall:
+    """Call the loss of one client directly: vmap over a single lane would only cost time."""
+
+    def one(tensors: Tensors) -> Tensors:
+        return {name: value.squeeze(0) for name, value in tensors.items()}
+
+    def call(params: Tensors, buffers: Tensors, x: Tensor, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensors]:
+        loss, metrics = phase.loss(one(params), one(buffers), extras, Batch(x.squeeze(0), y.squeeze(0)))
+        return loss.unsqueeze(0), {name: value.unsqueeze(0) for name, value in metrics.items()}
+
+    return call
+
+
+def _groups(counts: Ints, *, exact: bool) -> Iterator[tuple[Rows, int]]:
+    """Yield (rows, batch width) of the clients that step together; `counts` (N,), 0 for a client that is done.
+
+    Padding leaves a mean over samples as it is, so one group serves, unless a sample's output depends on the rest
+    of its batch (`exact`): then only batches of equal size go together.
+    """
+    sizes = np.unique(counts[counts > 0])[::-1]
+    if not exact or len(sizes) == 1:
+        active = np.flatnonzero(counts)
+        prefix = active[-1] + 1 == len(active)
+        yield slice(len(active)) if prefix else active, int(sizes[0])
+    else:
+        for size in sizes:
+            yield np.flatnonzero(counts == size), int(size)

@@ -1,0 +1,274 @@
+"""What a worker does with a chunk: the client half of a run, on this process's device, whichever engine calls it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+from fedsim.client import State
+from fedsim.config import RunConfig
+from fedsim.data.federation import FederatedData
+from fedsim.data.longtail import shot_groups
+from fedsim.data.transforms import crop_padding
+from fedsim.faults import fault_of
+from fedsim.models.build import build_model, has_batch_coupling
+from fedsim.records import Tensors, from_numpy, to_record, to_tensors
+from fedsim.registry import load_strategy
+from fedsim.server import WeightedMean
+from fedsim.training.trainer import Trainer, TrainingData, Work
+
+_EVAL_BATCH = 500
+
+
+class Reply(NamedTuple):
+    """One client's answer: a content, or the reason why there is none; and its new state if that changed."""
+
+    content: RecordDict | None
+    error: str = ""
+    state: RecordDict | None = None
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that `engine.device` names; auto is a GPU if there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+@dataclass(frozen=True)
+class _Received:
+    """A broadcast on this worker's device; kept, since all clients of a round receive the same one."""
+
+    content: RecordDict
+    state: State
+    constants: Tensors
+
+
+class Worker:
+    """Trains and evaluates clients of one run."""
+
+    def __init__(self, config: RunConfig, data: FederatedData) -> None:
+        torch.set_num_threads(config.engine.threads)
+        self.config, self.data = config, data
+        self.device = resolve_device(config.engine.device)
+        dataset = data.dataset
+        model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
+        self.client = load_strategy(config.strategy.name).client(config, model.to(self.device))
+        mean, std = (torch.tensor(v, device=self.device) for v in (dataset.mean, dataset.std))
+        self.train_set = TrainingData(
+            from_numpy(dataset.x_train).to(self.device), from_numpy(dataset.y_train).to(self.device), mean, std,
+            config.data.augment, crop_padding(dataset.input_shape),
+        )  # fmt: skip
+        self._test_set: TrainingData | None = None
+        self.trainer = Trainer(self.client, self.train_set, config.training, config.seed, has_batch_coupling(model))
+        self._buffer_names = {name for name, _ in model.named_buffers()}
+        self._received: _Received | None = None
+
+    def run_chunk(
+        self, kind: str, contents: Sequence[RecordDict], clients: Sequence[int], states: Sequence[RecordDict]
+    ) -> list[Reply]:
+        """Answer one message per client, in order. `kind` is "train" or "evaluate".
+
+        A client that fails costs its own reply; the others of its chunk are answered.
+        """
+        handle = {"train": self._train, "evaluate": self._evaluate}.get(kind)
+        if handle is None:
+            return [Reply(None, f"no client function for messages of type {kind!r}")] * len(clients)
+        replies: list[Reply] = []
+        start = 0
+        for stop in range(1, len(clients) + 1):  # clients that got the same content go together
+            if stop == len(clients) or contents[stop] is not contents[start]:
+                replies += handle(contents[start], clients[start:stop], states[start:stop])
+                start = stop
+        return replies
+
+    def _receive(self, content: RecordDict) -> _Received:
+        if self._received is None or self._received.content is not content:
+            tensors = to_tensors(content.array_records["arrays"], self.device)
+            constants = to_tensors(content.array_records.get("constants", ArrayRecord()), self.device)
+            self._received = _Received(content, self._split(tensors), constants)
+        return self._received
+
+    def _split(self, tensors: Tensors) -> State:
+        buffers = {name: value for name, value in tensors.items() if name in self._buffer_names}
+        return State({name: value for name, value in tensors.items() if name not in buffers}, buffers)
+
+    def _personal(self, client: int, start: State, state: RecordDict) -> State:
+        if "personal" in state:
+            records = state.array_records
+            return State(*(to_tensors(records[part], self.device) for part in ("personal", "personal-buffers")))
+        return self.client.personal(client, start)
+
+    # Training -----------------------------------------------------------------------------------------------------
+
+    def _train(self, content: RecordDict, clients: Sequence[int], states: Sequence[RecordDict]) -> list[Reply]:
+        received = self._receive(content)
+        config = content.config_records["config"]
+        server_round = int(config["server-round"])  # type: ignore[arg-type]  # the record's values are of many types
+        replies: dict[int, Reply] = {}
+        works = []
+        for client, state in zip(clients, states, strict=True):
+            fault = fault_of(self.config.faults, self.config.seed, server_round, client)
+            if fault in ("dropout", "error"):
+                replies[client] = Reply(None, f"injected {fault}")
+            else:
+                works.append(Work(client, self.data.partition[client], self._personal(client, received.state, state)))
+        chunk_mean = WeightedMean() if config.get("reply") == "sum" else None
+        together = self.config.training.cohort == "vectorized"
+        for group in [works] if together and works else [[work] for work in works]:
+            replies |= self._train_group(received, group, server_round, chunk_mean)
+        if chunk_mean is not None and chunk_mean.weight:
+            carrier = next(reply.content for client in clients if (reply := replies[client]).content is not None)
+            carrier["arrays"] = to_record(chunk_mean.result())
+            carrier.metric_records["metrics"]["weight"] = chunk_mean.weight
+        return [replies[client] for client in clients]
+
+    def _train_group(
+        self, received: _Received, works: list[Work], server_round: int, chunk_mean: WeightedMean | None
+    ) -> dict[int, Reply]:
+        try:
+            trained = self.trainer.train(received.state, received.constants, works, server_round)
+        except Exception as error:
+            if len(works) > 1:  # find out whose fault it is: the others still count
+                return {
+                    client: reply
+                    for work in works
+                    for client, reply in self._train_group(received, [work], server_round, chunk_mean).items()
+                }
+            return {works[0].client: _failed(error)}
+        for row, lane in enumerate(trained.lanes):
+            if fault_of(self.config.faults, self.config.seed, server_round, works[lane].client) == "nan":
+                for value in trained.state.params.values():
+                    value[row] = torch.nan
+        sent = State(
+            *({name: part[name] for name in like} for part, like in zip(trained.state, received.state, strict=True))
+        )
+        finite = _finite_rows(sent)
+        replies = {}
+        for row, lane in enumerate(trained.lanes):
+            work = works[lane]
+            if not finite[row]:
+                replies[work.client] = Reply(None, "its update holds NaN or Inf")
+                continue
+            metrics: dict[str, Any] = {name: float(value[row]) for name, value in trained.metrics.items()}
+            content = RecordDict({"metrics": MetricRecord({"num-examples": len(work.rows), **metrics})})
+            if chunk_mean is None:
+                content["arrays"] = to_record({name: value[row] for part in sent for name, value in part.items()})
+            replies[work.client] = Reply(content, state=_kept(trained.state, received.state, row))
+        if chunk_mean is not None and finite.any():
+            rows = np.flatnonzero(finite)
+            examples = np.array([len(works[trained.lanes[row]].rows) for row in rows], np.float64)
+            chunk_mean.add(_weighted_rows(sent, rows, examples / examples.sum()), float(examples.sum()))
+        return replies
+
+    # Evaluation ---------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, content: RecordDict, clients: Sequence[int], states: Sequence[RecordDict]) -> list[Reply]:
+        received = self._receive(content)
+        replies = []
+        for client, state in zip(clients, states, strict=True):
+            try:
+                personal = self._personal(client, received.state, state)
+                replies.append(Reply(self._score(client, received.state.merged(personal), received.constants)))
+            except Exception as error:
+                replies.append(_failed(error))
+        return replies
+
+    @torch.no_grad()
+    def _score(self, client: int, state: State, constants: Tensors) -> RecordDict:
+        """Measure a client's predictions on its own test samples; a client without any reports no accuracy."""
+        rows = torch.from_numpy(self.data.client_test[client]).to(self.device)
+        metrics: dict[str, Any] = {"num-examples": len(rows)}
+        if len(rows):
+            owned = np.bincount(
+                self.data.dataset.y_train[self.data.partition[client]], minlength=self.client.num_classes
+            )
+            parts: dict[str, list[Tensor]] = {}
+            for some in torch.split(rows, _EVAL_BATCH):
+                for head, logits in self.client.heads(state, constants, self._tests.batch(some, None)[0]).items():
+                    parts.setdefault(head, []).append(logits)
+            labels = self._tests.y[rows]
+            for number, (head, logits_parts) in enumerate(parts.items()):
+                measured = score(torch.cat(logits_parts), labels, owned, masked=self.client.masks_absent_classes)
+                metrics |= {name if number == 0 else f"{head}:{name}": value for name, value in measured.items()}
+        return RecordDict({"metrics": MetricRecord(metrics)})
+
+    @property
+    def _tests(self) -> TrainingData:
+        if self.data.client_test_source == "train":
+            return replace(self.train_set, augment="none")
+        if self._test_set is None:
+            dataset = self.data.dataset
+            self._test_set = replace(
+                self.train_set,
+                x=from_numpy(dataset.x_test).to(self.device),
+                y=from_numpy(dataset.y_test).to(self.device),
+            )
+        return self._test_set
+
+
+def score(logits: Tensor, labels: Tensor, owned: npt.NDArray[np.int64], *, masked: bool) -> dict[str, float]:
+    """Return a client's accuracies in [0, 1]: with absent classes ruled out, without, and by its own shot groups.
+
+    Parameters
+    ----------
+    logits
+        (N, C).
+    labels
+        (N,) int64.
+    owned
+        (C,) training samples of each class that the client has.
+    masked
+        Which of the two is the method's own `accuracy`, and which the groups are measured with.
+    """
+    absent = torch.from_numpy(owned == 0).to(logits.device)
+    hits = {
+        "unmasked": (logits.argmax(1) == labels).cpu().numpy(),
+        "masked": (logits.masked_fill(absent, -torch.inf).argmax(1) == labels).cpu().numpy(),
+    }
+    own = hits["masked" if masked else "unmasked"]
+    metrics = {"accuracy": own.mean()} | {f"accuracy_{rule}": right.mean() for rule, right in hits.items()}
+    for group, classes in shot_groups(owned).items():
+        there = np.isin(labels.cpu().numpy(), classes)
+        if there.any():
+            metrics[f"accuracy_{group}"] = own[there].mean()
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _failed(error: Exception) -> Reply:
+    return Reply(None, f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}")
+
+
+def _kept(state: State, sent: State, row: int) -> RecordDict | None:
+    """Return what a client keeps, copied: a view would keep its whole chunk in memory."""
+    params, buffers = (
+        {name: value[row].clone() for name, value in part.items() if name not in like}
+        for part, like in zip(state, sent, strict=True)
+    )
+    if not params and not buffers:
+        return None
+    return RecordDict({"personal": to_record(params), "personal-buffers": to_record(buffers)})
+
+
+def _finite_rows(state: State) -> npt.NDArray[np.bool_]:
+    """Return per client, (clients,), whether all of its tensors are finite: a sum is not where a summand is not."""
+    sums = [value.reshape(len(value), -1).sum(1, dtype=torch.float64) for part in state for value in part.values()]
+    return torch.stack(sums).sum(0).isfinite().cpu().numpy()
+
+
+def _weighted_rows(state: State, rows: npt.NDArray[np.intp], weights: npt.NDArray[np.float64]) -> Tensors:
+    """Return sum_i weights[i] * tensor[rows[i]] of every tensor; integers come back as float64."""
+    out = {}
+    for part in state:
+        for name, value in part.items():
+            picked = value if len(rows) == len(value) else value[torch.from_numpy(rows).to(value.device)]
+            picked = picked if picked.is_floating_point() else picked.double()
+            factors = torch.from_numpy(weights).to(picked.device, picked.dtype)
+            out[name] = torch.tensordot(factors, picked, dims=1)
+    return out

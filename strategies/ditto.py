@@ -1,0 +1,64 @@
+"""Ditto: a personal model beside the global one, held near it (arXiv:2012.04221).
+
+Client: w <- E epochs of SGD on F_k from w_t, returned; then v_k <- E_p epochs of SGD on
+F_k(v) + (penalty/2) ||v - w_t||^2, kept.   Server: w as FedAvg. Clients predict with v_k.
+"""
+
+from collections.abc import Sequence
+
+from pydantic import Field
+from torch import Tensor
+
+from fedsim.client import Batch, Client, Extras, Phase, State
+from fedsim.records import Tensors
+from fedsim.registry import StrategyConfig, strategy
+from fedsim.server import Server
+from fedsim.training.objectives import proximal_penalty
+
+
+class DittoConfig(StrategyConfig):
+    """Options of Ditto."""
+
+    penalty: float = Field(0.1, ge=0)
+    """lambda, the pull of personal models to the global one; 0 is training alone."""
+    personal_epochs: int = Field(1, ge=1)
+    """E_p, passes over the data that train the personal model in a round."""
+
+
+_OWN = "personal."
+
+
+def _own(tensors: Tensors) -> Tensors:
+    return {name.removeprefix(_OWN): value for name, value in tensors.items() if name.startswith(_OWN)}
+
+
+class DittoClient(Client):
+    """Trains w, then v_k."""
+
+    personalised = True
+
+    def personal(self, client: int, start: State) -> State:
+        """Return v_k: the global model as the client first sees it."""
+        return State(*({f"{_OWN}{name}": value for name, value in part.items()} for part in start))
+
+    def phases(self) -> Sequence[Phase]:
+        """Return the global model's phase and the personal one's."""
+        ours = Phase(self.loss, lambda name: not name.startswith(_OWN))
+        mine = Phase(self.personal_loss, lambda name: name.startswith(_OWN), self.options(DittoConfig).personal_epochs)
+        return [ours, mine]
+
+    def personal_loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
+        """Return F_k(v) + (penalty/2) ||v - w_t||^2 of one batch."""
+        v = _own(params)
+        loss, _ = self.loss(v, _own(buffers), extras, batch)
+        return loss + proximal_penalty(v, extras.start, self.options(DittoConfig).penalty), {}
+
+    def heads(self, state: State, constants: Tensors, x: Tensor) -> Tensors:
+        """Return v_k's logits, and those of the global model."""
+        return {
+            "personal": super().heads(State(_own(state.params), _own(state.buffers)), constants, x)["model"],
+            "global": super().heads(state, constants, x)["model"],
+        }
+
+
+strategy("ditto", DittoConfig, DittoClient, Server)

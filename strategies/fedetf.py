@@ -1,0 +1,78 @@
+"""FedETF: train the features towards a fixed simplex-ETF classifier.
+
+The classifier V (C x d) is a simplex equiangular tight frame that no client trains; all agree on it from the start, so
+that skewed clients cannot pull it apart.
+
+Client: min_theta CE(V f_theta(x), y).   Server: theta as FedAvg; the model is V f_theta(x).
+
+With `sparsity` above 0 the frame is the sparse one of FedLoGe (arXiv:2401.08977), so that a run shows what the frame
+alone is worth. Differs from "No Fear of Classifier Biases" (arXiv:2303.10058): no projection layer, no learnt
+temperature; what is left is the fixed classifier.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedsim.client import Batch, Client, Extras, State
+from fedsim.config import RunConfig
+from fedsim.data.federation import FederatedData
+from fedsim.models.base import Classifier
+from fedsim.models.etf import sparse_etf
+from fedsim.randomness import generator
+from fedsim.records import Tensors
+from fedsim.registry import StrategyConfig, strategy
+from fedsim.server import Server
+
+
+class FedETFConfig(StrategyConfig):
+    """Options of FedETF."""
+
+    norm: float = Field(1.0, gt=0)
+    """gamma, the length of every class vector."""
+    sparsity: float = Field(0.0, ge=0, lt=1)
+    """beta, the share of V's entries that are zero."""
+
+
+class FedETFClient(Client):
+    """SGD on the features alone."""
+
+    def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
+        """Return CE(V f_theta(x), y) of one batch."""
+        f = self.model.features(params, buffers, batch.x, train=True)
+        return batch.cross_entropy(f @ extras.constants["etf"].T), {}
+
+    def heads(self, state: State, constants: Tensors, x: Tensor) -> Tensors:
+        """Return V f_theta(x)."""
+        return {"etf": self.model.features(state.params, state.buffers, x, train=False) @ constants["etf"].T}
+
+
+class FedETFServer(Server):
+    """Averages theta; keeps V."""
+
+    def __init__(self, config: RunConfig, model: Classifier, data: FederatedData) -> None:
+        super().__init__(config, model, data)
+        options = self.options(FedETFConfig)
+        rng = generator(config.seed, "etf")
+        etf = sparse_etf(model.classifier.out_features, model.feature_dim, options.sparsity, options.norm, rng)
+        self.etf = etf.to(model.classifier.weight.device)
+
+    def initial(self) -> Tensors:
+        """Return theta."""
+        return {name: value for name, value in super().initial().items() if not name.startswith("classifier.")}
+
+    def constants(self) -> Tensors:
+        """Return V."""
+        return {"etf": self.etf}
+
+    def heads(self, state: State, x: Tensor) -> Tensors:
+        """Return V f_theta(x)."""
+        return {"etf": self.model.features(state.params, state.buffers, x, train=False) @ self.etf.T}
+
+    def export(self, tensors: Tensors) -> Tensors:
+        """Return theta with V as the classifier."""
+        bias = torch.zeros(len(self.etf), device=self.etf.device)
+        return {**tensors, "classifier.weight": self.etf, "classifier.bias": bias}
+
+
+strategy("fedetf", FedETFConfig, FedETFClient, FedETFServer)

@@ -1,0 +1,147 @@
+"""FedLoGe: one generic and K personal models from a shared backbone, under a global long tail (arXiv:2401.08977).
+
+Notation: f = f_theta(x) the features, sg stop-gradient; V (C x d) the frozen sparse ETF classifier (SSE-C),
+psi = (W_g, b_g) the auxiliary global head, phi_k = (W_k, b_k) the local head of client k, which never leaves it.
+
+Stage 1, client k, E epochs:     l_s = CE(V f, y)                 moves theta only
+                                 l_g = CE(W_g sg(f) + b_g, y)     moves psi only
+                                 l_l = CE(W_k sg(f) + b_k, y)     moves phi_k only
+         server:                 theta, psi <- means weighted by n_k
+Stage 2, GLA-FR, no data:        W_GM[c] = W_g[c] * target / ||W_g[c]||           GM(x)   = argmax_c  W_GM f + b_g
+                                 W_pm[c] = W_g[c] * ||W_k[c]||                    PM_k(x) = argmax_{c owned by k}
+                                                                                          (W_k f + b_k) + (W_pm f + b_g)
+
+The three losses share no parameter, so one backward pass of their sum is three separate steps.
+
+Differs from the authors' code: V has no bias (theirs is random and never trained); classes that a client has no
+training sample of are masked in the logits (theirs: in the weights, which is the same for features >= 0 only), and
+ownership is by training counts (theirs: by local test counts); a norm of V of 1 by default (theirs 0.1, which needs
+BatchNorm and hundreds of rounds: the paper-scale presets set it).
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fedsim.client import Batch, Client, Extras, State
+from fedsim.config import RunConfig
+from fedsim.data.federation import FederatedData
+from fedsim.models.base import Classifier
+from fedsim.models.etf import sparse_etf
+from fedsim.randomness import generator, torch_seed
+from fedsim.records import Tensors
+from fedsim.registry import StrategyConfig, strategy
+from fedsim.server import Server
+
+
+class FedLoGeConfig(StrategyConfig):
+    """Options of FedLoGe."""
+
+    sparsity: float = Field(0.6, ge=0, lt=1)
+    """beta, the share of V's entries that are zero; 0 is the dense frame."""
+    etf_norm: float = Field(1.0, gt=0)
+    """gamma, the length of V's rows; smaller starts slower and, in deep networks, ends higher."""
+    etf_method: Literal["lbfgs", "adam"] = "lbfgs"
+    """How the sparse frame is solved for: exactly, or as in the authors' code."""
+    head_norm: float = Field(1.7, gt=0)
+    """The row norm that GLA-FR gives W_GM."""
+    gla_bias: Literal["keep", "scale", "drop"] = "keep"
+    """What GLA-FR does to b_g: nothing, as published; scale it with its row; or drop it."""
+
+
+def realign_global(weight: Tensor, bias: Tensor, target: float, gla_bias: str) -> tuple[Tensor, Tensor]:
+    """Return W_GM (C, d) and its bias (C,): every row of W_g scaled to the norm `target`."""
+    scale = target / weight.norm(dim=1)
+    biases = {"keep": bias, "scale": bias * scale, "drop": torch.zeros_like(bias)}
+    return weight * scale[:, None], biases[gla_bias]
+
+
+def realign_personal(weight: Tensor, local_weight: Tensor) -> Tensor:
+    """Return W_pm (C, d): row c of W_g times the norm of row c of W_k."""
+    norms: Tensor = local_weight.norm(dim=1)
+    return weight * norms[:, None]
+
+
+class FedLoGeClient(Client):
+    """Trains theta, psi and phi_k side by side."""
+
+    personalised = True
+    masks_absent_classes = True
+
+    def personal(self, client: int, start: State) -> State:
+        """Return phi_k, a linear layer at torch's default initialisation, drawn for this client."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(torch_seed(self.config.seed, "local head", client))
+            head = torch.nn.Linear(self.feature_dim, self.num_classes)
+        device = start.params["classifier.weight"].device
+        return State({f"local.{name}": value.detach().to(device) for name, value in head.named_parameters()}, {})
+
+    def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
+        """Return l_s + l_g + l_l of one batch, and each of them as a metric."""
+        f = self.model.features(params, buffers, batch.x, train=True)
+        sg_f = f.detach()
+        l_s = batch.cross_entropy(f @ extras.constants["etf"].T)
+        l_g = batch.cross_entropy(self.model.classify(params, sg_f))
+        l_l = batch.cross_entropy(F.linear(sg_f, params["local.weight"], params["local.bias"]))
+        return l_s + l_g + l_l, {"loss_etf": l_s, "loss_global": l_g, "loss_local": l_l}
+
+    def heads(self, state: State, constants: Tensors, x: Tensor) -> Tensors:
+        """Return the logits of PM_k, and of phi_k and psi alone."""
+        p = state.params
+        f = self.model.features(p, state.buffers, x, train=False)
+        phi = F.linear(f, p["local.weight"], p["local.bias"])
+        w_pm = realign_personal(p["classifier.weight"], p["local.weight"])
+        return {
+            "pm": phi + F.linear(f, w_pm, p["classifier.bias"]),
+            "phi": phi,
+            "psi": self.model.classify(p, f),
+        }
+
+
+class FedLoGeServer(Server):
+    """Averages theta and psi; keeps V; realigns psi into the generic model."""
+
+    def __init__(self, config: RunConfig, model: Classifier, data: FederatedData) -> None:
+        super().__init__(config, model, data)
+        options = self.options(FedLoGeConfig)
+        rng = generator(config.seed, "etf")
+        classes, dim = model.classifier.weight.shape
+        etf = sparse_etf(classes, dim, options.sparsity, options.etf_norm, rng, options.etf_method)
+        self.etf = etf.to(model.classifier.weight.device)
+
+    def constants(self) -> Tensors:
+        """Return V."""
+        return {"etf": self.etf}
+
+    def realigned(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
+        """Return W_GM and its bias."""
+        options = self.options(FedLoGeConfig)
+        return realign_global(
+            tensors["classifier.weight"], tensors["classifier.bias"], options.head_norm, options.gla_bias
+        )
+
+    def heads(self, state: State, x: Tensor) -> Tensors:
+        """Return the logits of GM, of psi before realignment, and of V."""
+        f = self.model.features(state.params, state.buffers, x, train=False)
+        return {
+            "gm": F.linear(f, *self.realigned(state.params)),
+            "psi": self.model.classify(state.params, f),
+            "sse": f @ self.etf.T,
+        }
+
+    def export(self, tensors: Tensors) -> Tensors:
+        """Return theta with W_GM as the classifier."""
+        weight, bias = self.realigned(tensors)
+        return {**tensors, "classifier.weight": weight, "classifier.bias": bias}
+
+
+strategy(
+    "fedloge",
+    FedLoGeConfig,
+    FedLoGeClient,
+    FedLoGeServer,
+    run_defaults={"data.imbalance_factor": 0.05, "model.norm": "batch", "training.momentum": 0.5, "training.epochs": 2},
+)

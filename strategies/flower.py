@@ -1,0 +1,219 @@
+"""Flower's own strategies, their classes unchanged, behind what our round loop promises.
+
+What is repaired around them: they see the sampled cohort only and sample all of it, their shuffling is undone, and
+Python's generator is seeded while they run; integer buffers are averaged here and stay integers; the adaptive ones move
+parameters only, for an adaptive step can make a running variance negative; results come back in the arrays' own types.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp import strategy as flower
+from pydantic import Field
+
+from fedsim.client import Client
+from fedsim.config import RunConfig
+from fedsim.data.federation import FederatedData
+from fedsim.engine.flower_internals import seeded_choice
+from fedsim.errors import FedsimError
+from fedsim.models.base import Classifier
+from fedsim.randomness import torch_seed
+from fedsim.records import Tensors, scalars, to_record, to_tensors
+from fedsim.registry import StrategyConfig, strategy
+from fedsim.server import Server, WeightedMean, restore_dtype
+
+
+class FedAvgMConfig(StrategyConfig):
+    """Options of FedAvgM."""
+
+    server_learning_rate: float = Field(1.0, gt=0)
+    """Step of the server along the averaged update."""
+    server_momentum: float = Field(0.9, ge=0, lt=1)
+    """Share of the last step that is kept."""
+
+
+class FedAdagradConfig(StrategyConfig):
+    """Options of FedAdagrad (arXiv:2003.00295)."""
+
+    eta: float = Field(0.1, gt=0)
+    """Server learning rate."""
+    tau: float = Field(1e-3, gt=0)
+    """Adaptivity: added to the root of the second moment."""
+
+
+class FedAdamConfig(FedAdagradConfig):
+    """Options of FedAdam and FedYogi (arXiv:2003.00295)."""
+
+    eta: float = Field(0.01, gt=0)
+    """Server learning rate."""
+    beta_1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta_2: float = Field(0.99, ge=0, lt=1)
+    """Decay of the second moment."""
+
+
+class TrimmedConfig(StrategyConfig):
+    """Options of FedTrimmedAvg."""
+
+    beta: float = Field(0.2, ge=0, lt=0.5)
+    """Share of the values cut off at each end, per coordinate."""
+
+
+class KrumConfig(StrategyConfig):
+    """Options of Krum and Bulyan."""
+
+    num_malicious_nodes: int = Field(0, ge=0)
+    """f, how many clients of a round may lie."""
+
+
+class MultiKrumConfig(KrumConfig):
+    """Options of MultiKrum."""
+
+    num_nodes_to_select: int = Field(5, ge=1)
+    """m, how many updates are averaged."""
+
+
+class QFedAvgConfig(StrategyConfig):
+    """Options of q-FedAvg; the client's learning rate is training.lr."""
+
+    q: float = Field(0.1, ge=0)
+    """Fairness: 0 is FedAvg, larger weighs clients with a larger loss more."""
+
+
+class FlowerServer(Server):
+    """Runs one of Flower's strategy objects."""
+
+    replies = "updates"
+
+    def __init__(
+        self,
+        build: Callable[..., flower.FedAvg],
+        parameters_only: bool,
+        config: RunConfig,
+        model: Classifier,
+        data: FederatedData,
+    ) -> None:
+        super().__init__(config, model, data)
+        self._require_honest_majority()
+        options = config.strategy.model_dump(exclude={"name"})
+        if build is flower.QFedAvg:
+            options |= {"client_learning_rate": config.training.lr, "train_loss_key": "loss"}
+        self.inner = build(
+            **options, fraction_train=1.0, fraction_evaluate=1.0,
+            min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1,
+        )  # fmt: skip
+        buffers = self.first.buffers
+        self._ours = {n for n, value in buffers.items() if parameters_only or not value.is_floating_point()}
+        self._dtypes = {name: value.dtype for name, value in self.initial().items()}
+
+    def _require_honest_majority(self) -> None:
+        liars = getattr(self.config.strategy, "num_malicious_nodes", 0)
+        needed = (4 * liars + 3) if self.config.strategy.name == "bulyan" else (2 * liars + 3)
+        if liars and self.config.cohort_size < needed:
+            raise FedsimError(
+                f"strategy.num_malicious_nodes: {liars} liars need a cohort of at least {needed}, "
+                f"got {self.config.cohort_size}"
+            )
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return the messages that Flower's strategy makes, with our buffers put back into the model."""
+        config["reply"] = self.replies
+        theirs = self._without_ours(arrays)
+        with seeded_choice(torch_seed(self.config.seed, "flower", server_round)):
+            messages = list(self.inner.configure_train(server_round, theirs, config, grid))
+        contents = {id(message.content): RecordDict({**message.content, "arrays": arrays}) for message in messages}
+        return [
+            Message(
+                contents[id(m.content)], m.metadata.dst_node_id, m.metadata.message_type, group_id=str(server_round)
+            )
+            for m in messages
+        ]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return what Flower's strategy makes of the good replies, with our buffers averaged beside it."""
+        good = [reply for reply in replies if not reply.has_error()]
+        if not good:
+            return None, None
+        common = set.intersection(*(set(reply.content.metric_records["metrics"]) for reply in good))
+        buffers = WeightedMean()
+        for reply in good:
+            arrays, metrics = reply.content.array_records["arrays"], reply.content.metric_records["metrics"]
+            if self._ours:
+                kept = _record({name: arrays[name] for name in self._ours})
+                buffers.add(to_tensors(kept), scalars(metrics)["num-examples"])
+            reply.content["arrays"] = self._without_ours(arrays)
+            reply.content["metrics"] = MetricRecord({n: v for n, v in metrics.items() if n in common})
+        with seeded_choice(torch_seed(self.config.seed, "flower", server_round)):
+            aggregated, measured = self.inner.aggregate_train(server_round, good)
+        if aggregated is None:
+            return None, measured
+        tensors = to_tensors(aggregated) | (buffers.result() if self._ours else {})
+        return to_record({n: restore_dtype(tensors[n], dtype) for n, dtype in self._dtypes.items()}), measured
+
+    def _without_ours(self, arrays: ArrayRecord) -> ArrayRecord:
+        return _record({name: array for name, array in arrays.items() if name not in self._ours})
+
+    def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
+        """Return the arrays that Flower's strategy holds in its attributes: moments, momenta, the last model."""
+        tensors: Tensors = {}
+        kinds: dict[str, Any] = {}
+        for attribute, value in vars(self.inner).items():
+            if isinstance(value, ArrayRecord):
+                named = to_tensors(value)
+            elif isinstance(value, dict) and value and all(isinstance(v, np.ndarray) for v in value.values()):
+                named = {name: torch.from_numpy(v) for name, v in value.items()}
+            elif isinstance(value, list) and value and all(isinstance(v, np.ndarray) for v in value):
+                named = {f"{i:06d}": torch.from_numpy(v) for i, v in enumerate(value)}
+            else:
+                continue
+            kinds[attribute] = type(value).__name__
+            tensors |= {f"{attribute}/{name}": tensor for name, tensor in named.items()}
+        return tensors, kinds
+
+    def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
+        """Put the arrays back."""
+        for attribute, kind in values.items():
+            prefix = f"{attribute}/"
+            named = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            # safetensors sorts names; a strategy that zips its arrays needs them in the model's order.
+            order = [n for n in self._dtypes if n in named] if kind != "list" else sorted(named)
+            if kind == "ArrayRecord":
+                value: Any = to_record({n: named[n] for n in order})
+            elif kind == "dict":
+                value = {n: named[n].numpy() for n in order}
+            else:
+                value = [named[n].numpy() for n in order]
+            setattr(self.inner, attribute, value)
+
+
+def _record(arrays: dict[str, Any]) -> ArrayRecord:
+    record = ArrayRecord()
+    record.update(arrays)
+    return record
+
+
+def _server(build: Callable[..., flower.FedAvg], parameters_only: bool = False) -> Callable[..., Server]:
+    def server(config: RunConfig, model: Classifier, data: FederatedData) -> Server:
+        return FlowerServer(build, parameters_only, config, model, data)
+
+    return server
+
+
+strategy("fedavgm", FedAvgMConfig, Client, _server(flower.FedAvgM, True), summary="FedAvgM (Flower): server momentum.")
+strategy("fedadagrad", FedAdagradConfig, Client, _server(flower.FedAdagrad, True), summary="FedAdagrad (Flower).")
+strategy("fedadam", FedAdamConfig, Client, _server(flower.FedAdam, True), summary="FedAdam (Flower).")
+strategy("fedyogi", FedAdamConfig, Client, _server(flower.FedYogi, True), summary="FedYogi (Flower).")
+strategy("fedmedian", StrategyConfig, Client, _server(flower.FedMedian), summary="Median per coordinate (Flower).")
+strategy("fedtrimmedavg", TrimmedConfig, Client, _server(flower.FedTrimmedAvg), summary="Trimmed mean (Flower).")
+strategy("krum", KrumConfig, Client, _server(flower.Krum), summary="Krum (Flower): the most central update.")
+strategy("multikrum", MultiKrumConfig, Client, _server(flower.MultiKrum), summary="MultiKrum (Flower).")
+strategy("bulyan", KrumConfig, Client, _server(flower.Bulyan), summary="Bulyan (Flower): trimmed MultiKrum.")
+strategy("qfedavg", QFedAvgConfig, Client, _server(flower.QFedAvg), summary="q-FedAvg (Flower): fairer losses.")

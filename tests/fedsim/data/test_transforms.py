@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+
+from fedsim.data.transforms import augment, crop_padding, draw_augmentation, normalize
+
+
+def slow_augment(image, dy, dx, flip, pad):
+    channels, height, width = image.shape
+    out = np.zeros_like(image)
+    for c in range(channels):
+        for i in range(height):
+            for j in range(width):
+                source_i, source_j = i + dy - pad, (width - 1 - j if flip else j) + dx - pad
+                if 0 <= source_i < height and 0 <= source_j < width:
+                    out[c, i, j] = image[c, source_i, source_j]
+    return out
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7)])
+@pytest.mark.parametrize("pad", [1, 4])
+def test_augment_is_its_slow_twin(shape, pad):
+    rng = np.random.default_rng(0)
+    x = rng.integers(1, 256, (40, *shape), dtype=np.uint8)
+    draws = draw_augmentation(rng, 40, "crop_flip", pad)
+    fast = augment(torch.from_numpy(x), torch.from_numpy(draws), pad)
+    slow = np.stack([slow_augment(image, *draw, pad) for image, draw in zip(x, draws, strict=True)])
+    assert fast.dtype == torch.uint8
+    np.testing.assert_array_equal(fast.numpy(), slow)
+
+
+def test_draws_cover_their_range_and_no_more():
+    draws = draw_augmentation(np.random.default_rng(0), 2000, "crop_flip", 2)
+    assert [sorted(set(column)) for column in draws.T.tolist()] == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [0, 1]]
+    assert not draw_augmentation(np.random.default_rng(0), 50, "crop", 2)[:, 2].any()
+
+
+def test_none_is_the_identity():
+    x = torch.randint(0, 256, (5, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    draws = torch.from_numpy(draw_augmentation(np.random.default_rng(0), 5, "none", 3))
+    assert torch.equal(augment(x, draws, 3), x)
+
+
+def test_padding_by_image_size():
+    assert [crop_padding(s) for s in [(1, 8, 8), (1, 15, 28), (1, 16, 16), (3, 32, 32), (12,)]] == [1, 1, 4, 4, 0]
+
+
+def test_normalize_images_and_tables():
+    x = np.random.default_rng(0).integers(0, 256, (4, 2, 3, 5, 5), dtype=np.uint8)
+    mean, std = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)
+    expected = (x / 255.0 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+    result = normalize(torch.from_numpy(x), mean, std)
+    assert result.dtype == torch.float32
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-6)
+    table = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
+    np.testing.assert_allclose(normalize(torch.from_numpy(table), mean, std).numpy(), (table - mean) / std, atol=1e-5)

@@ -1,0 +1,87 @@
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+MakeRun = Callable[..., Path]
+
+CONFIG = {
+    "name": None,
+    "seed": 7,
+    "rounds": 4,
+    "clients": 3,
+    "strategy": {"name": "fedloge", "mu": 0.01},
+    "data": {"name": "digits", "imbalance_factor": 1.0, "partition": {"name": "dirichlet", "alpha": 0.3}},
+    "model": {"name": "cnn", "width": None},
+    "engine": {"name": "auto", "threads": 1},
+}
+
+# Two evaluations, in rounds 2 and 4; a third value of the loss in between.
+ROWS = [
+    {"round": 1, "time_s": 0.5, "metrics": {"train/loss": 2.0}},
+    {"round": 2, "time_s": 1.0, "metrics": {"train/loss": 1.5, "global/accuracy": 0.25, "global/loss": 1.75}},
+    {"round": 3, "time_s": 1.5, "metrics": {"train/loss": 1.0}},
+    {
+        "round": 4,
+        "time_s": 2.0,
+        "metrics": {
+            "train/loss": 0.5,
+            "global/accuracy": 0.875,
+            "global/loss": 0.5,
+            "clients/accuracy": 0.75,
+            "global_psi/accuracy": 0.9,
+        },
+    },
+]
+COUNTS = [[5, 0, 1], [0, 7, 0], [2, 2, 2]]
+
+
+@pytest.fixture(autouse=True)
+def _coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw quickly: no test looks at single pixels."""
+    monkeypatch.setattr("fedsim.report.figures._DPI", 50)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Write a run folder and return its path; a part given as None is left out."""
+
+    def make(
+        folder: str = "run",
+        rows: Sequence[Mapping[str, Any]] | None = ROWS,
+        summary: Mapping[str, Any] | None = {},
+        counts: Any = COUNTS,
+        config: Mapping[str, Any] = {},
+        environment: Mapping[str, Any] | None = {"python": "3.11", "versions": {"torch": "2.11"}},
+    ) -> Path:
+        path = tmp_path / folder
+        path.mkdir(parents=True)
+        (path / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **config}, sort_keys=False))
+        if environment is not None:
+            (path / "environment.json").write_text(json.dumps(environment))
+        if rows is not None:
+            (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if counts is not None:
+            np.savez(path / "partition.npz", label_counts=np.asarray(counts))
+        if summary is not None:
+            ended = {
+                "status": "finished",
+                "name": folder,
+                "rounds_done": 4,
+                "rounds": 4,
+                "engine": {"name": "inprocess"},
+                "wall_time_s": 125.0,
+                "model_sha256": "ab" * 32,
+                "metrics": rows[-1]["metrics"] if rows else {},
+                "per_class_accuracy": [0.9, 0.5, None],
+                "class_counts": [7, 9, 3],
+                "failures": 0,
+            }
+            (path / "summary.json").write_text(json.dumps({**ended, **summary}))
+        return path
+
+    return make

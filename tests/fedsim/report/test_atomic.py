@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+
+from fedsim.errors import FedsimError
+from fedsim.atomic import write_atomically
+
+
+def test_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    assert write_atomically(path, b"one") == path
+    write_atomically(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_atomically(tmp_path / "file", b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fedsim.atomic.os.fsync", full)
+    with pytest.raises(FedsimError, match="cannot be written"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FedsimError, match="give another place"):
+        write_atomically(tmp_path / "file" / "inside", b"")
+    with pytest.raises(FedsimError, match="give another place"):
+        write_atomically(tmp_path, b"")
