@@ -145,7 +145,7 @@ def test_files_that_are_no_archives(tmp_path):
             load_dataset(DataConfig(name=f"npz:{path}"), 0)
 
 
-@settings(max_examples=4000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_damaged_archives_are_read_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "damaged.npz"

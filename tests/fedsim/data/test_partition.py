@@ -128,6 +128,12 @@ def test_min_samples_is_met_or_refused():
         split(y, 20, name="dirichlet", min_samples=51)
 
 
+def test_probabilities_that_underflow_are_refused():
+    # Legacy NumPy's Gamma(0.001) draws underflow to 0 about every other time: of 50 classes some get 0 / 0.
+    with pytest.raises(FedsimError, match=r"alpha: 0\.001 is too small for 2 clients"):
+        split(np.arange(100) % 50, 2, name="multinomial", alpha=0.001)
+
+
 def test_the_default_works_for_100_clients_on_long_tailed_digits():
     y = np.repeat(np.arange(10), long_tail_counts(10, 125, 0.2))
     for seed in range(5):
