@@ -43,7 +43,8 @@ class TestSet:
 
     __test__ = False  # no test case, whatever pytest makes of the name
 
-    def __init__(self, dataset: Dataset, device: torch.device) -> None:
+    def __init__(self, dataset: Dataset, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
         self.num_classes = dataset.num_classes
         self.x = torch.from_numpy(dataset.x_test).to(device)
         self.y = torch.from_numpy(dataset.y_test).to(device)
@@ -54,7 +55,7 @@ class TestSet:
         """Return the score of every head; `heads` maps inputs (B, ...) to logits (B, C) by name."""
         parts: dict[str, list[Tensor]] = {}
         for x in torch.split(self.x, _BATCH):
-            for head, logits in heads(normalize(x, self.mean, self.std)).items():
+            for head, logits in heads(normalize(x, self.mean, self.std).to(self.dtype)).items():
                 parts.setdefault(head, []).append(logits)
         return {head: self._score(torch.cat(logits)) for head, logits in parts.items()}
 

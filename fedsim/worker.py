@@ -23,6 +23,7 @@ from fedsim.models.build import build_model, has_batch_coupling
 from fedsim.records import Tensors, from_numpy, to_record, to_tensors
 from fedsim.registry import load_strategy
 from fedsim.server import WeightedMean
+from fedsim.training.precision import prepare, set_matrix_units
 from fedsim.training.trainer import Trainer, TrainingData, Work
 
 _EVAL_BATCH = 500
@@ -59,11 +60,13 @@ class Worker:
         self.device = resolve_device(config.engine.device)
         dataset = data.dataset
         model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
-        self.client = load_strategy(config.strategy.name).client(config, model.to(self.device))
+        model = prepare(model, config.training, self.device)
+        set_matrix_units(config.training)
+        self.client = load_strategy(config.strategy.name).client(config, model)
         mean, std = (torch.tensor(v, device=self.device) for v in (dataset.mean, dataset.std))
         self.train_set = TrainingData(
             from_numpy(dataset.x_train).to(self.device), from_numpy(dataset.y_train).to(self.device), mean, std,
-            config.data.augment, crop_padding(dataset.input_shape),
+            config.data.augment, crop_padding(dataset.input_shape), model.classifier.weight.dtype,
         )  # fmt: skip
         self._test_set: TrainingData | None = None
         self.trainer = Trainer(self.client, self.train_set, config.training, config.seed, has_batch_coupling(model))
@@ -149,22 +152,23 @@ class Worker:
         sent = State(
             *({name: part[name] for name in like} for part, like in zip(trained.state, received.state, strict=True))
         )
-        finite = _finite_rows(sent)
-        replies = {}
-        for row, lane in enumerate(trained.lanes):
-            work = works[lane]
-            if not finite[row]:
-                replies[work.client] = Reply(None, "its update holds NaN or Inf")
-                continue
-            metrics: dict[str, Any] = {name: float(value[row]) for name, value in trained.metrics.items()}
-            content = RecordDict({"metrics": MetricRecord({"num-examples": len(work.rows), **metrics})})
+        examples = np.array([len(works[lane].rows) for lane in trained.lanes], np.float64)
+        everyone = np.arange(len(examples))
+        mean = None if chunk_mean is None else _weighted_mean(sent, everyone, examples)
+        # A mean is finite only where every summand is, which saves looking at each.
+        good = everyone if mean is not None and _is_finite(mean) else np.flatnonzero(_finite_rows(sent))
+        if chunk_mean is not None and mean is not None and len(good):
+            mean = mean if len(good) == len(everyone) else _weighted_mean(sent, good, examples)
+            chunk_mean.add(mean, float(examples[good].sum()))
+        replies = {works[lane].client: Reply(None, "its update holds NaN or Inf") for lane in trained.lanes}
+        metrics = {name: value.tolist() for name, value in trained.metrics.items()}
+        for row in good.tolist():
+            measured = {"num-examples": int(examples[row]), **{name: values[row] for name, values in metrics.items()}}
+            content = RecordDict({"metrics": MetricRecord(measured)})
             if chunk_mean is None:
                 content["arrays"] = to_record({name: value[row] for part in sent for name, value in part.items()})
-            replies[work.client] = Reply(content, state=_kept(trained.state, received.state, row))
-        if chunk_mean is not None and finite.any():
-            rows = np.flatnonzero(finite)
-            examples = np.array([len(works[trained.lanes[row]].rows) for row in rows], np.float64)
-            chunk_mean.add(_weighted_rows(sent, rows, examples / examples.sum()), float(examples.sum()))
+            client = works[trained.lanes[row]].client
+            replies[client] = Reply(content, state=_kept(trained.state, received.state, row))
         return replies
 
     # Evaluation ---------------------------------------------------------------------------------------------------
@@ -256,19 +260,23 @@ def _kept(state: State, sent: State, row: int) -> RecordDict | None:
     return RecordDict({"personal": to_record(params), "personal-buffers": to_record(buffers)})
 
 
+def _is_finite(tensors: Tensors) -> bool:
+    return bool(torch.stack([value.sum() for value in tensors.values()]).sum().isfinite())
+
+
 def _finite_rows(state: State) -> npt.NDArray[np.bool_]:
     """Return per client, (clients,), whether all of its tensors are finite: a sum is not where a summand is not."""
-    sums = [value.reshape(len(value), -1).sum(1, dtype=torch.float64) for part in state for value in part.values()]
+    sums = [value.reshape(len(value), -1).sum(1).double() for part in state for value in part.values()]
     return torch.stack(sums).sum(0).isfinite().cpu().numpy()
 
 
-def _weighted_rows(state: State, rows: npt.NDArray[np.intp], weights: npt.NDArray[np.float64]) -> Tensors:
-    """Return sum_i weights[i] * tensor[rows[i]] of every tensor; integers come back as float64."""
+def _weighted_mean(state: State, rows: npt.NDArray[np.intp], weights: npt.NDArray[np.float64]) -> Tensors:
+    """Return sum_i w_i tensor[i] / sum_i w_i over `rows` of every tensor; integers come back as float64."""
+    shares = weights[rows] / weights[rows].sum()
     out = {}
     for part in state:
         for name, value in part.items():
             picked = value if len(rows) == len(value) else value[torch.from_numpy(rows).to(value.device)]
             picked = picked if picked.is_floating_point() else picked.double()
-            factors = torch.from_numpy(weights).to(picked.device, picked.dtype)
-            out[name] = torch.tensordot(factors, picked, dims=1)
+            out[name] = torch.tensordot(torch.from_numpy(shares).to(picked.device, picked.dtype), picked, dims=1)
     return out

@@ -14,7 +14,7 @@ def normalize(x: Tensor, mean: tuple[float, ...] | Tensor, std: tuple[float, ...
     centre, scale = (torch.as_tensor(values, dtype=torch.float32, device=x.device) for values in (mean, std))
     if x.dtype != torch.uint8:
         return (x - centre) / scale
-    return (x.float() / 255 - centre[:, None, None]) / scale[:, None, None]
+    return x.float().sub_(255 * centre[:, None, None]).div_(255 * scale[:, None, None])
 
 
 def crop_padding(input_shape: tuple[int, ...]) -> int:

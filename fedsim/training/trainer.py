@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import vmap
+from torch.func import grad, vmap
 
 from fedsim.client import Batch, Client, Extras, Phase, State
 from fedsim.config import TrainingConfig
@@ -18,6 +19,7 @@ from fedsim.randomness import torch_seed
 from fedsim.records import Tensors
 from fedsim.training.batches import BatchPlan, Ints, plan_batches
 from fedsim.training.optimizers import Optimizer, clip
+from fedsim.training.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,18 @@ class TrainingData:
     """(C,) float32."""
     augment: Literal["none", "crop", "crop_flip"]
     pad: int
+    dtype: torch.dtype = torch.float32
+    """Of the batches."""
 
     def batch(self, index: Tensor, draws: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return normalised samples (*index.shape, ...) and labels of the rows `index`."""
         x = self.x[index]
         if draws is not None:
             x = augment(x.flatten(0, index.dim() - 1), draws.flatten(0, -2), self.pad).view_as(x)
-        return normalize(x, self.mean, self.std), self.y[index]
+        return normalize(x, self.mean, self.std).to(self.dtype), self.y[index]
 
+
+_BLOCK_FLOATS = 4_000_000  # 16 MB of normalised samples read ahead
 
 Rows = slice | Ints
 """Some clients of a chunk; a slice is taken as a view."""
@@ -85,8 +91,7 @@ class Trainer:
         )
         metrics: Tensors = {}
         # Dropout draws from torch's own generator: it is put to these clients' address, and back afterwards.
-        with torch.random.fork_rng(devices=[self.data.x.device] if self.data.x.is_cuda else []):
-            torch.manual_seed(torch_seed(self.seed, "dropout", server_round, works[0].client))
+        with _seeded(self.data.x.device, torch_seed(self.seed, "dropout", server_round, works[0].client)):
             for number, phase in enumerate(self.client.phases()):
                 plan = plan_batches(
                     [work.rows for work in works],
@@ -104,36 +109,56 @@ class Trainer:
     def _run_phase(self, phase: Phase, state: State, extras: Extras, plan: BatchPlan) -> Tensors:
         """Take the steps of one phase, writing to `state`; returns the mean of each metric, (clients,)."""
         device = self.data.x.device
-        trained = {name: value for name, value in state.params.items() if phase.trains(name)}
-        optimizer = Optimizer(self.config, trained)
-        loss_fn = _lanes(phase, extras) if plan.counts.shape[1] > 1 else _single(phase, extras)
-        index = torch.from_numpy(plan.index).to(device)
-        draws = None if plan.draws is None else torch.from_numpy(plan.draws).to(device)
+        trained = [name for name in state.params if phase.trains(name)]
+        optimizer = Optimizer(self.config, {name: state.params[name] for name in trained})
+        together = plan.counts.shape[1] > 1
+        step_fn = _lanes(phase, extras) if together else _single(phase, extras, self.config.channels_last)
         counts = torch.from_numpy(plan.counts).to(device, torch.float32)
         sums: Tensors = {}
-        for step, sizes in enumerate(plan.counts):
+        for step, (sizes, (x, y)) in enumerate(zip(plan.counts, self._batches(plan), strict=True)):
             for rows, width in _groups(sizes, exact=self.batch_coupling):
-                x, y = self.data.batch(index[step, rows, :width], None if draws is None else draws[step, rows, :width])
-                padded = bool((sizes[rows] < width).any())
-                mask = (torch.arange(width, device=device) < counts[step, rows, None]).float() if padded else None
+                mask = None
+                if (sizes[rows] < width).any():
+                    mask = (torch.arange(width, device=device) < counts[step, rows, None]).float()
                 params, buffers = _take(state.params, rows), _take(state.buffers, rows)
-                leaves = {name: params[name].detach().requires_grad_() for name in trained}
-                loss, metrics = loss_fn(params | leaves, buffers, x, y, mask)
-                grads = torch.autograd.grad(loss.sum(), list(leaves.values()))
+                moving = {name: params.pop(name) for name in trained}
+                with autocast(self.config, device):
+                    grads, loss, metrics = step_fn(moving, params, buffers, x[rows, :width], y[rows, :width], mask)
                 if self.config.clip_norm is not None:
-                    grads = tuple(clip(grads, self.config.clip_norm))
-                stepped = {name: leaf.detach() for name, leaf in leaves.items()}
+                    grads = clip(grads, self.config.clip_norm)
                 slots = {slot: _take(values, rows) for slot, values in optimizer.state.items()}
-                optimizer.step(stepped, grads, slots, step)
+                optimizer.step(moving, grads, slots, step)
                 if not isinstance(rows, slice):  # the rows were copied out
-                    _put(state.params, stepped, rows)
+                    _put(state.params, moving, rows)
                     _put(state.buffers, buffers, rows)
                     for slot, values in slots.items():
                         _put(optimizer.state[slot], values, rows)
                 for name, value in ({"loss": loss} | metrics).items():
                     total = sums.setdefault(name, torch.zeros_like(counts[0]))
-                    total[rows] += value.detach() * counts[step, rows]
+                    total[rows] += value * counts[step, rows]
         return {name: total / counts.sum(0).clamp_min(1.0) for name, total in sums.items()}
+
+    def _batches(self, plan: BatchPlan) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs (clients, B, ...) and labels (clients, B) of each step, several steps read at once."""
+        index = torch.from_numpy(plan.index).to(self.data.x.device)
+        draws = None if plan.draws is None else torch.from_numpy(plan.draws).to(self.data.x.device)
+        floats = plan.index[0].size * self.data.x[0].numel() if len(plan.index) else 1
+        block = max(1, _BLOCK_FLOATS // floats)
+        for start in range(0, len(index), block):
+            some = slice(start, start + block)
+            x, y = self.data.batch(index[some], None if draws is None else draws[some])
+            yield from zip(x, y, strict=True)
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed the generators of this device and the CPU, and put them back afterwards."""
+    # Not torch.manual_seed: where CUDA is not yet in use it files a stack trace for each of its devices.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        yield
 
 
 def _stack(shared: Tensors, own: Sequence[Tensors]) -> Tensors:
@@ -150,33 +175,46 @@ def _put(tensors: Tensors, values: Tensors, rows: Rows) -> None:
         tensors[name][rows] = value
 
 
-LossCall = Callable[[Tensors, Tensors, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensors]]
-"""(params, buffers, x, y, mask) -> (loss, metrics), each tensor with a leading client dimension."""
+StepFn = Callable[[Tensors, Tensors, Tensors, Tensor, Tensor, Tensor | None], tuple[Sequence[Tensor], Tensor, Tensors]]
+"""(trained params, other params, buffers, x, y, mask) -> (gradients, loss, metrics), all (clients, ...)."""
 
 
-def _lanes(phase: Phase, extras: Extras) -> LossCall:
-    def loss(params: Tensors, buffers: Tensors, *batch: Tensor) -> tuple[Tensor, Tensors]:
-        return phase.loss(params, buffers, extras, Batch(*batch))
+def _lanes(phase: Phase, extras: Extras) -> StepFn:
+    def loss(
+        moving: Tensors, fixed: Tensors, buffers: Tensors, *batch: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensors]]:
+        value, metrics = phase.loss({**moving, **fixed}, buffers, extras, Batch(*batch))
+        return value, (value.detach(), {name: metric.detach() for name, metric in metrics.items()})
 
-    lanes = vmap(loss, randomness="different")
+    # The gradient inside of vmap: outside, those of stacked linear layers come transposed, which slows the update.
+    lanes = vmap(grad(loss, has_aux=True), randomness="different")
 
-    def call(params: Tensors, buffers: Tensors, x: Tensor, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensors]:
-        return lanes(params, buffers, x, y, *([] if mask is None else [mask]))
+    def step(
+        moving: Tensors, fixed: Tensors, buffers: Tensors, x: Tensor, y: Tensor, mask: Tensor | None
+    ) -> tuple[Sequence[Tensor], Tensor, Tensors]:
+        grads, (value, metrics) = lanes(moving, fixed, buffers, x, y, *([] if mask is None else [mask]))
+        return list(grads.values()), value, metrics
 
-    return call
+    return step
 
 
-def _single(phase: Phase, extras: Extras) -> LossCall:
+def _single(phase: Phase, extras: Extras, channels_last: bool) -> StepFn:
     """Call the loss of one client directly: vmap over a single lane would only cost time."""
 
     def one(tensors: Tensors) -> Tensors:
-        return {name: value.squeeze(0) for name, value in tensors.items()}
+        return {name: value[0] for name, value in tensors.items()}
 
-    def call(params: Tensors, buffers: Tensors, x: Tensor, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensors]:
-        loss, metrics = phase.loss(one(params), one(buffers), extras, Batch(x.squeeze(0), y.squeeze(0)))
-        return loss.unsqueeze(0), {name: value.unsqueeze(0) for name, value in metrics.items()}
+    def step(
+        moving: Tensors, fixed: Tensors, buffers: Tensors, x: Tensor, y: Tensor, mask: Tensor | None
+    ) -> tuple[Sequence[Tensor], Tensor, Tensors]:
+        leaves = {name: value.requires_grad_() for name, value in one(moving).items()}
+        inputs = x[0].contiguous(memory_format=torch.channels_last) if channels_last and x.dim() == 5 else x[0]
+        loss, metrics = phase.loss(leaves | one(fixed), one(buffers), extras, Batch(inputs, y[0]))
+        grads = torch.autograd.grad(loss, list(leaves.values()))
+        batched = {name: value.detach()[None] for name, value in metrics.items()}
+        return [gradient[None] for gradient in grads], loss.detach()[None], batched
 
-    return call
+    return step
 
 
 def _groups(counts: Ints, *, exact: bool) -> Iterator[tuple[Rows, int]]:
@@ -185,6 +223,9 @@ def _groups(counts: Ints, *, exact: bool) -> Iterator[tuple[Rows, int]]:
     Padding leaves a mean over samples as it is, so one group serves, unless a sample's output depends on the rest
     of its batch (`exact`): then only batches of equal size go together.
     """
+    if counts.min() == counts.max():
+        yield slice(len(counts)), int(counts[0])
+        return
     sizes = np.unique(counts[counts > 0])[::-1]
     if not exact or len(sizes) == 1:
         active = np.flatnonzero(counts)

@@ -1,0 +1,30 @@
+"""Number formats of a run: of parameters, of the arithmetic inside a step, and of matrix units."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from fedsim.config import TrainingConfig
+from fedsim.models.base import Classifier
+
+
+def prepare(model: Classifier, config: TrainingConfig, device: torch.device) -> Classifier:
+    """Return the model on `device` in the run's number format and memory layout."""
+    dtype = torch.float64 if config.precision == "float64" else torch.float32
+    model = model.to(device, dtype)
+    return model.to(memory_format=torch.channels_last) if config.channels_last else model
+
+
+def autocast(config: TrainingConfig, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context that a forward pass runs in: bfloat16 where that is safe, in mixed precision."""
+    if config.precision == "bf16-mixed":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def set_matrix_units(config: TrainingConfig) -> None:
+    """Allow or forbid this process to round float32 factors to TF32; torch's own default differs by operation."""
+    torch.backends.cuda.matmul.allow_tf32 = config.tf32
+    torch.backends.cudnn.allow_tf32 = config.tf32

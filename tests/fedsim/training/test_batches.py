@@ -1,0 +1,61 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsim.training.batches import plan_batches
+
+sizes_of_clients = st.lists(st.integers(0, 23), min_size=1, max_size=6)
+
+
+def plan(sizes, clients=None, epochs=2, batch_size=5, drop_single=False, augment="none", server_round=3, seed=0):
+    starts = np.cumsum([0, *sizes])
+    rows = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
+    return plan_batches(
+        rows, clients or list(range(len(sizes))), (seed, server_round, 0),
+        epochs=epochs, batch_size=batch_size, drop_single=drop_single, augment=augment, pad=1,
+    )  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(sizes_of_clients, st.integers(1, 3), st.integers(1, 8))
+def test_every_epoch_shows_every_sample_once(sizes, epochs, batch_size):
+    made = plan(sizes, epochs=epochs, batch_size=batch_size)
+    starts = np.cumsum([0, *sizes])
+    for lane, size in enumerate(sizes):
+        seen = [made.index[s, lane, : made.counts[s, lane]] for s in range(len(made.counts))]
+        per_epoch = -(-size // batch_size)
+        assert made.steps[lane] == epochs * per_epoch
+        for epoch in range(epochs):
+            shown = np.concatenate(seen[epoch * per_epoch : (epoch + 1) * per_epoch] or [np.empty(0, int)])
+            assert sorted(shown) == list(range(starts[lane], starts[lane] + size))
+
+
+@settings(deadline=None, max_examples=30)
+@given(sizes_of_clients, st.integers(1, 8))
+def test_a_batch_of_one_is_dropped_only_on_request(sizes, batch_size):
+    dropped = plan(sizes, batch_size=batch_size, drop_single=True)
+    assert not (dropped.counts == 1).any()
+    whole = plan(sizes, batch_size=batch_size)
+    assert dropped.counts.sum() == whole.counts[whole.counts > 1].sum()
+
+
+def test_a_client_sees_the_same_batches_whoever_is_in_its_chunk():
+    alone = plan_batches(
+        [np.arange(100, 107)], [4], (0, 3, 0), epochs=2, batch_size=5, drop_single=False, augment="crop_flip", pad=1
+    )
+    among = plan_batches(
+        [np.arange(40), np.arange(100, 107)], [9, 4], (0, 3, 0),
+        epochs=2, batch_size=5, drop_single=False, augment="crop_flip", pad=1,
+    )  # fmt: skip
+    for step, count in enumerate(alone.counts[:, 0]):
+        assert among.counts[step, 1] == count
+        assert np.array_equal(among.index[step, 1, :count], alone.index[step, 0, :count])
+        assert np.array_equal(among.draws[step, 1, :count], alone.draws[step, 0, :count])
+
+
+@pytest.mark.parametrize("change", [{"server_round": 4}, {"seed": 1}, {"clients": [7]}])
+def test_another_round_seed_or_client_draws_another_order(change):
+    assert not np.array_equal(plan([20]).index, plan([20], **change).index)
