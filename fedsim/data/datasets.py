@@ -1,9 +1,10 @@
 """Data sets in memory: images as uint8, labels as int64, by name or from a file."""
 
+import gzip
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -119,11 +120,14 @@ def _moments(x: Array) -> tuple[Floats, Floats]:
 
 def _digits() -> tuple[Part, Part]:
     """Split the embedded digits into 48 test images per class and 1,317 training images, the same in every run."""
-    from sklearn.datasets import load_digits
-
-    bunch: Any = load_digits()
-    x = np.rint(bunch.images[:, None] * (255 / 16)).astype(np.uint8)
-    y = bunch.target.astype(np.int64)
+    # The file that sklearn.datasets.load_digits reads: importing scikit-learn takes a second, more than a first round.
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    with gzip.open(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+        table = np.loadtxt(file, delimiter=",")
+    x = np.rint(table[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+    y = table[:, -1].astype(np.int64)
     is_test = np.zeros(len(y), dtype=np.bool_)
     for c in range(10):
         is_test[generator(0, "digits-split", c).permutation(np.flatnonzero(y == c))[:48]] = True

@@ -147,7 +147,8 @@ def _through_flwr(config: PartitionConfig, column: IntArray, clients: int, rng: 
         try:
             partitioner.load_partition(0)
         except (ValueError, ZeroDivisionError) as error:  # the latter for shards of no sample
-            reason = " ".join(str(error).split(". ")[0].split())  # what follows advises on options we do not have
+            # What follows the first sentence advises on options we do not have.
+            reason = "too few" if isinstance(error, ZeroDivisionError) else " ".join(str(error).split(". ")[0].split())
             raise FedsimError(
                 f"data.partition: {config.name} cannot split {len(column)} samples over {clients} clients ({reason}); "
                 f"{_REMEDIES[config.name]}"

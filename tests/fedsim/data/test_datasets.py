@@ -73,3 +73,14 @@ def test_what_cannot_be_downloaded_is_one_line(tmp_path: Path, monkeypatch, fail
     assert "\n" not in text
     assert str(tmp_path / "cifar100.npz") in text
     assert f"torchvision.datasets.CIFAR100('{tmp_path}', download=True)" in text
+
+
+def test_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    ours = load_dataset(DataConfig(), 0)
+    theirs = load_digits()
+    together = np.concatenate([ours.x_train, ours.x_test])[:, 0]
+    labelled = sorted((x.tobytes(), int(y)) for x, y in zip(together, [*ours.y_train, *ours.y_test], strict=True))
+    pixels = np.rint(theirs.images * (255 / 16)).astype(np.uint8)
+    assert labelled == sorted((x.tobytes(), int(y)) for x, y in zip(pixels, theirs.target, strict=True))
