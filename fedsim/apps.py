@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.engine.flower_internals import client_context, error_reply, node_of
+from fedsim.engine.flower_internals import client_context, error_reply, new_run, node_of
 from fedsim.records import copy_records
 from fedsim.worker import Reply, Worker
 
@@ -37,6 +37,7 @@ class AppWorker:
 
     def __init__(self, app: ClientApp, num_clients: int) -> None:
         self.app, self.num_clients = app, num_clients
+        new_run()  # whose messages this process is to build
 
     def run_chunk(
         self, kind: str, contents: Sequence[RecordDict], clients: Sequence[int], states: Sequence[RecordDict]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing_extensions import TypedDict
 
+from fedsim.engine.record_file import require_whole
+from fedsim.engine.states import ClientStates, file_name
 from fedsim.errors import FedsimError
-from fedsim.records import Tensors, to_record, to_tensors
+from fedsim.records import Tensors
 
 _KEPT = 2  # the newest, and the one before in case a disk fails
 
@@ -31,8 +34,8 @@ class Checkpoint:
     """The global tensors."""
     server: tuple[Tensors, dict[str, Any]]
     """The server's `state_dict()`."""
-    clients: Mapping[int, RecordDict]
-    """The state of each client that has one."""
+    clients: ClientStates
+    """The state of each client that has one: written one by one, read when asked for."""
     trained: list[int]
     """Clients that have trained."""
     metrics: list[dict[str, Any]]
@@ -41,38 +44,33 @@ class Checkpoint:
     """Client replies lost so far."""
 
     def save(self, run_folder: Path) -> None:
-        """Write this checkpoint under a run folder and drop old ones."""
+        """Write this checkpoint under a run folder and drop old ones.
+
+        A client's state that has not changed since the last one is a hard link to the file there.
+        """
         folder = run_folder / "checkpoints"
+        for rest in folder.glob(".round-*"):  # of a process that was killed here
+            shutil.rmtree(rest)
         final, temporary = folder / _name(self.round), folder / f".{_name(self.round)}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        tensors = {f"model/{name}": value for name, value in self.model.items()}
-        tensors |= {f"server/{name}": value for name, value in self.server[0].items()}
-        values: dict[str, Any] = {}
-        for client, state in self.clients.items():
-            for key, record in state.items():
-                if isinstance(record, ArrayRecord):
-                    tensors |= {f"client/{client}/{key}/{name}": value for name, value in to_tensors(record).items()}
-                    values.setdefault(str(client), {})[key] = ["arrays", None]
-                else:
-                    kind = "metrics" if isinstance(record, MetricRecord) else "config"
-                    values.setdefault(str(client), {})[key] = [kind, {n: _plain(v) for n, v in record.items()}]
-        save_file(
-            {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
-            temporary / "tensors.safetensors",
-        )
+        (temporary / "clients").mkdir(parents=True)
+        new = self.clients.write_committed(temporary / "clients")
+        groups = {"model": self.model, "server": self.server[0]}
+        tensors = {f"{group}/{name}": value for group, part in groups.items() for name, value in part.items()}
+        save_file(_saveable(tensors), temporary / "tensors.safetensors")
         state_json = {
-            "round": self.round, "server": self.server[1], "clients": values, "trained": self.trained,
-            "metrics": self.metrics, "failures": self.failures,
+            "round": self.round, "server": self.server[1], "clients": self.clients.committed(),
+            "names": {group: list(part) for group, part in groups.items()},
+            "trained": self.trained, "metrics": self.metrics, "failures": self.failures,
         }  # fmt: skip
         (temporary / "state.json").write_text(json.dumps(state_json), encoding="utf-8")
-        for path in [temporary / "tensors.safetensors", temporary / "state.json", temporary]:
+        for path in [*new, temporary / "tensors.safetensors", temporary / "state.json", temporary / "clients"]:
             _fsync(path)
-        shutil.rmtree(final, ignore_errors=True)
+        _fsync(temporary)
+        _remove([final] if final.exists() else [])
         temporary.rename(final)
         _fsync(folder)
-        for old in sorted(folder.glob("round-*"))[:-_KEPT]:
-            shutil.rmtree(old)
+        self.clients.moved_to(final / "clients")
+        _remove(sorted(folder.glob("round-*"))[:-_KEPT])
 
 
 def load_latest(run_folder: Path) -> Checkpoint | None:
@@ -89,54 +87,59 @@ def load_latest(run_folder: Path) -> Checkpoint | None:
     folder = folders[-1]
     try:
         tensors = load_file(folder / "tensors.safetensors")
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        model, server, arrays = _sorted(tensors)
-        clients = {
-            int(client): RecordDict({
-                key: to_record(arrays.get((client, key), {})) if kind == "arrays"
-                else MetricRecord(value) if kind == "metrics"
-                else ConfigRecord({name: _unplain(v) for name, v in value.items()})
-                for key, (kind, value) in records.items()
-            })
-            for client, records in state["clients"].items()
-        }  # fmt: skip
-        return Checkpoint(
-            state["round"],
-            model,
-            (server, state["server"]),
-            clients,
-            state["trained"],
-            state["metrics"],
-            state["failures"],
+        state = _StateFile.model_validate_json((folder / "state.json").read_bytes())
+        # In the order of the run that wrote them: files sort names, and a sum over names must not depend on that.
+        model, server = (
+            {name: tensors[f"{group}/{name}"] for name in state.names[group]} for group in ("model", "server")
         )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
+        files = {client: folder / "clients" / file_name(client) for client in state.clients}
+        for path in files.values():
+            require_whole(path)
+        clients = ClientStates()
+        clients.adopt(files)
+        return Checkpoint(
+            state.round, model, (server, state.server), clients, state.trained, list(map(dict, state.metrics)),
+            state.failures,
+        )  # fmt: skip
+    except (OSError, FedsimError, SafetensorError, ValueError, KeyError):
         remedy = "remove that folder to go on from the one before" if len(folders) > 1 else "start the run again"
         raise FedsimError(f"{folder}: the checkpoint is damaged; {remedy}") from None
 
 
-def _sorted(tensors: Tensors) -> tuple[Tensors, Tensors, dict[tuple[str, str], Tensors]]:
-    groups: dict[str, Tensors] = {"model": {}, "server": {}}
-    arrays: dict[tuple[str, str], dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        group, rest = name.split("/", 1)
-        if group == "client":
-            client, key, rest = rest.split("/", 2)
-            arrays.setdefault((client, key), {})[rest] = value
-        else:
-            groups[group][rest] = value
-    return groups["model"], groups["server"], arrays
+class _Line(TypedDict):
+    round: int
+    time_s: float
+    metrics: dict[str, float | None]
+    failures: NotRequired[dict[str, list[int]]]
+
+
+class _StateFile(BaseModel):
+    """What state.json holds."""
+
+    model_config = ConfigDict(strict=True)
+
+    round: int = Field(ge=0)
+    server: dict[str, Any]
+    clients: list[int]
+    names: dict[str, list[str]]
+    trained: list[int]
+    metrics: list[_Line]
+    failures: int = Field(ge=0)
 
 
 def _name(server_round: int) -> str:
     return f"round-{server_round:08d}"
 
 
-def _plain(value: Any) -> Any:
-    return {"hex": value.hex()} if isinstance(value, bytes) else value
+def _remove(folders: Sequence[Path]) -> None:
+    for old in folders:  # renamed first: a checkpoint is never there in part
+        hidden = old.with_name(f".{old.name}.old")
+        old.rename(hidden)
+        shutil.rmtree(hidden)
 
 
-def _unplain(value: Any) -> Any:
-    return bytes.fromhex(value["hex"]) if isinstance(value, dict) else value
+def _saveable(tensors: Tensors) -> Tensors:
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
 
 def _fsync(path: Path) -> None:
@@ -150,7 +153,7 @@ def _fsync(path: Path) -> None:
 def save_model(path: Path, tensors: Tensors) -> None:
     """Write a state dict as one safetensors file, atomically; equal tensors give equal bytes."""
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file({name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}, temporary)
+    save_file(_saveable({name: tensors[name] for name in sorted(tensors)}), temporary)
     _fsync(temporary)
     temporary.replace(path)
 
@@ -161,3 +164,8 @@ def load_model(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)  # type: ignore[no-any-return]
     except (OSError, SafetensorError) as error:
         raise FedsimError(f"{path}: not a readable model file ({type(error).__name__})") from None
+
+
+def sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,30 +14,42 @@ import click
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from fedsim import __version__
-from fedsim.errors import FedsimError, nearest
+from fedsim.errors import FedsimError, RunFailed, nearest
+
+
+class _Commands(TyperGroup):
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands:
+            raise FedsimError(f"fedsim {cmd_name}: no such command; {nearest(cmd_name, self.commands)}")
+        return super().get_command(ctx, cmd_name)
+
 
 app = typer.Typer(
     name="fedsim",
+    cls=_Commands,
     help="Train federations with published methods, and make their models forget; both leave evidence.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_LISTS = ("strategies", "datasets", "models", "partitions", "presets")
+_LISTS = ("strategies", "datasets", "models", "partitions", "presets", "unlearning")
 
 
 @app.callback(invoke_without_command=True)
 def _main(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
-        print(f"fedsim {__version__}")  # noqa: T201  # the version, for scripts
+        typer.echo(f"fedsim {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command("run")
@@ -65,7 +78,7 @@ def run_command(
     flags: dict[str, Any] = {
         "strategy.name": strategy,
         "clients": clients,
-        "cohort": int(cohort) if cohort and cohort.isdigit() else cohort,
+        "cohort": cohort,
         "rounds": rounds,
         "data.name": dataset,
         "data.root": None if data_root is None else str(data_root),
@@ -81,54 +94,120 @@ def run_command(
     flags = {key: value for key, value in flags.items() if value is not None}
     from fedsim.config import find_config, parse_override
 
+    overrides = dict(map(parse_override, sets or []))
+    given = {"--config": config, "--force": force, **flags, **overrides}
+    if resume is not None and (useless := [key for key, value in given.items() if value not in (None, False)]):
+        raise FedsimError(
+            f"--resume: the run keeps the configuration in {resume / 'config.yaml'}; leave out {useless[0]}"
+        )
+    layers = [find_config(config)] if config else []
+
     console = Console(soft_wrap=True)
-    if resume is not None:
-        if given := [*flags, *([] if config is None else ["config"]), *(sets or [])]:
-            raise FedsimError(f"--resume: the run keeps its own configuration, so {given[0]} cannot be given with it")
-        from fedsim import runner
-        from fedsim.progress import progress_for
+    from fedsim import runner
+    from fedsim.progress import progress_for
 
-        result = runner.resume(resume, progress_for(console, quiet))
-    else:
-        layers = [find_config(config)] if config else []
-        overrides = dict(map(parse_override, sets or []))
-        from fedsim import runner
-        from fedsim.progress import progress_for
-
-        result = runner.run_layers([*layers, flags, overrides], force=force, progress=progress_for(console, quiet))
+    progress = progress_for(console, quiet)
+    try:
+        if resume is not None:
+            result = runner.resume(resume, progress)
+        else:
+            result = runner.run_layers([*layers, flags, overrides], force=force, progress=progress)
+    except KeyboardInterrupt as interrupt:
+        raise _Interrupted(str(interrupt) or "interrupted") from None
     if quiet:
-        console.print(str(result.folder), highlight=False)
+        console.print(str(result.folder), highlight=False, markup=False)
     else:
         from fedsim.report.run_folder import RunFolder
         from fedsim.report.show import render_summary
 
-        console.print(render_summary(RunFolder.open(result.folder)))
+        Console().print(render_summary(RunFolder.open(result.folder)))
+
+
+class _Interrupted(RunFailed):
+    exit_code = 130
+
+
+@app.command("unlearn")
+def unlearn_command(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    forget: Annotated[
+        str,
+        typer.Option(
+            help="client=7, clients=7,9, class=3, identity=12, indices=FILE or random=0.01; several joined with +."
+        ),
+    ],
+    method: Annotated[str, typer.Option(help="Names joined with commas, or all; see: fedsim list unlearning.")],
+    compare: Annotated[str | None, typer.Option(help="retrain: the model to come near to, from scratch.")] = None,
+    seeds: Annotated[int, typer.Option(help="Repetitions, each with its own original and oracle.")] = 1,
+    name: Annotated[str | None, typer.Option(help="Name of the folder under RUN/unlearned.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="METHOD.option=value. Repeatable.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an outcome of the same name.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
+) -> None:
+    """Make a finished run forget, and measure how far that is from never having known."""
+    from fedsim.config import parse_override
+
+    overrides = dict(map(parse_override, sets or []))
+    methods = [word for part in method.split(",") if (word := part.strip())]
+    console = Console(soft_wrap=True)
+    from fedsim.progress import progress_for
+    from fedsim.unlearn.runner import unlearn
+    from fedsim.unlearn.table import render_comparison
+
+    def say(line: str) -> None:
+        if not quiet:
+            console.print(line, highlight=False, markup=False)
+
+    try:
+        outcome = unlearn(
+            run, methods, forget, compare=compare, seeds=seeds, name=name, overrides=overrides, force=force,
+            progress=progress_for(console, quiet), say=say,
+        )  # fmt: skip
+    except KeyboardInterrupt as interrupt:
+        raise _Interrupted(str(interrupt) or "interrupted") from None
+    if quiet:
+        console.print(str(outcome.folder), highlight=False, markup=False)
+    else:
+        Console().print("", render_comparison(outcome.comparison, outcome.folder))
 
 
 @app.command("list")
 def list_command(
     what: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(_LISTS)}. All by default.")] = None,
 ) -> None:
-    """List strategies, datasets, models, partitions and presets."""
+    """List strategies, datasets, models, partitions, presets and unlearning methods."""
     if what is not None and what not in _LISTS:
         raise FedsimError(f"list {what}: no such list; {nearest(what, _LISTS)}")
     from fedsim.config import preset_names
     from fedsim.data.config import available_datasets, partition_names
     from fedsim.models.config import available_models
     from fedsim.registry import describe
+    from fedsim.unlearn.methods import describe_unlearning
 
-    rows = {
+    rows: Mapping[str, Callable[[], Mapping[str, str]]] = {
         "strategies": lambda: {name: summary for name, (_, summary) in describe("strategies").items()},
         "datasets": available_datasets,
         "models": available_models,
         "partitions": partition_names,
         "presets": preset_names,
+        "unlearning": describe_unlearning,
     }
-    console = Console()
-    for kind in [what] if what else _LISTS:
-        table = Table(title=None if what else kind, title_justify="left", show_header=False, box=None, pad_edge=False)
-        for name, description in sorted(rows[kind]().items()):
-            table.add_row(name, description)
+    console = Console(highlight=False, markup=False)
+    for number, kind in enumerate([what] if what else _LISTS):
+        if not what:
+            console.print(f"\n{kind}" if number else kind, style="bold")
+        _print_names(console, rows[kind]())
+
+
+def _print_names(console: Console, names: Mapping[str, str]) -> None:
+    """Print a table on a terminal, and elsewhere, for grep, one line per name."""
+    width = max(map(len, names), default=0)
+    table = Table.grid(padding=(0, 2))
+    for name, description in sorted(names.items()):
+        table.add_row(name, description)
+        if not console.is_terminal:
+            console.print(f"{name.ljust(width)}  {description}", soft_wrap=True)
+    if console.is_terminal:
         console.print(table)
 
 
@@ -138,7 +217,14 @@ def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     from fedsim.report.run_folder import RunFolder
     from fedsim.report.show import render_summary
 
-    Console().print(render_summary(RunFolder.open(run)))
+    folder = RunFolder.open(run)
+    if "unlearn" in folder.config:
+        from fedsim.unlearn.comparison import read_comparison
+        from fedsim.unlearn.table import render_comparison
+
+        Console().print(render_comparison(read_comparison(run), run))
+    else:
+        Console().print(render_summary(folder))
 
 
 @app.command()
@@ -152,18 +238,21 @@ def report(
 
     folders = [RunFolder.open(run) for run in runs]
     path = write_report(folders, out or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html")))
-    Console(soft_wrap=True).print(str(path), highlight=False)
+    Console(soft_wrap=True).print(str(path), highlight=False, markup=False)
 
 
-def main() -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, by default this process's, and exit: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     try:
-        code = app(standalone_mode=False)
+        code = app(arguments, prog_name="fedsim", standalone_mode=False)
     except FedsimError as error:
-        _fail(str(error), 2)
+        _fail(str(error), error.exit_code)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "fedsim"
+        _fail(f"{error.format_message().rstrip('.')}; see: {command} --help", 2)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
-    except (KeyboardInterrupt, click.Abort):
+    if code == 130:  # what typer makes of Ctrl-C
         _fail("interrupted", 130)
     sys.exit(code if isinstance(code, int) else 0)
 

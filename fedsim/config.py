@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from fedsim.data.config import DataConfig
+from fedsim.config_errors import one_line, shown
+from fedsim.data.config import DataConfig, Dirichlet
 from fedsim.errors import FedsimError, nearest
 from fedsim.models.config import ModelConfig
 from fedsim.registry import StrategyConfig, describe, load_strategy
@@ -22,13 +23,13 @@ Nested = dict[str, Any]
 class TrainingConfig(Config):
     """The local work of a client in one round."""
 
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(2, ge=1)
     """Passes over the client's own data."""
     batch_size: int = Field(10, ge=1)
     """Samples per step; the last batch of an epoch may be smaller."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """Started afresh in every round."""
-    lr: float = Field(0.05, gt=0)
+    lr: float = Field(0.1, gt=0)
     """Learning rate."""
     momentum: float = Field(0.0, ge=0, lt=1)
     """Of SGD."""
@@ -36,6 +37,12 @@ class TrainingConfig(Config):
     """L2 penalty, added to the gradient."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of a client's gradient in one step; none by default."""
+    precision: Literal["float32", "float64", "bf16-mixed"] = "float32"
+    """Number format; bf16-mixed keeps float32 parameters and computes in bfloat16 where that is safe."""
+    tf32: bool = False
+    """Let a GPU round the factors of float32 products to TF32: faster, and other bits."""
+    channels_last: bool = False
+    """Memory layout of images; faster for large convolutions on GPUs. Clients trained at once keep the usual one."""
     cohort: Literal["auto", "sequential", "vectorized"] = "auto"
     """Train a chunk's clients one after another, or all at once; auto measures both and records its choice."""
     chunk: int | None = Field(None, ge=1)
@@ -65,6 +72,15 @@ class EngineConfig(Config):
     """Port of the dashboard."""
     retries: int = Field(2, ge=0)
     """How often a chunk is tried again when its Ray actor dies."""
+    state_memory_mb: int = Field(1024, ge=0)
+    """Memory for the states that clients keep; beyond it, those not used for longest wait on disk."""
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+            raise ValueError("must be auto, cpu, cuda or cuda:N")
+        return value
 
 
 class FaultsConfig(Config):
@@ -79,12 +95,10 @@ class FaultsConfig(Config):
 
     @model_validator(mode="after")
     def _shares(self) -> FaultsConfig:
-        if self.dropout + self.error + self.nan > 1:
-            raise ValueError("dropout, error and nan are shares of the same clients: their sum must be at most 1")
+        total = self.dropout + self.error + self.nan
+        if total > 1:
+            raise ValueError(f"dropout + error + nan, shares of the same clients, must be at most 1, got {total:g}")
         return self
-
-
-Cohort = Annotated[int | str | None, Field(union_mode="left_to_right")]
 
 
 class RunConfig(Config):
@@ -100,7 +114,7 @@ class RunConfig(Config):
     """Federated rounds."""
     clients: int = Field(20, ge=1)
     """Registered clients."""
-    cohort: Cohort = None
+    cohort: int | str | None = None
     """Clients sampled in a round: a number, a share such as 30%, or all by default."""
     min_replies: int = Field(1, ge=1)
     """Fewest good replies a round needs; with fewer the run stops at its last checkpoint."""
@@ -138,19 +152,23 @@ class RunConfig(Config):
     @classmethod
     def _folder_name(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
-            raise ValueError("a run's name consists of letters, digits, '.', '_' and '-'")
+            raise ValueError("must be letters, digits, '.', '_' and '-', the first no sign; folders go to --out")
         return value
 
-    @field_validator("cohort")
+    @field_validator("cohort", mode="before")
     @classmethod
-    def _share(cls, value: int | str | None) -> int | str | None:
-        if isinstance(value, str):
-            match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", value)
-            if not match or not 0 < float(match[1]) <= 100:
-                raise ValueError("must be a number of clients or a share such as 30%")
-        elif value is not None and value < 1:
-            raise ValueError("must be at least 1")
-        return value
+    def _number_or_share(cls, value: object) -> int | str | None:
+        if value is None:
+            return None
+        text = str(value).strip() if isinstance(value, int | str) and not isinstance(value, bool) else ""
+        if re.fullmatch(r"[+-]?\d+", text):
+            if int(text) < 1:
+                raise ValueError("must be at least 1")
+            return int(text)
+        share = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text)
+        if not share or not 0 < float(share[1]) <= 100:
+            raise ValueError("must be a whole number of clients, or a share of them from above 0% to 100%")
+        return text
 
     @model_validator(mode="after")
     def _possible(self) -> RunConfig:
@@ -197,25 +215,44 @@ def read_yaml(path: Path) -> Nested:
         If the file cannot be read or holds no mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        if isinstance(content, dict):
+            list(_flatten(content))
     except (OSError, UnicodeDecodeError) as error:
-        raise FedsimError(f"{path}: cannot be read as a configuration ({type(error).__name__})") from None
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise FedsimError(f"{path}: cannot be read as a configuration ({reason}); give a YAML file") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise FedsimError(f"{path}: {where}not valid YAML ({getattr(error, 'problem', 'malformed')})") from None
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise FedsimError(f"{path}: {where}not valid YAML ({reason}); mend it") from None
+    except (RecursionError, ValueError) as error:  # an alias to what it is in; a date such as 2024-13-01
+        raise FedsimError(f"{path}: not a configuration ({' '.join(str(error).split())}); mend it") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise FedsimError(f"{path}: a configuration is a mapping of keys to values")
+        raise FedsimError(f"{path}: must hold `key: value` lines, got {shown(content)}")
     return content
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads YAML and refuses a key that is given twice, of which it would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen and key.value != "<<":
+                    problem = f"the key {key.value!r} is given twice"
+                    raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def find_config(name_or_path: str) -> Nested:
-    """Return the raw configuration of a preset or a YAML file."""
-    preset = presets_folder() / f"{name_or_path}.yaml"
-    if preset.is_file():
-        return read_yaml(preset)
-    if Path(name_or_path).is_file():
-        return read_yaml(Path(name_or_path))
+    """Return the raw configuration of a preset, a YAML file or a run folder."""
+    given = Path(name_or_path)
+    for path in (presets_folder() / f"{name_or_path}.yaml", given, given / "config.yaml"):
+        if path.is_file():
+            return read_yaml(path)
     names = preset_names()
     raise FedsimError(f"--config {name_or_path}: neither a file nor a preset; {nearest(name_or_path, names)}")
 
@@ -224,14 +261,15 @@ def parse_override(text: str) -> tuple[str, Any]:
     """Return (dotted key, value) of `key.path=value`; the value is read as YAML."""
     key, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", key.strip()):
-        raise FedsimError(f"--set {text}: must have the form key.path=value")
+        raise FedsimError(f"--set {text}: must have the form key.path=value, such as training.lr=0.1")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+        return key.strip(), yaml.load(value, _Loader)
+    except (yaml.YAMLError, ValueError):
         raise FedsimError(f"--set {text}: the value is not valid YAML; quote it") from None
 
 
-_NAMED = ("strategy", "model", "data.partition")  # sections whose options belong to the name in them
+# Sections whose options belong to the name in them, and the name where none is given.
+_NAMED = {"strategy": "fedavg", "model": ModelConfig().name, "data.partition": Dirichlet().name}
 
 
 def set_key(target: Nested, key: str, value: Any) -> None:
@@ -241,28 +279,31 @@ def set_key(target: Nested, key: str, value: Any) -> None:
     for parent in parents:
         path.append(parent)
         inner = target.get(parent)
-        if isinstance(inner, str) and ".".join(path) in _NAMED:  # the shorthand `partition: iid`
-            inner = {"name": inner}
-        if inner is None:
-            inner = {}
+        inner = {} if inner is None else inner
         if not isinstance(inner, dict):
-            raise FedsimError(f"{key}: {'.'.join(path)} is a value, not a section")
+            raise FedsimError(f"{key}: {'.'.join(path)} is the value {shown(inner)}, not a section")
         target[parent] = inner
         target = inner
-    if last == "name" and ".".join(parents) in _NAMED and target.get("name") != value:
+    section = ".".join(parents)
+    if last == "name" and section in _NAMED and target.get("name", _NAMED[section]) != value:
         target.clear()
     target[last] = value
 
 
 def _flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    # Names first, so that a section's other keys are set after the name they belong to.
-    for key, value in sorted(nested.items(), key=lambda item: item[0] != "name"):
+    for key, value in nested.items():
         if f"{prefix}{key}" in _NAMED and isinstance(value, str):
             yield f"{prefix}{key}.name", value
-        elif isinstance(value, Mapping) and value:
+        elif isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _apply(target: Nested, layer: Mapping[str, Any]) -> None:
+    # Names first, so that a section's other keys are set after the name they belong to.
+    for key, value in sorted(_flatten(layer), key=lambda item: not item[0].endswith(".name")):
+        set_key(target, key, value)
 
 
 def resolve(*layers: Mapping[str, Any]) -> RunConfig:
@@ -275,53 +316,21 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
     FedsimError
         One line naming the key, the rule, the value given, and the nearest valid name.
     """
-    raw: Nested = {"strategy": {"name": "fedavg"}}
+    raw: Nested = {"strategy": {"name": _NAMED["strategy"]}}
     for layer in layers:
-        for key, value in _flatten(layer):
-            set_key(raw, key, value)
-    name = raw["strategy"].get("name") if isinstance(raw["strategy"], dict) else None
+        _apply(raw, layer)
+    name = raw["strategy"].get("name") if isinstance(raw["strategy"], dict) else raw["strategy"]
     if not isinstance(name, str):
-        raise FedsimError(f"strategy.name: must be a name; {nearest(str(name), describe('strategies'))}")
+        raise FedsimError(f"strategy.name: must be a name, got {shown(name)}; {nearest('', describe('strategies'))}")
     method = load_strategy(name)
     merged: Nested = {}
-    for key, value in [*method.run_defaults.items(), *_flatten(raw)]:
-        set_key(merged, key, value)
+    _apply(merged, method.run_defaults)
+    _apply(merged, raw)
     try:
         merged["strategy"] = method.config.model_validate(merged["strategy"])
     except ValidationError as error:
-        raise FedsimError(_one_line(error, method.config, "strategy")) from None
+        raise FedsimError(one_line(error, method.config, "strategy", owner=name)) from None
     try:
         return RunConfig.model_validate(merged)
     except ValidationError as error:
-        raise FedsimError(_one_line(error, RunConfig)) from None
-
-
-def _one_line(error: ValidationError, root: type[BaseModel], *prefix: str) -> str:
-    first = error.errors(include_url=False)[0]
-    classes = [root]
-    path = list(prefix)
-    for part in first["loc"]:
-        fields = [c.model_fields[part] for c in classes if isinstance(part, str) and part in c.model_fields]
-        inner = [model for field in fields for model in _models(field.annotation)]
-        if tagged := [
-            c for c in classes if not fields and "name" in c.model_fields and c.model_fields["name"].default == part
-        ]:
-            classes = tagged  # the tag that pydantic puts in for a union's member; it is no key
-            continue
-        path.append(str(part))
-        classes = inner or classes
-    message = first["msg"].removeprefix("Value error, ")
-    where = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        return f"{where}: no such key; {nearest(path[-1], {name for c in classes for name in c.model_fields})}"
-    if not where:
-        return message  # the rule names its keys itself
-    given = first["input"]
-    shown = "" if isinstance(given, dict | BaseModel) else f", got {given!r}"
-    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models(argument)]
+        raise FedsimError(one_line(error, RunConfig)) from None

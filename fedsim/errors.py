@@ -1,11 +1,20 @@
-"""The one exception that means: the user can mend this."""
+"""The exceptions that are one line for the user: what is wrong, where, and how to mend it."""
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class FedsimError(Exception):
     """Bad input. Its text is one line: what is wrong, where, and how to mend it; the command line exits with 2."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class RunFailed(FedsimError):
+    """A run that was rightly asked for and could not go on; what it did so far is kept. Exit code 1."""
+
+    exit_code = 1
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

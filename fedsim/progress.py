@@ -70,7 +70,7 @@ class Lines(Quiet):
     def begin(self, config: RunConfig, choices: dict[str, str], rounds_done: int) -> None:
         """Print the headline."""
         self._config, self._begun, self._done_before = config, time.monotonic(), rounds_done
-        self._console.print(_headline(config, choices), highlight=False)
+        self._console.print(_headline(config, choices), highlight=False, markup=False)
 
     def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
         """Print a line if this round was evaluated."""
@@ -91,26 +91,36 @@ class Live(Quiet):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar: Bar | None = None
-        self._rounds = 0
+        self._cohort = 0
+        self._replies = 0
         self._shown: dict[str, float] = {}
 
     def begin(self, config: RunConfig, choices: dict[str, str], rounds_done: int) -> None:
         """Print the headline and start the bar."""
-        self._console.print(_headline(config, choices), highlight=False)
+        self._console.print(_headline(config, choices), highlight=False, markup=False)
         self._bar = Bar(
             TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"),
             TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(), console=self._console,
         )  # fmt: skip
-        self._rounds = config.rounds
+        self._cohort = config.cohort_size
         self._task = self._bar.add_task("", total=config.rounds, completed=rounds_done)
         self._bar.start()
 
+    def reply(self) -> None:
+        """Tell now and then how far the round is."""
+        self._replies += 1
+        if self._bar is not None and self._replies % max(1, self._cohort // 50) == 0:
+            self._bar.update(self._task, description=f"{self._text()}  {self._replies}/{self._cohort} clients")
+
     def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
         """Advance the bar."""
+        self._replies = 0
+        self._shown |= metrics
         if self._bar is not None:
-            self._shown |= metrics
-            text = f"{_measures(self._shown)}  {self._shown.get('train/clients_per_s', 0):.0f} clients/s"
-            self._bar.update(self._task, completed=server_round, description=text)
+            self._bar.update(self._task, completed=server_round, description=self._text())
+
+    def _text(self) -> str:
+        return f"{_measures(self._shown)}  {self._shown.get('train/clients_per_s', 0):.0f} clients/s"
 
     def end(self) -> None:
         """Stop the bar."""

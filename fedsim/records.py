@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.utils.dlpack
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from torch import Tensor
 
@@ -53,21 +52,36 @@ class TensorArray(Array):
         """Return a writable copy, as Flower's own arrays do."""
         return self.tensor.cpu().numpy().copy()
 
+    def deflate(self) -> bytes:
+        """Return what Flower sends first; it names the class, and the receiver knows Flower's own only."""
+        return Array(self.dtype, self.shape, self.stype, self.data).deflate()
+
     def __reduce__(self) -> tuple[Any, ...]:
         # A contiguous numpy array is pickled out of band: Ray keeps it as one shared, zero-copy buffer.
         return _from_numpy, (np.ascontiguousarray(self.tensor.cpu().numpy()).reshape(self.shape),)
 
 
 def _from_numpy(array: npt.NDArray[Any]) -> TensorArray:
-    return TensorArray(from_numpy(array))
+    tensor = from_numpy(array)
+    # Matrix products may round by where a matrix lies. Torch's own tensors lie at multiples of 64; of what was
+    # pickled out of band, small arrays may not.
+    return TensorArray(tensor.clone() if tensor.data_ptr() % _ALIGNMENT else tensor)
+
+
+_ALIGNMENT = 64
 
 
 def from_numpy(array: npt.NDArray[Any]) -> Tensor:
     """Return a tensor over an array's memory, read-only arrays included; whoever gets one does not write to it."""
-    if array.flags.writeable:
-        return torch.from_numpy(array)
-    tensor: Tensor = torch.utils.dlpack.from_dlpack(array)  # torch.from_numpy warns of a read-only array
-    return tensor
+    return torch.from_numpy(array if array.flags.writeable else np.asarray(_Lent(array)))
+
+
+class _Lent:
+    """Shows a read-only array as a writable one, as which torch takes it without a warning."""
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        self.array = array
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
 
 
 def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -64,31 +65,54 @@ def strategy(
     _strategies[name] = Strategy(name, config, client, server, run_defaults or {})
 
 
-@cache
-def describe(package: str) -> dict[str, tuple[str, str]]:
-    """Return {method name: (module, one-line description)} of a package of methods, read from its source.
+@dataclass(frozen=True)
+class Declaration:
+    """How a file of a package declares a method."""
 
-    A method is a top-level call `strategy("name", ...)`.
+    module: str
+    summary: str
+    """One line."""
+    call: ast.Call
+    """The declaring call, its arguments unevaluated."""
+
+
+@cache
+def declared(package: str, marker: str) -> dict[str, Declaration]:
+    """Return the methods of a package by name, read from its source.
+
+    A method is a call `marker("name", ...)` at the top level of a file, or such a decorator of a function there.
+
+    Raises
+    ------
+    ValueError
+        If two methods have one name.
     """
-    found: dict[str, tuple[str, str]] = {}
+    found: dict[str, Declaration] = {}
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(folder).glob("*.py")):
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            summary = (ast.get_docstring(tree) or "").split("\n")[0]
-            for node in tree.body:
-                call = node.value if isinstance(node, ast.Expr) else None
-                if (
-                    isinstance(call, ast.Call)
-                    and isinstance(call.func, ast.Name)
-                    and call.func.id == "strategy"
-                    and isinstance(call.args[0], ast.Constant)
-                ):
-                    own = [
-                        k.value.value for k in call.keywords if k.arg == "summary" and isinstance(k.value, ast.Constant)
-                    ]
-                    found[str(call.args[0].value)] = (f"{package}.{path.stem}", str(own[0]) if own else summary)
+            docstring = (ast.get_docstring(tree) or "").split("\n")[0]
+            for call in _marked_calls(tree, marker):
+                name = str(ast.literal_eval(call.args[0]))
+                if name in found:
+                    raise ValueError(f"{name!r} is declared in {found[name].module} and in {package}.{path.stem}")
+                own = [str(ast.literal_eval(k.value)) for k in call.keywords if k.arg == "summary"]
+                found[name] = Declaration(f"{package}.{path.stem}", own[0] if own else docstring, call)
     return found
+
+
+def _marked_calls(tree: ast.Module, marker: str) -> Iterator[ast.Call]:
+    for node in tree.body:
+        calls = [node.value] if isinstance(node, ast.Expr) else getattr(node, "decorator_list", [])
+        for call in calls:
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == marker and call.args:
+                yield call
+
+
+def describe(package: str) -> dict[str, tuple[str, str]]:
+    """Return {strategy name: (module, one-line description)} of a package of strategies, read from its source."""
+    return {name: (method.module, method.summary) for name, method in declared(package, "strategy").items()}
 
 
 def load_strategy(name: str) -> Strategy:

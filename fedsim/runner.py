@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import itertools
 import json
+import os
+import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -13,19 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from fedsim.atomic import write_atomically
-from fedsim.checkpoint import Checkpoint, load_latest, load_model, save_model
+from fedsim.checkpoint import load_latest, load_model, save_model, sha256
 from fedsim.config import RunConfig, find_config, read_yaml, resolve
 from fedsim.data.datasets import load_dataset
+from fedsim.data.federation import FederatedData
 from fedsim.engine.base import Engine
 from fedsim.environment import environment, versions
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, RunFailed
+from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
-from fedsim.models.build import build_model
 from fedsim.progress import Progress
 from fedsim.report.run_folder import RunFolder
-from fedsim.simulation import Metrics, RunState, Simulation, TooFewReplies
+from fedsim.simulation import Metrics, RunState, Simulation, TooFewReplies, build_run_model
 
 
 @dataclass(frozen=True)
@@ -76,21 +80,7 @@ def run(
 def run_layers(layers: Sequence[Mapping[str, Any]], *, force: bool, progress: Progress | None) -> RunResult:
     """Run the configuration that the layers make, see `fedsim.config.resolve`, in a new run folder."""
     config = resolve(*layers)
-    dataset = Path(config.data.name.removeprefix("npz:")).stem
-    folder = config.out / (config.name or f"{config.strategy.name}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if folder.exists() and not force:
-        raise FedsimError(f"{folder}: exists already; choose another --name, or replace it with --force")
-    if folder.exists() and not (folder / "config.yaml").is_file():
-        raise FedsimError(f"{folder}: is no run folder, so --force does not replace it; choose another --name")
-    simulation = Simulation(config, progress)
-    if folder.exists():
-        shutil.rmtree(folder)
-    try:
-        _write_folder(folder, simulation)
-    except (OSError, FedsimError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise FedsimError(f"{folder}: cannot be written ({_cause(error)}); choose another --out") from None
-    return _finish(folder, simulation, None)
+    return _begin(_folder_for(config, force), Simulation(config, progress))
 
 
 def resume(folder: str | Path, progress: Progress | None = None) -> RunResult:
@@ -99,11 +89,24 @@ def resume(folder: str | Path, progress: Progress | None = None) -> RunResult:
     Raises
     ------
     FedsimError
-        If `folder` is no run, or its checkpoint is damaged.
+        If `folder` is no run, its checkpoint is damaged, or its data is another than it began with.
     """
     path = RunFolder.open(folder).path
-    config = resolve(read_yaml(path / "config.yaml"))
-    return _finish(path, Simulation(config, progress), load_latest(path))
+    return _continue(path, Simulation(resolve(read_yaml(path / "config.yaml")), progress))
+
+
+def begin_or_resume(folder: Path, simulation: Simulation) -> RunResult:
+    """Bring a run to its end in `folder`, from its last checkpoint if it is there already."""
+    return (_continue if folder.exists() else _begin)(folder, simulation)
+
+
+def require_same_data(run: RunFolder, data: FederatedData) -> None:
+    """Refuse data that is not, bit for bit and client for client, what the run began with."""
+    if run.environment.get("data_sha256") != data.content_hash:
+        raise FedsimError(
+            f"{run.path}: {data.dataset.name} or its partition is not what this run was trained on (its hash differs); "
+            "restore the data, or run it anew"
+        )
 
 
 def load_run_model(folder: str | Path) -> Classifier:
@@ -111,46 +114,58 @@ def load_run_model(folder: str | Path) -> Classifier:
     path = RunFolder.open(folder).path
     config = resolve(read_yaml(path / "config.yaml"))
     dataset = load_dataset(config.data, config.seed)
-    model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
+    model = build_run_model(config, dataset)
     model.load_state_dict(load_model(path / "model.safetensors"))
     return model.eval()
 
 
-def sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _begin(folder: Path, simulation: Simulation) -> RunResult:
+    with contextlib.closing(simulation.engine()) as engine:  # first: it may not be to be had
+        _make_folder(folder, simulation)
+        return _finish(folder, simulation, engine, simulation.begin())
 
 
-def _finish(folder: Path, simulation: Simulation, checkpoint: Checkpoint | None) -> RunResult:
+def _continue(folder: Path, simulation: Simulation) -> RunResult:
+    require_same_data(RunFolder.open(folder), simulation.data)
+    checkpoint = load_latest(folder)
+    with contextlib.closing(simulation.engine()) as engine:
+        try:
+            state = simulation.begin() if checkpoint is None else simulation.restore(checkpoint, engine)
+        except FedsimError as error:
+            raise FedsimError(f"{folder}: {error}") from None
+        return _finish(folder, simulation, engine, state)
+
+
+def _finish(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> RunResult:
     """Run what is left of a run, and write all of its folder."""
+    go_on = f"fedsim run --resume {shlex.quote(str(folder))}"
     try:
-        state = _run_rounds(folder, simulation, checkpoint)
+        _run_rounds(folder, simulation, engine, state)
         exported = simulation.server.export(state.tensors)
         save_model(folder / "model.safetensors", exported)
         _write_summary(folder, simulation, state, "finished")
         _write_pictures(folder)
-    except OSError as error:
-        raise FedsimError(
-            f"{folder}: cannot be written ({_cause(error)}); free some room, then: fedsim run --resume {folder}"
-        ) from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; to go on: {go_on}") from None
+    except TooFewReplies as error:
+        raise TooFewReplies(f"{error}; {folder} keeps the {state.round} rounds before") from None
+    except (OSError, FedsimError, SafetensorError) as error:
+        if (cause := _disk_cause(error)) is None:
+            raise
+        raise RunFailed(f"{folder}: cannot be written ({cause}); free some room, then: {go_on}") from None
     model = simulation.new_model(simulation.config)
     model.load_state_dict({name: value.cpu() for name, value in exported.items()})
     return RunResult(folder, simulation.config, state.metrics, _newest(state.metrics), model.eval())
 
 
-def _run_rounds(folder: Path, simulation: Simulation, checkpoint: Checkpoint | None) -> RunState:
-    config = simulation.config
-    engine = simulation.engine()
-    state = simulation.begin()
-    saved = 0
+def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> None:
+    config, saved = simulation.config, state.round
     try:
-        if checkpoint is not None:
-            state = simulation.restore(checkpoint, engine)
-            saved = state.round
+        engine.states.spill_to(folder / ".states")
         (folder / "summary.json").unlink(missing_ok=True)
         # What was logged after the checkpoint is run, and logged, again.
         write_atomically(folder / "metrics.jsonl", "".join(map(_line, state.metrics)).encode())
-        simulation.progress.begin(config, simulation.choices, state.round)
+        simulation.progress.begin(config, simulation.choices | engine.notes, state.round)
         with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
             while state.round < config.rounds:
                 metrics = simulation.step(state, engine)
@@ -164,9 +179,7 @@ def _run_rounds(folder: Path, simulation: Simulation, checkpoint: Checkpoint | N
         _leave(folder, simulation, state, engine, saved, error)
         raise
     finally:
-        engine.close()
         simulation.progress.end()
-    return state
 
 
 def _leave(
@@ -177,22 +190,56 @@ def _leave(
     status = "stopped" if interrupted or isinstance(error, TooFewReplies) else "failed"
     engine.states.discard()
     # The disk may be what failed; the error itself is on its way up.
-    with contextlib.suppress(FedsimError, OSError):
-        if state.round > saved:
-            simulation.checkpoint(state, engine).save(folder)
-        _write_summary(folder, simulation, state, status, "interrupted" if interrupted else str(error))
+    unwritable = (FedsimError, OSError, SafetensorError)
+    with uninterrupted():
+        with contextlib.suppress(*unwritable):
+            if state.round > saved:
+                simulation.checkpoint(state, engine).save(folder)
+        with contextlib.suppress(*unwritable):
+            _write_summary(folder, simulation, state, status, "interrupted" if interrupted else _text(error))
 
 
-def _write_folder(folder: Path, simulation: Simulation) -> None:
-    """Make a run folder: configuration, environment, partition."""
-    folder.mkdir(parents=True)
-    write_atomically(folder / "config.yaml", simulation.config.to_yaml().encode())
-    described = json.dumps(environment(simulation.worker.device), indent=1)
-    write_atomically(folder / "environment.json", described.encode())
-    dataset = simulation.data.dataset
-    counts = simulation.data.partition.label_counts(dataset.y_train, dataset.num_classes)
-    with (folder / "partition.npz").open("wb") as file:
-        np.savez_compressed(file, label_counts=counts)
+def _folder_for(config: RunConfig, force: bool) -> Path:
+    """Return the folder of a new run, having refused one that may not be written to."""
+    dataset = Path(config.data.name.removeprefix("npz:")).stem
+    name = config.name or f"{config.strategy.name}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = config.out.expanduser() / name
+    try:
+        if config.name is None:  # several runs may begin in one second
+            numbered = (folder.with_name(f"{name}-{number}") for number in itertools.count(2))
+            return next(path for path in (folder, *itertools.islice(numbered, 999)) if not path.exists())
+        there = folder.exists()
+    except OSError as error:
+        raise FedsimError(f"{folder}: cannot be written ({_disk_cause(error)}); choose another --out") from None
+    if there and not force:
+        raise FedsimError(f"{folder}: exists already; choose another --name, or replace it with --force")
+    if there and not (folder / "config.yaml").is_file():
+        raise FedsimError(f"{folder}: is no run folder, so --force does not replace it; choose another --name")
+    return folder
+
+
+def _make_folder(folder: Path, simulation: Simulation) -> None:
+    """Make a run folder with configuration, environment and partition, whole or not at all; replace an old one."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    new_parents = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        temporary.mkdir(parents=True)
+        write_atomically(temporary / "config.yaml", simulation.config.to_yaml().encode())
+        described = environment(simulation.worker.device) | {"data_sha256": simulation.data.content_hash}
+        write_atomically(temporary / "environment.json", json.dumps(described, indent=1).encode())
+        dataset = simulation.data.dataset
+        counts = simulation.data.partition.label_counts(dataset.y_train, dataset.num_classes)
+        with (temporary / "partition.npz").open("wb") as file:
+            np.savez_compressed(file, label_counts=counts)
+        if simulation.config.name is not None and folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except (OSError, FedsimError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for parent in new_parents:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise FedsimError(f"{folder}: cannot be written ({_disk_cause(error)}); choose another --out") from None
 
 
 def _write_summary(
@@ -242,5 +289,13 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row) + "\n"
 
 
-def _cause(error: OSError | FedsimError) -> str:
-    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
+def _text(error: BaseException) -> str:
+    return " ".join(str(error).split()) if isinstance(error, FedsimError) else f"{type(error).__name__}: {error}"
+
+
+def _disk_cause(error: Exception) -> str | None:
+    """Return what the disk has to say, if it was the disk."""
+    if isinstance(error, SafetensorError) and "I/O error" in str(error):
+        return str(error)
+    cause = error.__cause__ if isinstance(error, FedsimError) else error
+    return cause.strerror or str(cause) if isinstance(cause, OSError) else None

@@ -1,9 +1,33 @@
 """The base of every configuration model."""
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Config(BaseModel):
     """A frozen set of options; an unknown key, a wrong type or a non-finite number is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_true_for_a_number(cls, values: object) -> object:
+        # pydantic reads true as 1, so that `epochs: yes` would train one epoch; the word it refuses.
+        if not isinstance(values, Mapping):
+            return values
+        return {name: str(value).lower() if _misread(cls, name, value) else value for name, value in values.items()}
+
+
+def _misread(model: type[BaseModel], name: str, value: object) -> bool:
+    field = model.model_fields.get(name)
+    types = set(_types(field.annotation)) if field and isinstance(value, bool) else set()
+    return bool(types & {int, float}) and bool not in types
+
+
+def _types(annotation: Any) -> Iterator[Any]:
+    if isinstance(annotation, type):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _types(argument)

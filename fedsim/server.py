@@ -108,7 +108,12 @@ class Server(Strategy):
             metrics.add(measured)
             if "arrays" in reply.content:
                 mean.add(to_tensors(reply.content.array_records["arrays"]), measured["weight"])
-        return (to_record(mean.result()), metrics.result()) if mean.weight else (None, None)
+        if not mean.weight:
+            return None, None
+        # Chunks send the means of integers, such as BatchNorm's counter, unrounded.
+        like = self.initial()
+        tensors = {name: restore_dtype(value, like[name].dtype) for name, value in mean.result().items()}
+        return to_record(tensors), metrics.result()
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return the unweighted mean over clients of each of their metrics."""

@@ -5,20 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import ConfigRecord, Message
 
 from fedsim.checkpoint import Checkpoint
 from fedsim.config import RunConfig
-from fedsim.data.federation import federate
+from fedsim.data.datasets import Dataset
+from fedsim.data.federation import FederatedData, federate
 from fedsim.data.longtail import shot_groups
 from fedsim.engine.base import Engine
+from fedsim.engine.flower_internals import client_of
 from fedsim.engine.inprocess import InProcessEngine
 from fedsim.engine.select import choose_cohort, choose_engine
-from fedsim.errors import FedsimError
+from fedsim.engine.states import ClientStates
+from fedsim.errors import FedsimError, RunFailed
 from fedsim.evaluation import HeadScore, TestSet
+from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.models.build import build_model
 from fedsim.progress import Progress, Quiet
@@ -26,14 +32,16 @@ from fedsim.randomness import generator
 from fedsim.records import Tensors, scalars, to_record, to_tensors
 from fedsim.registry import load_strategy
 from fedsim.server import sample_cohort
+from fedsim.training.precision import prepare
 from fedsim.worker import Worker
 
 Metrics = dict[str, float]
 
+_UNDO = "undo the change to its config.yaml, or start a new run"
 _LONG_TAIL = 2.0  # class sizes that differ by less make no "few" and "many"
 
 
-class TooFewReplies(FedsimError):
+class TooFewReplies(RunFailed):
     """A round had fewer good replies than `min_replies`."""
 
 
@@ -56,28 +64,33 @@ class RunState:
 
 
 class Simulation:
-    """One run, prepared but not begun: whatever a bad configuration can break has been tried by then."""
+    """One run, prepared but not begun: whatever a bad configuration can break has been tried by then.
 
-    def __init__(self, config: RunConfig, progress: Progress | None = None) -> None:
+    It is run on `data` in place of what the configuration describes, where that is given.
+    """
+
+    def __init__(
+        self, config: RunConfig, progress: Progress | None = None, data: FederatedData | None = None
+    ) -> None:
         self.progress = progress or Quiet()
         self.strategy = load_strategy(config.strategy.name)
         config, why_engine = choose_engine(config)
-        self.data = federate(config.data, config.clients, config.seed)
+        self.data = data or federate(config.data, config.clients, config.seed)
         dataset = self.data.dataset
         self.worker = Worker(config, self.data)
-        self.server = self.strategy.server(config, self.new_model(config).to(self.worker.device), self.data)
+        model = prepare(self.new_model(config), config.training, self.worker.device)
+        self.server = self.strategy.server(config, model, self.data)
         start = self.server.split(self.server.initial())
         config, why_cohort = choose_cohort(config, self.worker, start, self.server.constants())
         self.config = self.worker.config = config
         self.choices = {"engine": why_engine, "cohort": why_cohort}
         counts = self.data.class_counts
         self.groups = shot_groups(counts) if counts.max() >= _LONG_TAIL * counts.min() else {}
-        self._tests = TestSet(dataset, self.worker.device)
+        self._tests = TestSet(dataset, self.worker.device, model.classifier.weight.dtype)
 
     def new_model(self, config: RunConfig) -> Classifier:
         """Return the model that the run starts from."""
-        dataset = self.data.dataset
-        return build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
+        return build_run_model(config, self.data.dataset)
 
     def engine(self) -> Engine:
         """Return the engine that the configuration names; the caller closes it."""
@@ -86,8 +99,9 @@ class Simulation:
         if self.config.engine.name == "ray":
             from fedsim.engine.ray import RayEngine
 
-            return RayEngine(self.config, self.data, chunk)
-        return InProcessEngine(self.worker, self.config.clients, chunk)
+            return RayEngine(partial(Worker, self.config, self.data), self.config.clients, chunk, self.config.engine)
+        states = ClientStates(self.config.engine.state_memory_mb << 20)
+        return InProcessEngine(self.worker, self.config.clients, chunk, states)
 
     def begin(self) -> RunState:
         """Return the state before the first round."""
@@ -103,23 +117,23 @@ class Simulation:
         """
         shapes = {name: value.shape for name, value in self.server.initial().items()}
         if shapes != {name: value.shape for name, value in checkpoint.model.items()}:
+            raise FedsimError(f"the checkpoint holds another model than {self.config.model.name}; {_UNDO}")
+        try:
+            self.server.load_state_dict(*checkpoint.server)
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
             raise FedsimError(
-                "the checkpoint holds another model than the configuration describes; start the run again"
-            )
-        self.server.load_state_dict(*checkpoint.server)
-        for client, client_state in checkpoint.clients.items():
-            engine.states.stage(client, client_state)
-        engine.states.commit()
+                f"the checkpoint holds the state of another strategy than {self.config.strategy.name}; {_UNDO}"
+            ) from None
+        engine.states.adopt(checkpoint.clients.files())
         engine.trained |= set(checkpoint.trained)
-        # In the order of a fresh run: files sort names, and a sum over names must not depend on that.
-        model = {name: checkpoint.model[name].to(self.worker.device) for name in shapes}
+        model = {name: value.to(self.worker.device) for name, value in checkpoint.model.items()}
         seconds = float(checkpoint.metrics[-1]["time_s"]) if checkpoint.metrics else 0.0
         return RunState(model, checkpoint.server, checkpoint.round, checkpoint.metrics, checkpoint.failures, seconds)
 
     def checkpoint(self, state: RunState, engine: Engine) -> Checkpoint:
         """Return all that is needed to go on after `state.round`."""
         return Checkpoint(
-            state.round, state.tensors, state.server, engine.states.committed(), sorted(engine.trained),
+            state.round, state.tensors, state.server, engine.states, sorted(engine.trained),
             state.metrics, state.failures,
         )  # fmt: skip
 
@@ -136,28 +150,37 @@ class Simulation:
         rng = generator(config.seed, "cohort", server_round)
         engine.cohort = sample_cohort(rng, self.data.partition.sizes, config.cohort_size)
         messages = self.server.configure_train(server_round, to_record(state.tensors), ConfigRecord(), engine)
-        replies = _Counted(engine.stream(_by_cohort(messages, engine)))
+        replies = _Counted(engine.stream(_by_cohort(messages, engine)), self.progress)
         aggregated, measured = self.server.aggregate_train(server_round, replies)
         if replies.good < config.min_replies or aggregated is None:
-            first = f"; the first failure: {replies.errors[0].splitlines()[0]}" if replies.errors else ""
+            first = f"; the first failure: {next(iter(replies.failures))}" if replies.failures else ""
             raise TooFewReplies(
                 f"round {server_round}: {replies.good} good replies of {len(engine.cohort)}, "
-                f"min_replies is {config.min_replies}{first}"
+                f"but min_replies is {config.min_replies}{first}"
             )
         tensors = to_tensors(aggregated, self.worker.device)
         metrics = {f"train/{name}": value for name, value in scalars(measured or {}).items()}
         metrics["train/clients_per_s"] = len(engine.cohort) / (time.perf_counter() - begun)
-        if replies.errors:
-            metrics["train/failures"] = float(len(replies.errors))
+        if replies.failed:
+            metrics["train/failures"] = float(replies.failed)
         if server_round % config.eval_every == 0 or server_round == config.rounds:
             metrics |= self._evaluate_global(tensors) | self._evaluate_clients(server_round, tensors, engine)
-        engine.states.commit()
-        state.tensors, state.server, state.round = tensors, self.server.state_dict(), server_round
-        state.failures += len(replies.errors)
-        state.seconds += time.perf_counter() - begun
-        line = {"round": server_round, "time_s": round(state.seconds, 4)}
-        state.metrics.append({**line, "metrics": {n: v if np.isfinite(v) else None for n, v in metrics.items()}})
+        with uninterrupted():  # the round counts as a whole or not at all
+            engine.states.commit()
+            state.tensors, state.server, state.round = tensors, self.server.state_dict(), server_round
+            state.failures += replies.failed
+            state.seconds += time.perf_counter() - begun
+            line = {"round": server_round, "time_s": round(state.seconds, 4)}
+            lost = {"failures": replies.failures} if replies.failures else {}
+            measures = {name: value if np.isfinite(value) else None for name, value in metrics.items()}
+            state.metrics.append({**line, "metrics": measures, **lost})
+        self._report(state, metrics, engine)
         return metrics
+
+    def _report(self, state: RunState, metrics: Metrics, engine: Engine) -> None:
+        shown = {"accuracy": "global/accuracy", "clients_per_second": "train/clients_per_s"}
+        numbers = {name: metrics[metric] for name, metric in shown.items() if metric in metrics}
+        engine.report({"round": state.round, "failures": state.failures, **numbers})
 
     def scores(self, tensors: Tensors) -> dict[str, HeadScore]:
         """Return how every global head does on the test set."""
@@ -187,21 +210,40 @@ class Simulation:
         return out
 
 
+def build_run_model(config: RunConfig, dataset: Dataset) -> Classifier:
+    """Return a run's initial model on the CPU, in the run's number format."""
+    model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
+    return prepare(model, config.training, torch.device("cpu"))
+
+
+_RECORDED = 100  # clients per reason and round, and reasons per round
+
+
 class _Counted:
     """Replies on their way to the strategy, counted."""
 
-    def __init__(self, replies: Iterator[Message]) -> None:
-        self._replies = replies
+    def __init__(self, replies: Iterator[Message], progress: Progress) -> None:
+        self._replies, self._progress = replies, progress
         self.good = 0
-        self.errors: list[str] = []
+        self.failed = 0
+        self.failures: dict[str, list[int]] = {}
+        """Clients that failed, by the first line of the reason."""
 
     def __iter__(self) -> Iterator[Message]:
         for reply in self._replies:
             if reply.has_error():
-                self.errors.append(reply.error.reason or "no reason given")
+                self.failed += 1
+                self._record(client_of(reply.metadata.src_node_id), reply.error.reason or "no reason given")
             else:
                 self.good += 1
+            self._progress.reply()
             yield reply
+
+    def _record(self, client: int, reason: str) -> None:
+        line = reason.split("\n", 1)[0]
+        clients = self.failures.get(line, [])
+        if clients or len(self.failures) < _RECORDED:
+            self.failures[line] = [*clients, client][:_RECORDED]
 
 
 def _by_cohort(messages: Iterable[Message], engine: Engine) -> list[Message]:

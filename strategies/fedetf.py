@@ -55,7 +55,7 @@ class FedETFServer(Server):
         options = self.options(FedETFConfig)
         rng = generator(config.seed, "etf")
         etf = sparse_etf(model.classifier.out_features, model.feature_dim, options.sparsity, options.norm, rng)
-        self.etf = etf.to(model.classifier.weight.device)
+        self.etf = etf.to(model.classifier.weight)
 
     def initial(self) -> Tensors:
         """Return theta."""
@@ -71,8 +71,7 @@ class FedETFServer(Server):
 
     def export(self, tensors: Tensors) -> Tensors:
         """Return theta with V as the classifier."""
-        bias = torch.zeros(len(self.etf), device=self.etf.device)
-        return {**tensors, "classifier.weight": self.etf, "classifier.bias": bias}
+        return {**tensors, "classifier.weight": self.etf, "classifier.bias": torch.zeros_like(self.etf[:, 0])}
 
 
 strategy("fedetf", FedETFConfig, FedETFClient, FedETFServer)

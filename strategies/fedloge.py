@@ -76,8 +76,8 @@ class FedLoGeClient(Client):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(torch_seed(self.config.seed, "local head", client))
             head = torch.nn.Linear(self.feature_dim, self.num_classes)
-        device = start.params["classifier.weight"].device
-        return State({f"local.{name}": value.detach().to(device) for name, value in head.named_parameters()}, {})
+        like = start.params["classifier.weight"]
+        return State({f"local.{name}": value.detach().to(like) for name, value in head.named_parameters()}, {})
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
         """Return l_s + l_g + l_l of one batch, and each of them as a metric."""
@@ -110,7 +110,7 @@ class FedLoGeServer(Server):
         rng = generator(config.seed, "etf")
         classes, dim = model.classifier.weight.shape
         etf = sparse_etf(classes, dim, options.sparsity, options.etf_norm, rng, options.etf_method)
-        self.etf = etf.to(model.classifier.weight.device)
+        self.etf = etf.to(model.classifier.weight)
 
     def constants(self) -> Tensors:
         """Return V."""
@@ -143,5 +143,5 @@ strategy(
     FedLoGeConfig,
     FedLoGeClient,
     FedLoGeServer,
-    run_defaults={"data.imbalance_factor": 0.05, "model.norm": "batch", "training.momentum": 0.5, "training.epochs": 2},
+    run_defaults={"data.imbalance_factor": 0.1, "model.norm": "group", "training.momentum": 0.5, "training.epochs": 5},
 )

@@ -1,8 +1,10 @@
 """Data sets in memory: images as uint8, labels as int64, by name or from a file."""
 
+import contextlib
 import gzip
 import importlib.util
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from fedsim.errors import FedsimError
 from fedsim.randomness import generator
 
 Floats = tuple[float, ...]
+
+_PATIENCE_SECONDS = 20
+"""How long a download may stand still."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,16 +144,24 @@ def _torchvision(name: str, archive: Path) -> tuple[Part, Part]:
     from torchvision import datasets
 
     kind, root = _NAMED[name].torchvision, archive.parent
+    missing = [path for path in (root / kind / "raw", root / kind, root, *root.parents) if not path.exists()]
+    patience = socket.getdefaulttimeout()
     try:
+        socket.setdefaulttimeout(_PATIENCE_SECONDS)  # its downloader would wait for ever
         # torchvision checks the MD5 sums of the CIFAR pickles before it opens them.
         parts = [getattr(datasets, kind)(root, train=train, download=True) for train in (True, False)]
     except Exception as error:  # its readers and its downloader raise whatever they meet
         reason = " ".join(f"{type(error).__name__}: {error}".split())
+        for path in missing:  # folders that the attempt made
+            with contextlib.suppress(OSError):
+                path.rmdir()
         raise FedsimError(
-            f"{name}: neither {archive} nor torchvision's files are in {root}, and they could not be downloaded "
-            f"({reason}); name another folder by data.root or FEDSIM_DATA, or fill this one where there is a network: "
-            f"python -c \"import torchvision; torchvision.datasets.{kind}('{root}', download=True)\""
+            f"data.name: {name} is neither in {archive} nor, in torchvision's layout, in {root}, and cannot be "
+            f"downloaded ({reason}); give another folder with --data-root or FEDSIM_DATA, or fill this one where there "
+            f"is a network: python -c \"import torchvision; torchvision.datasets.{kind}('{root}', download=True)\""
         ) from error
+    finally:
+        socket.setdefaulttimeout(patience)
     train, test = (Part(_channels_second(np.asarray(p.data)), np.asarray(p.targets, dtype=np.int64)) for p in parts)
     return train, test
 

@@ -1,6 +1,8 @@
 """From a data configuration to the data of every client."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -25,6 +27,26 @@ class FederatedData:
     client_test_source: Literal["test", "train"]
     class_counts: npt.NDArray[np.int64]
     """Training samples of all clients by class, (C,)."""
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256, hexadecimal, of all samples and labels and of who holds which."""
+        dataset, digest = self.dataset, hashlib.sha256()
+        arrays = (dataset.x_train, dataset.y_train, dataset.identity_train, dataset.x_test, dataset.y_test)
+        for array in (*arrays, self.partition.indices, self.partition.offsets):
+            if array is not None:
+                digest.update(f"{array.dtype}{array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def without(self, rows: npt.NDArray[np.int64]) -> "FederatedData":
+        """Return the same federation with those training rows taken from whoever holds them; test sets stay."""
+        partition = self.partition
+        kept = ~np.isin(partition.indices, rows)
+        sizes = np.bincount(partition.owners[kept], minlength=len(partition))
+        left = Partition(partition.indices[kept], np.concatenate([[0], np.cumsum(sizes)]))
+        counts = np.bincount(self.dataset.y_train[left.indices], minlength=self.dataset.num_classes)
+        return replace(self, partition=left, class_counts=counts)
 
 
 def federate(config: DataConfig, clients: int, seed: int) -> FederatedData:

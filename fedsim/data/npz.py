@@ -95,7 +95,7 @@ class _Archive:
                     raise ValueError("it is a single array")
                 self.arrays = {key: loaded[key] for key in loaded.files if key in _KEYS}
         except FileNotFoundError:
-            raise self.error("no such file") from None
+            raise self.error("no such file; give the path of a NumPy archive as npz:PATH") from None
         except _UNREADABLE as error:
             raise self.error(f"not a sound NumPy .npz archive ({' '.join(str(error).split())})") from error
 

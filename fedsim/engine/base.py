@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import traceback
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,38 +14,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fedsim.engine.flower_internals import client_of, error_reply, new_run, node_of, set_message_id
+from fedsim.engine.states import ClientStates
 from fedsim.worker import Reply
-
-
-class ClientStates:
-    """The state of every client that has one, by client; a client that was never trained has none.
-
-    What a round writes is staged until the round is whole: an interrupted round leaves no trace.
-    """
-
-    def __init__(self) -> None:
-        self._states: dict[int, RecordDict] = {}
-        self._staged: dict[int, RecordDict] = {}
-
-    def __getitem__(self, client: int) -> RecordDict:
-        return self._staged.get(client) or self._states.get(client) or RecordDict()
-
-    def stage(self, client: int, state: RecordDict) -> None:
-        """Set a client's state until `discard`."""
-        self._staged[client] = state
-
-    def commit(self) -> None:
-        """Keep what was staged."""
-        self._states |= self._staged
-        self._staged = {}
-
-    def discard(self) -> None:
-        """Forget what was staged."""
-        self._staged = {}
-
-    def committed(self) -> dict[int, RecordDict]:
-        """Return the kept states by client, in order of clients."""
-        return dict(sorted(self._states.items()))
 
 
 @dataclass(frozen=True)
@@ -78,6 +49,31 @@ class ChunkRunner(Protocol):
         """Return one reply per client, in order."""
 
 
+def answer(
+    worker: ChunkRunner, kind: str, contents: Sequence[RecordDict], clients: Sequence[int], states: Sequence[RecordDict]
+) -> list[Reply]:
+    """Return the worker's replies; if it raises, that costs the clients of this chunk theirs, and nothing else."""
+    try:
+        return worker.run_chunk(kind, contents, clients, states)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"
+        return [Reply(None, reason)] * len(clients)
+
+
+def cut(messages: Iterable[Message], size: int) -> list[Chunk]:
+    """Cut messages into chunks of at most `size`, each of one kind and with no client twice."""
+    chunks: list[list[Message]] = []
+    clients: set[int] = set()
+    for message in messages:
+        client, kind = message.metadata.dst_node_id, message.metadata.message_type
+        if not chunks or len(chunks[-1]) == size or client in clients or kind != chunks[-1][0].metadata.message_type:
+            chunks.append([])
+            clients = set()
+        chunks[-1].append(message)
+        clients.add(client)
+    return [Chunk(chunk) for chunk in chunks]
+
+
 class Engine(Grid):
     """A Flower `Grid` over simulated clients.
 
@@ -85,9 +81,11 @@ class Engine(Grid):
     sum depends on how many workers there are or which is quicker.
     """
 
-    def __init__(self, num_clients: int, chunk: int) -> None:
+    def __init__(self, num_clients: int, chunk: int, states: ClientStates | None = None) -> None:
         self.num_clients, self.chunk = num_clients, chunk
-        self.states = ClientStates()
+        self.states = states or ClientStates()
+        self.notes: dict[str, str] = {}
+        """What a user wants to know of this engine, such as the address of its dashboard."""
         self.cohort: Sequence[int] | None = None
         """Clients that strategies get to see; all by default."""
         self.trained: set[int] = set()
@@ -104,20 +102,19 @@ class Engine(Grid):
         """Return the state of each of a chunk's clients."""
         return [self.states[client] for client in chunk.clients]
 
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Show the numbers of a finished round to whoever watches the engine; here nobody does."""
+
     def close(self) -> None:
         """Give back what the engine holds."""
+        self.states.close()
 
     def stream(self, messages: Iterable[Message]) -> Iterator[Message]:
         """Yield the reply to each message, in order, as chunks finish; a failed client's reply holds an error."""
         messages = list(messages)
         for message in messages:
             set_message_id(message, f"message-{next(self._ids)}")
-        chunks = [
-            Chunk(run[i : i + self.chunk])
-            for _, same_kind in itertools.groupby(messages, key=lambda message: message.metadata.message_type)
-            for run in [list(same_kind)]
-            for i in range(0, len(run), self.chunk)
-        ]
+        chunks = cut(messages, self.chunk)
         for chunk, replies in zip(chunks, self.run_chunks(chunks), strict=True):
             for message, client, reply in zip(chunk.messages, chunk.clients, replies, strict=True):
                 if reply.content is None:

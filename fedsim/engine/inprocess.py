@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fedsim.engine.base import Chunk, ChunkRunner, Engine
+from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer
+from fedsim.engine.states import ClientStates
 from fedsim.worker import Reply
 
 
 class InProcessEngine(Engine):
     """Runs clients in this process."""
 
-    def __init__(self, worker: ChunkRunner, num_clients: int, chunk: int) -> None:
-        super().__init__(num_clients, chunk)
+    def __init__(self, worker: ChunkRunner, num_clients: int, chunk: int, states: ClientStates | None = None) -> None:
+        super().__init__(num_clients, chunk, states)
         self.worker = worker
 
     def run_chunks(self, chunks: Sequence[Chunk]) -> Iterator[list[Reply]]:
         """Yield each chunk's replies in order; nothing is computed before it is asked for."""
         for chunk in chunks:
-            yield self.worker.run_chunk(chunk.kind, chunk.contents, chunk.clients, self.states_of(chunk))
+            yield answer(self.worker, chunk.kind, chunk.contents, chunk.clients, self.states_of(chunk))

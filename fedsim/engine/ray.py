@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import os
-import socket
-from collections import deque
-from collections.abc import Iterator, Sequence
+import gc
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from flwr.app import RecordDict
 
-from fedsim.config import EngineConfig, RunConfig
-from fedsim.data.federation import FederatedData
-from fedsim.engine.base import Chunk, Engine
+from fedsim.config import EngineConfig
+from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer
+from fedsim.engine.ray_cluster import Cluster, metrics_address
+from fedsim.engine.ray_metrics import Gauges
+from fedsim.engine.record_file import size_bytes
+from fedsim.engine.states import ClientStates
 from fedsim.errors import FedsimError
-from fedsim.worker import Reply, Worker
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about CUDA_VISIBLE_DEVICES
+from fedsim.records import TensorArray, copy_records
+from fedsim.worker import Reply
 
 if TYPE_CHECKING:
     import ray
@@ -28,141 +28,210 @@ else:
     except ImportError:
         ray = None
 
+_GAUGES = {
+    "round": "Rounds done",
+    "accuracy": "Accuracy of the global model on the test set, in [0, 1]",
+    "clients_per_second": "Clients trained per second in the newest round",
+    "failures": "Client replies lost so far",
+    "bytes_sent": "Bytes put into the object store for clients so far",
+}
 
-class _Actor:
-    """Lives in a process of its own."""
 
-    def __init__(self, config: RunConfig, data: FederatedData) -> None:
-        self.worker = Worker(config, data)
+class FedsimWorker:
+    """An actor: a process that works for whatever run sends it something. Its name shows in process lists."""
+
+    def __init__(self) -> None:
+        self._run: Any = None
+        self._worker: ChunkRunner | None = None
         self._broadcasts: dict[Any, RecordDict] = {}
+        self._gauges: Gauges | None = None
+
+    def prepare(self, run: list[Any]) -> None:
+        """Make the worker of a run, unless this process has it; `run` is [reference to what makes it]."""
+        if run[0] == self._run:
+            return
+        self.release()
+        self._worker = ray.get(run[0])()
+        self._run = run[0]
 
     def run_chunk(
-        self, kind: str, refs: list[Any], which: list[int], clients: list[int], states: list[RecordDict]
+        self, run: list[Any], kind: str, refs: list[Any], which: list[int], clients: list[int], states: list[RecordDict]
     ) -> list[Reply]:
         """Answer a chunk; client i was sent the broadcast refs[which[i]]."""
+        self.prepare(run)
+        assert self._worker is not None
         # A broadcast is taken from the object store once per round, not once per chunk.
         self._broadcasts = {ref: self._broadcasts[ref] if ref in self._broadcasts else ray.get(ref) for ref in refs}
-        return self.worker.run_chunk(kind, [self._broadcasts[refs[i]] for i in which], clients, states)
+        return answer(self._worker, kind, [self._broadcasts[refs[i]] for i in which], clients, states)
+
+    def release(self) -> None:
+        """Let go of a run: what it has in the object store can be freed."""
+        self._run, self._worker, self._broadcasts = None, None, {}
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def show_gpu_memory(self) -> None:
+        """From now on, show how many bytes of GPU memory this process holds."""
+        if self._gauges is None:
+            self._gauges = Gauges(
+                {"gpu_memory_bytes": "GPU memory held by a worker"},
+                lambda: {"gpu_memory_bytes": torch.cuda.memory_reserved() if torch.cuda.is_available() else 0},
+                {"worker": ray.get_runtime_context().get_actor_name() or ""},
+            )
+
+
+_cluster = Cluster(FedsimWorker)
 
 
 class RayEngine(Engine):
-    """Runs a run's clients on Ray actors.
+    """Runs clients on Ray actors, each with the worker that `make_worker` returns.
 
-    The data set lies once in Ray's object store, where all actors of a machine read it in place. An actor that dies
-    is replaced and its chunk tried again, `engine.retries` times; then the chunk's clients fail.
+    What `make_worker` carries, such as a data set, lies once in Ray's object store, where all actors of a machine read
+    it in place. An actor that dies is replaced and its chunk tried again, `retries` times; then the chunk's clients
+    fail. Actors outlive the engine and serve the next one.
     """
 
-    def __init__(self, config: RunConfig, data: FederatedData, chunk: int) -> None:
-        super().__init__(config.clients, chunk)
-        if ray is None:
-            raise FedsimError("engine.name: ray is not installed; install it with: pip install 'ray[default]'")
-        self.config = config
-        self._owned = _start(config.engine)
-        self._data = ray.put(data)
-        self.num_workers = config.engine.num_workers or _fitting_workers(config.engine)
-        self._actors = [self._spawn() for _ in range(self.num_workers)]
+    def __init__(
+        self, make_worker: Callable[[], ChunkRunner], num_clients: int, chunk: int, options: EngineConfig
+    ) -> None:
+        super().__init__(num_clients, chunk, ClientStates(options.state_memory_mb << 20))
+        self._retries = options.retries
+        self._bytes_sent = 0
+        self._shown: Mapping[str, float] = {}
+        self._gauges: Gauges | None = None
+        self._size, self._actors = _cluster.lease(options)
+        self.num_workers = len(self._actors)
+        try:
+            self._worker = [ray.put(make_worker)]
+        except ray.exceptions.RayError as error:
+            self.close()
+            raise FedsimError(f"engine: the data does not fit Ray's object store ({_first_line(error)})") from None
+        self._prepare()
+        if options.dashboard and _cluster.dashboard:
+            self.notes["dashboard"] = f"http://{_cluster.dashboard} (metrics: {metrics_address()})"
+            self._gauges = Gauges(_GAUGES, lambda: self._shown)
 
-    def _spawn(self) -> Any:
-        engine = self.config.engine
-        actor = ray.remote(_Actor).options(num_cpus=engine.cpus_per_worker, num_gpus=engine.gpus_per_worker)
-        return actor.remote(self.config, self._data)
+    def _prepare(self) -> None:
+        """Have all actors make their workers, so that what is wrong with these shows before the run begins."""
+        calls = [(actor, actor.prepare.remote(self._worker)) for actor in self._actors]
+        for actor, call in calls:
+            try:
+                ray.get(call)
+            except ray.exceptions.RayTaskError as error:
+                self.close()
+                cause = error.cause
+                what = f"{type(cause).__name__}: {cause}" if cause else _first_line(error)
+                raise FedsimError(f"engine: a Ray worker cannot be set up ({what})") from None
+            except ray.exceptions.RayActorError:  # it died while it waited for this run
+                self._kill(actor)
 
     def run_chunks(self, chunks: Sequence[Chunk]) -> Iterator[list[Reply]]:
         """Yield each chunk's replies in order, with at most a few chunks beyond the oldest unfinished one."""
+        self._actors += [_cluster.spawn(self._size) for _ in range(self.num_workers - len(self._actors))]
         window = 2 * self.num_workers + 2
-        broadcasts: dict[int, Any] = {}  # id(content) -> (content, ref): one copy in the store per distinct content
+        broadcasts: dict[int, Any] = {}  # id(content) -> ref: one copy in the store per distinct content
+        uses = Counter(key for chunk in chunks for key in {id(content) for content in chunk.contents})
         waiting = deque((index, 0) for index in range(len(chunks)))
+        after = _predecessors(chunks)
         idle = deque(self._actors)
         running: dict[Any, tuple[int, int, Any]] = {}
         done: dict[int, list[Reply]] = {}
         try:
             for index in range(len(chunks)):
                 while index not in done:
-                    while waiting and idle and waiting[0][0] < index + window:
+                    while waiting and idle and waiting[0][0] < index + window and after[waiting[0][0]] < index:
                         number, tries = waiting.popleft()
                         actor = idle.popleft()
                         running[self._submit(actor, chunks[number], broadcasts)] = (number, tries, actor)
                     ref = ray.wait(list(running), num_returns=1)[0][0]
                     number, tries, actor = running.pop(ref)
                     try:
-                        done[number] = ray.get(ref)
+                        done[number] = [_owning_state(reply) for reply in ray.get(ref)]
                         idle.append(actor)
-                    except ray.exceptions.RayActorError as error:
-                        idle.append(self._replace(actor))
-                        if tries < self.config.engine.retries:
+                    except ray.exceptions.RayError as error:
+                        idle.append(self._after(error, actor))
+                        if tries < self._retries:
                             waiting.appendleft((number, tries + 1))
                         else:
-                            lost = Reply(None, f"its Ray actor died {tries + 1} times: {str(error).splitlines()[0]}")
+                            lost = Reply(None, f"its Ray worker failed {tries + 1} times: {_first_line(error)}")
                             done[number] = [lost] * len(chunks[number].clients)
+                for key in {id(content) for content in chunks[index].contents}:
+                    uses[key] -= 1
+                    if not uses[key]:
+                        del broadcasts[key]
                 yield done.pop(index)
         finally:
             for _, _, actor in running.values():  # the caller stopped early: what still runs is of no use
-                self._replace(actor)
+                self._kill(actor)
 
     def _submit(self, actor: Any, chunk: Chunk, broadcasts: dict[int, Any]) -> Any:
         for content in chunk.contents:
             if id(content) not in broadcasts:
-                broadcasts[id(content)] = (content, ray.put(content))
+                broadcasts[id(content)] = ray.put(content)
+                self._bytes_sent += size_bytes(content)
         distinct = list(dict.fromkeys(map(id, chunk.contents)))
-        refs = [broadcasts[key][1] for key in distinct]
+        refs = [broadcasts[key] for key in distinct]
         which = [distinct.index(id(content)) for content in chunk.contents]
-        return actor.run_chunk.remote(chunk.kind, refs, which, chunk.clients, self.states_of(chunk))
+        states = self.states_of(chunk)
+        self._bytes_sent += sum(map(size_bytes, states))
+        return actor.run_chunk.remote(self._worker, chunk.kind, refs, which, chunk.clients, states)
 
-    def _replace(self, actor: Any) -> Any:
+    def _after(self, error: Exception, actor: Any) -> Any:
+        """Return an actor that can go on: this one if only its call failed, a new one if it died."""
+        if isinstance(error, ray.exceptions.RayTaskError):
+            return actor
+        self._kill(actor)
+        self._actors.append(_cluster.spawn(self._size))
+        return self._actors[-1]
+
+    def _kill(self, actor: Any) -> None:
         ray.kill(actor)
-        fresh = self._spawn()
-        self._actors[self._actors.index(actor)] = fresh
-        return fresh
+        self._actors.remove(actor)
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Show the numbers of a finished round on the dashboard's metrics endpoint, if there is one."""
+        self._shown = {**metrics, "bytes_sent": self._bytes_sent}
+        if self._gauges is not None:
+            for actor in self._actors:
+                actor.show_gpu_memory.remote()
 
     def close(self) -> None:
-        """Stop the actors, and Ray if this engine started it."""
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = []
-        if self._owned:
-            ray.shutdown()
+        """Free the run's data and give the actors back."""
+        if self._gauges is not None:
+            self._gauges.close()
+        if self.num_workers:
+            for actor in self._actors:
+                actor.release.remote()
+            _cluster.give_back(self._size, self.num_workers, self._actors)
+            self._actors, self._worker, self.num_workers = [], [], 0
+        super().close()
 
 
-def _start(engine: EngineConfig) -> bool:
-    """Start or join Ray; returns whether it was started here."""
-    if ray.is_initialized():
-        return False
-    if engine.dashboard:
-        _require_free_port(engine.dashboard_port)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if engine.ray_address is None:
-        needed = math.ceil((engine.num_workers or 1) * engine.cpus_per_worker)
-        options |= {
-            "num_cpus": max(os.cpu_count() or 1, needed),
-            "include_dashboard": engine.dashboard,
-            "dashboard_host": "127.0.0.1",
-            "dashboard_port": engine.dashboard_port,
-        }
-    try:
-        ray.init(address=engine.ray_address or "local", **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"engine.ray_address {engine.ray_address}" if engine.ray_address else "ray"
-        raise FedsimError(f"{where}: {str(error).splitlines()[0]}") from None
-    return True
+def _predecessors(chunks: Sequence[Chunk]) -> list[int]:
+    """Return for each chunk the last one before it that has a client in common with it, -1 if there is none.
+
+    A client that gets several messages handles them one after another, each with the state that the last one left.
+    """
+    last: dict[int, int] = {}
+    found = []
+    for index, chunk in enumerate(chunks):
+        found.append(max((last.get(client, -1) for client in chunk.clients), default=-1))
+        last |= dict.fromkeys(chunk.clients, index)
+    return found
 
 
-def _require_free_port(port: int) -> None:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise FedsimError(f"engine.dashboard_port: port {port} on 127.0.0.1 is in use; choose another") from None
+def _owning_state(reply: Reply) -> Reply:
+    """Return the reply with its state copied out of the object store, where it would keep all of its chunk."""
+    if reply.state is None:
+        return reply
+    state = copy_records(reply.state)
+    for record in state.array_records.values():
+        for name, array in record.items():
+            if isinstance(array, TensorArray):
+                record[name] = TensorArray(array.tensor.clone())
+    return reply._replace(state=state)
 
 
-def _fitting_workers(engine: EngineConfig) -> int:
-    """Return how many actors the cluster has room for."""
-    free = ray.cluster_resources()
-    workers = int(free.get("CPU", 0) / engine.cpus_per_worker)
-    if engine.gpus_per_worker:
-        workers = min(workers, int(free.get("GPU", 0) / engine.gpus_per_worker))
-    if workers < 1:
-        raise FedsimError(
-            f"engine: the cluster has {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs, too few for one "
-            f"worker of {engine.cpus_per_worker:g} CPUs and {engine.gpus_per_worker:g} GPUs"
-        )
-    return workers
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -224,7 +224,7 @@ def _check_sparse(num_classes: int, dim: int, sparsity: float, norm: float, meth
     largest = largest_sparsity(num_classes, dim)
     if sparsity > largest:
         raise FedsimError(
-            f"ETF sparsity={sparsity} is too high for num_classes={num_classes}, dim={dim}: use at most "
+            f"strategy.sparsity={sparsity} is too high for num_classes={num_classes}, dim={dim}: use at most "
             f"{np.floor(largest * 1e4) / 1e4:.4f}, with which (1 - sparsity) * dim stays well above "
             f"(num_classes + 1) / 2 (here {(1 - sparsity) * dim:.4g} and {(num_classes + 1) / 2:.4g}) and any two "
             "classes share a free weight"

@@ -55,10 +55,16 @@ class TransformerFeatures(nn.Module):
         super().__init__()
         self.patches = nn.Conv2d(channels, dim, patch, stride=patch)
         self.class_token = nn.Parameter(torch.zeros(1, dim))
-        self.positions = nn.Parameter(torch.empty(1 + tokens, dim).normal_(std=0.02))
+        self.positions = nn.Parameter(torch.empty(1 + tokens, dim))
+        self.reset_parameters()
         self.encoder = nn.Sequential(
             nn.Dropout(dropout), *(EncoderBlock(dim, dropout) for _ in range(DEPTH)), nn.LayerNorm(dim)
         )
+
+    def reset_parameters(self) -> None:
+        """Draw its own parameters, those of no layer, anew."""
+        nn.init.zeros_(self.class_token)
+        nn.init.normal_(self.positions, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, C, H, W) to (B, dim)."""

@@ -69,14 +69,11 @@ def render_report(folders: Sequence[RunFolder], sections: Sequence[Section] = ()
         raise ValueError("a report needs at least one run")
     labels = run_labels(folders)
     single = len(folders) == 1
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(files("fedsim.report").joinpath("template.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    return _render(
         title=labels[0] if single else f"{len(folders)} runs compared",
+        subtitle=str(folders[0].path) if single else " · ".join(labels),
         single=single,
         labels=labels,
-        runs=folders,
         notices=_notices(folders, labels),
         overview=_overview(folders),
         metrics=_metrics(folders),
@@ -86,9 +83,21 @@ def render_report(folders: Sequence[RunFolder], sections: Sequence[Section] = ()
             ("Configuration", *_compared([folder.flat_config for folder in folders])),
             ("Environment", *_compared([flatten(folder.environment) for folder in folders])),
         ],
-        data_uri=_data_uri,
-        version=__version__,
     )
+
+
+def write_page(out: Path, title: str, subtitle: str, sections: Sequence[Section]) -> Path:
+    """Write a page of nothing but sections to the file `out`, whole or not at all, and return `out`."""
+    empty: dict[str, Any] = {"notices": [], "overview": [], "metrics": {}, "plots": [], "settings": []}
+    page = _render(title=title, subtitle=subtitle, single=True, labels=[title], sections=sections, **empty)
+    return write_atomically(out, page.encode("utf-8"))
+
+
+def _render(**parts: Any) -> str:
+    template = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(files("fedsim.report").joinpath("template.html.j2").read_text(encoding="utf-8"))
+    return template.render(**parts, data_uri=_data_uri, version=__version__)
 
 
 def _data_uri(plot: Plot) -> str:

@@ -1,0 +1,202 @@
+"""The Ray of this process, started or joined once and kept for the next run, and the actors that wait in it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fedsim.config import EngineConfig
+from fedsim.errors import FedsimError
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about CUDA_VISIBLE_DEVICES
+
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed")  # our replies tell so
+
+if TYPE_CHECKING:
+    import ray
+else:
+    try:
+        import ray
+    except ImportError:
+        ray = None
+
+
+_PATIENCE_SECONDS = 10
+
+
+class Size(NamedTuple):
+    """What an actor takes up; actors of one size serve any run."""
+
+    cpus: float
+    gpus: float
+    threads: int
+
+
+class Cluster:
+    """Hands out actors: generic processes that are sent a run's worker, so that the next run need not start any."""
+
+    def __init__(self, actor_class: type) -> None:
+        self._actor_class = actor_class
+        self._started: EngineConfig | None = None
+        """What Ray was started with, if it was started here."""
+        self._session = ""
+        self._idle: list[tuple[Size, Any]] = []
+        self._leases: list[tuple[Size, int]] = []
+        self._numbers = itertools.count()
+        self.dashboard = ""
+        """Address of the dashboard, if there is one."""
+
+    def lease(self, options: EngineConfig) -> tuple[Size, list[Any]]:
+        """Return as many actors as the options ask for, and their size; give them back when done.
+
+        Raises
+        ------
+        FedsimError
+            If Ray cannot be had, or has no room for them.
+        """
+        self._connect(options)
+        size = Size(options.cpus_per_worker, options.gpus_per_worker, options.threads)
+        count = self._fitting(size, options.num_workers)
+        self._leases.append((size, count))
+        actors = [actor for kept, actor in self._idle if kept == size][:count]
+        for kept, actor in self._idle:
+            if kept != size:  # of no use, and in the way
+                ray.kill(actor)
+        self._idle = [(kept, actor) for kept, actor in self._idle if kept == size and actor not in actors]
+        return size, actors + [self.spawn(size) for _ in range(count - len(actors))]
+
+    def spawn(self, size: Size) -> Any:
+        """Start one more actor, in place of one that died."""
+        variables = {f"{library}_NUM_THREADS": str(size.threads) for library in ("OMP", "MKL", "OPENBLAS")}
+        if self._started is not None and self._started.ray_address is None:
+            # On this machine, let it import what this process can: tests, scripts, a user's own client app.
+            variables["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+        return (
+            ray.remote(self._actor_class)
+            .options(
+                name=f"fedsim-{os.getpid()}-{next(self._numbers)}",
+                num_cpus=size.cpus,
+                num_gpus=size.gpus,
+                runtime_env={"env_vars": variables},
+            )
+            .remote()
+        )
+
+    def give_back(self, size: Size, count: int, actors: list[Any]) -> None:
+        """Take back a lease of `count` actors, with those of them that still live."""
+        self._leases.remove((size, count))
+        if self._session == _session():
+            self._idle += [(size, actor) for actor in actors]
+
+    def _connect(self, options: EngineConfig) -> None:
+        if ray is None:
+            raise FedsimError("engine.name: ray is not installed; install it with: pip install 'ray[default]'")
+        if (
+            ray.is_initialized()
+            and self._session == _session()
+            and self._started
+            and not _serves(self._started, options)
+        ):
+            if self._leases:
+                raise FedsimError("engine: another run of this process holds Ray with other options; let it end first")
+            ray.shutdown()
+        if not ray.is_initialized():
+            self.dashboard = _start(options)
+            self._started = options
+        elif self._session != _session():
+            self._started = None  # the caller's own Ray
+        if self._session != _session():
+            self._session, self._idle, self._leases = _session(), [], []
+
+    def _fitting(self, size: Size, wanted: int | None) -> int:
+        """Return how many actors to have: as many as wanted, or as there is room for."""
+        total = ray.cluster_resources()
+        cpus, gpus = (
+            total.get(kind, 0.0) - sum(count * getattr(taken, name) for taken, count in self._leases)
+            for kind, name in (("CPU", "cpus"), ("GPU", "gpus"))
+        )
+        room = math.floor(cpus / size.cpus + 1e-9)
+        if size.gpus:
+            room = min(room, math.floor(gpus / size.gpus + 1e-9))
+        count = wanted or room
+        if not 1 <= count <= room:
+            raise FedsimError(
+                f"engine.num_workers: Ray has {cpus:g} CPUs and {gpus:g} GPUs free, too few for {count or 1} workers "
+                f"of {size.cpus:g} CPUs and {size.gpus:g} GPUs; lower num_workers, cpus_per_worker or gpus_per_worker"
+            )
+        return count
+
+
+def _session() -> str:
+    if not ray.is_initialized():
+        return ""
+    context = ray.get_runtime_context()
+    return f"{context.gcs_address} {context.get_job_id()}"
+
+
+def _serves(started: EngineConfig, options: EngineConfig) -> bool:
+    """Return whether the Ray that was started with `started` does for `options`."""
+    dashboard = not options.dashboard or (started.dashboard and started.dashboard_port == options.dashboard_port)
+    return started.ray_address == options.ray_address and (
+        options.ray_address is not None or (dashboard and _cpus(options) <= ray.cluster_resources().get("CPU", 0.0))
+    )
+
+
+def _cpus(options: EngineConfig) -> int:
+    return math.ceil((options.num_workers or 1) * options.cpus_per_worker)
+
+
+def _start(options: EngineConfig) -> str:
+    """Start or join Ray; returns the address of its dashboard, or nothing."""
+    more: dict[str, Any] = {}
+    if options.ray_address is None:
+        if options.dashboard:
+            _require_free_port(options.dashboard_port)
+            more = {"dashboard_host": "127.0.0.1", "dashboard_port": options.dashboard_port}
+        more["include_dashboard"] = options.dashboard
+        if _cpus(options) > len(os.sched_getaffinity(0)):  # more than there are: as asked
+            more["num_cpus"] = _cpus(options)
+    else:
+        _require_reachable(options.ray_address)
+    try:
+        context = ray.init(address=options.ray_address or "local", log_to_driver=False, logging_level="ERROR", **more)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        where = f"engine.ray_address: {options.ray_address} cannot be joined" if options.ray_address else "engine: Ray"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FedsimError(f"{where} ({reason})") from None
+    return str(context.dashboard_url or "")
+
+
+def _require_reachable(address: str) -> None:
+    """Refuse an address where nobody listens: Ray itself would try for many minutes."""
+    if address == "auto":  # Ray looks for a cluster on this machine, and says at once when there is none
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE_SECONDS).close()
+    except (OSError, OverflowError, ValueError):
+        raise FedsimError(
+            f"engine.ray_address: no Ray cluster answers at {address!r}; must be auto, or HOST:PORT as `ray start "
+            "--head` prints it"
+        ) from None
+
+
+def _require_free_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise FedsimError(f"engine.dashboard_port: port {port} on 127.0.0.1 is in use; choose another") from None
+
+
+def metrics_address() -> str:
+    """Return where this machine's Ray serves its metrics in Prometheus' format, or nothing."""
+    here = ray.get_runtime_context().get_node_id()
+    ports = [node["MetricsExportPort"] for node in ray.nodes() if node["NodeID"] == here]
+    return f"http://127.0.0.1:{ports[0]}/metrics" if ports and ports[0] else ""

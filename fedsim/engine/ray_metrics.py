@@ -1,0 +1,32 @@
+"""Numbers of a run on Ray's metrics endpoint, for its dashboard and for Prometheus."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+_EVERY_S = 3.0
+
+
+class Gauges:
+    """Shows what `read` returns, {name: value}, again and again: Ray forgets a value once it was asked for."""
+
+    def __init__(
+        self, described: Mapping[str, str], read: Callable[[], Mapping[str, float]], tags: dict[str, str] | None = None
+    ) -> None:
+        from ray.util.metrics import Gauge
+
+        self._tags = tags or {}
+        self._gauges = {name: Gauge(f"fedsim_{name}", text, tuple(self._tags)) for name, text in described.items()}
+        self._read = read
+        self._over = threading.Event()
+        threading.Thread(target=self._repeat, daemon=True).start()
+
+    def _repeat(self) -> None:
+        while not self._over.wait(_EVERY_S):
+            for name, value in dict(self._read()).items():
+                self._gauges[name].set(float(value), self._tags)
+
+    def close(self) -> None:
+        """Stop."""
+        self._over.set()

@@ -1,0 +1,186 @@
+"""Where clients' states live: the ones used last in memory, the others in files."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+
+from flwr.app import RecordDict
+
+from fedsim.engine.record_file import read_records, size_bytes, write_records
+
+_DEFAULT_MEMORY = 1 << 30
+
+
+class _Version:
+    """One state of one client: in memory, in a file, or both. A version never changes; a new one replaces it."""
+
+    def __init__(self, records: RecordDict | None = None, path: Path | None = None) -> None:
+        self.records, self.path = records, path
+        self.size_bytes = 0
+
+
+class ClientStates:
+    """The state of every client that has one; a client that was never trained has none.
+
+    What a round writes is staged until the round is whole: an interrupted round leaves no trace. States beyond
+    `memory_bytes` go to files in a folder of this object's own, those not used for longest first, and come back when
+    asked for. Whoever gets a state does not write to it.
+    """
+
+    def __init__(self, memory_bytes: int = _DEFAULT_MEMORY) -> None:
+        self.memory_bytes = memory_bytes
+        self._kept: dict[int, _Version] = {}
+        self._staged: dict[int, _Version] = {}
+        self._recent: dict[_Version, None] = {}  # those in memory, the one used last at the end
+        self._used_bytes = 0
+        self._numbers = itertools.count()
+        self._place: Path | None = None
+        self._folder: Path | None = None
+
+    def spill_to(self, folder: Path) -> None:
+        """Make files, should any be needed, in `folder`, and remove what lies there.
+
+        On the disk of a run, its checkpoints link to them.
+        """
+        shutil.rmtree(folder, ignore_errors=True)
+        self._place = folder
+
+    def __getitem__(self, client: int) -> RecordDict:
+        version = self._staged.get(client) or self._kept.get(client)
+        if version is None:
+            return RecordDict()
+        records = version.records
+        if records is None:
+            assert version.path is not None
+            records = read_records(version.path)
+        self._remember(version, records)
+        return records
+
+    def stage(self, client: int, state: RecordDict) -> None:
+        """Set a client's state until `discard`."""
+        if (before := self._staged.pop(client, None)) is not None:
+            self._drop(before)
+        self._staged[client] = version = _Version()
+        self._remember(version, state)
+
+    def commit(self) -> None:
+        """Keep what was staged."""
+        for client, version in self._staged.items():
+            if (before := self._kept.get(client)) is not None:
+                self._drop(before)
+            self._kept[client] = version
+        self._staged = {}
+
+    def discard(self) -> None:
+        """Forget what was staged."""
+        for version in self._staged.values():
+            self._drop(version)
+        self._staged = {}
+
+    def committed(self) -> list[int]:
+        """Return the clients that have a kept state, ascending."""
+        return sorted(self._kept)
+
+    def files(self) -> dict[int, Path]:
+        """Return the file of each kept state that has one."""
+        return {client: version.path for client, version in self._kept.items() if version.path is not None}
+
+    # Files --------------------------------------------------------------------------------------------------------
+
+    def adopt(self, files: Mapping[int, Path]) -> None:
+        """Keep exactly the states in these files, which stay where they are; each is read when it is asked for."""
+        self.discard()
+        for version in self._kept.values():
+            self._drop(version)
+        self._kept = {client: _Version(path=path) for client, path in files.items()}
+
+    def write_committed(self, folder: Path) -> list[Path]:
+        """Put a file of every kept state into `folder`; returns those that are not safely on disk yet.
+
+        States are written one by one. One whose file exists is linked to instead.
+        """
+        new = []
+        for client, version in sorted(self._kept.items()):
+            target = folder / file_name(client)
+            if version.path is None:
+                assert version.records is not None
+                write_records(target, version.records)
+                new.append(target)
+                continue
+            try:
+                os.link(version.path, target)
+                linked = True
+            except OSError:  # another disk, or one that knows no links
+                shutil.copyfile(version.path, target)
+                linked = False
+            if not linked or version.path.parent == self._folder:
+                new.append(target)
+        return new
+
+    def moved_to(self, folder: Path) -> None:
+        """Take note that the files of `write_committed` now lie in `folder`, and stay there until the next call."""
+        for client, version in self._kept.items():
+            before = version.path
+            version.path = folder / file_name(client)
+            self._unlink(before)
+
+    def close(self) -> None:
+        """Forget everything and remove this object's own folder."""
+        self._kept, self._staged, self._recent, self._used_bytes = {}, {}, {}, 0
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    # Memory -------------------------------------------------------------------------------------------------------
+
+    def _remember(self, version: _Version, records: RecordDict) -> None:
+        if version.records is None:
+            version.records, version.size_bytes = records, size_bytes(records)
+            self._used_bytes += version.size_bytes
+        self._recent.pop(version, None)
+        self._recent[version] = None
+        while self._used_bytes > self.memory_bytes and self._recent:
+            self._evict(next(iter(self._recent)))
+
+    def _evict(self, version: _Version) -> None:
+        assert version.records is not None
+        if version.path is None:
+            path = self._own_folder() / f"{next(self._numbers)}.safetensors"
+            write_records(path, version.records)
+            version.path = path
+        self._forget(version)
+
+    def _forget(self, version: _Version) -> None:
+        if version.records is not None:
+            self._used_bytes -= version.size_bytes
+            version.records = None
+            del self._recent[version]
+
+    def _drop(self, version: _Version) -> None:
+        self._forget(version)
+        self._unlink(version.path)
+
+    def _unlink(self, path: Path | None) -> None:
+        if path is not None and path.parent == self._folder:
+            path.unlink()
+
+    def _own_folder(self) -> Path:
+        if self._folder is None:
+            if self._place is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="fedsim-states-"))
+            else:
+                self._folder = self._place
+                self._folder.mkdir(parents=True)
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder
+
+
+def file_name(client: int) -> str:
+    """Return the name of the file of a client's state."""
+    return f"{client}.safetensors"

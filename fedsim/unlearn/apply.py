@@ -1,0 +1,66 @@
+"""Runs one unlearning method on one model, with what it declared to need and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from fedsim.config_errors import one_line
+from fedsim.errors import FedsimError
+from fedsim.models.base import Classifier
+from fedsim.randomness import generator, torch_seed
+from fedsim.unlearn.forget import Request
+from fedsim.unlearn.methods import Method, UnlearningConfig
+from fedsim.unlearn.roles import Roles, granted
+
+
+@dataclass(frozen=True, eq=False)
+class Unlearned:
+    """What a method made of a model."""
+
+    model: Classifier
+    """In evaluation mode."""
+    seconds: float
+    """Of the method alone, evaluation not included."""
+
+
+def options_of(method: Method, given: Mapping[str, Any]) -> UnlearningConfig:
+    """Return a method's options, its defaults where not given; `given` may be wrong."""
+    try:
+        return method.config.model_validate({"name": method.name, **given})
+    except ValidationError as error:
+        raise FedsimError(f"--set {one_line(error, method.config, method.name, owner=method.name)}") from None
+
+
+def refusal(method: Method, request: Request) -> str | None:
+    """Return why a method cannot serve a request, None if it can."""
+    if request.kind not in method.forgets:
+        return f"{method.name} forgets {' and '.join(sorted(method.forgets))}, not {request.kind}"
+    if method.needs.history:
+        return f"{method.name} needs the clients' updates, which this run has not kept"
+    return None
+
+
+def unlearn_with(method: Method, options: UnlearningConfig, model: Classifier, roles: Roles, seed: int) -> Unlearned:
+    """Return what the method makes of a copy of `model`; equal arguments give equal bits on one kind of machine."""
+    purpose = f"unlearn-{method.name}"
+    forget, retain = granted(roles, method.needs, generator(seed, f"{purpose}-noise"))
+    device = forget.x.device
+    private = copy.deepcopy(model).eval().requires_grad_(method.needs.gradients)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(torch_seed(seed, f"{purpose}-torch"))
+        begun = time.perf_counter()
+        with torch.set_grad_enabled(method.needs.gradients):
+            result = method.unlearn(private, forget, retain, options, generator(seed, purpose))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - begun
+    if not isinstance(result, Classifier):
+        raise TypeError(f"{method.name} must return a Classifier, got {type(result).__name__}")
+    return Unlearned(result.eval().requires_grad_(True), seconds)

@@ -1,0 +1,140 @@
+"""What is to be forgotten: `client=7`, `class=3`, `identity=12`, `indices=FILE`, `random=0.01`, joined with `+`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsim.data.federation import FederatedData
+from fedsim.errors import FedsimError, nearest
+from fedsim.randomness import generator
+
+IntArray = npt.NDArray[np.int64]
+
+_KINDS = {
+    "client": "clients",
+    "clients": "clients",
+    "class": "class",
+    "identity": "samples",
+    "indices": "samples",
+    "random": "samples",
+}
+_FORMS = "client=7, clients=7,9, class=3, identity=12, indices=FILE or random=0.01, joined with +"
+_SHOWN = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A parsed forget specification."""
+
+    spec: str
+    kind: str
+    """class, samples or clients; samples where the parts are of several kinds."""
+    rows: IntArray
+    """(F,) training rows to forget, ascending; each is held by some client."""
+    retain: IntArray
+    """(R,) all other training rows that a client holds, ascending; never empty."""
+
+
+def parse_forget(spec: str, data: FederatedData, seed: int) -> Request:
+    """Return the rows that `spec` names; `seed`, the run's, draws those of `random=`.
+
+    Raises
+    ------
+    FedsimError
+        If it is malformed, names something unknown, nothing, or everything.
+    """
+    parts = [part.partition("=") for part in re.split(r"\+(?=\s*\w+\s*=)", spec)]
+    rows, kinds = [], set()
+    for number, (key, equals, value) in enumerate(parts):
+        key, value = key.strip(), value.strip()
+        if not equals or not value:
+            raise FedsimError(f"--forget {spec}: must have the form {_FORMS}")
+        if key not in _KINDS:
+            raise FedsimError(f"--forget {spec}: {key!r} cannot be forgotten; {nearest(key, _KINDS)}")
+        kinds.add(_KINDS[key])
+        try:
+            rows.append(_rows(key, value, data, seed, number))
+        except FedsimError as error:
+            raise FedsimError(f"--forget {spec}: {error}") from None
+    everything = np.sort(data.partition.indices)
+    forget = np.unique(np.concatenate(rows))
+    retain = np.setdiff1d(everything, forget, assume_unique=True)
+    if not len(forget):
+        raise FedsimError(f"--forget {spec}: names none of the {len(everything)} training samples; name more")
+    if not len(retain):
+        raise FedsimError(f"--forget {spec}: names all {len(everything)} training samples; leave some to keep")
+    return Request(spec, kinds.pop() if len(kinds) == 1 else "samples", forget, retain)
+
+
+def _rows(key: str, value: str, data: FederatedData, seed: int, number: int) -> IntArray:
+    held, dataset = data.partition.indices, data.dataset
+    match key:
+        case "client" | "clients":
+            wanted = _known(key, value, np.arange(len(data.partition)), np.flatnonzero(data.partition.sizes))
+            return np.concatenate([data.partition[client] for client in wanted])
+        case "class":
+            owned = dataset.y_train[held]
+            return held[np.isin(owned, _known(key, value, np.arange(dataset.num_classes), np.unique(owned)))]
+        case "identity":
+            if dataset.identity_train is None:
+                raise FedsimError("this data set has no identities; name clients, classes or indices")
+            owned = dataset.identity_train[held]
+            return held[np.isin(owned, _known(key, value, np.unique(dataset.identity_train), np.unique(owned)))]
+        case "indices":
+            return _from_file(Path(value).expanduser(), held, len(dataset.y_train))
+        case _:
+            count = round(_share(value) * len(held))
+            return generator(seed, "forget-random", number).choice(np.sort(held), count, replace=False)
+
+
+def _known(key: str, value: str, valid: IntArray, trained: IntArray) -> list[int]:
+    """Return the ids in `value`: each must be one of the `valid`, and one of the `trained`, which hold a sample."""
+    what = {"clients": "client"}.get(key, key)
+    ids = []
+    for text in value.split(","):
+        if not re.fullmatch(r"\d{1,18}", text.strip()):
+            raise FedsimError(f"{key} must be a number, or several joined with commas, got {text.strip()!r}")
+        ids.append(int(text))
+        if ids[-1] not in valid:
+            shown = ", ".join(map(str, valid[:_SHOWN])) + (", ..." if len(valid) > _SHOWN else "")
+            whole = len(valid) == valid[-1] + 1
+            raise FedsimError(f"no {what} {ids[-1]}; valid: {f'0 to {valid[-1]}' if whole else shown}")
+        if ids[-1] not in trained:
+            raise FedsimError(f"{what} {ids[-1]} has no training sample, so there is nothing to forget")
+    return ids
+
+
+def _share(value: str) -> float:
+    try:
+        share = float(value)
+    except ValueError:
+        share = np.nan
+    if not 0 < share < 1:
+        raise FedsimError(f"random must be a share of the training samples between 0 and 1, got {value!r}")
+    return share
+
+
+def _from_file(path: Path, held: IntArray, num_rows: int) -> IntArray:
+    """Return the rows in a file: an integer `.npy`, or text with numbers apart by spaces, commas or new lines."""
+    try:
+        if path.suffix == ".npy":
+            rows = np.load(path, allow_pickle=False)
+        else:
+            words = re.split(r"[\s,]+", path.read_text(encoding="utf-8"))
+            rows = np.array([int(word) for word in words if word], dtype=np.int64)
+        if not isinstance(rows, np.ndarray) or rows.ndim != 1 or rows.dtype.kind not in "iu":
+            raise ValueError
+    except OSError as error:
+        raise FedsimError(f"{path} cannot be read ({error.strerror or error}); give a file of row numbers") from None
+    except (ValueError, EOFError, OverflowError):
+        raise FedsimError(f"{path} does not hold one list of whole numbers; give them as text or .npy") from None
+    if len(outside := rows[(rows < 0) | (rows >= num_rows)]):
+        raise FedsimError(f"{path}: row {outside[0]} is out of range; training rows are 0 to {num_rows - 1}")
+    if len(untrained := np.setdiff1d(rows, held)):
+        raise FedsimError(f"{path}: row {untrained[0]} was held by no client, so it was never trained on; leave it out")
+    return rows.astype(np.int64)

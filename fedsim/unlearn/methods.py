@@ -1,0 +1,128 @@
+"""Unlearning methods by name: what they need, what they forget, their options. Imports no torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Callable, Set
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fedsim.errors import FedsimError, nearest
+from fedsim.registry import declared
+from fedsim.schema import Config
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fedsim.models.base import Classifier
+    from fedsim.unlearn.seam import View
+
+KINDS = ("class", "samples", "clients")
+"""What a request can name."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method asks for. It is given no more: what it does not need is not in the views it gets."""
+
+    forget_labels: bool = True
+    """Labels of what is to be forgotten."""
+    retain: bool = True
+    """The samples that are kept."""
+    retain_labels: bool = True
+    """Their labels."""
+    gradients: bool = True
+    """Derivatives; without, it runs where autograd records nothing."""
+    history: bool = False
+    """The updates that clients sent while the run trained."""
+    synthetic_only: bool = False
+    """It is given noise in place of all samples."""
+
+    def words(self) -> str:
+        """Return what is needed as a list in words."""
+        asked = [field.name for field in fields(self) if getattr(self, field.name) and field.name != "synthetic_only"]
+        if not self.retain:
+            asked = [need for need in asked if need != "retain_labels"]
+        asked = (["synthetic data only"] if self.synthetic_only else ["forget"]) + asked
+        return ", ".join(need.replace("_", " ") for need in asked)
+
+
+class UnlearningConfig(Config):
+    """Options of one unlearning method; each method adds its own."""
+
+    name: str
+
+
+Options = TypeVar("Options", bound=UnlearningConfig)
+
+Unlearn = Callable[["Classifier", "View", "View | None", Options, "np.random.Generator"], "Classifier"]
+"""(model, forget, retain, options, generator) -> model.
+
+The model is a private copy on the views' device; it may be changed in place and returned. Torch's own generators are
+seeded by the caller."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One unlearning method."""
+
+    name: str
+    config: type[UnlearningConfig]
+    needs: Needs
+    forgets: frozenset[str]
+    """Of `KINDS`."""
+    unlearn: Unlearn[Any]
+
+
+_methods: dict[str, Method] = {}
+
+
+def unlearning(
+    name: str, config: type[Options], needs: Needs, forgets: Set[str]
+) -> Callable[[Unlearn[Options]], Unlearn[Options]]:
+    """Register the function below as the unlearning method `name`; every argument but `config` is a literal.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken, or `forgets` is not from "class", "samples" and "clients".
+    """
+
+    def register(function: Unlearn[Options]) -> Unlearn[Options]:
+        if name in _methods:
+            raise ValueError(f"unlearning method {name!r} is registered twice")
+        if not forgets or set(forgets) - set(KINDS):
+            raise ValueError(f"unlearning method {name!r} forgets {sorted(forgets)}; allowed: {', '.join(KINDS)}")
+        _methods[name] = Method(name, config, needs, frozenset(forgets), function)
+        return function
+
+    return register
+
+
+def load_unlearning(name: str) -> Method:
+    """Return the unlearning method called `name`, importing its file only.
+
+    Raises
+    ------
+    FedsimError
+        If there is no such method.
+    """
+    known = declared("unlearning", "unlearning")
+    if name not in known:
+        raise FedsimError(f"--method {name}: no such unlearning method; {nearest(name, known)}")
+    importlib.import_module(known[name].module)
+    return _methods[name]
+
+
+def describe_unlearning() -> dict[str, str]:
+    """Return {method name: what it is, forgets and needs}, read from the source: nothing is imported."""
+    lines = {}
+    for name, method in declared("unlearning", "unlearning").items():
+        arguments = dict(zip(("name", "config", "needs", "forgets"), method.call.args, strict=False))
+        arguments |= {keyword.arg: keyword.value for keyword in method.call.keywords if keyword.arg}
+        needs = arguments["needs"].keywords if isinstance(arguments["needs"], ast.Call) else []
+        flags = {need.arg: ast.literal_eval(need.value) for need in needs if need.arg}
+        forgets = sorted(ast.literal_eval(arguments["forgets"]), key=KINDS.index)
+        lines[name] = f"{method.summary} Forgets: {', '.join(forgets)}. Needs: {Needs(**flags).words()}."
+    return lines

@@ -1,0 +1,72 @@
+"""Who is who: the samples to forget, to keep, to test on, and never seen, as views on a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedsim.data.federation import FederatedData
+from fedsim.randomness import generator
+from fedsim.records import from_numpy
+from fedsim.unlearn.forget import Request
+from fedsim.unlearn.seam import Needs, View
+from unlearning.evaluation.noise_floor import match_classes
+
+
+@dataclass(frozen=True, eq=False)
+class Roles:
+    """All samples of a request, with labels."""
+
+    forget: View
+    retain: View
+    test: View
+    """The whole test set."""
+    matched: npt.NDArray[np.int64]
+    """(M,) rows of `forget` and, class for class, ..."""
+    unseen: View
+    """... as many samples of the test set: what attacks compare. Empty if the test set has none of the classes."""
+
+
+def assign_roles(
+    data: FederatedData, request: Request, seed: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Roles:
+    """Return the views of a request; `seed` draws what attacks compare."""
+    dataset = data.dataset
+
+    def view(part: str, rows: npt.NDArray[np.int64]) -> View:
+        x, y = (from_numpy(getattr(dataset, f"{array}_{part}")[rows]).to(device) for array in "xy")
+        return View(x, y, dataset.mean, dataset.std, dtype)
+
+    matched, unseen = match_classes(dataset.y_train[request.rows], dataset.y_test, generator(seed, "unseen"))
+    return Roles(
+        view("train", request.rows),
+        view("train", request.retain),
+        view("test", np.arange(len(dataset.y_test))),
+        matched,
+        view("test", unseen),
+    )
+
+
+def granted(roles: Roles, needs: Needs, rng: np.random.Generator) -> tuple[View, View | None]:
+    """Return the forget view and the retain view as a method with these needs gets them: nothing else is in them."""
+    forget = _granted(roles.forget, needs.forget_labels, needs.synthetic_only, rng)
+    retain = _granted(roles.retain, needs.retain_labels, needs.synthetic_only, rng) if needs.retain else None
+    return forget, retain
+
+
+def _granted(view: View, labels: bool, synthetic: bool, rng: np.random.Generator) -> View:
+    view = view if labels else replace(view, y=None)
+    return replace(view, x=_noise(view, rng)) if synthetic else view
+
+
+def _noise(view: View, rng: np.random.Generator) -> torch.Tensor:
+    """Return normal noise with the data set's mean and standard deviation, in the form of the view's inputs."""
+    images = view.x.dtype == torch.uint8
+    columns = (len(view.mean), *([1, 1] if images else []))
+    mean, std = (np.asarray(values, np.float32).reshape(columns) for values in (view.mean, view.std))
+    noise = rng.standard_normal(tuple(view.x.shape), np.float32) * std + mean
+    stored = (noise * 255).round().clip(0, 255).astype(np.uint8) if images else noise
+    return torch.from_numpy(stored).to(view.x.device)

@@ -1,0 +1,1 @@
+"""What the benchmark scripts share: workloads, the rows that run them, and how rows are measured and compared."""

@@ -1,0 +1,75 @@
+"""fedsim's engines against a bare PyTorch loop, Flower's engine and pfl-research, on the same FedAvg steps.
+
+    python scripts/bench_engines.py                              # W1, W2, W3 and FLUTE, all rows: about 15 minutes
+    python scripts/bench_engines.py --workloads W1 --rows bare,auto --repeats 5 --json w1.json
+    python scripts/bench_engines.py --startup                    # import to first round of the quickstart
+
+The peers are optional: `pip install 'fedsim[bench]'`; a row that cannot run says why. Every row runs in a process of
+its own with one thread of torch (Flower and Ray: one in each worker). Its first round warms up, the next are timed, and
+in two more the memory of all its processes is sampled. Exits with 1 if a row did not do the bare loop's work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import typer
+from bench.compare import compare, disagreements, names, show, table_title, write
+from bench.rows import ROWS
+from bench.workloads import WORKLOADS
+
+
+def startup(repeats: int) -> dict[str, list[float]]:
+    """Return seconds from `import fedsim`, and from the start of Python, to the first finished round."""
+    scripts = Path(__file__).parent
+    found: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            paths = os.pathsep.join([str(scripts), str(scripts.parent)])
+            done = subprocess.run(
+                [sys.executable, "-m", "bench.startup", str(time.time()), folder],
+                env=os.environ | {"PYTHONPATH": paths, "XDG_CACHE_HOME": folder},
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+        for key, value in json.loads(done.stdout.splitlines()[-1]).items():
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def main(
+    workloads: Annotated[str, typer.Option(help=f"Of {', '.join(WORKLOADS)}.")] = "W1,W2,W3,FLUTE",
+    rows: Annotated[str, typer.Option(help="In this order; the bare loop is what others are compared to.")] = ",".join(
+        ROWS
+    ),
+    rounds: Annotated[int | None, typer.Option(help="Timed rounds of a start; by default the workload's own.")] = None,
+    repeats: Annotated[int, typer.Option(help="Starts of each row, taking turns.")] = 3,
+    quickstart: Annotated[bool, typer.Option("--startup", help="Measure the quickstart's first round.")] = False,
+    out: Annotated[Path | None, typer.Option("--json", help="File for all numbers.")] = None,
+) -> None:
+    """Measure, print a table per workload, and write JSON."""
+    if quickstart:
+        seconds = startup(repeats)
+        for key, values in seconds.items():
+            print(f"{key}: median {median(values):.2f}, min {min(values):.2f}")
+        write(out, {"startup": seconds})
+        return
+    chosen = {name: WORKLOADS[name] for name in names(workloads, WORKLOADS, "--workloads")}
+    results = compare(chosen, names(rows, ROWS, "--rows"), repeats=repeats, rounds=rounds)
+    for name, workload in chosen.items():
+        show(table_title(name, workload), results[name])
+    write(out, {"repeats": repeats, "workloads": results})
+    if wrong := disagreements(results):
+        print(f"not the work of the bare loop: {', '.join(wrong)}")
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

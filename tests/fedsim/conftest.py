@@ -1,0 +1,35 @@
+"""The command line in this process, and one small finished run for all who only look at it."""
+
+from pathlib import Path
+
+import pytest
+from tiny_runs import TINY, Cli, Outcome
+
+import fedsim
+from fedsim.cli import main
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run a command line in this process."""
+
+    def run(*arguments: str | Path) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        assert isinstance(end.value.code, int)
+        return Outcome(end.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out plots and report, which take most of a small run's time."""
+    monkeypatch.setattr("fedsim.runner._write_pictures", lambda folder: None)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished run of TINY; nobody writes to it."""
+    return fedsim.run(TINY, overrides={"out": str(tmp_path_factory.mktemp("runs"))}).folder

@@ -1,0 +1,472 @@
+"""What every engine promises, on all of them: in this process, and on Ray with one and two workers."""
+
+import gc
+import hashlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp.strategy import FedAvg, FedMedian
+
+from fedsim.config import EngineConfig, resolve
+from fedsim.engine.base import Engine
+from fedsim.engine.flower_internals import client_of, node_of
+from fedsim.engine.inprocess import InProcessEngine
+from fedsim.errors import FedsimError
+from fedsim.records import to_record
+from fedsim.simulation import RunState, Simulation
+from fedsim.worker import Worker
+
+MakeEngine = Callable[..., Engine]
+
+# Ray leaves what its daemons write to, and the daemons themselves, to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed file .*/dev/null:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning"),
+]
+
+ENGINES = ["inprocess", *(pytest.param(f"ray-{workers}", marks=pytest.mark.ray) for workers in (1, 2))]
+
+
+@pytest.fixture(scope="module")
+def ray_session() -> Iterator[None]:
+    ray = pytest.importorskip("ray")
+    yield
+    ray.shutdown()
+    gc.collect()  # while the warnings of this module are known
+
+
+@pytest.fixture
+def ray_engine(ray_session: None) -> Iterator[MakeEngine]:
+    """Return a function that makes an engine on Ray, with two workers unless told otherwise."""
+    from fedsim.engine.ray import RayEngine
+
+    made: list[Engine] = []
+
+    def make(make_worker: Callable[[], Any], clients: int, chunk: int, **options: Any) -> Engine:
+        config = EngineConfig(name="ray", num_workers=2).model_copy(update=options)
+        made.append(RayEngine(make_worker, clients, chunk, config))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+@pytest.fixture(params=ENGINES)
+def make_engine(request: pytest.FixtureRequest) -> MakeEngine:
+    """Return a function that makes an engine of some kind from what makes its worker."""
+    kind = request.param
+    if kind == "inprocess":
+        return lambda make_worker, clients, chunk: InProcessEngine(make_worker(), clients, chunk)
+    make: MakeEngine = request.getfixturevalue("ray_engine")
+    return partial(make, num_workers=int(kind[-1]))
+
+
+def numbered(clients: list[int], kind: str = "train") -> list[Message]:
+    """Return a message to each client; message i carries the number i."""
+    return [
+        Message(RecordDict({"config": ConfigRecord({"number": i})}), node_of(client), kind)
+        for i, client in enumerate(clients)
+    ]
+
+
+def values(reply: Message) -> dict[str, Any]:
+    return dict(reply.content.metric_records["metrics"])
+
+
+# The grid -------------------------------------------------------------------------------------------------------
+
+
+def test_replies_come_in_the_order_of_messages(make_engine: MakeEngine) -> None:
+    engine = make_engine(partial(fakes.EchoWorker, None, [0.1, 0.0, 0.05]), 9, 2)
+    order = [7, 0, 3, 8, 1, 4, 2]
+    replies = list(engine.stream(numbered(order)))
+    assert [values(reply)["client"] for reply in replies] == order
+    assert [values(reply)["told"] for reply in replies] == list(range(7))
+    assert [client_of(reply.metadata.src_node_id) for reply in replies] == order
+
+
+def test_state_is_staged_until_it_is_committed(make_engine: MakeEngine) -> None:
+    engine = make_engine(fakes.EchoWorker, 4, 2)
+    seen = [[values(reply)["seen"] for reply in engine.stream(numbered([0, 1, 2]))] for _ in range(2)]
+    assert seen == [[0, 0, 0], [1, 1, 1]]
+    engine.states.discard()
+    assert [values(reply)["seen"] for reply in engine.stream(numbered([0, 1]))] == [0, 0]
+    engine.states.commit()
+    engine.states.discard()
+    assert [values(reply)["seen"] for reply in engine.stream(numbered([0, 1, 2]))] == [1, 1, 0]
+    assert engine.trained == {0, 1, 2}
+
+
+def test_several_messages_to_one_client_are_handled_one_after_another(make_engine: MakeEngine) -> None:
+    """Each with the state that the one before left, whatever else there is to do meanwhile."""
+    engine = make_engine(partial(fakes.EchoWorker, None, [0.05, 0.0]), 9, 2)
+    order = [0, 1, 2, 0, 0, 1, 3, 4, 0]
+    assert [values(reply)["seen"] for reply in engine.stream(numbered(order))] == [0, 0, 0, 1, 2, 1, 0, 0, 3]
+
+
+def test_push_and_pull(make_engine: MakeEngine) -> None:
+    engine = make_engine(fakes.EchoWorker, 4, 2)
+    first = engine.push_messages(numbered([0, 1, 2]))
+    second = engine.push_messages(numbered([3]))
+    assert len({*first, *second}) == 4
+    assert [values(reply)["client"] for reply in engine.pull_messages([second[0], first[1]])] == [3, 1]
+    assert engine.pull_messages([second[0], "unknown"]) == []
+    assert [reply.metadata.reply_to_message_id for reply in engine.pull_messages(first)] == [first[0], first[2]]
+
+
+def test_only_the_cohort_is_shown(make_engine: MakeEngine) -> None:
+    engine = make_engine(fakes.EchoWorker, 4, 2)
+    assert [client_of(node) for node in engine.get_node_ids()] == [0, 1, 2, 3]
+    engine.cohort = [3, 1]
+    assert [client_of(node) for node in engine.get_node_ids()] == [3, 1]
+
+
+def test_messages_of_several_kinds(make_engine: MakeEngine) -> None:
+    engine = make_engine(fakes.foreign_worker, 8, 4)
+    messages = [
+        Message(RecordDict({"arrays": ArrayRecord([np.zeros(2)])}), node_of(1), "train"),
+        Message(RecordDict(), node_of(2), "query.keys"),
+        Message(RecordDict(), node_of(3), "query.nothing"),
+    ]
+    trained, queried, refused = engine.send_and_receive(messages)
+    assert trained.content.array_records["arrays"].to_numpy_ndarrays()[0].tolist() == [2.0, 2.0]
+    assert queried.content.metric_records["key"]["node"] == node_of(2)
+    assert refused.has_error()
+
+
+# Flower's strategies and apps ------------------------------------------------------------------------------------
+
+
+def test_flowers_own_loop_runs_on_it(make_engine: MakeEngine) -> None:
+    """FedAvg.start with an app that knows nothing of fedsim. Client c adds 1 + c to the model, with weight 1 + c.
+
+    Client 5 fails its second time, and in round 3 too: its count was not kept.
+    """
+    engine = make_engine(fakes.foreign_worker, 8, 3)
+    strategy = FedAvg(min_available_nodes=8)
+    result = strategy.start(engine, ArrayRecord([np.zeros(2, np.float32)]), num_rounds=3)
+    c = np.arange(1, 9)
+    without_5 = c[c != 6]
+    expected = (c**2).sum() / c.sum() + 2 * (without_5**2).sum() / without_5.sum()
+    assert np.allclose(result.arrays.to_numpy_ndarrays()[0], expected)
+    assert result.evaluate_metrics_clientapp[3]["sum"] == pytest.approx(2 * expected)
+
+
+def test_a_client_that_raises_costs_its_own_reply_and_keeps_its_old_state(make_engine: MakeEngine) -> None:
+    engine = make_engine(fakes.foreign_worker, 8, 8)
+    content = RecordDict({"arrays": ArrayRecord([np.zeros(2)])})
+    replies = []
+    for _ in range(3):
+        replies.append(list(engine.stream([Message(content, node_of(client), "train") for client in range(8)])))
+        engine.states.commit()
+    assert [[reply.has_error() for reply in some].count(True) for some in replies] == [0, 1, 1]
+    for reply in (replies[1][5], replies[2][5]):  # the second call failed twice: its count was never kept
+        assert reply.error.code == 2
+        assert "client 5 has had enough" in reply.error.reason
+    assert [values(reply)["times"] for reply in replies[2] if not reply.has_error()] == [3] * 7
+
+
+def test_a_client_that_edits_its_message_edits_nobody_elses(make_engine: MakeEngine) -> None:
+    engine = make_engine(vandals, 6, 3)
+    content = RecordDict({"arrays": to_record({"w": torch.ones(3)})})
+    replies = list(engine.stream([Message(content, node_of(client), "train") for client in range(6)]))
+    assert [values(reply) for reply in replies] == [{"received": 3.0, "records": 2}] * 6
+    assert list(content) == ["arrays"]
+    assert content.array_records["arrays"]["w"].numpy().tolist() == [1, 1, 1]
+
+
+def vandals() -> Any:
+    return fakes.AppWorker(fakes.vandal_app(), 6)
+
+
+def test_a_strategy_that_needs_all_updates(make_engine: MakeEngine) -> None:
+    engine = make_engine(partial(fakes.BigWorker, 10), 5, 2)
+    strategy = FedMedian(min_available_nodes=5)
+    messages = list(strategy.configure_train(1, to_record({"w": torch.zeros(10)}), ConfigRecord(), engine))
+    arrays, _ = strategy.aggregate_train(1, engine.stream(messages))
+    assert arrays["w"].numpy().tolist() == [2.0] * 10
+
+
+# Bits ------------------------------------------------------------------------------------------------------------
+
+
+def simulation(strategy: str, cohort: str, **more: Any) -> Simulation:
+    return Simulation(
+        resolve(
+            {
+                "strategy": strategy, "clients": 12, "cohort": 7, "rounds": 3, "eval_every": 3,
+                "training": {"cohort": cohort, "chunk": 3, "clip_norm": 1.0}, "data.partition": "dirichlet",
+            },
+            more,
+        )
+    )  # fmt: skip
+
+
+def run_rounds(sim: Simulation, engine: Engine) -> str:
+    """Return the hash of all that a run ends with: model, server, clients' states and metrics."""
+    state = sim.begin()
+    for _ in range(3):
+        sim.step(state, engine)
+    return fingerprint(state, engine)
+
+
+def fingerprint(state: RunState, engine: Engine) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in state.tensors.items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    for client in engine.states.committed():
+        digest.update(repr((client, engine.states[client])).encode())
+        for record in engine.states[client].array_records.values():
+            for array in record.values():
+                digest.update(array.data)
+    for line in state.metrics:
+        timeless = {name: value for name, value in line["metrics"].items() if name != "train/clients_per_s"}
+        digest.update(repr(timeless).encode())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="session")
+def undisturbed() -> Callable[[str, str], str]:
+    """Return a function from (strategy, cohort mode) to the fingerprint of the run in this process."""
+    known: dict[tuple[str, str], str] = {}
+
+    def get(strategy: str, cohort: str) -> str:
+        if (strategy, cohort) not in known:
+            sim = simulation(strategy, cohort)
+            known[strategy, cohort] = run_rounds(sim, sim.engine())
+        return known[strategy, cohort]
+
+    return get
+
+
+@pytest.mark.parametrize("cohort", ["sequential", "vectorized"])
+@pytest.mark.parametrize("strategy", ["fedavg", "fedloge"])
+def test_same_bits_on_every_engine(make_engine: MakeEngine, undisturbed, strategy: str, cohort: str) -> None:
+    sim = simulation(strategy, cohort)
+    engine = make_engine(partial(Worker, sim.config, sim.data), 12, 3)
+    assert run_rounds(sim, engine) == undisturbed(strategy, cohort)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedloge"])
+def test_same_bits_whatever_memory_states_have(strategy: str, undisturbed, tmp_path: Path) -> None:
+    sim = simulation(strategy, "sequential", **{"engine.state_memory_mb": 0})
+    engine = sim.engine()
+    engine.states.spill_to(tmp_path / "spilled")
+    assert run_rounds(sim, engine) == undisturbed(strategy, "sequential")
+    assert (tmp_path / "spilled").exists() == (strategy == "fedloge")
+    engine.close()
+
+
+# Streaming -------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_computed_before_it_is_asked_for() -> None:
+    worker = fakes.EchoWorker()
+    replies = InProcessEngine(worker, 10, 2).stream(numbered(list(range(10))))
+    assert worker.chunks == []
+    next(replies)
+    next(replies)
+    assert worker.chunks == [[0, 1]]
+    next(replies)
+    assert worker.chunks == [[0, 1], [2, 3]]
+
+
+@pytest.mark.ray
+def test_ray_runs_a_few_chunks_ahead_and_no_more(ray_engine: MakeEngine, tmp_path: Path) -> None:
+    engine = ray_engine(partial(fakes.EchoWorker, tmp_path / "log"), 100, 1)
+    replies = engine.stream(numbered(list(range(100))))
+    next(replies)
+    time.sleep(0.5)
+    started = len((tmp_path / "log").read_text().split())
+    assert 2 <= started <= 8  # the first, two running, and what a window of six leaves room for
+    replies.close()
+
+
+@pytest.mark.ray
+def test_a_slow_chunk_does_not_idle_the_others(ray_engine: MakeEngine, tmp_path: Path) -> None:
+    """Chunk 0 takes as long as the other five together: two workers need half the time of one."""
+    engine = ray_engine(partial(fakes.EchoWorker, None, [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]), 6, 1)
+    begun = time.perf_counter()
+    list(engine.stream(numbered(list(range(6)))))
+    assert time.perf_counter() - begun < 0.9
+
+
+# Death -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_a_worker_that_dies_changes_no_bit(ray_engine: MakeEngine, undisturbed, tmp_path: Path) -> None:
+    """Three processes die, having trained a chunk and before answering."""
+    strategy = "fedavg"
+    sim = simulation(strategy, "sequential")
+    sim_cohorts = [cohort_of(sim, server_round) for server_round in (1, 2, 3)]
+    for server_round, cohort, position in zip((1, 2, 3), sim_cohorts, (0, 3, 6), strict=True):
+        (tmp_path / f"train-{server_round}-{cohort[position]}").touch()
+    engine = ray_engine(partial(fakes.MortalWorker, tmp_path, sim.config, sim.data), 12, 3)
+    assert run_rounds(sim, engine) == undisturbed(strategy, "sequential")
+    assert list(tmp_path.iterdir()) == []
+
+
+def cohort_of(sim: Simulation, server_round: int) -> list[int]:
+    from fedsim.randomness import generator
+    from fedsim.server import sample_cohort
+
+    rng = generator(sim.config.seed, "cohort", server_round)
+    return list(sample_cohort(rng, sim.data.partition.sizes, sim.config.cohort_size))
+
+
+@pytest.mark.ray
+def test_workers_killed_from_outside_change_no_bit(ray_engine: MakeEngine, undisturbed) -> None:
+    sim = simulation("fedloge", "sequential")
+    engine = ray_engine(partial(Worker, sim.config, sim.data), 12, 3, retries=5)
+    killed: list[int] = []
+
+    def kill() -> None:
+        while len(killed) < 3:
+            for pid in own_workers(busy=True):
+                if pid not in killed:
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                    time.sleep(0.3)
+                    break
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    state = sim.begin()
+    for _ in range(3):
+        sim.step(state, engine)
+    result = fingerprint(state, engine)
+    assert killed
+    while thread.is_alive():  # the rounds may be done before the killing is
+        sim.step(state, engine)
+    assert len(killed) == 3
+    engine.close()
+    assert result == undisturbed("fedloge", "sequential")
+
+
+def own_workers(*, busy: bool) -> list[int]:
+    """Return the process ids of this session's Ray actors: grandchildren of this process, by what they are called."""
+    title = b"ray::FedsimWorker.run_chunk" if busy else b"ray::FedsimWorker"
+    table = processes()
+    return [
+        pid
+        for pid, (parent, name) in table.items()
+        if name.startswith(title) and table.get(parent, (0, b""))[0] == os.getpid()
+    ]
+
+
+def processes() -> dict[int, tuple[int, bytes]]:
+    """Return {process id: (parent's id, command line)}."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            found[int(folder.name)] = (parent, (folder / "cmdline").read_bytes())
+        except (OSError, ValueError):  # it ended meanwhile
+            continue
+    return found
+
+
+@pytest.mark.ray
+def test_when_retries_are_used_up_those_clients_fail_and_the_rest_goes_on(ray_engine: MakeEngine) -> None:
+    engine = ray_engine(partial(fakes.LethalWorker, 3), 8, 2, retries=1)
+    replies = list(engine.stream(numbered(list(range(8)))))
+    assert [reply.has_error() for reply in replies] == [False, False, True, True, False, False, False, False]
+    assert replies[3].error.reason.startswith("its Ray worker failed 2 times: ")
+    assert [reply.has_error() for reply in engine.stream(numbered([0, 1, 4, 5]))] == [False] * 4
+
+
+@pytest.mark.ray
+def test_a_caller_that_stops_early_leaves_nothing_running(ray_engine: MakeEngine) -> None:
+    engine = ray_engine(partial(fakes.EchoWorker, None, [0.0] + [30.0] * 3), 4, 1)
+    replies = engine.stream(numbered(list(range(4))))
+    next(replies)
+    replies.close()
+    begun = time.perf_counter()
+    assert values(next(engine.stream(numbered([0]))))["client"] == 0
+    assert time.perf_counter() - begun < 20
+
+
+# The pool --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_the_next_engine_reuses_the_processes(ray_engine: MakeEngine) -> None:
+    engine = ray_engine(fakes.EchoWorker, 4, 1)
+    before = set(own_workers(busy=False))
+    list(engine.stream(numbered([0, 1, 2, 3])))
+    engine.close()
+    engine = ray_engine(fakes.foreign_worker, 8, 1)
+    assert set(own_workers(busy=False)) == before
+    assert engine.states.committed() == []
+
+
+@pytest.mark.ray
+def test_a_closed_engine_frees_its_data(ray_engine: MakeEngine) -> None:
+    import ray
+
+    engine = ray_engine(partial(fakes.BigWorker, 10), 4, 1)
+    idle = stored_bytes(ray)
+    engine.close()
+    data = np.zeros(20_000_000, np.uint8)
+    engine = ray_engine(partial(carrying, data), 4, 1)
+    assert stored_bytes(ray) >= idle + 20_000_000
+    engine.close()
+    deadline = time.monotonic() + 20
+    while stored_bytes(ray) >= 20_000_000 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert stored_bytes(ray) < 20_000_000
+
+
+def carrying(data: np.ndarray) -> fakes.EchoWorker:
+    worker = fakes.EchoWorker()
+    worker.data = data
+    return worker
+
+
+def stored_bytes(ray: Any) -> float:
+    free = ray.available_resources().get("object_store_memory", 0.0)
+    return float(ray.cluster_resources()["object_store_memory"] - free)
+
+
+@pytest.mark.ray
+def test_a_worker_that_cannot_be_set_up_is_one_line(ray_engine: MakeEngine) -> None:
+    with pytest.raises(
+        FedsimError, match=r"^engine: a Ray worker cannot be set up \(RuntimeError: no such device.*\)$"
+    ):
+        ray_engine(fakes.unbuildable, 4, 1)
+    engine = ray_engine(fakes.EchoWorker, 4, 1)  # and the pool is as good as before
+    assert len(list(engine.stream(numbered([0, 1])))) == 2
+
+
+@pytest.mark.ray
+def test_more_than_there_is_room_for_is_one_line(ray_engine: MakeEngine) -> None:
+    ray_engine(fakes.EchoWorker, 4, 1)
+    with pytest.raises(FedsimError, match=r"too few for 1 workers of 1 CPUs and 1 GPUs"):
+        ray_engine(fakes.EchoWorker, 4, 1, num_workers=1, gpus_per_worker=1.0)
+    with pytest.raises(FedsimError, match=r"another run of this process holds Ray with other options"):
+        ray_engine(fakes.EchoWorker, 4, 1, num_workers=500)
+
+
+@pytest.mark.ray
+def test_actors_have_names_and_their_own_threads(ray_engine: MakeEngine) -> None:
+    import ray
+
+    ray_engine(fakes.EchoWorker, 4, 1, threads=2, num_workers=1)
+    names = [name for name in ray.util.list_named_actors() if name.startswith(f"fedsim-{os.getpid()}-")]
+    assert len(names) == 1
+    actor = ray.get_actor(names[0])
+    assert ray.get(actor.__ray_call__.remote(lambda self: os.environ["OMP_NUM_THREADS"])) == "2"

@@ -1,0 +1,205 @@
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsim.engine.record_file import read_records, require_whole, write_records
+from fedsim.engine.states import ClientStates
+from fedsim.errors import FedsimError
+from fedsim.records import to_record
+
+CLIENTS = st.integers(0, 4)
+ACTIONS = st.one_of(
+    st.tuples(st.just("stage"), CLIENTS, st.integers(0, 99)),
+    st.tuples(st.just("get"), CLIENTS),
+    st.tuples(st.sampled_from(["commit", "discard", "checkpoint", "resume"])),
+)
+
+
+def state(number: int) -> RecordDict:
+    return RecordDict({"personal": to_record({"w": torch.full((3,), float(number))})})
+
+
+def number_of(records: RecordDict) -> int | None:
+    return int(records.array_records["personal"]["w"].numpy()[0]) if records else None
+
+
+@settings(max_examples=150, deadline=None)
+@given(actions=st.lists(ACTIONS, max_size=30), memory_bytes=st.sampled_from([0, 2500, 1 << 30]))
+def test_any_history_is_that_of_two_dicts(actions, memory_bytes):
+    kept: dict[int, int] = {}
+    staged: dict[int, int] = {}
+    with tempfile.TemporaryDirectory() as name:
+        checkpoints = 0
+        states = ClientStates(memory_bytes)
+        states.spill_to(Path(name) / "spilled")
+        for action, *arguments in actions:
+            match action:
+                case "stage":
+                    client, number = arguments
+                    staged[client] = number
+                    states.stage(client, state(number))
+                case "get":
+                    (client,) = arguments
+                    assert number_of(states[client]) == (kept | staged).get(client)
+                case "commit":
+                    kept |= staged
+                    staged = {}
+                    states.commit()
+                case "discard":
+                    staged = {}
+                    states.discard()
+                case "checkpoint":
+                    folder, checkpoints = Path(name) / f"checkpoint-{checkpoints}", checkpoints + 1
+                    folder.mkdir()
+                    states.write_committed(folder)
+                    states.moved_to(folder)
+                    files = {int(path.stem): number_of(read_records(path)) for path in folder.iterdir()}
+                    assert files == kept
+                case "resume" if checkpoints:
+                    kept = {int(path.stem): number_of(read_records(path)) for path in folder.iterdir()}
+                    staged = {}
+                    states.adopt({client: folder / f"{client}.safetensors" for client in kept})
+            assert states.committed() == sorted(kept)
+        for client in range(5):
+            assert number_of(states[client]) == (kept | staged).get(client)
+        spilled = Path(name) / "spilled"
+        assert len(list(spilled.glob("*"))) <= len(kept) + len(staged)  # nothing superseded is left
+        states.close()
+        assert not spilled.exists()
+
+
+def test_memory_is_bounded(tmp_path):
+    """100 states of 80 kB each, 1 MB of memory."""
+    states = ClientStates(1_000_000)
+    states.spill_to(tmp_path / "spilled")
+    for client in range(100):
+        states.stage(client, RecordDict({"personal": to_record({"w": torch.full((20_000,), float(client))})}))
+    states.commit()
+    in_memory = [v for v in states._kept.values() if v.records is not None]
+    assert 10 <= len(in_memory) <= 12
+    assert len(list((tmp_path / "spilled").iterdir())) == 88
+    assert number_of(states[0]) == 0
+    assert number_of(states[99]) == 99
+
+
+def test_the_ones_used_last_stay_in_memory(tmp_path):
+    states = ClientStates(2500)  # two of about 1,012 bytes
+    states.spill_to(tmp_path / "spilled")
+    states.stage(0, state(0))
+    states.stage(1, state(1))
+    assert number_of(states[0]) == 0
+    states.stage(2, state(2))
+    assert {client for client, version in states._staged.items() if version.records is not None} == {0, 2}
+
+
+def test_without_a_place_of_its_own_it_takes_a_temporary_folder():
+    states = ClientStates(0)
+    states.stage(0, state(7))
+    folder = states._folder
+    assert folder is not None
+    assert [path.suffix for path in folder.iterdir()] == [".safetensors"]
+    assert number_of(states[0]) == 7
+    del states
+    assert not folder.exists()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    (tmp_path / "spilled").mkdir()
+    (tmp_path / "spilled" / "7.safetensors").write_bytes(b"x")
+    ClientStates().spill_to(tmp_path / "spilled")
+    assert not (tmp_path / "spilled").exists()
+
+
+def test_unchanged_states_are_linked_not_written_again(tmp_path):
+    states = ClientStates()
+    states.stage(0, state(0))
+    states.stage(1, state(1))
+    states.commit()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    assert len(states.write_committed(tmp_path / "a")) == 2
+    states.moved_to(tmp_path / "a")
+    states.stage(1, state(2))
+    states.commit()
+    assert states.write_committed(tmp_path / "b") == [tmp_path / "b" / "1.safetensors"]
+    assert (tmp_path / "a" / "0.safetensors").samefile(tmp_path / "b" / "0.safetensors")
+    assert number_of(read_records(tmp_path / "a" / "1.safetensors")) == 1
+    assert number_of(read_records(tmp_path / "b" / "1.safetensors")) == 2
+
+
+SCALARS = {
+    "metrics": st.one_of(
+        st.integers(-(2**63), 2**63 - 1),
+        st.floats(),
+        st.lists(st.integers(-9, 9), max_size=3),
+        st.lists(st.floats(), max_size=3),
+    ),
+    "config": st.one_of(
+        st.integers(-(2**63), 2**63 - 1),
+        st.floats(),
+        st.text(max_size=5),
+        st.binary(max_size=5),
+        st.booleans(),
+        st.lists(st.binary(max_size=3), max_size=3),
+        st.lists(st.text(max_size=3), max_size=3),
+        st.lists(st.booleans(), max_size=3),
+    ),
+}
+NAMES = st.text(max_size=6)
+
+
+@st.composite
+def record_dicts(draw):
+    records = RecordDict()
+    for key in draw(st.lists(NAMES, max_size=4, unique=True)):
+        kind = draw(st.sampled_from(["arrays", "encoded", "metrics", "config"]))
+        if kind in SCALARS:
+            values = draw(st.dictionaries(NAMES, SCALARS[kind], max_size=3))
+            records[key] = MetricRecord(values) if kind == "metrics" else ConfigRecord(values)
+        else:
+            arrays = {}
+            for name in draw(st.lists(NAMES, max_size=3, unique=True)):
+                shape = draw(st.lists(st.integers(0, 3), max_size=2))
+                dtype = draw(st.sampled_from([torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool]))
+                arrays[name] = draw(st.integers(0, 1)) * torch.ones(shape).to(dtype)
+            if kind == "arrays":
+                records[key] = to_record(arrays)
+            else:  # as any Flower client makes them, one in an encoding that is not numpy's
+                record = ArrayRecord({name: Array(tensor.numpy()) for name, tensor in arrays.items()})
+                record["own"] = Array("mine", (2,), "my encoding", draw(st.binary(max_size=5)))
+                records[key] = record
+    return records
+
+
+@settings(deadline=None)
+@given(record_dicts())
+def test_records_survive_a_file(records):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.safetensors"
+        write_records(path, records)
+        require_whole(path)
+        back = read_records(path)
+    assert repr(back) == repr(records)  # NaN is not equal to itself
+    assert list(back) == list(records)
+    for key, record in records.items():
+        assert type(back[key]) is type(record)
+        assert list(back[key]) == list(record)
+        if isinstance(record, ArrayRecord):
+            assert [(a.dtype, a.shape, a.stype, a.data) for a in back[key].values()] == [
+                (a.dtype, a.shape, a.stype, a.data) for a in record.values()
+            ]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None])
+def test_a_damaged_file_is_one_line(tmp_path, content):
+    path = tmp_path / "x.safetensors"
+    write_records(path, state(1))
+    path.write_bytes(path.read_bytes()[:-1] if content is None else content)
+    for read in (read_records, require_whole):
+        with pytest.raises(FedsimError, match=r"^[^\n]*x\.safetensors: not a readable client state[^\n]*$"):
+            read(path)

@@ -1,0 +1,108 @@
+"""Federations of a few clients and a small network on some of the digits: a round takes milliseconds."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from fedsim import registry
+from fedsim.checkpoint import Checkpoint
+from fedsim.config import RunConfig, resolve
+from fedsim.engine.base import Engine
+from fedsim.models.build import has_batch_coupling
+from fedsim.records import Tensors, to_tensors
+from fedsim.registry import load_strategy
+from fedsim.simulation import RunState, Simulation
+from fedsim.training.batches import plan_batches
+
+BASE: dict[str, Any] = {
+    "clients": 4, "rounds": 3, "eval_every": 100,
+    "data": {"max_per_class": 12, "imbalance_factor": 0.3},
+    "model": {"name": "mlp", "norm": "batch", "hidden": [32]},
+    "training": {"epochs": 1, "batch_size": 8, "lr": 0.1, "momentum": 0.5, "cohort": "sequential"},
+}  # fmt: skip
+
+
+class Run(NamedTuple):
+    simulation: Simulation
+    engine: Engine
+    state: RunState
+
+    def advance(self, rounds: int) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for _ in range(rounds):
+            metrics = self.simulation.step(self.state, self.engine)
+        return metrics
+
+    @property
+    def tensors(self) -> Tensors:
+        return self.state.tensors
+
+    def personal(self, client: int) -> Tensors:
+        """What the client keeps, parameters and buffers."""
+        records = self.engine.states[client].array_records
+        return {name: value for part in records.values() for name, value in to_tensors(part).items()}
+
+
+def configure(strategy: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    return resolve(BASE, {"strategy.name": strategy}, overrides or {})
+
+
+def begin(strategy: str, overrides: Mapping[str, Any] | None = None, checkpoint: Checkpoint | None = None) -> Run:
+    simulation = Simulation(configure(strategy, overrides))
+    engine = simulation.engine()
+    state = simulation.begin() if checkpoint is None else simulation.restore(checkpoint, engine)
+    return Run(simulation, engine, state)
+
+
+def finished(strategy: str, overrides: Mapping[str, Any] | None = None) -> Run:
+    run = begin(strategy, overrides)
+    run.advance(run.simulation.config.rounds)
+    return run
+
+
+@contextmanager
+def halves(strategy: str, **changed: Any) -> Iterator[None]:
+    """Put other halves (`client=`, `server=`) into a registered method."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry._strategies, strategy, replace(load_strategy(strategy), **changed))
+        yield
+
+
+def names_sent(run: Run) -> set[str]:
+    """Advance one round; return the names of all arrays that clients sent."""
+    names: set[str] = set()
+    aggregate = run.simulation.server.aggregate_train
+
+    def spy(server_round: int, replies: Any) -> Any:
+        kept = list(replies)
+        for reply in kept:
+            for record in reply.content.array_records.values():
+                names.update(record)
+        return aggregate(server_round, kept)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.simulation.server, "aggregate_train", spy)
+        run.advance(1)
+    return names
+
+
+def assert_same_bits(got: Tensors, expected: Tensors) -> None:
+    assert got.keys() == expected.keys()
+    different = [name for name in expected if not torch.equal(got[name], expected[name])]
+    assert not different
+
+
+def batches_of(run: Run, client: int, server_round: int, phase: int = 0, epochs: int | None = None) -> Iterator[Any]:
+    """Yield the (x, y) that a client sees in a phase of a round, as one pass over the plan."""
+    config, data = run.simulation.config, run.simulation.worker.train_set
+    coupled = has_batch_coupling(run.simulation.new_model(config))
+    plan = plan_batches(
+        [run.simulation.data.partition[client]], [client], (config.seed, server_round, phase),
+        epochs=epochs or config.training.epochs, batch_size=config.training.batch_size, drop_single=coupled,
+    )  # fmt: skip
+    for index, count in zip(plan.index[:, 0], plan.counts[:, 0], strict=True):
+        yield data.batch(torch.from_numpy(index[:count]), None)

@@ -1,0 +1,54 @@
+"""What every federated method keeps, whoever wrote it; a new one is tested unasked."""
+
+import pytest
+import torch
+from small_runs import assert_same_bits, begin, finished
+
+from fedsim.checkpoint import load_latest
+from fedsim.evaluation import TestSet
+from fedsim.registry import describe
+
+METHODS = sorted(describe("strategies"))
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+@every_method
+def test_a_run_repeats_and_resumes_to_the_same_bits(method, tmp_path):
+    whole = finished(method, {"cohort": 3, "rounds": 4})
+    half = begin(method, {"cohort": 3, "rounds": 4})
+    half.advance(2)
+    half.simulation.checkpoint(half.state, half.engine).save(tmp_path)
+    resumed = begin(method, {"cohort": 3, "rounds": 4}, load_latest(tmp_path))
+    resumed.advance(2)
+    assert_same_bits(resumed.tensors, whole.tensors)
+    assert_same_bits(resumed.state.server[0], whole.state.server[0])
+    for client in range(4):
+        assert_same_bits(resumed.personal(client), whole.personal(client))
+
+
+@every_method
+def test_the_exported_model_predicts_as_the_first_head_and_keeps_its_types(method):
+    run = finished(method)
+    before, exported = run.simulation.server.initial(), run.simulation.server.export(run.tensors)
+    assert {name: value.dtype for name, value in run.tensors.items()} == {n: v.dtype for n, v in before.items()}
+    assert all(value.isfinite().all() for value in run.tensors.values())
+    assert any(not torch.equal(run.tensors[name], before[name]) for name in before)
+    model = run.simulation.new_model(run.simulation.config)
+    model.load_state_dict(exported)
+    model.eval()
+    tests = TestSet(run.simulation.data.dataset, torch.device("cpu"))
+    plain = tests.score(lambda x: {"plain": model(x)})["plain"]
+    for score in list(run.simulation.scores(run.tensors).values())[:1]:  # fedrep has no global head
+        assert plain.accuracy == score.accuracy
+        assert plain.loss == pytest.approx(score.loss, rel=1e-5)
+
+
+@every_method
+def test_running_variances_stay_positive_and_counters_count(method):
+    run = finished(method)
+    for name, value in run.tensors.items():
+        if name.endswith("running_var"):
+            assert (value > 0).all()
+        if name.endswith("num_batches_tracked"):
+            assert value.dtype == torch.int64
+            assert value > 0

@@ -1,0 +1,64 @@
+"""Bad teacher: a student follows an untrained net on the samples to forget and the original model on the others.
+
+min_s E_{D_f} KL(u ‖ s) + E_{D_r'} KL(o ‖ s), u the untrained net, o the original, D_r' a random share of D_r; no labels.
+"Can Bad Teaching Induce Forgetting?" (arXiv:2205.08096).
+Differs from the authors' code: the divergence is summed, not averaged, over classes; each step sees a batch of either
+kind, weighted by the sizes of the two sets; a learning rate and a number of epochs for small models.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedsim.models.base import Classifier
+from fedsim.unlearn.blocks import reset
+from fedsim.unlearn.seam import Needs, UnlearningConfig, View, unlearning
+from fedsim.unlearn.steps import aside, descend, distillation, endless, forgotten_logits, given, kept_logits, sample
+
+
+class BadTeacherConfig(UnlearningConfig):
+    """Options of the bad teacher."""
+
+    epochs: int = Field(10, ge=0)
+    """Passes over the sampled kept samples; the authors' 1."""
+    batch_size: int = Field(64, ge=1)
+    """Samples of either kind per step."""
+    lr: float = Field(1e-3, ge=0)
+    """Learning rate of Adam; the authors' 1e-4."""
+    retain_share: float = Field(0.3, gt=0, le=1)
+    """Share of the kept samples that is used."""
+    temperature: float = Field(1.0, gt=0)
+    """Of the distillation."""
+
+
+@unlearning(
+    "bad_teacher",
+    BadTeacherConfig,
+    Needs(forget_labels=False, retain_labels=False),
+    {"class", "samples", "clients"},
+)
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: BadTeacherConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the student."""
+    others = aside(rng)
+    good, bad = (copy.deepcopy(model).eval().requires_grad_(False) for _ in range(2))
+    reset([bad], others)
+    kept = sample(given(retain), config.retain_share, others)
+    share = len(forget) / (len(forget) + len(kept))
+    forgotten = endless(forget, config.batch_size, others)
+
+    def losses() -> Iterator[Tensor]:
+        for (x, _), (x_f, _) in zip(kept.batches(config.batch_size, rng), forgotten, strict=False):
+            keep = distillation(kept_logits(model, x), good(x), config.temperature)
+            lose = distillation(forgotten_logits(model, x_f), bad(x_f), config.temperature)
+            yield (1 - share) * keep + share * lose
+
+    optimizer = torch.optim.Adam(model.parameters(), config.lr)
+    for _ in range(config.epochs):
+        descend(losses(), optimizer)
+    return model.eval()

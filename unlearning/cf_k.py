@@ -1,0 +1,23 @@
+"""CF-k: catastrophic forgetting of the last k blocks: fine-tune only these and the classifier on the kept samples.
+
+"Towards Adversarial Evaluations for Inexact Machine Unlearning" (arXiv:2201.06640).
+Differs from the common code: the frozen blocks keep the running statistics of batch norm too.
+"""
+
+import numpy as np
+
+from fedsim.models.base import Classifier
+from fedsim.unlearn.blocks import TailConfig, repair_tail
+from fedsim.unlearn.seam import Needs, View, unlearning
+
+
+class CfkConfig(TailConfig):
+    """Options of CF-k."""
+
+
+@unlearning("cf_k", CfkConfig, Needs(forget_labels=False), {"class", "samples", "clients"})
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: CfkConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the model, its last blocks fine-tuned."""
+    return repair_tail(model, retain, config, rng)

@@ -1,0 +1,26 @@
+"""EU-k: exact unlearning of the last k blocks: draw these and the classifier anew and train them on the kept samples.
+
+"Towards Adversarial Evaluations for Inexact Machine Unlearning" (arXiv:2201.06640).
+Differs from the common code: every weight of the blocks is drawn anew, at any depth; the frozen blocks keep the running
+statistics of batch norm too.
+"""
+
+import numpy as np
+
+from fedsim.models.base import Classifier
+from fedsim.unlearn.blocks import TailConfig, repair_tail, reset, tail
+from fedsim.unlearn.seam import Needs, View, unlearning
+from fedsim.unlearn.steps import aside
+
+
+class EukConfig(TailConfig):
+    """Options of EU-k."""
+
+
+@unlearning("eu_k", EukConfig, Needs(forget_labels=False), {"class", "samples", "clients"})
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: EukConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the model, its last blocks trained from fresh weights."""
+    reset(tail(model, config.blocks), aside(rng))
+    return repair_tail(model, retain, config, rng)

@@ -1,0 +1,37 @@
+"""Accuracy over a set of samples and over each class of it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unlearning.evaluation.scores import Array, Floats, as_labels, as_logits
+
+
+def accuracy(logits: Array, labels: Array) -> float:
+    """Return A_S, the fraction of samples whose largest logit is the true class, in [0, 1] (card 1).
+
+    On the forget set this is FA; UA of the SalUn line of work is 1 - FA.
+    """
+    return float(_right(logits, labels).mean())
+
+
+def class_accuracies(logits: Array, labels: Array) -> Floats:
+    """Return the accuracy on the samples of each class, (C,) in [0, 1]; NaN where a class has none."""
+    right = _right(logits, labels)
+    num_classes = np.shape(logits)[1]
+    y = np.asarray(labels, np.int64)
+    totals = np.bincount(y, minlength=num_classes)
+    hits = np.bincount(y, weights=right, minlength=num_classes)
+    out: Floats = np.full(num_classes, np.nan)
+    np.divide(hits, totals, out=out, where=totals > 0)
+    return out
+
+
+def accuracy_standard_error(value: float, num_samples: int) -> float:
+    """Return the binomial standard error sqrt(p (1 - p) / n) of an accuracy over n independent samples."""
+    return float(np.sqrt(value * (1 - value) / num_samples))
+
+
+def _right(logits: Array, labels: Array) -> Floats:
+    z = as_logits(logits)
+    return np.asarray(z.argmax(1) == as_labels(labels, *z.shape), np.float64)

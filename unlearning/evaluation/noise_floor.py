@@ -1,0 +1,83 @@
+"""What an attack returns: its value, which way it is read, and how much of it is chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from unlearning.evaluation.scores import Array, Floats, Ints, as_values
+
+_MIN_HALF = 10
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """The attack on data, or models, that are alike by construction: random halves of what was never seen."""
+
+    mean: float
+    sd: float
+    """Over the halvings. At `size` per half; it shrinks like 1/sqrt(size)."""
+    size: int
+    """Samples (U-LiRA: models) in each half."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One membership attack on one model, forget set against never-seen data."""
+
+    value: float
+    """In [0, 1]."""
+    chance: float
+    """What equal distributions give on average at these sizes."""
+    standard_error: float
+    """Standard deviation of `value` where the distributions are equal; differences within two of it are no result."""
+    sign: int
+    """+1: the forget set fits worse than never-seen data (over-forgotten); -1: better (remembered); 0: equal."""
+    size: int
+    """Samples per side that were compared; of unequal sides the smaller."""
+    reading: str
+    """The sign convention in words."""
+    floor: NoiseFloor | None = None
+    """None where too little was never seen to halve it."""
+
+
+def loss_sign(forget: Array, unseen: Array) -> int:
+    """Return sign(mean forget loss - mean unseen loss) (MUFAC card, trap T11)."""
+    return int(np.sign(np.mean(as_values(forget, "forget losses")) - np.mean(as_values(unseen, "unseen losses"))))
+
+
+def never_seen_halves(
+    attack: Callable[[Floats, Floats], float], unseen: Array, rng: np.random.Generator, halvings: int = 20
+) -> NoiseFloor | None:
+    """Return what `attack` (of a forget and an unseen sample) gives on random halves of never-seen values (n,).
+
+    None for fewer than 20 values or 2 halvings. Where samples are correlated, as the images of one person are, the
+    true floor is wider than this one.
+    """
+    values = as_values(unseen, "unseen values")
+    half = len(values) // 2
+    if half < _MIN_HALF or halvings < 2:
+        return None
+    drawn = []
+    for _ in range(halvings):
+        order = rng.permutation(len(values))
+        drawn.append(attack(values[order[:half]], values[order[half : 2 * half]]))
+    return NoiseFloor(float(np.mean(drawn)), float(np.std(drawn, ddof=1)), half)
+
+
+def match_classes(forget_labels: Array, unseen_labels: Array, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """Return rows (k,) of the forget set and (k,) of the unseen data that have the same classes, row by row.
+
+    Of each class as many as the scarcer side has, drawn at random. Without this an attack on a forgotten class or a
+    client of few classes measures the difference of the classes (SCRUB restricts its attack likewise; card 8).
+    """
+    ours, theirs = np.asarray(forget_labels, np.int64), np.asarray(unseen_labels, np.int64)
+    forget_rows, unseen_rows = [], []
+    for label in np.unique(ours):
+        a, b = np.flatnonzero(ours == label), np.flatnonzero(theirs == label)
+        keep = min(len(a), len(b))
+        forget_rows.append(rng.permutation(a)[:keep])
+        unseen_rows.append(rng.permutation(b)[:keep])
+    return np.concatenate(forget_rows), np.concatenate(unseen_rows)

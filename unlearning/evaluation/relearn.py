@@ -1,0 +1,100 @@
+"""Relearn time: how many steps of fine-tuning bring the forgotten samples back (card 17)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Relearn:
+    """Fine-tuning of one model until a threshold."""
+
+    steps: int
+    """Taken until the threshold was seen; where it was not reached, all there were."""
+    reached: bool
+    start: float
+    """Value of the criterion on the forget set before the first step, and `end` after the last."""
+    end: float
+    criterion: Literal["loss", "accuracy"]
+    threshold: float
+
+
+def relearn(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    forget: tuple[Tensor, Tensor],
+    *,
+    threshold: float = 0.1,
+    criterion: Literal["loss", "accuracy"] = "loss",
+    lr: float = 0.01,
+    momentum: float = 0.0,
+    check_every: int = 1,
+) -> Relearn:
+    """Fine-tune a copy of `model` until the forget set's loss is at most, or its accuracy at least, `threshold`.
+
+    SGD on the mean cross-entropy, one step per batch; SCRUB's values are lr 0.01, loss 0.1 and at most 100 epochs.
+    The copy stays in evaluation mode (running statistics of BatchNorm, no dropout), so the count is a function of
+    weights and batches. All parameters are trained, also ones that were frozen.
+
+    Parameters
+    ----------
+    model
+        maps inputs (B, ...) to logits (B, C); not changed
+    batches
+        inputs (B, ...) and labels (B,), on the model's device; their number is the largest count
+    forget
+        inputs (n, ...) and labels (n,) of all forgotten samples
+    check_every
+        steps between two looks at the criterion; the count is a multiple of it, or that of the last batch
+    """
+    student = copy.deepcopy(model).eval().requires_grad_(True)
+    optimizer = torch.optim.SGD(student.parameters(), lr=lr, momentum=momentum)
+
+    def value() -> float:
+        return _criterion(student, *forget, criterion)
+
+    def reached(now: float) -> bool:
+        return now <= threshold if criterion == "loss" else now >= threshold
+
+    start = end = value()
+    steps = checked = 0
+    if not reached(end):
+        for x, y in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(student(x), y).backward()  # type: ignore[no-untyped-call]  # torch's own stub
+            optimizer.step()
+            steps += 1
+            if steps % check_every == 0:
+                end, checked = value(), steps
+                if reached(end):
+                    break
+        if checked != steps:
+            end = value()
+    return Relearn(steps, reached(end), start, end, criterion, threshold)
+
+
+def relearn_ratio(unlearned: Relearn, oracle: Relearn) -> float | None:
+    """Return steps of the unlearned model / steps of the oracle (AIN, card 17); None where either is not known.
+
+    Below 1: residual memory; far above 1: damage.
+    """
+    if not (unlearned.reached and oracle.reached) or oracle.steps == 0:
+        return None
+    return unlearned.steps / oracle.steps
+
+
+@torch.no_grad()
+def _criterion(model: nn.Module, x: Tensor, y: Tensor, criterion: Literal["loss", "accuracy"]) -> float:
+    logits = torch.cat([model(part) for part in torch.split(x, _BATCH)]).double()
+    if criterion == "loss":
+        return float(F.cross_entropy(logits, y))
+    return float((logits.argmax(1) == y).double().mean())

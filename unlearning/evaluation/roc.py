@@ -1,0 +1,57 @@
+"""How well one score tells two samples apart, and what chance alone would give."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.stats import rankdata
+
+from unlearning.evaluation.scores import Array, Floats, as_values
+
+
+def auc(positive: Array, negative: Array) -> float:
+    """Return P(s+ > s-) + P(s+ = s-) / 2 over all pairs, in [0, 1]: the area under the ROC curve (Mann-Whitney)."""
+    pos, neg = as_values(positive, "scores"), as_values(negative, "scores")
+    ranks = rankdata(np.concatenate([pos, neg]))[: len(pos)]
+    return float((ranks.sum() - len(pos) * (len(pos) + 1) / 2) / (len(pos) * len(neg)))
+
+
+def auc_null_sd(num_positive: int, num_negative: int) -> float:
+    """Return the standard deviation of the AUC of equal distributions without ties, sqrt((n + m + 1) / (12 n m))."""
+    n, m = num_positive, num_negative
+    return math.sqrt((n + m + 1) / (12 * n * m))
+
+
+def rates(positive: Array, negative: Array) -> tuple[Floats, Floats]:
+    """Return (TPR, FPR), each (k,), of the rules "positive where score >= t" over all t, from (0, 0) to (1, 1)."""
+    pos, neg = np.sort(as_values(positive, "scores")), np.sort(as_values(negative, "scores"))
+    thresholds = np.unique(np.concatenate([pos, neg]))[::-1]
+    tpr = 1 - np.searchsorted(pos, thresholds, "left") / len(pos)
+    fpr = 1 - np.searchsorted(neg, thresholds, "left") / len(neg)
+    return np.concatenate([[0.0], tpr]), np.concatenate([[0.0], fpr])
+
+
+def best_balanced_accuracy(positive: Array, negative: Array) -> float:
+    """Return the largest (TPR + TNR) / 2 over all thresholds, in [1/2, 1].
+
+    1/2 where the positives score below the negatives: one threshold and one direction.
+    """
+    tpr, fpr = rates(positive, negative)
+    return float((1 + (tpr - fpr).max()) / 2)
+
+
+def best_balanced_accuracy_null(num_positive: int, num_negative: int) -> tuple[float, float]:
+    """Return (mean, sd) of `best_balanced_accuracy` of equal distributions, for large samples.
+
+    The best threshold is chosen on the data, so the mean lies above 1/2. sqrt(nm / (n+m)) max(TPR - FPR) is Smirnov's
+    one-sided statistic, P(> x) -> exp(-2 x^2): a Rayleigh variable of scale 1/2.
+    """
+    scale = 0.5 / math.sqrt(num_positive * num_negative / (num_positive + num_negative))
+    return 0.5 + 0.5 * scale * math.sqrt(math.pi / 2), 0.5 * scale * math.sqrt(2 - math.pi / 2)
+
+
+def tpr_at_fpr(positive: Array, negative: Array, fpr: float) -> float:
+    """Return the largest TPR of a threshold whose FPR is at most `fpr` in [0, 1] (card 11: 0.01 and 0.001)."""
+    hits, alarms = rates(positive, negative)
+    return float(hits[alarms <= fpr].max())

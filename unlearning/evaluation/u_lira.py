@@ -1,0 +1,114 @@
+"""U-LiRA: was this sample unlearned, or never seen? (arXiv:2403.01218; card 12).
+
+Per sample x, N(mu_u, s_u) is fitted to the margins of models trained with x and then unlearned, N(mu_n, s_n) to those
+of models never trained on x. A further model is said to have unlearned x where log N(phi; u) - log N(phi; n) > 0.
+
+Differs from the public code (card 7): margins, not 0/1 correctness; models are scored that no Gaussian was fitted to;
+standard deviations have a floor of 1e-6, and a score of exactly 0 counts as half right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unlearning.evaluation.noise_floor import Attack, NoiseFloor
+from unlearning.evaluation.roc import auc
+from unlearning.evaluation.scores import Array, Floats
+
+MIN_PAIRS = 4
+_MIN_SD = 1e-6
+_HALVINGS = 20
+
+
+@dataclass(frozen=True)
+class ULira:
+    """The attack over N pairs of models and n samples."""
+
+    attack: Attack
+    """`value` is the accuracy over samples and held-out models; `standard_error` is over pairs of models."""
+    auc: float
+    """In [0, 1], over samples and held-out models of a fold; mean over folds."""
+    sample_accuracies: Floats
+    """(n,) accuracy per sample over the held-out models: where forgetting fails although the mean looks well."""
+
+
+def likelihood_ratio(phi: Floats, members: Floats, others: Floats, *, shared_variance: bool = False) -> Floats:
+    """Return log N(phi; mu_in, s_in) - log N(phi; mu_out, s_out), shaped as phi (..., n) (online LiRA, card 11).
+
+    Parameters
+    ----------
+    phi
+        margins to judge, (..., n)
+    members, others
+        margins (N, n) and (M, n) of shadow models with and without the samples, N and M at least 2
+    shared_variance
+        one variance per side, the mean over samples: steadier for few models
+    """
+    out = np.zeros_like(phi)
+    for shadows, sign in ((members, 1.0), (others, -1.0)):
+        variance = shadows.var(0, ddof=1)
+        sd = np.maximum(np.sqrt(variance.mean() if shared_variance else variance), _MIN_SD)
+        out += sign * (-0.5 * ((phi - shadows.mean(0)) / sd) ** 2 - np.log(sd))
+    return out
+
+
+def u_lira(
+    unlearned: Array, never: Array, rng: np.random.Generator, *, folds: int = 5, shared_variance: bool = False
+) -> ULira:
+    """Return the attack on margins (N, n) of N unlearned and of N never-trained models, N at least 4.
+
+    Cross-fitted: pairs of models are dealt into folds at random, and each fold is judged by Gaussians of the others.
+    Equal distributions give 1/2 exactly in expectation, since both sides are fitted on equally many models.
+    """
+    u, v = as_ensemble(unlearned), as_ensemble(never)
+    if u.shape != v.shape or len(u) < MIN_PAIRS:
+        raise ValueError(f"U-LiRA needs {MIN_PAIRS} pairs of models or more; got margins {u.shape} and {v.shape}")
+    accuracies, aucs = _cross_fit(u, v, rng, folds, shared_variance)
+    pairs = accuracies.mean(1)
+    attack = Attack(
+        value=float(pairs.mean()),
+        chance=0.5,
+        standard_error=float(pairs.std(ddof=1) / np.sqrt(len(pairs))),
+        sign=int(np.sign(v.mean() - u.mean())),
+        size=len(u),
+        reading="0.5: as if never seen; above: told apart, remembered if the sign is -1, over-forgotten if it is +1",
+        floor=_floor(v, rng, folds, shared_variance),
+    )
+    return ULira(attack, float(np.mean(aucs)), accuracies.mean(0))
+
+
+def as_ensemble(margins: Array) -> Floats:
+    """Return margins (N, n) of N models on n samples as float64; finite."""
+    m = np.asarray(margins, np.float64)
+    if m.ndim != 2 or m.size == 0 or not np.isfinite(m).all():
+        raise ValueError(f"expected finite margins (models, samples), got shape {m.shape}")
+    return m
+
+
+def _cross_fit(
+    u: Floats, v: Floats, rng: np.random.Generator, folds: int, shared_variance: bool
+) -> tuple[Floats, list[float]]:
+    """Return accuracies (N, n) of each pair, half a point per model, and the AUC of each fold."""
+    accuracies, aucs = np.empty_like(u), []
+    for fold in np.array_split(rng.permutation(len(u)), min(folds, len(u))):
+        rest = np.setdiff1d(np.arange(len(u)), fold)
+        ours, theirs = (
+            likelihood_ratio(side[fold], u[rest], v[rest], shared_variance=shared_variance) for side in (u, v)
+        )
+        accuracies[fold] = (2 + np.sign(ours) - np.sign(theirs)) / 4
+        aucs.append(auc(ours.ravel(), theirs.ravel()))
+    return accuracies, aucs
+
+
+def _floor(v: Floats, rng: np.random.Generator, folds: int, shared_variance: bool) -> NoiseFloor | None:
+    half = len(v) // 2
+    if half < MIN_PAIRS:
+        return None
+    values = []
+    for _ in range(_HALVINGS):
+        order = rng.permutation(len(v))
+        sides = v[order[:half]], v[order[half : 2 * half]]
+        values.append(float(_cross_fit(*sides, rng, folds, shared_variance)[0].mean()))
+    return NoiseFloor(float(np.mean(values)), float(np.std(values, ddof=1)), half)

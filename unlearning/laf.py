@@ -1,0 +1,131 @@
+"""LAF, label-agnostic forgetting: move features so that forgotten samples look unusual; no label is read.
+
+h and h_f are VAEs of the original features e_D(x) on D and on D_f; m(x) = ‖v(e(x)) − e(x)‖², φ(m) = exp(m / (m + 1)),
+d(x) = 1 − cos(e(x), e_D(x)). In each step, with batches b_r and b_f, one step of Adam on each of
+    L_UE = Σ_{b_r} φ(m_h) − Σ_{b_f} φ(m_{h_f}),
+    L_RA = Σ_{b_r} d − |b_r| log Σ_{b_f} exp(d / τ).
+An epoch ends with the smaller set; the model stays in evaluation mode and the classifier as it is.
+"Label-Agnostic Forgetting: A Supervision-Free Unlearning in Deep Models" (arXiv:2404.00506).
+Differs from the authors' code: e is the model's features, of any dimension and often >= 0, where theirs is a linear
+layer of 256; the VAEs read features computed once; learning rates for small sets.
+"""
+
+import copy
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from fedsim.models.base import Classifier
+from fedsim.unlearn.seam import Needs, UnlearningConfig, View, unlearning
+from fedsim.unlearn.steps import aside, given
+from fedsim.unlearn.vae import Vae, evidence_loss, new_vae, squared_error
+
+
+class LafConfig(UnlearningConfig):
+    """Options of LAF; the defaults are for classes in a few thousand samples, rates grow as forgotten samples get few.
+
+    For scattered samples: lr_unlearn 3e-4, lr_align 1.2e-3, temperature 5. Keep lr_align at 2 lr_unlearn or more.
+    """
+
+    epochs: int = Field(20, ge=0)
+    """Passes over the smaller of the two sets; there is no other stopping rule."""
+    batch_size: int = Field(32, ge=1)
+    """Samples of either kind per step, and per step of the VAEs."""
+    lr_unlearn: float = Field(2e-4, ge=0)
+    """Learning rate of Adam on L_UE; 0 leaves it out. The authors' 1e-5 to 5e-5 for 60,000 samples."""
+    lr_align: float = Field(4e-4, ge=0)
+    """Learning rate of Adam on L_RA; 0 leaves it out. The authors' 4e-5 to 1e-4."""
+    temperature: float = Field(20.0, gt=0)
+    """τ; the higher, the less forgotten features are pushed from where they were."""
+    latent: int = Field(8, ge=1)
+    """Latent variables of the VAEs; 16 for colour images."""
+    vae_epochs: int = Field(10, ge=0)
+    """Passes over the features that each VAE is fitted to."""
+    vae_lr: float = Field(1e-3, ge=0)
+    """Learning rate of Adam for the VAEs."""
+    kl_weight: float = Field(0.025, ge=0)
+    """Weight of the VAEs' KL term."""
+    decoder: Literal["sigmoid", "linear"] = "sigmoid"
+    """What the VAEs' decoders end in; linear reaches features outside (0, 1)."""
+
+
+def saturate(m: Tensor) -> Tensor:
+    """Return φ(m) = exp(m / (m + 1)), in [1, e), of squared errors m >= 0."""
+    return torch.exp(m / (m + 1))
+
+
+def unlearning_loss(m_retain: Tensor, m_forget: Tensor) -> Tensor:
+    """Return L_UE of the squared errors (B_r,) of h and (B_f,) of h_f, shape ()."""
+    return saturate(m_retain).sum() - saturate(m_forget).sum()
+
+
+def alignment_loss(d_retain: Tensor, d_forget: Tensor, temperature: float) -> Tensor:
+    """Return L_RA of the distances (B_r,) and (B_f,) to the original features, shape ()."""
+    return d_retain.sum() - len(d_retain) * torch.logsumexp(d_forget / temperature, dim=0)
+
+
+def distance(e: Tensor, original: Tensor) -> Tensor:
+    """Return d = 1 - cos(e, original), in [0, 2], of features (B, dim), shape (B,)."""
+    return 1 - F.cosine_similarity(e, original, dim=1)
+
+
+def embed(features: nn.Module, view: View, batch_size: int = 256) -> Tensor:
+    """Return the features (N, dim) of all samples, in order and without a graph."""
+    with torch.no_grad():
+        return torch.cat([features(x) for x, _ in view.batches(batch_size, None)])
+
+
+def fit(e: Tensor, config: LafConfig, rng: np.random.Generator) -> Vae:
+    """Return a VAE fitted to features (N, dim), its weights frozen."""
+    vae = new_vae(e, config.latent, sigmoid=config.decoder == "sigmoid", rng=rng)
+    optimizer = torch.optim.Adam(vae.parameters(), config.vae_lr)
+    for _ in range(config.vae_epochs):
+        for rows in torch.from_numpy(rng.permutation(len(e))).to(e.device).split(config.batch_size):
+            optimizer.zero_grad()
+            evidence_loss(vae, e[rows], config.kl_weight, rng).backward()  # type: ignore[no-untyped-call]  # torch
+            optimizer.step()
+    return vae.requires_grad_(False)
+
+
+def forget_features(
+    model: Classifier, forget: View, retain: View, config: LafConfig, rng: np.random.Generator
+) -> Classifier:
+    """Move the features of the model, in place, and return it in evaluation mode."""
+    if not len(forget) or not len(retain):
+        return model.eval()
+    others, vaes = aside(rng), aside(rng)
+    features, original = model.eval().features, copy.deepcopy(model.features).requires_grad_(False)
+    e_forget = embed(original, forget)
+    h = fit(torch.cat([embed(original, retain), e_forget]), config, vaes)
+    h_forget = fit(e_forget, config, vaes)
+    unlearn_step = torch.optim.Adam(features.parameters(), config.lr_unlearn)
+    align_step = torch.optim.Adam(features.parameters(), config.lr_align)
+
+    for _ in range(config.epochs):
+        pairs = zip(
+            retain.batches(config.batch_size, rng), forget.batches(config.batch_size, others), strict=False
+        )
+        for (x, _), (x_f, _) in pairs:
+            unlearn_step.zero_grad()
+            m, m_f = squared_error(h, features(x), vaes), squared_error(h_forget, features(x_f), vaes)
+            unlearning_loss(m, m_f).backward()  # type: ignore[no-untyped-call]  # torch
+            unlearn_step.step()
+            align_step.zero_grad()
+            d, d_f = distance(features(x), original(x)), distance(features(x_f), original(x_f))
+            alignment_loss(d, d_f, config.temperature).backward()  # type: ignore[no-untyped-call]  # torch
+            align_step.step()
+    return model
+
+
+@unlearning(
+    "laf", LafConfig, Needs(forget_labels=False, retain_labels=False), {"class", "samples", "clients"}
+)
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: LafConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the model, its features moved."""
+    return forget_features(model, forget, given(retain), config, rng)

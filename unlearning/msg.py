@@ -1,0 +1,79 @@
+"""MSG, masked small gradients: draw anew the weights that tell kept from forgotten least, then fine-tune.
+
+g = ∇_θ (E_{D_r} ℓ − E_{D_f} ℓ);  the share ρ of convolution weights with the smallest |g| is drawn anew;
+then min_θ E_{D_r} ℓ, the gradients of all other weights times β.
+A winner of the NeurIPS 2023 unlearning challenge, measured in "Deep Unlearn" (arXiv:2410.01276).
+Differs from the authors' code: without convolutions, the linear layers of the feature extractor take their place.
+"""
+
+import copy
+from functools import partial
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fedsim.errors import FedsimError
+from fedsim.models.base import Classifier
+from fedsim.unlearn.blocks import reset
+from fedsim.unlearn.seam import Needs, View, unlearning
+from fedsim.unlearn.steps import RepairConfig, aside, descend, extreme, given, kept_losses, mean_gradient, sgd
+
+
+class MsgConfig(RepairConfig):
+    """Options of MSG; the epochs repair."""
+
+    share: float = Field(0.3, ge=0, le=1)
+    """ρ, the share of convolution weights that are drawn anew."""
+    damping: float = Field(0.1, ge=0, le=1)
+    """β, the factor of the other weights' gradients."""
+
+
+def kernel_names(model: Classifier) -> list[str]:
+    """Return the names of all convolutions' weights, or without any those of the hidden linear layers.
+
+    Raises
+    ------
+    FedsimError
+        If there are neither.
+    """
+    for kind in (nn.Conv2d, nn.Linear):
+        names = [name for name, module in model.features.named_modules() if isinstance(module, kind)]
+        if names:
+            return [f"features.{name}.weight" for name in names]
+    raise FedsimError("--method msg: the model has no hidden layer whose weights could be drawn anew; use neggrad_plus")
+
+
+def redraw(model: Classifier, masks: dict[str, Tensor], rng: np.random.Generator) -> None:
+    """Give the weights where the masks, by parameter name, are True fresh initial values, in place."""
+    fresh = copy.deepcopy(model)
+    reset([fresh], rng)
+    drawn = dict(fresh.named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in masks:
+                parameter.copy_(torch.where(masks[name], drawn[name], parameter))
+
+
+@unlearning("msg", MsgConfig, Needs(), {"class", "samples", "clients"})
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: MsgConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the model, perturbed and repaired."""
+    others = aside(rng)
+    of_retain, of_forget = (mean_gradient(model, view, config.batch_size, others) for view in (given(retain), forget))
+    tells = {name: (of_retain[name] - of_forget[name]).abs() for name in kernel_names(model)}
+    masks = extreme(tells, config.share, largest=False)
+    redraw(model, masks, others)
+    hooks = []
+    for name, parameter in model.named_parameters():
+        fresh = masks.get(name, torch.zeros_like(parameter, dtype=torch.bool))
+        factor = torch.where(fresh, 1.0, config.damping).to(parameter)
+        hooks.append(parameter.register_hook(partial(torch.mul, factor)))
+    optimizer = sgd(model.parameters(), config)
+    for _ in range(config.epochs):
+        descend(kept_losses(model, given(retain), config.batch_size, rng), optimizer)
+    for hook in hooks:
+        hook.remove()
+    return model.eval()

@@ -1,0 +1,37 @@
+"""NegGrad: gradient ascent on the samples to forget; cheap, without kept samples, hard to stop in time.
+
+max_θ E_{D_f} min(ℓ(θ), c log C)   with C classes.
+Differs from the common code: the cap c log C per sample (theirs has none and diverges), no weight decay.
+"""
+
+import numpy as np
+from pydantic import Field
+
+from fedsim.models.base import Classifier
+from fedsim.unlearn.seam import Needs, View, unlearning
+from fedsim.unlearn.steps import RepairConfig, capped_cross_entropy, descend, forgotten_logits, given, sgd
+
+
+class NegGradConfig(RepairConfig):
+    """Options of NegGrad; the passes are over the samples to forget."""
+
+    lr: float = Field(1e-3, ge=0)
+    """Learning rate of SGD; the method is very sensitive to it."""
+    weight_decay: float = Field(0, ge=0)
+    """L2 penalty of SGD."""
+    ceiling: float = Field(1.0, gt=0)
+    """Loss, in units of log(number of classes), from which on a sample pushes no further; 1 is a uniform guess."""
+
+
+@unlearning("neggrad", NegGradConfig, Needs(retain=False), {"class", "samples", "clients"})
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: NegGradConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the model after ascent on the forgotten samples' loss."""
+    optimizer = sgd(model.parameters(), config)
+    for _ in range(config.epochs):
+        batches = forget.batches(config.batch_size, rng)
+        descend(
+            (-capped_cross_entropy(forgotten_logits(model, x), given(y), config.ceiling) for x, y in batches), optimizer
+        )
+    return model.eval()

@@ -1,0 +1,56 @@
+"""NegGrad+: descend on the kept samples while ascending on those to forget.
+
+min_θ α ℓ(B_r) − (1−α) ℓ(B_f)   per pair of batches; one epoch passes over D_r, D_f comes round again and again.
+As in "Towards Unbounded Machine Unlearning" (arXiv:2302.09880).
+Differs from the authors' code: the loss of a forgotten sample is capped at c log C, its pass leaves batch norm alone.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fedsim.models.base import Classifier
+from fedsim.unlearn.seam import Needs, View, unlearning
+from fedsim.unlearn.steps import (
+    RepairConfig,
+    aside,
+    capped_cross_entropy,
+    descend,
+    endless,
+    forgotten_logits,
+    given,
+    kept_logits,
+    sgd,
+)
+
+
+class NegGradPlusConfig(RepairConfig):
+    """Options of NegGrad+."""
+
+    alpha: float = Field(0.95, ge=0, le=1)
+    """Weight of the kept samples; 1 is exactly fine-tuning."""
+    ceiling: float = Field(2.0, gt=0)
+    """Loss, in units of log(number of classes), from which on a forgotten sample pushes no further."""
+
+
+@unlearning("neggrad_plus", NegGradPlusConfig, Needs(), {"class", "samples", "clients"})
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: NegGradPlusConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the model after descent and ascent at once."""
+    optimizer, others = sgd(model.parameters(), config), aside(rng)
+    forgotten = endless(forget, config.batch_size, others)
+
+    def losses() -> Iterator[Tensor]:
+        pairs = zip(given(retain).batches(config.batch_size, rng), forgotten, strict=False)
+        for (x, y), (x_f, y_f) in pairs:
+            keep = F.cross_entropy(kept_logits(model, x), given(y))
+            lose = capped_cross_entropy(forgotten_logits(model, x_f), given(y_f), config.ceiling)
+            yield config.alpha * keep - (1 - config.alpha) * lose
+
+    for _ in range(config.epochs):
+        descend(losses(), optimizer)
+    return model.eval()

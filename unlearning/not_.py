@@ -1,0 +1,40 @@
+"""NoT: negate the weights of the first layers, then fine-tune on the kept samples.
+
+θ_l ← −θ_l for the chosen layers l;  then min_θ E_{D_r} ℓ.
+"NoT: Federated Unlearning via Weight Negation" (arXiv:2503.05657).
+Differs from the paper: the fine-tuning is central, not federated.
+"""
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from fedsim.models.base import Classifier
+from fedsim.unlearn.seam import Needs, View, unlearning
+from fedsim.unlearn.steps import RepairConfig, repair
+
+
+class NotConfig(RepairConfig):
+    """Options of NoT; the epochs repair."""
+
+    layers: int = Field(1, ge=0)
+    """Layers, convolutional or linear, that are negated, counted from the input."""
+
+
+def negate_first(model: Classifier, num_layers: int) -> None:
+    """Negate weights and biases of the first convolutional or linear layers, in place; twice is the identity."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    with torch.no_grad():
+        for layer in layers[:num_layers]:
+            for parameter in layer.parameters():
+                parameter.neg_()
+
+
+@unlearning("not", NotConfig, Needs(forget_labels=False), {"class", "samples", "clients"})
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: NotConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the model, perturbed and repaired."""
+    negate_first(model, config.layers)
+    return repair(model, retain, config, rng)

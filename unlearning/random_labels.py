@@ -1,0 +1,30 @@
+"""Random labels: teach wrong labels for the samples to forget, the right ones for the rest ("Amnesiac Machine Learning").
+
+min_θ E_{D_r} ℓ(x, y) + E_{D_f} ℓ(x, ỹ) over the union, ỹ ≠ y uniform and drawn once (arXiv:2010.10981).
+Differs from the authors' code: each step sees a batch of D_r and one of D_f, weighted by the sizes of the two sets,
+not a mixed batch of the union; the expected gradient is the same. SGD, where theirs is Adam.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from fedsim.models.base import Classifier
+from fedsim.unlearn.seam import Needs, View, unlearning
+from fedsim.unlearn.steps import RepairConfig, aside, descend, given, other_labels, relabelled_losses, sgd
+
+
+class RandomLabelsConfig(RepairConfig):
+    """Options of random labels."""
+
+
+@unlearning("random_labels", RandomLabelsConfig, Needs(), {"class", "samples", "clients"})
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: RandomLabelsConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the model, fine-tuned on right and wrong labels."""
+    optimizer, others = sgd(model.parameters(), config), aside(rng)
+    wrong = replace(forget, y=other_labels(given(forget.y), model.classifier.out_features, others))
+    for _ in range(config.epochs):
+        descend(relabelled_losses(model, wrong, given(retain), config.batch_size, rng, others), optimizer)
+    return model.eval()

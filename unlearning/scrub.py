@@ -1,0 +1,64 @@
+"""SCRUB: a student leaves its teacher, the original model, on the samples to forget and follows it on the others.
+
+Per epoch, with s the student, t the teacher and KL_T = T² KL(softmax(t/T) ‖ softmax(s/T)):
+first (in the first `max_epochs` epochs only)  max_s E_{D_f} KL_T(t, s),   then  min_s E_{D_r} γ ℓ + α KL_T(t, s).
+"Towards Unbounded Machine Unlearning" (arXiv:2302.09880).
+Differs from the authors' code: SGD and the repair's learning rate where their small-scale setting is Adam 5e-4; no SCRUB+R.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fedsim.models.base import Classifier
+from fedsim.unlearn.seam import Needs, View, unlearning
+from fedsim.unlearn.steps import RepairConfig, aside, descend, distillation, forgotten_logits, given, kept_logits, sgd
+
+
+class ScrubConfig(RepairConfig):
+    """Options of SCRUB."""
+
+    gamma: float = Field(1.0, ge=0)
+    """γ, weight of the cross-entropy on the kept samples."""
+    alpha: float = Field(0.5, ge=0)
+    """α, weight of the distillation on the kept samples."""
+    temperature: float = Field(2.0, gt=0)
+    """T of the distillation."""
+    max_epochs: int = Field(3, ge=0)
+    """Epochs that begin with a pass over the samples to forget; 0, with γ = 1 and α = 0, is exactly fine-tuning."""
+
+
+def teacher_logits(teacher: Classifier, x: Tensor) -> Tensor:
+    """Return the teacher's logits of inputs (B, *input_shape), without a graph."""
+    with torch.no_grad():
+        logits: Tensor = teacher(x)
+    return logits
+
+
+@unlearning("scrub", ScrubConfig, Needs(forget_labels=False), {"class", "samples", "clients"})
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: ScrubConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the student."""
+    teacher, optimizer, others = copy.deepcopy(model).eval(), sgd(model.parameters(), config), aside(rng)
+
+    def leaving() -> Iterator[Tensor]:
+        for x, _ in forget.batches(config.batch_size, others):
+            yield -distillation(forgotten_logits(model, x), teacher_logits(teacher, x), config.temperature)
+
+    def following() -> Iterator[Tensor]:
+        for x, y in given(retain).batches(config.batch_size, rng):
+            logits = kept_logits(model, x)
+            near = distillation(logits, teacher_logits(teacher, x), config.temperature)
+            yield config.gamma * F.cross_entropy(logits, given(y)) + config.alpha * near
+
+    for epoch in range(config.epochs):
+        if epoch < config.max_epochs:
+            descend(leaving(), optimizer)
+        descend(following(), optimizer)
+    return model.eval()

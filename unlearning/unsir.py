@@ -1,0 +1,82 @@
+"""UNSIR: teach the model that noise which it finds least like the class is the class; then repair. Classes only.
+
+Noise N for class c:  min_N −ℓ(N, c) + λ mean ‖N‖²;   impair: min_θ ℓ on noise ∪ D_r';   repair: min_θ ℓ on D_r';
+D_r' a random share of D_r.
+"Fast Yet Effective Machine Unlearning" (arXiv:2111.08947).
+Differs from the authors' code: each impairing step sees a batch of noise and a batch of D_r', averaged; noise passes in
+evaluation mode.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fedsim.models.base import Classifier
+from fedsim.unlearn.seam import Needs, UnlearningConfig, View, unlearning
+from fedsim.unlearn.steps import aside, descend, forgotten_logits, given, kept_logits, kept_losses, noise, sample
+
+
+class UnsirConfig(UnlearningConfig):
+    """Options of UNSIR."""
+
+    noise_lr: float = Field(0.1, ge=0)
+    """Learning rate of Adam for the noise."""
+    noise_steps: int = Field(40, ge=0)
+    """Steps for the noise."""
+    noise_penalty: float = Field(0.1, ge=0)
+    """λ, weight of the noise's squared norm."""
+    batch_size: int = Field(64, ge=1)
+    """Noise samples per class, and kept samples per step."""
+    retain_share: float = Field(0.3, gt=0, le=1)
+    """Share of the kept samples that is used."""
+    impair_epochs: int = Field(1, ge=0)
+    """Passes over the used kept samples with the noise."""
+    impair_lr: float = Field(0.02, ge=0)
+    """Learning rate of Adam while impairing."""
+    repair_epochs: int = Field(1, ge=0)
+    """Passes without the noise."""
+    repair_lr: float = Field(0.01, ge=0)
+    """Learning rate of Adam while repairing."""
+
+
+def adverse_noise(model: Classifier, start: Tensor, y: Tensor, config: UnsirConfig) -> Tensor:
+    """Return normalised inputs (B, *input_shape), from `start`, of high loss for the labels (B,) and small norm."""
+    inputs = start.clone().requires_grad_()
+
+    def losses() -> Iterator[Tensor]:
+        for _ in range(config.noise_steps):
+            norm = inputs.square().flatten(1).sum(1).mean()
+            yield -F.cross_entropy(forgotten_logits(model, inputs), y) + config.noise_penalty * norm
+
+    descend(losses(), torch.optim.Adam([inputs], config.noise_lr))
+    return inputs.detach()
+
+
+@unlearning("unsir", UnsirConfig, Needs(), {"class"})
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: UnsirConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the model, impaired and repaired."""
+    others = aside(rng)
+    kept = sample(given(retain), config.retain_share, others)
+    y = given(forget.y).unique().repeat_interleave(config.batch_size)
+    example = next(kept.batches(1, None))[0]
+    start = noise(others, example.expand(len(y), *example.shape[1:]))
+    noisy = adverse_noise(model, start, y, config) if config.impair_epochs else start
+
+    def impairing() -> Iterator[Tensor]:
+        for x_kept, y_kept in kept.batches(config.batch_size, rng):
+            keep = F.cross_entropy(kept_logits(model, x_kept), given(y_kept))
+            yield (keep + F.cross_entropy(forgotten_logits(model, noisy), y)) / 2
+
+    optimizer = torch.optim.Adam(model.parameters(), config.impair_lr)
+    for _ in range(config.impair_epochs):
+        descend(impairing(), optimizer)
+    optimizer = torch.optim.Adam(model.parameters(), config.repair_lr)
+    for _ in range(config.repair_epochs):
+        descend(kept_losses(model, kept, config.batch_size, rng), optimizer)
+    return model.eval()
