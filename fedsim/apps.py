@@ -53,4 +53,6 @@ class AppWorker:
             reply = self.app(message, context)
         except Exception as error:
             return Reply(None, "".join(traceback.format_exception(error)))
-        return Reply(None, reply.error.reason or "") if reply.has_error() else Reply(reply.content, state=context.state)
+        if reply.has_error():
+            return Reply(None, reply.error.reason or "")
+        return Reply(reply.content, state=context.state if context.state or state else None)

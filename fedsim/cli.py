@@ -19,6 +19,8 @@ from typer.core import TyperGroup
 from fedsim import __version__
 from fedsim.errors import FedsimError, RunFailed, nearest
 
+typer.core.HAS_RICH = False  # with it, help texts say "\\[required]"; tables and bars are printed by rich itself
+
 
 class _Commands(TyperGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -144,7 +146,7 @@ def unlearn_command(
     force: Annotated[bool, typer.Option("--force", help="Replace an outcome of the same name.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
 ) -> None:
-    """Make a finished run forget, and measure how far that is from never having known."""
+    """Make the finished run in the folder RUN forget, and measure how far that is from never having known."""
     from fedsim.config import parse_override
 
     overrides = dict(map(parse_override, sets or []))
@@ -175,7 +177,7 @@ def unlearn_command(
 def list_command(
     what: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(_LISTS)}. All by default.")] = None,
 ) -> None:
-    """List strategies, datasets, models, partitions, presets and unlearning methods."""
+    """List strategies, datasets, models, partitions, presets and unlearning methods, or only WHAT is named."""
     if what is not None and what not in _LISTS:
         raise FedsimError(f"list {what}: no such list; {nearest(what, _LISTS)}")
     from fedsim.config import preset_names
@@ -213,7 +215,7 @@ def _print_names(console: Console, names: Mapping[str, str]) -> None:
 
 @app.command()
 def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Show what a run did."""
+    """Show what the run in the folder RUN did, and where its files are."""
     from fedsim.report.run_folder import RunFolder
     from fedsim.report.show import render_summary
 
@@ -232,11 +234,14 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     out: Annotated[Path | None, typer.Option(help="The HTML file; by default report.html in the first run.")] = None,
 ) -> None:
-    """Write one HTML report of one run, or of several side by side."""
+    """Write one HTML report of the run folders RUNS: of one, or of several side by side."""
     from fedsim.report.html import write_report
     from fedsim.report.run_folder import RunFolder
 
     folders = [RunFolder.open(run) for run in runs]
+    for folder in folders:
+        if "unlearn" in folder.config:
+            raise FedsimError(f"{folder.path}: is the result of an unlearning; its report is there: report.html")
     path = write_report(folders, out or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html")))
     Console(soft_wrap=True).print(str(path), highlight=False, markup=False)
 

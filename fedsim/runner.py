@@ -103,10 +103,8 @@ def begin_or_resume(folder: Path, simulation: Simulation) -> RunResult:
 def require_same_data(run: RunFolder, data: FederatedData) -> None:
     """Refuse data that is not, bit for bit and client for client, what the run began with."""
     if run.environment.get("data_sha256") != data.content_hash:
-        raise FedsimError(
-            f"{run.path}: {data.dataset.name} or its partition is not what this run was trained on (its hash differs); "
-            "restore the data, or run it anew"
-        )
+        what = f"{data.dataset.name} or its partition is not what this run was trained on (its hash differs)"
+        raise FedsimError(f"{run.path}: {what}; restore the data, or run it anew")
 
 
 def load_run_model(folder: str | Path) -> Classifier:

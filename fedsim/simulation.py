@@ -69,9 +69,7 @@ class Simulation:
     It is run on `data` in place of what the configuration describes, where that is given.
     """
 
-    def __init__(
-        self, config: RunConfig, progress: Progress | None = None, data: FederatedData | None = None
-    ) -> None:
+    def __init__(self, config: RunConfig, progress: Progress | None = None, data: FederatedData | None = None) -> None:
         self.progress = progress or Quiet()
         self.strategy = load_strategy(config.strategy.name)
         config, why_engine = choose_engine(config)

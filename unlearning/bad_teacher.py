@@ -1,6 +1,6 @@
 """Bad teacher: a student follows an untrained net on the samples to forget and the original model on the others.
 
-min_s E_{D_f} KL(u ‖ s) + E_{D_r'} KL(o ‖ s), u the untrained net, o the original, D_r' a random share of D_r; no labels.
+min_s E_{D_f} KL(u ‖ s) + E_{D_r'} KL(o ‖ s),   u the untrained net, o the original, D_r' a random share of D_r.
 "Can Bad Teaching Induce Forgetting?" (arXiv:2205.08096).
 Differs from the authors' code: the divergence is summed, not averaged, over classes; each step sees a batch of either
 kind, weighted by the sizes of the two sets; a learning rate and a number of epochs for small models.
@@ -27,7 +27,7 @@ class BadTeacherConfig(UnlearningConfig):
     """Passes over the sampled kept samples; the authors' 1."""
     batch_size: int = Field(64, ge=1)
     """Samples of either kind per step."""
-    lr: float = Field(1e-3, ge=0)
+    lr: float = Field(1e-3, gt=0)
     """Learning rate of Adam; the authors' 1e-4."""
     retain_share: float = Field(0.3, gt=0, le=1)
     """Share of the kept samples that is used."""
@@ -54,8 +54,8 @@ def unlearn(
 
     def losses() -> Iterator[Tensor]:
         for (x, _), (x_f, _) in zip(kept.batches(config.batch_size, rng), forgotten, strict=False):
-            keep = distillation(kept_logits(model, x), good(x), config.temperature)
-            lose = distillation(forgotten_logits(model, x_f), bad(x_f), config.temperature)
+            keep = distillation(kept_logits(model, x), good(x), config.temperature).mean()
+            lose = distillation(forgotten_logits(model, x_f), bad(x_f), config.temperature).mean()
             yield (1 - share) * keep + share * lose
 
     optimizer = torch.optim.Adam(model.parameters(), config.lr)

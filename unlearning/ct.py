@@ -6,6 +6,7 @@ A winner of the NeurIPS 2023 unlearning challenge, measured in "Deep Unlearn" (a
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 
 from fedsim.errors import FedsimError
@@ -15,7 +16,10 @@ from fedsim.unlearn.steps import RepairConfig, repair
 
 
 class CtConfig(RepairConfig):
-    """Options of CT; the epochs repair."""
+    """Options of CT."""
+
+    epochs: int = Field(10, ge=0)
+    """Passes over the kept samples that repair."""
 
 
 def transpose_kernels(model: Classifier) -> None:

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from fedsim.unlearn.seam import Needs, UnlearningConfig, View, unlearning
-from fedsim.unlearn.steps import aside, given
+from fedsim.unlearn.steps import aside, descend, given
 from fedsim.unlearn.vae import Vae, evidence_loss, new_vae, squared_error
 
 
@@ -84,17 +85,23 @@ def fit(e: Tensor, config: LafConfig, rng: np.random.Generator) -> Vae:
     vae = new_vae(e, config.latent, sigmoid=config.decoder == "sigmoid", rng=rng)
     optimizer = torch.optim.Adam(vae.parameters(), config.vae_lr)
     for _ in range(config.vae_epochs):
-        for rows in torch.from_numpy(rng.permutation(len(e))).to(e.device).split(config.batch_size):
-            optimizer.zero_grad()
-            evidence_loss(vae, e[rows], config.kl_weight, rng).backward()  # type: ignore[no-untyped-call]  # torch
-            optimizer.step()
+        batches = torch.split(torch.from_numpy(rng.permutation(len(e))).to(e.device), config.batch_size)
+        descend((evidence_loss(vae, e[rows], config.kl_weight, rng) for rows in batches), optimizer)
     return vae.requires_grad_(False)
 
 
 def forget_features(
     model: Classifier, forget: View, retain: View, config: LafConfig, rng: np.random.Generator
 ) -> Classifier:
-    """Move the features of the model, in place, and return it in evaluation mode."""
+    """Move the features of the model, in place, and return it in evaluation mode.
+
+    Raises
+    ------
+    FedsimError
+        If its features have no weights.
+    """
+    if not any(True for _ in model.features.parameters()):
+        raise FedsimError("--method laf: moves features, and those of this model have no weights; use neggrad")
     if not len(forget) or not len(retain):
         return model.eval()
     others, vaes = aside(rng), aside(rng)
@@ -106,24 +113,16 @@ def forget_features(
     align_step = torch.optim.Adam(features.parameters(), config.lr_align)
 
     for _ in range(config.epochs):
-        pairs = zip(
-            retain.batches(config.batch_size, rng), forget.batches(config.batch_size, others), strict=False
-        )
+        pairs = zip(retain.batches(config.batch_size, rng), forget.batches(config.batch_size, others), strict=False)
         for (x, _), (x_f, _) in pairs:
-            unlearn_step.zero_grad()
             m, m_f = squared_error(h, features(x), vaes), squared_error(h_forget, features(x_f), vaes)
-            unlearning_loss(m, m_f).backward()  # type: ignore[no-untyped-call]  # torch
-            unlearn_step.step()
-            align_step.zero_grad()
+            descend([unlearning_loss(m, m_f)], unlearn_step)
             d, d_f = distance(features(x), original(x)), distance(features(x_f), original(x_f))
-            alignment_loss(d, d_f, config.temperature).backward()  # type: ignore[no-untyped-call]  # torch
-            align_step.step()
+            descend([alignment_loss(d, d_f, config.temperature)], align_step)
     return model
 
 
-@unlearning(
-    "laf", LafConfig, Needs(forget_labels=False, retain_labels=False), {"class", "samples", "clients"}
-)
+@unlearning("laf", LafConfig, Needs(forget_labels=False, retain_labels=False), {"class", "samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: LafConfig, rng: np.random.Generator
 ) -> Classifier:

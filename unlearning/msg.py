@@ -22,8 +22,10 @@ from fedsim.unlearn.steps import RepairConfig, aside, descend, extreme, given, k
 
 
 class MsgConfig(RepairConfig):
-    """Options of MSG; the epochs repair."""
+    """Options of MSG."""
 
+    epochs: int = Field(10, ge=0)
+    """Passes over the kept samples that repair."""
     share: float = Field(0.3, ge=0, le=1)
     """ρ, the share of convolution weights that are drawn anew."""
     damping: float = Field(0.1, ge=0, le=1)
@@ -70,7 +72,7 @@ def unlearn(
     for name, parameter in model.named_parameters():
         fresh = masks.get(name, torch.zeros_like(parameter, dtype=torch.bool))
         factor = torch.where(fresh, 1.0, config.damping).to(parameter)
-        hooks.append(parameter.register_hook(partial(torch.mul, factor)))
+        hooks.append(parameter.register_hook(partial(torch.mul, factor)))  # type: ignore[no-untyped-call]  # torch's stub
     optimizer = sgd(model.parameters(), config)
     for _ in range(config.epochs):
         descend(kept_losses(model, given(retain), config.batch_size, rng), optimizer)

@@ -13,10 +13,12 @@ from fedsim.unlearn.steps import RepairConfig, capped_cross_entropy, descend, fo
 
 
 class NegGradConfig(RepairConfig):
-    """Options of NegGrad; the passes are over the samples to forget."""
+    """Options of NegGrad."""
 
-    lr: float = Field(1e-3, ge=0)
-    """Learning rate of SGD; the method is very sensitive to it."""
+    epochs: int = Field(10, ge=0)
+    """Passes over the samples to forget."""
+    lr: float = Field(2e-3, gt=0)
+    """Learning rate of SGD; very sensitive: three times as much can ruin a model, half of it leave it as it is."""
     weight_decay: float = Field(0, ge=0)
     """L2 penalty of SGD."""
     ceiling: float = Field(1.0, gt=0)

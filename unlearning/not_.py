@@ -16,8 +16,10 @@ from fedsim.unlearn.steps import RepairConfig, repair
 
 
 class NotConfig(RepairConfig):
-    """Options of NoT; the epochs repair."""
+    """Options of NoT."""
 
+    epochs: int = Field(10, ge=0)
+    """Passes over the kept samples that repair."""
     layers: int = Field(1, ge=0)
     """Layers, convolutional or linear, that are negated, counted from the input."""
 

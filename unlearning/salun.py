@@ -1,6 +1,7 @@
 """SalUn: random labels, but only the weights that the forgotten samples' loss depends on most may move.
 
-m = 1 for the share τ of all weights with the largest |∇_θ E_{D_f} ℓ(θ_o)|;  θ = m ⊙ θ_RL + (1−m) ⊙ θ_o  after every step.
+m = 1 for the share τ of all weights with the largest |∇_θ E_{D_f} ℓ(θ_o)|;  after every step
+θ = m ⊙ θ_RL + (1−m) ⊙ θ_o.
 "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency" (arXiv:2310.12508).
 Differs from the authors' code before 2026-02-28: there momentum and weight decay moved the masked weights.
 """

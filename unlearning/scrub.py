@@ -3,7 +3,8 @@
 Per epoch, with s the student, t the teacher and KL_T = T² KL(softmax(t/T) ‖ softmax(s/T)):
 first (in the first `max_epochs` epochs only)  max_s E_{D_f} KL_T(t, s),   then  min_s E_{D_r} γ ℓ + α KL_T(t, s).
 "Towards Unbounded Machine Unlearning" (arXiv:2302.09880).
-Differs from the authors' code: SGD and the repair's learning rate where their small-scale setting is Adam 5e-4; no SCRUB+R.
+Differs from the authors' code: SGD at 0.02, where their setting for small sets is Adam at 5e-4; the divergence
+of a forgotten sample is capped, as theirs grows without bound; no SCRUB+R.
 """
 
 import copy
@@ -17,12 +18,24 @@ from torch import Tensor
 
 from fedsim.models.base import Classifier
 from fedsim.unlearn.seam import Needs, View, unlearning
-from fedsim.unlearn.steps import RepairConfig, aside, descend, distillation, forgotten_logits, given, kept_logits, sgd
+from fedsim.unlearn.steps import (
+    RepairConfig,
+    aside,
+    capped,
+    descend,
+    distillation,
+    forgotten_logits,
+    given,
+    kept_logits,
+    sgd,
+)
 
 
 class ScrubConfig(RepairConfig):
     """Options of SCRUB."""
 
+    lr: float = Field(0.02, gt=0)
+    """Learning rate of SGD."""
     gamma: float = Field(1.0, ge=0)
     """γ, weight of the cross-entropy on the kept samples."""
     alpha: float = Field(0.5, ge=0)
@@ -31,6 +44,8 @@ class ScrubConfig(RepairConfig):
     """T of the distillation."""
     max_epochs: int = Field(3, ge=0)
     """Epochs that begin with a pass over the samples to forget; 0, with γ = 1 and α = 0, is exactly fine-tuning."""
+    ceiling: float = Field(2.0, gt=0)
+    """Divergence, in units of log(number of classes), from which on a forgotten sample pushes no further."""
 
 
 def teacher_logits(teacher: Classifier, x: Tensor) -> Tensor:
@@ -49,12 +64,13 @@ def unlearn(
 
     def leaving() -> Iterator[Tensor]:
         for x, _ in forget.batches(config.batch_size, others):
-            yield -distillation(forgotten_logits(model, x), teacher_logits(teacher, x), config.temperature)
+            far = distillation(forgotten_logits(model, x), teacher_logits(teacher, x), config.temperature)
+            yield -capped(far, config.ceiling, model.classifier.out_features)
 
     def following() -> Iterator[Tensor]:
         for x, y in given(retain).batches(config.batch_size, rng):
             logits = kept_logits(model, x)
-            near = distillation(logits, teacher_logits(teacher, x), config.temperature)
+            near = distillation(logits, teacher_logits(teacher, x), config.temperature).mean()
             yield config.gamma * F.cross_entropy(logits, given(y)) + config.alpha * near
 
     for epoch in range(config.epochs):

@@ -18,6 +18,8 @@ from fedsim.randomness import generator
 
 Floats = tuple[float, ...]
 
+_BLOCK = 10_000  # images looked at together
+
 _PATIENCE_SECONDS = 20
 """How long a download may stand still."""
 
@@ -114,8 +116,12 @@ def _moments(x: Array) -> tuple[Floats, Floats]:
     if x.ndim == 2:
         mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
     else:
-        # From the 256 counts of each channel: exact, and without a float copy of all pixels.
-        counts = np.stack([np.bincount(x[:, c].ravel(), minlength=256) for c in range(x.shape[1])])
+        # From the 256 counts of each channel: exact, and without a float copy of all pixels. In blocks, as bincount
+        # makes 64-bit integers of them.
+        counts = np.zeros((x.shape[1], 256), np.int64)
+        for start in range(0, len(x), _BLOCK):
+            for c in range(x.shape[1]):
+                counts[c] += np.bincount(x[start : start + _BLOCK, c].ravel(), minlength=256)
         shares, levels = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
         mean = shares @ levels
         std = np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(axis=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import traceback
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,7 +55,10 @@ def answer(
 ) -> list[Reply]:
     """Return the worker's replies; if it raises, that costs the clients of this chunk theirs, and nothing else."""
     try:
-        return worker.run_chunk(kind, contents, clients, states)
+        replies = worker.run_chunk(kind, contents, clients, states)
+        if len(replies) != len(clients):
+            raise RuntimeError(f"{len(replies)} replies to {len(clients)} messages")
+        return replies
     except Exception as error:
         reason = f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"
         return [Reply(None, reason)] * len(clients)
@@ -115,16 +119,21 @@ class Engine(Grid):
         for message in messages:
             set_message_id(message, f"message-{next(self._ids)}")
         chunks = cut(messages, self.chunk)
-        for chunk, replies in zip(chunks, self.run_chunks(chunks), strict=True):
-            for message, client, reply in zip(chunk.messages, chunk.clients, replies, strict=True):
-                if reply.content is None:
-                    yield error_reply(message, reply.error)
-                else:
-                    if chunk.kind == "train":
-                        self.trained.add(client)
-                    if reply.state is not None:
-                        self.states.stage(client, reply.state)
-                    yield Message(reply.content, reply_to=message)
+        answered = self.run_chunks(chunks)
+        for chunk in chunks:
+            replies = deque(next(answered))
+            for message, client in zip(chunk.messages, chunk.clients, strict=True):
+                # Nothing here holds a reply for longer than the caller does.
+                yield self._message(message, client, replies.popleft())
+
+    def _message(self, message: Message, client: int, reply: Reply) -> Message:
+        if reply.content is None:
+            return error_reply(message, reply.error)
+        if message.metadata.message_type == "train":
+            self.trained.add(client)
+        if reply.state is not None:
+            self.states.stage(client, reply.state)
+        return Message(reply.content, reply_to=message)
 
     # Flower's interface -------------------------------------------------------------------------------------------
 

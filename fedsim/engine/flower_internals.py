@@ -7,16 +7,38 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read once, when flwr is first imported
 
 from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.message import recorddict
+from flwr.app.message.typeddict import TypedDict
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
 _FIRST_NODE = 2  # 1 is the server
+
+
+_SyncedDict: Any = recorddict._SyncedDict  # what `RecordDict.array_records` and its like return
+
+
+def _view(self: Any, records: RecordDict, allowed: type) -> None:
+    """Initialise a view of some records, without the reference from it to itself that Flower gives it.
+
+    That one keeps every reply whose arrays were looked at, some 40 models, until the garbage collector comes by.
+    """
+    TypedDict.__init__(
+        self, recorddict._check_key, partial(_SyncedDict.check_value, SimpleNamespace(allowed_type=allowed))
+    )
+    self.recorddict, self.allowed_type = records, allowed
+
+
+_SyncedDict.__init__ = _view
 
 
 def new_run() -> Run:

@@ -3,16 +3,22 @@
 Output channel c of a layer is, without bias, a sum over its input channels, Y_c = Σ_i A_ci, in which the component
 A_ci = Φ_i ⋆ W_ci is one kernel slice over one input channel (of a linear layer, one weight times one input). With
     Q_c[i, j] = E<A_ci, A_cj>,   R_ci = Σ_j Q_c[i, j],   q_ci = Q_c[i, i],   t_c = Σ_i R_ci = E‖Y_c‖²
-the components C, each rescaled in the best way, keep the share FS_c(C) = R_Cᵀ Q_CC⁻¹ R_C / t_c of the energy; of one
-alone that is s_ci = R_ci² / (q_ci t_c). All statistics are sums over samples and positions, so those of several clients
-add up; they are taken in float64, from the patches u_i that a kernel slice meets at each position, and need no labels,
-no gradients and no A.
+the components C, each rescaled in the best way, keep the share FS_c(C) = R_Cᵀ Q_CC⁻¹ R_C / t_c of the energy; one alone
+keeps s_ci = R_ci² / (q_ci t_c). All statistics are sums over samples and positions, so those of several clients add up.
+They are taken in float64 from the patches (M, I, K) that the K weights of a kernel slice meet at M positions of all
+samples, without labels, gradients or A itself.
+
+Differs from the paper: the ridge of the rescaling is relative, so that it does not depend on the scale of the inputs;
+scores rank by s where the paper's text has s, α and R in different places.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,42 +28,166 @@ from fedsim.models.base import Classifier
 
 Layer = nn.Conv2d | nn.Linear
 
-_DEAD = 1e-12  # energy, relative to the layer's largest, from which on a component is rounding
+_DEAD = 1e-12  # energy, as a share of the layer's largest, that is rounding
 
 
 @dataclass(frozen=True, eq=False)
 class ComponentSums:
-    """Sums over samples and positions for one layer of C output and I input channels; those of two clients add up."""
+    """Sums over samples and positions for one layer of C output and I input channels, float64; clients' add up."""
 
     r: Tensor
     """(C, I) of <Y_c, A_ci>."""
     q: Tensor
     """(C, I) of <A_ci, A_ci>."""
-    mean: Tensor
-    """(C, I) of A_ci itself."""
+    a: Tensor
+    """(C, I) of A_ci."""
     count: int
-    """Samples times positions."""
+    """M, samples times positions."""
 
     def __add__(self, other: ComponentSums) -> ComponentSums:
-        return ComponentSums(
-            self.r + other.r, self.q + other.q, self.mean + other.mean, self.count + other.count
-        )
+        return ComponentSums(self.r + other.r, self.q + other.q, self.a + other.a, self.count + other.count)
 
 
 def editable_layers(model: Classifier) -> dict[str, Layer]:
-    """Return by name, from input to output, the feature layers whose inputs are channels that another layer made.
+    """Return by name, from input to output, the feature layers whose components can be scored.
 
-    Those are convolutions without groups, and linear layers that follow a layer with weights in one `nn.Sequential`,
-    such as the down-projection of a transformer's perceptron; attention is left out. The first layer is in only if it
-    is the only one.
+    A projection in a shortcut comes before the block that it bridges.
+    They are convolutions without groups and with zero padding, and linear layers behind another layer of the same
+    `nn.Sequential`, such as the down-projection of a transformer's perceptron; attention is left out. The network's
+    first layer is among them only if there is no other.
     """
+    modules = {f"features.{name}": module for name, module in model.features.named_modules()}
+    down: set[nn.Module] = set()
+    for parent in modules.values():
+        if isinstance(parent, nn.Sequential):
+            down.update([child for child in parent if isinstance(child, nn.Conv2d | nn.Linear)][1:])
+    first = next((name for name, module in modules.items() if isinstance(module, nn.Conv2d | nn.Linear)), "")
     layers: dict[str, Layer] = {}
-    first: dict[str, Layer] = {}
-    for name, module in model.features.named_modules(prefix="features"):
-        children = list(module.named_children()) if isinstance(module, nn.Sequential) else []
-        weighted = [(f"{name}.{key}", child) for key, child in children if isinstance(child, nn.Conv2d | nn.Linear)]
-        downs = {child for _, child in weighted[1:] if isinstance(child, nn.Linear)}
-        for full, child in weighted:
-            first.setdefault(full, child)
-    del layers
-    return first
+    for name, module in modules.items():
+        if isinstance(module, nn.Conv2d):
+            if module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+                layers[name] = module
+        elif isinstance(module, nn.Linear) and (module in down or name == first):
+            layers[name] = module
+    order: list[str] = []
+    for name in layers:
+        block, *side = re.split(r"\.(?:shortcut|downsample)\.", name)
+        inside = [at for at, other in enumerate(order) if side and other.startswith(f"{block}.")]
+        order.insert(min(inside, default=len(order)), name)
+    return {name: layers[name] for name in order if name != first or len(order) == 1}
+
+
+def patches(layer: Layer, x: Tensor) -> Tensor:
+    """Return what each kernel slice meets at each position, (M, I, K) float64, from the layer's inputs."""
+    x = x.double()
+    if isinstance(layer, nn.Linear):
+        return x.reshape(-1, layer.in_features, 1)
+    assert not isinstance(layer.padding, str)
+    columns = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # (B, I K, positions)
+    return columns.transpose(1, 2).reshape(-1, layer.in_channels, columns.shape[1] // layer.in_channels)
+
+
+def slices(layer: Layer) -> Tensor:
+    """Return the layer's weights by component, (C, I, K) float64."""
+    return layer.weight.detach().double().reshape(*layer.weight.shape[:2], -1)
+
+
+def sum_components(u: Tensor, w: Tensor) -> ComponentSums:
+    """Return the sums of patches (M, I, K) and slices (C, I, K); never holds all the A_ci at once."""
+    y = torch.einsum("mik,cik->mc", u, w)
+    r = (torch.einsum("mc,mik->cik", y, u) * w).sum(2)
+    gram = torch.einsum("mip,miq->ipq", u, u)  # of each input channel with itself
+    q = torch.einsum("cip,ipq,ciq->ci", w, gram, w)
+    return ComponentSums(r, q, torch.einsum("ik,cik->ci", u.sum(0), w), len(u))
+
+
+@torch.no_grad()
+def component_sums(
+    model: Classifier, layers: Mapping[str, Layer], batches: Iterable[Tensor]
+) -> dict[str, ComponentSums]:
+    """Return the sums of each layer over inputs (B, *input_shape), the model in evaluation mode; {} of no batch."""
+    sums: dict[str, ComponentSums] = {}
+
+    def add(name: str, layer: Layer, inputs: tuple[Tensor, ...]) -> None:
+        new = sum_components(patches(layer, inputs[0]), slices(layer))
+        sums[name] = sums[name] + new if name in sums else new
+
+    hooks = [layer.register_forward_pre_hook(partial(add, name)) for name, layer in layers.items()]
+    try:
+        model.eval()
+        for x in batches:
+            model.features(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sums
+
+
+def singleton_fidelity(sums: ComponentSums, *, centred: bool = False) -> Tensor:
+    """Return s_ci in [0, 1], (C, I); 0 for a component without energy.
+
+    `centred` takes each component's mean over samples and positions out first, which batch norm would.
+    """
+    r, q = sums.r / sums.count, sums.q / sums.count
+    if centred:
+        a = sums.a / sums.count
+        r, q = r - a * a.sum(1, keepdim=True), q - a.square()
+    t = r.sum(1, keepdim=True)
+    alive = (q > _DEAD * q.max()) & (t > _DEAD * t.max())
+    return torch.where(alive, r.square() / (torch.where(alive, q, 1) * torch.where(alive, t, 1)), 0)
+
+
+def top_components(scores: Tensor, share: float, per: Literal["output", "layer"]) -> Tensor:
+    """Return the mask (C, I) of the components with the highest scores, of each output channel or of the layer.
+
+    Their number is `share` of the components rounded, and at least one where `share` is above 0.
+    """
+    rows = scores if per == "output" else scores.reshape(1, -1)
+    count = min(max(1, round(share * rows.shape[1])), rows.shape[1]) if share > 0 else 0
+    order = rows.argsort(dim=1, descending=True, stable=True)
+    return torch.zeros_like(rows, dtype=torch.bool).scatter_(1, order[:, :count], True).view_as(scores)
+
+
+def edit_components(layer: Layer, mask: Tensor, edit: Literal["zero", "negate"]) -> None:
+    """Set the kernel slices where `mask` (C, I) is True to zero, or negate them, in place; the bias stays."""
+    with torch.no_grad():
+        chosen = mask.reshape(*mask.shape, *[1] * (layer.weight.ndim - 2))
+        edited = torch.zeros_like(layer.weight) if edit == "zero" else -layer.weight
+        layer.weight.copy_(torch.where(chosen, edited, layer.weight))
+
+
+def similarity(u: Tensor, w: Tensor, *, centred: bool = False) -> Tensor:
+    """Return all Q_c, (C, I, I), of patches (M, I, K) and slices (C, I, K): means over samples and positions."""
+    flat = u.flatten(1)
+    gram = flat.T @ flat / len(u)
+    if centred:
+        mean = flat.mean(0)
+        gram = gram - torch.outer(mean, mean)
+    inputs, k = u.shape[1:]
+    return torch.einsum("cip,ipjq,cjq->cij", w, gram.reshape(inputs, k, inputs, k), w)
+
+
+def subset_fidelity(q: Tensor, subset: Tensor) -> Tensor:
+    """Return FS(C) in [0, 1], shape (), of one channel's Q (I, I) and the component ids C (N,), N >= 1."""
+    r = q.sum(1)[subset]
+    share: Tensor = r @ torch.linalg.solve(q[subset][:, subset], r) / q.sum()
+    return share
+
+
+def rescaling(q: Tensor, subset: Tensor, ridge: float = 1e-4) -> Tensor:
+    """Return δ (..., I), the best factors of the components C for Q (..., I, I): 0 off C and, when C is all, 1.
+
+    `ridge` is added to the diagonal of Q_CC, in units of its mean.
+    """
+    factors = torch.zeros(q.shape[:-1], dtype=q.dtype, device=q.device)
+    outside = torch.ones(q.shape[-1], dtype=torch.bool, device=q.device)
+    outside[subset] = False
+    factors[..., subset] = 1
+    if not outside.any() or not len(subset):
+        return factors
+    inner = q[..., subset, :][..., subset]
+    level = inner.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    inner = inner + ridge * level * torch.eye(len(subset), dtype=q.dtype, device=q.device)
+    lost = q[..., subset, :][..., outside].sum(-1)
+    factors[..., subset] += torch.linalg.solve(inner, lost)
+    return factors

@@ -53,6 +53,7 @@ def unlearn_with(method: Method, options: UnlearningConfig, model: Classifier, r
     forget, retain = granted(roles, method.needs, generator(seed, f"{purpose}-noise"))
     device = forget.x.device
     private = copy.deepcopy(model).eval().requires_grad_(method.needs.gradients)
+    torch.optim.SGD([torch.zeros(())], lr=1.0)  # a process's first optimiser imports for seconds, which are not its own
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(torch_seed(seed, f"{purpose}-torch"))
         begun = time.perf_counter()

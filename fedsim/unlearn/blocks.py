@@ -64,8 +64,9 @@ def reset(modules: Sequence[nn.Module], rng: np.random.Generator) -> None:
         for module in modules:
             fresh = copy.deepcopy(module).to("cpu")
             for layer in fresh.modules():
-                if hasattr(layer, "reset_parameters"):
-                    layer.reset_parameters()
+                draw = getattr(layer, "reset_parameters", None)
+                if draw is not None:
+                    draw()
                 elif any(True for _ in layer.parameters(recurse=False)):
                     raise FedsimError(f"{type(layer).__name__} cannot be drawn anew; give it reset_parameters()")
             module.load_state_dict(fresh.state_dict())

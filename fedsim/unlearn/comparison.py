@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +13,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedsim.errors import FedsimError
 from fedsim.unlearn.measure import Measured
-from unlearning.evaluation import epsilon_score, klom, u_lira
+from unlearning.evaluation.ensembles import Ensembles, measure_ensembles
 from unlearning.evaluation.intervals import Interval, over_seeds
+from unlearning.evaluation.ranking import rank
 
 FILE = "comparison.json"
+RANK = "average_gap"
 
 Kind = Literal["original", "oracle", "method", "baseline"]
-RANK = "gap/mean"
 
 
 class Row(BaseModel):
@@ -28,13 +30,20 @@ class Row(BaseModel):
 
     name: str
     kind: Kind
+    place: int | None
+    """By distance to the oracle, from 1; equal ones share a place."""
+    as_good_as_first: bool
+    """Its interval and the first's overlap."""
     metrics: dict[str, Interval]
+    """By names of `unlearning.evaluation.catalogue.METRICS`."""
+    null: dict[str, float]
+    """What a metric is between models, or samples, that are alike."""
     attacks: dict[str, dict[str, Any]]
     """Of the first seed: value, chance level, standard error, sign, noise floor."""
     flags: dict[str, int]
     """In how many seeds each was raised."""
     class_accuracy: list[float | None]
-    """Mean over seeds of the test accuracy of each class."""
+    """Of the first seed: the test accuracy of each class."""
 
     def mean(self, metric: str) -> float:
         """Return the mean of a metric over seeds, NaN where it is not known."""
@@ -51,8 +60,8 @@ class Comparison(BaseModel):
     kind: str
     num_forget: int
     num_retain: int
-    num_matched: int
-    """Forgotten and never-seen samples that attacks compare."""
+    num_unseen: int
+    """Never-seen samples that attacks tell the forgotten ones from."""
     clients_left: int
     """Clients that have data without the forgotten samples, of `clients` that had before."""
     clients: int
@@ -69,53 +78,77 @@ class Comparison(BaseModel):
         """The nearest to the oracle of the methods asked for; without an oracle, the first."""
         return next(row for row in self.rows if row.kind == "method")
 
+    @property
+    def is_ranked(self) -> bool:
+        """Whether there is an oracle to rank by."""
+        return any(row.place is not None for row in self.rows)
 
-def make_row(name: str, kind: Kind, runs: Sequence[Measured], seconds: Sequence[float]) -> Row:
-    """Return one model's row from what was measured, and how long the model took, under each seed."""
-    timed = [measured.metrics | {"seconds": spent} for measured, spent in zip(runs, seconds, strict=True)]
-    finite = [{name: value for name, value in metrics.items() if math.isfinite(value)} for metrics in timed]
-    classes = np.array([measured.class_accuracies() for measured in runs])
-    known = np.isfinite(classes).all(0)
+
+@dataclasses.dataclass
+class Contestant:
+    """What one model came to, seed by seed."""
+
+    kind: Kind
+    runs: list[Measured] = dataclasses.field(default_factory=list)
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    """Of training or of the method; NaN where there was neither."""
+
+
+def make_rows(contestants: dict[str, Contestant], rng: np.random.Generator) -> list[Row]:
+    """Return original and oracle, then the others: nearest to the oracle first, or as they came where there is none."""
+    oracle = contestants.get("oracle")
+    rivals = {name: c for name, c in contestants.items() if c.kind in ("method", "baseline")}
+    distances = {name: [run.values.get(RANK) for run in c.runs] for name, c in rivals.items()}
+    places = {place.method: place for place in rank(distances)} if oracle else {}
+    rows = []
+    for name in ("original", "oracle", *(places or rivals)):
+        if (contestant := contestants.get(name)) is None:
+            continue
+        row, place = _row(name, contestant, oracle, rng), places.get(name)
+        if place is not None:
+            row = row.model_copy(update={"place": place.place, "as_good_as_first": place.as_good_as_first})
+        rows.append(row)
+    return rows
+
+
+def _row(name: str, contestant: Contestant, oracle: Contestant | None, rng: np.random.Generator) -> Row:
+    runs, first = contestant.runs, contestant.runs[0]
+    seeds: list[dict[str, float | None]] = []
+    for number, (run, seconds) in enumerate(zip(runs, contestant.seconds, strict=True)):
+        values: dict[str, float | None] = dict(run.values)
+        if seconds > 0:
+            values["seconds"] = seconds
+            if oracle is not None and contestant is not oracle:
+                values["run_time_efficiency"] = oracle.seconds[number] / seconds
+        seeds.append(values)
+    many = {} if oracle is None or contestant is oracle else _ensemble_metrics(runs, oracle.runs, rng)
+    attacks = {} if first.facts is None else first.facts.attacks
+    flags = [flag for run in runs for flag in run.flags]
     return Row(
         name=name,
-        kind=kind,
-        metrics=over_seeds(finite),
-        attacks={name: _plain(attack) for name, attack in runs[0].attacks.items()},
-        flags={flag: sum(flag in r.flags for r in runs) for flag in sorted({flag for r in runs for flag in r.flags})},
-        class_accuracy=[float(a) if ok else None for a, ok in zip(classes.mean(0), known, strict=True)],
+        kind=contestant.kind,
+        place=None,
+        as_good_as_first=False,
+        metrics=over_seeds(seeds) | over_seeds([{metric: value for metric, (value, _) in many.items()}]),
+        null={metric: null for metric, (_, null) in many.items() if null is not None},
+        attacks={metric: dataclasses.asdict(attack) for metric, attack in attacks.items()},
+        flags={flag: flags.count(flag) for flag in dict.fromkeys(flags)},
+        class_accuracy=[] if first.facts is None else first.facts.per_class["test"],
     )
 
 
-def ranked(rows: Sequence[Row]) -> list[Row]:
-    """Return original and oracle first, then by distance to the oracle where there is one; diverged models last."""
-    first = {"original": 0, "oracle": 1}
-
-    def place(row: Row) -> tuple[int, bool, float]:
-        gap = row.mean(RANK)
-        return first.get(row.kind, 2), "diverged" in row.flags, gap if math.isfinite(gap) else math.inf
-
-    return sorted(rows, key=place)
-
-
-def distributional(runs: Sequence[Measured], oracles: Sequence[Measured], rng: np.random.Generator) -> dict[str, float]:
-    """Return the metrics that compare N models with N oracles on the forgotten samples, as far as N allows."""
-    if any("diverged" in measured.flags for measured in (*runs, *oracles)):
+def _ensemble_metrics(
+    runs: Sequence[Measured], oracles: Sequence[Measured], rng: np.random.Generator
+) -> dict[str, tuple[float, float | None]]:
+    """Return (value, null) of the metrics that compare N models with N oracles, as far as N allows."""
+    if any(run.facts is None for run in (*runs, *oracles)):
         return {}
-    ours, theirs = (np.stack([measured.margins() for measured in side]) for side in (runs, oracles))
-    out = {}
-    if len(ours) >= klom.MIN_MODELS:
-        out["klom/forget"] = klom.summarise_klom(klom.klom(ours, theirs)).mean
-        out["klom/null"] = klom.klom_null(len(ours), rng).mean
-    if len(ours) >= u_lira.MIN_PAIRS:
-        out["u_lira/forget"] = u_lira.u_lira(ours, theirs, rng).attack.value
-    if len(ours) >= epsilon_score.MIN_MODELS:
-        out["epsilon/forget"] = epsilon_score.forgetting_quality(ours, theirs)
-    return out
-
-
-def with_metrics(row: Row, more: dict[str, float]) -> Row:
-    """Return the row with numbers that stand for all seeds together."""
-    return row.model_copy(update={"metrics": row.metrics | over_seeds([more])})
+    sides = [
+        {role: np.stack([run.margins(role) for run in side]) for role in ("forget", "retain", "test")}
+        for side in (runs, oracles)
+    ]
+    found = measure_ensembles(Ensembles(sides[0], sides[1]), rng)
+    return {name: (m.value, m.null) for name, m in found.items() if m.value is not None}
 
 
 def read_comparison(folder: Path) -> Comparison:
@@ -126,11 +159,3 @@ def read_comparison(folder: Path) -> Comparison:
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else "malformed"
         raise FedsimError(f"{file}: cannot be read ({reason}); run fedsim unlearn again") from None
-
-
-def _plain(attack: Any) -> dict[str, Any]:
-    return {
-        "value": attack.value, "chance": attack.chance, "standard_error": attack.standard_error, "sign": attack.sign,
-        "size": attack.size, "reading": attack.reading,
-        "floor": None if attack.floor is None else [attack.floor.mean, attack.floor.sd],
-    }  # fmt: skip

@@ -15,9 +15,10 @@ from fedsim.report import html
 from fedsim.report.figures import COLORS, GREY, INK, MUTED, Plot, add_legend, id_ticks, tidy, width_of
 from fedsim.report.html import Section
 from fedsim.report.wording import ABSENT, format_duration
-from fedsim.unlearn.comparison import RANK, Comparison, Row
+from fedsim.unlearn.comparison import Comparison, Row
 from fedsim.unlearn.outcome import Outcome
-from fedsim.unlearn.wording import cell, columns, flag_text, summary_line
+from fedsim.unlearn.wording import cell, columns, flag_text, place_text, summary_line
+from unlearning.evaluation.catalogue import METRICS
 
 _FLOOR = 1e-6  # nats: losses below are drawn here
 _PANEL_COLUMNS = 3
@@ -49,11 +50,10 @@ def write_page(path: Path, outcome: Outcome, drawn: Sequence[Plot]) -> Path:
 
 def plots(outcome: Outcome) -> list[Plot]:
     """Return the figures of an outcome: histograms of losses, and accuracies by class."""
-    rows = [row for row in outcome.comparison.rows if row.name in outcome.firsts]
-    drawn = [Plot("per_class", "Test accuracy of each class", _per_class(outcome.comparison))]
-    if len(outcome.firsts[rows[0].name][1].losses("unseen")):
-        drawn.insert(0, Plot("losses", "Distribution of losses, first seed", _histograms(outcome, rows)))
-    return drawn
+    return [
+        Plot("losses", "Distribution of losses, first seed", _histograms(outcome)),
+        Plot("per_class", "Test accuracy of each class, first seed", _per_class(outcome.comparison)),
+    ]
 
 
 _LOSSES = (
@@ -72,7 +72,7 @@ def _request(comparison: Comparison) -> Section:
         ["Forgotten", f"{comparison.num_forget:,} training samples"],
         ["By class", classes],
         ["Kept", f"{comparison.num_retain:,} training samples of {comparison.clients_left} clients"],
-        ["Attacked", f"{comparison.num_matched:,} forgotten against as many never-seen samples of the same classes"],
+        ["Attacked", f"against {comparison.num_unseen:,} never-seen samples of the same classes"],
         ["Seeds", str(comparison.seeds)],
         *(["Note", note] for note in comparison.notes),
     ]
@@ -82,34 +82,37 @@ def _request(comparison: Comparison) -> Section:
 def _table(comparison: Comparison) -> Section:
     shown = columns(comparison, brief=False)
     rows = [
-        [row.name, *(cell(row, column) for column in shown), flag_text(row, comparison.seeds) or ABSENT]
+        [
+            f"{place_text(row)} {row.name}",
+            flag_text(row, comparison.seeds) or ABSENT,
+            *(cell(row, column) for column in shown),
+        ]
         for row in comparison.rows
     ]
-    ranked = any(RANK in row.metrics for row in comparison.rows)
-    order = "Nearest to the oracle first." if ranked else "Not ranked: there is no oracle (--compare retrain)."
-    kinds = {
-        row.kind: f"{row.name}: {_KINDS[row.kind]}" for row in comparison.rows if row.kind in ("original", "oracle")
-    }
+    ranked = "Nearest to the oracle first; = where its interval meets the first one's."
+    order = ranked if comparison.is_ranked else "Not ranked: there is no oracle (--compare retrain)."
+    present = {row.kind for row in comparison.rows}
+    kinds = [f"{kind.capitalize()}: {meaning}" for kind, meaning in _KINDS.items() if kind in present]
     spread = " ± is half of the 95 % interval over seeds." if comparison.seeds > 1 else ""
     return Section(
         "Models side by side",
         f"{order} {' '.join(kinds)}{spread} Low accuracy on the forgotten samples is no aim in itself: the "
         "aim is the oracle's. Flags mark what looks forgotten and is damage: over-forgotten (forgotten samples fit "
         "worse than never-seen ones, beyond chance), collapsed (one class is more than 90 % of all answers).",
-        rows=[["Model", *(column.head for column in shown), "Flags"], *rows],
+        rows=[["Model", "Flags", *(column.head for column in shown)], *rows],
     )
 
 
 def _attacks(comparison: Comparison) -> Section | None:
     rows = [
-        [row.name, name, f"{a['value']:.3f}", f"{a['chance']:.3f} ± {a['standard_error']:.3f}",
-         ABSENT if a["floor"] is None else f"{a['floor'][0]:.3f} ± {a['floor'][1]:.3f}",
-         {1: "fits worse", 0: "equal", -1: "fits better"}[a["sign"]]]
+        [row.name, METRICS[name].title, f"{a['value']:.3f}", f"{a['chance']:.3f} ± {a['standard_error']:.3f}",
+         ABSENT if a["floor"] is None else f"{a['floor']['mean']:.3f} ± {a['floor']['sd']:.3f}",
+         {1: "fit worse", 0: "fit equally", -1: "fit better"}[a["sign"]]]
         for row in comparison.rows for name, a in row.attacks.items()
     ]  # fmt: skip
     if not rows:
         return None
-    head = ["Model", "Attack", "Value", "Chance", "Noise floor", "Forgotten samples"]
+    head = ["Model", "Attack", "Value", "Chance", "Noise floor", "Forgotten samples than never-seen"]
     text = (
         "Membership attacks of the first seed. Within two standard errors of chance nothing was found; the noise floor "
         "is the same attack between random halves of never-seen samples."
@@ -120,7 +123,7 @@ def _attacks(comparison: Comparison) -> Section | None:
 def _cost(comparison: Comparison) -> Section:
     rows = []
     for row in comparison.rows:
-        seconds, speedup = row.metrics.get("seconds"), row.metrics.get("speedup")
+        seconds, speedup = row.metrics.get("seconds"), row.metrics.get("run_time_efficiency")
         rows.append([
             row.name,
             ABSENT if seconds is None else format_duration(seconds.mean),
@@ -137,27 +140,27 @@ def _meanings(comparison: Comparison) -> list[list[str]]:
     return [[column.head, column.meaning] for column in columns(comparison, brief=False)]
 
 
-def _histograms(outcome: Outcome, rows: Sequence[Row]) -> Figure:
+def _histograms(outcome: Outcome) -> Figure:
     """Draw one panel per model; all have the same bins."""
-    drawn = [row for row in rows if "diverged" not in outcome.firsts[row.name][1].flags]
     losses = {
-        row.name: [np.maximum(outcome.firsts[row.name][1].losses(role), _FLOOR) for role in ("forget", "unseen")]
-        for row in drawn
+        name: [np.maximum(measured.losses(role), _FLOOR) for role in ("forget", "unseen")]
+        for name, (_, measured) in outcome.firsts.items()
+        if measured.facts is not None
     }
-    top = max(float(side.max()) for sides in losses.values() for side in sides)
-    bins = np.geomspace(_FLOOR, max(2 * _FLOOR, top), 40)
-    lines = -(-len(drawn) // _PANEL_COLUMNS)
+    everything = np.concatenate([side for sides in losses.values() for side in sides])
+    bins = np.geomspace(everything.min() / 2, 2 * everything.max(), 40)
+    lines = -(-len(losses) // _PANEL_COLUMNS)
     figure = Figure(figsize=(10.8, 0.6 + 2.1 * lines), layout="constrained")
     panels = figure.subplots(lines, _PANEL_COLUMNS, sharex=True, squeeze=False).ravel()
     for panel in panels:
         panel.set_visible(False)
-    for panel, row in zip(panels, drawn, strict=False):
+    for panel, (name, sides) in zip(panels, losses.items(), strict=False):
         panel.set_visible(True)
         tidy(panel)
-        for values, color in zip(losses[row.name], (COLORS[1], COLORS[0]), strict=True):
+        for values, color in zip(sides, (COLORS[1], COLORS[0]), strict=True):
             panel.hist(values, bins, weights=np.full(len(values), 1 / len(values)), color=color, alpha=0.55)
         panel.set_xscale("log")
-        panel.set_title(row.name, fontsize=10, color=INK, parse_math=False)
+        panel.set_title(name, fontsize=10, color=INK, parse_math=False)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         panel.xaxis.set_tick_params(labelbottom=True)
     figure.supxlabel("Cross-entropy (nats)", fontsize=10, color=MUTED)
@@ -168,17 +171,18 @@ def _histograms(outcome: Outcome, rows: Sequence[Row]) -> Figure:
 
 def _per_class(comparison: Comparison) -> Figure:
     best = comparison.best
-    classes = np.arange(len(best.class_accuracy))
+    classes = np.arange(len(comparison.forgotten_classes))
     figure = Figure(figsize=(width_of(len(classes)), 3.4), layout="constrained")
     axes = figure.subplots()
     tidy(axes)
     forgotten = np.array(comparison.forgotten_classes) > 0
     colors = np.where(forgotten, COLORS[1], GREY).tolist()
-    axes.bar(classes, _accuracies(best), width=0.7, color=colors)
+    if best.class_accuracy:
+        axes.bar(classes, _accuracies(best), width=0.7, color=colors)
     handles: list[Patch | Line2D] = [Patch(color=COLORS[1]), Patch(color=GREY)]
     labels = [f"{best.name}, classes with forgotten samples", f"{best.name}, other classes"]
     for row, marker, color in zip(comparison.rows, "_x", (INK, COLORS[2]), strict=False):
-        if row.kind in ("original", "oracle"):
+        if row.kind in ("original", "oracle") and row.class_accuracy:
             axes.plot(classes, _accuracies(row), linestyle="", marker=marker, markersize=11, color=color, mew=2)
             handles.append(Line2D([], [], linestyle="", marker=marker, color=color, mew=2))
             labels.append(row.name)
@@ -191,4 +195,4 @@ def _per_class(comparison: Comparison) -> Figure:
 
 
 def _accuracies(row: Row) -> list[float]:
-    return [0.0 if value is None else value for value in row.class_accuracy]
+    return [np.nan if value is None else value for value in row.class_accuracy]

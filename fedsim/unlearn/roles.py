@@ -24,29 +24,32 @@ class Roles:
     retain: View
     test: View
     """The whole test set."""
-    matched: npt.NDArray[np.int64]
-    """(M,) rows of `forget` and, class for class, ..."""
     unseen: View
-    """... as many samples of the test set: what attacks compare. Empty if the test set has none of the classes."""
+    """Of the test set, in the forgotten classes' mix as far as it goes: what attacks tell the forgotten ones from."""
+
+    @property
+    def views(self) -> tuple[View, View, View, View]:
+        """Forget, retain, test, unseen."""
+        return self.forget, self.retain, self.test, self.unseen
 
 
 def assign_roles(
     data: FederatedData, request: Request, seed: int, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Roles:
-    """Return the views of a request; `seed` draws what attacks compare."""
+    """Return the views of a request; `seed` draws the unseen samples."""
     dataset = data.dataset
 
     def view(part: str, rows: npt.NDArray[np.int64]) -> View:
         x, y = (from_numpy(getattr(dataset, f"{array}_{part}")[rows]).to(device) for array in "xy")
         return View(x, y, dataset.mean, dataset.std, dtype)
 
-    matched, unseen = match_classes(dataset.y_train[request.rows], dataset.y_test, generator(seed, "unseen"))
+    _, unseen = match_classes(dataset.y_train[request.rows], dataset.y_test, generator(seed, "unseen"))
+    everything = np.arange(len(dataset.y_test))
     return Roles(
         view("train", request.rows),
         view("train", request.retain),
-        view("test", np.arange(len(dataset.y_test))),
-        matched,
-        view("test", unseen),
+        view("test", everything),
+        view("test", np.sort(unseen) if len(unseen) else everything),
     )
 
 

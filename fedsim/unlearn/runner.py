@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fedsim.errors import FedsimError, RunFailed, nearest
@@ -16,19 +18,20 @@ from fedsim.models.base import Classifier
 from fedsim.progress import Progress
 from fedsim.randomness import generator
 from fedsim.registry import declared
-from fedsim.unlearn.apply import options_of, refusal, unlearn_with
-from fedsim.unlearn.comparison import Comparison, Kind, Row, distributional, make_row, ranked, with_metrics
+from fedsim.unlearn.apply import Unlearned, options_of, refusal, unlearn_with
+from fedsim.unlearn.comparison import Comparison, Contestant, Kind, make_rows
 from fedsim.unlearn.forget import Request, parse_forget
 from fedsim.unlearn.measure import Measured, measure
 from fedsim.unlearn.methods import Method, UnlearningConfig, load_unlearning
 from fedsim.unlearn.oracle import FOLDERS, Trained, retrained, training_seconds
 from fedsim.unlearn.outcome import Outcome, write_outcome
 from fedsim.unlearn.roles import Roles, assign_roles
+from fedsim.unlearn.seam import View
 from fedsim.unlearn.source import Source, open_source
 from unlearning.evaluation.constant_predictor import constant_logits
 
 _BASELINE = "finetune"
-_CONSTANT = "constant predictor"
+_CONSTANT = "constant"
 
 
 @dataclass(frozen=True)
@@ -38,21 +41,6 @@ class _Entry:
     method: Method
     options: UnlearningConfig
     kind: Kind
-
-
-@dataclass
-class _Models:
-    """What one contestant came to under each seed."""
-
-    kind: Kind
-    first: Classifier | None = None
-    runs: list[Measured] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    def add(self, model: Classifier, measured: Measured, seconds: float) -> None:
-        self.first = self.first or model
-        self.runs.append(measured)
-        self.seconds.append(seconds)
 
 
 def unlearn(
@@ -136,88 +124,85 @@ class _Contest:
         self.source, self.request, self.roles, self.entries = source, request, roles, entries
         self.notes, self.say, self.progress = notes, say, progress
         self.left = source.data.without(request.rows)
-        self.models: dict[str, _Models] = {}
+        self.contestants: dict[str, Contestant] = {}
+        self.firsts: dict[str, tuple[Classifier, Measured]] = {}
+        self.asked = [name for name, entry in entries.items() if entry.kind == "method"]
+        self.failed: set[str] = set()
 
     def run_seed(self, seed: int, *, oracle: bool) -> None:
         """Add a model of this seed to every contestant."""
         original = self._original(seed)
+        made = {name: self._apply(name, entry, original.model, seed) for name, entry in self.entries.items()}
+        if not any(made[name] for name in self.asked):
+            raise RunFailed(f"no method came through: {'; '.join(self.notes)}; nothing was written")
         against: Measured | None = None
-        if oracle:
-            self.say(f"seed {seed}: the oracle, retrained from scratch without {self.request.spec}")
+        if oracle:  # after the methods: they are quick to fail
+            self.say(f"seed {seed}: the oracle, trained from scratch without {self.request.spec}")
             trained = retrained(self.source, self.left, seed, FOLDERS[0], self.progress)
-            against = self._measure(trained.model)
-            against = self._measure(trained.model, against)
-            self._add("oracle", "oracle", trained, against)
-        self._add("original", "original", original, self._measure(original.model, against))
-        for name, entry in self.entries.items():
-            self._apply(name, entry, original.model, seed, against)
-        assert self.roles.retain.y is not None
-        constant = constant_predictor(original.model, self.roles.retain.y)
-        measured = self._measure(constant, against)
-        self.models.setdefault(_CONSTANT, _Models("baseline")).add(constant, measured, float("nan"))
+            against = self._measure(trained.model, None)
+            self._add("oracle", "oracle", trained.model, against, trained.seconds)
+        self._add("original", "original", original.model, self._measure(original.model, against), original.seconds)
+        for name, result in made.items():
+            if result is not None:
+                measured = self._measure(result.model, against)
+                self._add(name, self.entries[name].kind, result.model, measured, result.seconds)
+        constant = constant_predictor(original.model, self.roles.retain)
+        self._add(_CONSTANT, "baseline", constant, self._measure(constant, against), math.nan)
 
     def _original(self, seed: int) -> Trained:
         source = self.source
         if seed == source.config.seed:
             return Trained(source.folder.path, source.model, training_seconds(source.folder, source.data))
-        self.say(f"seed {seed}: an original of this seed")
+        self.say(f"seed {seed}: an original")
         return retrained(source, source.data, seed, FOLDERS[1], self.progress)
 
-    def _apply(self, name: str, entry: _Entry, original: Classifier, seed: int, against: Measured | None) -> None:
-        if seed > self.source.config.seed and name not in self.models:
-            return  # it failed before
+    def _apply(self, name: str, entry: _Entry, original: Classifier, seed: int) -> Unlearned | None:
+        """Return what a method made of a model; None, and never tried again, where it failed."""
+        if name in self.failed:
+            return None
         try:
             result = unlearn_with(entry.method, entry.options, original, self.roles, seed)
         except Exception as error:
-            reason = " ".join(f"{name} failed ({type(error).__name__}: {error})".split())
-            if sum(other.kind == "method" for other in self.entries.values()) == 1 and entry.kind == "method":
-                raise RunFailed(f"{reason}; nothing was written") from error
-            self.models.pop(name, None)
-            self.notes.append(reason)
-            self.say(reason)
-            return
+            if isinstance(error, FedsimError) and len(self.asked) == 1 and entry.kind == "method":
+                raise  # it says what is wrong with the request
+            reason = f"{type(error).__name__}: {error}"
+            self.notes.append(str(error) if isinstance(error, FedsimError) else f"{name} failed ({reason})")
+            self.say(f"seed {seed}: {self.notes[-1]}")
+            self.failed.add(name)
+            self.contestants.pop(name, None)
+            return None
         self.say(f"seed {seed}: {name} took {result.seconds:.2f} s")
-        measured = self._measure(result.model, against)
-        self.models.setdefault(name, _Models(entry.kind)).add(result.model, measured, result.seconds)
+        return result
 
-    def _measure(self, model: Classifier, against: Measured | None = None) -> Measured:
+    def _measure(self, model: Classifier, against: Measured | None) -> Measured:
         return measure(model, self.roles, self.source.config.seed, against)
 
-    def _add(self, name: str, kind: Kind, trained: Trained, measured: Measured) -> None:
-        self.models.setdefault(name, _Models(kind)).add(trained.model, measured, trained.seconds)
+    def _add(self, name: str, kind: Kind, model: Classifier, measured: Measured, seconds: float) -> None:
+        contestant = self.contestants.setdefault(name, Contestant(kind))
+        contestant.runs.append(measured)
+        contestant.seconds.append(seconds)
+        self.firsts.setdefault(name, (model, measured))
 
     def outcome(self, folder: Path, seeds: int) -> Outcome:
         """Return all of it, ranked."""
-        rows = [self._row(name, models) for name, models in self.models.items()]
-        if not any(row.kind == "method" for row in rows):
-            raise RunFailed(f"no method came through: {'; '.join(self.notes)}")
-        before, after = (data.partition.sizes for data in (self.source.data, self.left))
-        counts = self.source.data.class_counts - self.left.class_counts
+        source, request = self.source, self.request
+        rows = make_rows(self.contestants, generator(source.config.seed, "ensembles"))
+        before, after = (np.count_nonzero(data.partition.sizes) for data in (source.data, self.left))
         comparison = Comparison(
-            run=str(self.source.folder.path), forget=self.request.spec, kind=self.request.kind,
-            num_forget=len(self.request.rows), num_retain=len(self.request.retain),
-            num_matched=len(self.roles.matched), clients_left=int((after > 0).sum()), clients=int((before > 0).sum()),
-            forgotten_classes=counts.tolist(), seeds=seeds, rows=ranked(rows), notes=self.notes,
+            run=str(source.folder.path), forget=request.spec, kind=request.kind, num_forget=len(request.rows),
+            num_retain=len(request.retain), num_unseen=len(self.roles.unseen), clients=before, clients_left=after,
+            forgotten_classes=(source.data.class_counts - self.left.class_counts).tolist(), seeds=seeds, rows=rows,
+            notes=self.notes,
         )  # fmt: skip
-        firsts = {name: (models.first, models.runs[0]) for name, models in self.models.items() if models.first}
-        return Outcome(folder, comparison, firsts)
-
-    def _row(self, name: str, models: _Models) -> Row:
-        row = make_row(name, models.kind, models.runs, models.seconds)
-        oracle = self.models.get("oracle")
-        if oracle is None or oracle is models:
-            return row
-        more = distributional(models.runs, oracle.runs, generator(self.source.config.seed, "distributional"))
-        if row.mean("seconds") > 0:
-            more["speedup"] = sum(oracle.seconds) / sum(models.seconds)
-        return with_metrics(row, more)
+        return Outcome(folder, comparison, {row.name: self.firsts[row.name] for row in rows})
 
 
 @torch.no_grad()
-def constant_predictor(model: Classifier, retain_labels: torch.Tensor) -> Classifier:
+def constant_predictor(model: Classifier, retain: View) -> Classifier:
     """Return a copy that answers everything with the class frequencies of what is kept."""
+    assert retain.y is not None
     constant = copy.deepcopy(model)
-    logits = constant_logits(retain_labels.cpu().numpy(), model.classifier.out_features, 1)[0]
+    logits = constant_logits(retain.y.cpu().numpy(), model.classifier.out_features, 1)[0]
     constant.classifier.weight.zero_()
     constant.classifier.bias.copy_(torch.from_numpy(logits))
     return constant
@@ -241,6 +226,8 @@ def _entries(
             raise FedsimError(f"--method {name}: {reason}; fedsim list unlearning shows what each can do")
         else:
             notes.append(f"left out: {reason}")
+    if not any(entry.kind == "method" for entry in entries.values()):
+        raise FedsimError(f"--method all: no method can serve --forget {request.spec} ({'; '.join(notes)})")
     return entries, notes
 
 

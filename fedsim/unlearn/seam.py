@@ -44,7 +44,7 @@ class View:
         The last batch may be smaller.
         """
         order = torch.arange(len(self)) if rng is None else torch.from_numpy(rng.permutation(len(self)))
-        for rows in torch.split(order.to(self.x.device), batch_size):
+        for rows in torch.split(order.to(self.x.device), batch_size) if len(self) else ():
             yield self._inputs(self.x[rows]), None if self.y is None else self.y[rows]
 
     def all(self) -> tuple[Tensor, Tensor | None]:

@@ -32,7 +32,7 @@ class RepairConfig(UnlearningConfig):
     """Passes over the kept samples."""
     batch_size: int = Field(64, ge=1)
     """Samples per step."""
-    lr: float = Field(0.01, ge=0)
+    lr: float = Field(0.01, gt=0)
     """Learning rate of SGD; about that of the last rounds of the original training."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD."""
@@ -65,7 +65,7 @@ def descend(losses: Iterable[Tensor], optimizer: torch.optim.Optimizer) -> None:
     """Take one step per loss; `losses` is lazy, so each is that of the weights the step before left."""
     for loss in losses:
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without hints
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own stub
         optimizer.step()
 
 
@@ -110,16 +110,20 @@ def repair(model: Classifier, retain: View | None, config: RepairConfig, rng: np
     return model.eval()
 
 
+def capped(losses: Tensor, ceiling: float, num_classes: int) -> Tensor:
+    """Return mean_i min(loss_i, ceiling log C), shape (), of losses (B,): past the ceiling a sample has no gradient."""
+    return losses.clamp(max=ceiling * math.log(num_classes)).mean()
+
+
 def capped_cross_entropy(logits: Tensor, y: Tensor, ceiling: float) -> Tensor:
-    """Return mean_i min(CE_i, ceiling log C) of logits (B, C): what is past the ceiling pushes no further, shape ()."""
-    losses = F.cross_entropy(logits, y, reduction="none")
-    return losses.clamp(max=ceiling * math.log(logits.shape[1])).mean()
+    """Return the capped mean cross-entropy of logits (B, C) and labels (B,), shape ()."""
+    return capped(F.cross_entropy(logits, y, reduction="none"), ceiling, logits.shape[1])
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over the rows of logits (B, C)."""
+    """Return T^2 KL(softmax(teacher / T) || softmax(student / T)) of each row of logits (B, C), shape (B,)."""
     log_p, log_q = (F.log_softmax(logits / temperature, dim=1) for logits in (teacher, student))
-    return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+    return temperature**2 * F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 
 
 def other_labels(y: Tensor, num_classes: int, rng: np.random.Generator) -> Tensor:
@@ -188,5 +192,5 @@ def extreme(values: dict[str, Tensor], share: float, *, largest: bool) -> dict[s
     order = flat.argsort(descending=largest, stable=True)
     mask = torch.zeros_like(flat, dtype=torch.bool)
     mask[order[: round(share * len(flat))]] = True
-    parts = mask.split([value.numel() for value in values.values()])
+    parts = torch.split(mask, [value.numel() for value in values.values()])
     return {name: part.view_as(value) for (name, value), part in zip(values.items(), parts, strict=True)}

@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fedsim.unlearn.comparison import RANK, Comparison
-from fedsim.unlearn.wording import cell, columns, flag_text, summary_line
+from fedsim.unlearn.comparison import Comparison
+from fedsim.unlearn.wording import cell, columns, flag_text, place_text, summary_line
 
 _STYLES = {"original": "dim", "oracle": "green", "method": "bold", "baseline": "dim"}
 
@@ -19,19 +19,21 @@ def render_comparison(comparison: Comparison, folder: Path) -> RenderableType:
     shown = columns(comparison, brief=True)
     flagged = any(row.flags for row in comparison.rows)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("", justify="right")
     table.add_column("Model", no_wrap=True)
     for column in shown:
-        table.add_column(column.head, justify="right", no_wrap=True)
+        table.add_column(column.head, justify="right")
     if flagged:
         table.add_column("Flags")
     for row in comparison.rows:
-        cells = [cell(row, column) for column in shown]
-        table.add_row(
-            row.name, *cells, *([flag_text(row, comparison.seeds)] if flagged else []), style=_STYLES[row.kind]
-        )
-    parts: list[RenderableType] = [Text(f"Forgot {summary_line(comparison)}"), Text(), table, Text()]
+        cells = [place_text(row), row.name, *(cell(row, column) for column in shown)]
+        cells += [flag_text(row, comparison.seeds)] if flagged else []
+        table.add_row(*map(Text, cells), style=_STYLES[row.kind])
+    parts: list[RenderableType] = [Text(f"To forget: {summary_line(comparison)}"), Text(), table, Text()]
     parts += [Text(f"Note: {note}", style="yellow") for note in comparison.notes]
-    if not any(RANK in row.metrics for row in comparison.rows):
-        parts.append(Text("Not ranked: --compare retrain trains the model to be compared with."))
-    parts.append(Text(f"Report: {folder / 'report.html'}"))
-    return Group(*parts)
+    order = (
+        "Gap: mean distance to the oracle of Forget, Retain, Test and MIA, in points; the smallest is first."
+        if comparison.is_ranked
+        else "Not ranked: --compare retrain adds the model to be compared with."
+    )
+    return Group(*parts, Text(order, style="dim"), Text(f"Report: {folder / 'report.html'}"))

@@ -58,12 +58,13 @@ def kl_to_standard(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 def squared_error(vae: Vae, e: Tensor, rng: np.random.Generator) -> Tensor:
     """Return m = ||v(e) - e||^2 of features (B, dim), shape (B,)."""
-    return (vae(e, rng).features - e).square().sum(1)
+    made: Reconstruction = vae(e, rng)
+    return (made.features - e).square().sum(1)
 
 
 def evidence_loss(vae: Vae, e: Tensor, kl_weight: float, rng: np.random.Generator) -> Tensor:
     """Return mean_i ||v(e_i) - e_i||^2 + kl_weight mean_i KL_i, shape ()."""
-    made = vae(e, rng)
+    made: Reconstruction = vae(e, rng)
     error = (made.features - e).square().sum(1)
     return (error + kl_weight * kl_to_standard(made.mean, made.log_variance)).mean()
 

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedsim.report.wording import ABSENT, format_duration
 from fedsim.unlearn.comparison import Comparison, Row
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _plain(value: float) -> str:
-    return f"{value:.3f}"
+from unlearning.evaluation.catalogue import METRICS
 
 
 @dataclass(frozen=True)
@@ -28,35 +16,50 @@ class Column:
 
     metric: str
     head: str
-    write: Callable[[float], str]
-    meaning: str
+    write: Callable[[float], str] = "{:.3f}".format
     brief: bool = False
     """Whether it is in the terminal's table too."""
 
+    @property
+    def meaning(self) -> str:
+        """What it is and how it is read."""
+        metric = METRICS[self.metric]
+        parts = [metric.title, metric.unit if metric.unit != "fraction" else "", metric.reading]
+        return "; ".join(part for part in parts if part)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
 
 COLUMNS = (
-    Column("forget/accuracy", "Forget acc.", _percent, "accuracy on the samples to forget (FA; UA is 1 - FA)", True),
-    Column("retain/accuracy", "Retain acc.", _percent, "accuracy on the training samples that stay (RA)", True),
-    Column("test/accuracy", "Test acc.", _percent, "accuracy on the test set (TA)", True),
-    Column("forget/loss", "Forget loss", _plain, "mean cross-entropy on the samples to forget, nats"),
-    Column("unseen/loss", "Unseen loss", _plain, "the same on never-seen samples of the same classes"),
-    Column("mia/auc", "MIA AUC", _plain, "loss attack, forgotten against never-seen: above 0.5 remembered", True),
-    Column("mia/threshold", "MIA thr.", _plain, "balanced accuracy of the best loss threshold"),
-    Column("mia/logistic", "MIA log.", _plain, "accuracy of a logistic attack on the loss"),
-    Column("relearn/steps", "Relearn", lambda v: f"{v:.0f}", "SGD steps until the forgotten loss is at most 0.1"),
-    Column("gap/mean", "Gap (pp)", _points, "mean distance to the oracle of FA, RA, TA and MIA log.: the rank", True),
-    Column("tug_of_war", "ToW", _plain, "(1 - |dFA|)(1 - |dRA|)(1 - |dTA|) against the oracle; 1 is best"),
-    Column("js/forget", "JS", _plain, "Jensen-Shannon distance of outputs to the oracle's on forgotten samples, nats"),
-    Column("activation/forget", "Act. dist.", _plain, "mean Euclidean distance of probabilities to the oracle's"),
-    Column("relearn/ratio", "AIN", _plain, "relearn steps over the oracle's: below 1 there is residual memory"),
-    Column("nomus", "NoMUS", _plain, "(TA + 1 - 2|MIA log. - 1/2|)/2; a constant predictor may win it"),
-    Column("klom/forget", "KLOM", _plain, "divergence of margins from N oracles on forgotten samples"),
-    Column("klom/null", "KLOM null", _plain, "KLOM of equal distributions at this number of models"),
-    Column("u_lira/forget", "U-LiRA", _plain, "accuracy of telling unlearned from never-trained models; 0.5 is best"),
-    Column("epsilon/forget", "F score", _plain, "forgetting quality of the NeurIPS-2023 challenge; 0.2 is good"),
-    Column("seconds", "Time", format_duration, "of the method alone; of all training for original and oracle", True),
-    Column("speedup", "× faster", lambda v: f"{v:.1f}", "retraining time over the method's", True),
+    Column("accuracy_forget", "Forget", _percent, brief=True),
+    Column("accuracy_retain", "Retain", _percent, brief=True),
+    Column("accuracy_test", "Test", _percent, brief=True),
+    Column("mia_auc", "MIA", brief=True),
+    Column("average_gap", "Gap", "{:.1f}".format, brief=True),
+    Column("seconds", "Time", format_duration, brief=True),
+    Column("run_time_efficiency", "Speed-up", "{:.1f}×".format, brief=True),
+    Column("loss_forget", "Forget loss"),
+    Column("loss_unseen", "Unseen loss"),
+    Column("mia_threshold", "MIA threshold"),
+    Column("mia_logistic", "MIA logistic"),
+    Column("relearn_steps", "Relearn", "{:.0f}".format),
+    Column("tug_of_war", "ToW"),
+    Column("js_forget", "JS forget"),
+    Column("js_test", "JS test"),
+    Column("activation_forget", "Activation"),
+    Column("relearn_ratio", "Relearn ratio", "{:.2f}".format),
+    Column("nomus", "NoMUS"),
+    Column("klom_forget", "KLOM forget"),
+    Column("klom_forget_p95", "KLOM 95 %"),
+    Column("klom_retain", "KLOM retain"),
+    Column("klom_test", "KLOM test"),
+    Column("u_lira", "U-LiRA"),
+    Column("u_lira_auc", "U-LiRA AUC"),
+    Column("forgetting_quality", "F"),
 )
+"""In the order shown; every metric of the catalogue that a model may have."""
 
 
 def columns(comparison: Comparison, *, brief: bool) -> list[Column]:
@@ -66,20 +69,25 @@ def columns(comparison: Comparison, *, brief: bool) -> list[Column]:
 
 
 def cell(row: Row, column: Column) -> str:
-    """Return a row's value, with the half-width of its 95 % interval where there are several seeds."""
+    """Return a row's value, with half of its 95 % interval over seeds, and what alike models would give."""
     metric = row.metrics.get(column.metric)
     if metric is None:
         return ABSENT
     text = column.write(metric.mean)
-    if metric.high is None or column.metric == "seconds":
-        return text
-    half = metric.high - metric.mean
-    return text if math.isclose(half, 0, abs_tol=1e-12) else f"{text} ± {column.write(half).removesuffix(' %')}"
+    if metric.high is not None and column.metric not in ("seconds", "run_time_efficiency"):
+        text = f"{text.removesuffix(' %')} ± {column.write(metric.high - metric.mean)}"
+    null = row.null.get(column.metric)
+    return text if null is None else f"{text} (alike: {column.write(null)})"
 
 
 def flag_text(row: Row, seeds: int) -> str:
     """Return the flags, with the number of seeds that raised each where not all did."""
     return ", ".join(flag if count == seeds else f"{flag} ({count} of {seeds})" for flag, count in row.flags.items())
+
+
+def place_text(row: Row) -> str:
+    """Return the place, marked = where the interval overlaps the first one's."""
+    return "" if row.place is None else f"{row.place}{'=' if row.as_good_as_first and row.place > 1 else ''}"
 
 
 def summary_line(comparison: Comparison) -> str:

@@ -31,5 +31,7 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a finished run of TINY; nobody writes to it."""
-    return fedsim.run(TINY, overrides={"out": str(tmp_path_factory.mktemp("runs"))}).folder
+    """Return the folder of a finished run of TINY, without pictures; nobody writes to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedsim.runner._write_pictures", lambda folder: None)
+        return fedsim.run(TINY, overrides={"out": str(tmp_path_factory.mktemp("runs"))}).folder

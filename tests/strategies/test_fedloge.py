@@ -231,8 +231,9 @@ def test_ownership_is_by_training_samples():
     assert score(logits, torch.tensor([2, 2]), np.array([4, 0, 1]), masked=True)["accuracy"] == 1.0
 
 
-def test_the_exported_model_is_the_realigned_one():
-    run = finished("fedloge")
+@pytest.mark.parametrize("gla_bias", ["keep", "drop"])
+def test_the_exported_model_is_the_realigned_one(gla_bias):
+    run = finished("fedloge", {"strategy.gla_bias": gla_bias})
     exported = run.simulation.server.export(run.tensors)
     torch.testing.assert_close(exported["classifier.weight"].norm(dim=1), torch.full((10,), 1.7))
     model = run.simulation.new_model(run.simulation.config)

@@ -63,9 +63,9 @@ def _klom(sides: dict[str, tuple[Floats, Floats]], pairs: int, rng: np.random.Ge
     for name, (unlearned, oracles) in sides.items():
         value = summarise_klom(klom(unlearned, oracles))
         among = summarise_klom(klom_halves(oracles, rng)) if pairs >= 2 * MIN_MODELS else None
-        out[f"klom_{name}"] = _measurement(value.mean, among and among.mean, null.mean)
+        out[f"klom_{name}"] = _measurement(value.mean, among.mean if among else None, null.mean)
         if name == "forget":
-            out["klom_forget_p95"] = _measurement(value.p95, among and among.p95, null.p95)
+            out["klom_forget_p95"] = _measurement(value.p95, among.p95 if among else None, null.p95)
     return out
 
 

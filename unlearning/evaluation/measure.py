@@ -34,6 +34,7 @@ def measure_forgetting(
     ensembles: Ensembles | None = None,
     relearns: Trio[Relearn] | None = None,
     seconds: Trio[float] | None = None,
+    floors: bool = True,
 ) -> ForgettingReport:
     """Return all that can be known from what is given; a metric that cannot says what it lacks.
 
@@ -50,30 +51,37 @@ def measure_forgetting(
         margins of N unlearned models and N oracles, for the metrics of `catalogue.many_oracle_metrics`
     relearns, seconds
         relearn time and training time of the three models
+    floors
+        also run each attack on halves of the never-seen data; most of the time is spent there
     """
     if not oracles:
         raise ValueError("there is no oracle: without a retrained model no distance to it is known")
     seed = int(rng.integers(2**63))
-    facts, target = (model_facts(labels, logits, np.random.default_rng(seed)) for logits in (original, oracles[0]))
-    diverged = not all(np.isfinite(np.asarray(z, np.float64)).all() for _, z in unlearned.items())
-    ours = None if diverged else model_facts(labels, unlearned, np.random.default_rng(seed))
-    targets = [target, *(model_facts(labels, o, np.random.default_rng(seed), floors=False) for o in oracles[1:])]
 
-    metrics = _own_metrics(ours, facts, targets, {name: len(np.asarray(y)) for name, y in labels.items()})
+    def facts_of(logits: Splits[Array], with_floors: bool) -> ModelFacts:
+        return model_facts(labels, logits, np.random.default_rng(seed), floors=with_floors)
+
+    diverged = not all(np.isfinite(np.asarray(z, np.float64)).all() for _, z in unlearned.items())
+    ours = None if diverged else facts_of(unlearned, floors)
+    facts = facts_of(original, floors)
+    targets = [facts_of(oracle, floors and i == 0) for i, oracle in enumerate(oracles)]
+    sizes = {name: len(np.asarray(y)) for name, y in labels.items()}
+
+    metrics = _own_metrics(ours, facts, targets, sizes)
     metrics |= _distances(None if diverged else unlearned, original, oracles, (ours, facts, targets))
     metrics |= measure_ensembles(ensembles, rng)
     metrics |= _costs(relearns, seconds)
     why = "the model diverged" if diverged else "not measured"
     return ForgettingReport(
         method=method,
-        sizes={name: len(np.asarray(y)) for name, y in labels.items()} | {"matched": _matched(facts)},
+        sizes=sizes | {"matched": _matched(facts)},
         num_oracles=max(len(oracles), ensembles.num_oracles if ensembles else 0),
         num_unlearned=ensembles.num_unlearned if ensembles else 1,
         diverged=diverged,
         metrics={name: metrics.get(name) or Measurement(None, note=why) for name in METRICS},
         unlearned=ours,
         original=facts,
-        oracle=target,
+        oracle=targets[0],
     )
 
 

@@ -57,7 +57,8 @@ def relearn(
         steps between two looks at the criterion; the count is a multiple of it, or that of the last batch
     """
     student = copy.deepcopy(model).eval().requires_grad_(True)
-    optimizer = torch.optim.SGD(student.parameters(), lr=lr, momentum=momentum)
+    params = list(student.parameters())
+    velocities = [torch.zeros_like(p) for p in params]
 
     def value() -> float:
         return _criterion(student, *forget, criterion)
@@ -69,9 +70,10 @@ def relearn(
     steps = checked = 0
     if not reached(end):
         for x, y in batches:
-            optimizer.zero_grad()
-            F.cross_entropy(student(x), y).backward()  # type: ignore[no-untyped-call]  # torch's own stub
-            optimizer.step()
+            grads = torch.autograd.grad(F.cross_entropy(student(x), y), params, materialize_grads=True)
+            with torch.no_grad():
+                for p, velocity, grad in zip(params, velocities, grads, strict=True):
+                    p.sub_(velocity.mul_(momentum).add_(grad), alpha=lr)
             steps += 1
             if steps % check_every == 0:
                 end, checked = value(), steps

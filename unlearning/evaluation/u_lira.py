@@ -19,7 +19,6 @@ from unlearning.evaluation.scores import Array, Floats
 
 MIN_PAIRS = 4
 _MIN_SD = 1e-6
-_HALVINGS = 20
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,19 @@ def likelihood_ratio(phi: Floats, members: Floats, others: Floats, *, shared_var
 
 
 def u_lira(
-    unlearned: Array, never: Array, rng: np.random.Generator, *, folds: int = 5, shared_variance: bool = False
+    unlearned: Array,
+    never: Array,
+    rng: np.random.Generator,
+    *,
+    folds: int = 5,
+    shared_variance: bool = False,
+    halvings: int = 20,
 ) -> ULira:
     """Return the attack on margins (N, n) of N unlearned and of N never-trained models, N at least 4.
 
     Cross-fitted: pairs of models are dealt into folds at random, and each fold is judged by Gaussians of the others.
-    Equal distributions give 1/2 exactly in expectation, since both sides are fitted on equally many models.
+    Equal distributions give 1/2 exactly in expectation, since both sides are fitted on equally many models. `halvings`
+    of the never-trained models make the floor, which takes 8 of them or more.
     """
     u, v = as_ensemble(unlearned), as_ensemble(never)
     if u.shape != v.shape or len(u) < MIN_PAIRS:
@@ -74,7 +80,7 @@ def u_lira(
         sign=int(np.sign(v.mean() - u.mean())),
         size=len(u),
         reading="0.5: as if never seen; above: told apart, remembered if the sign is -1, over-forgotten if it is +1",
-        floor=_floor(v, rng, folds, shared_variance),
+        floor=_floor(v, rng, folds, shared_variance, halvings),
     )
     return ULira(attack, float(np.mean(aucs)), accuracies.mean(0))
 
@@ -102,12 +108,12 @@ def _cross_fit(
     return accuracies, aucs
 
 
-def _floor(v: Floats, rng: np.random.Generator, folds: int, shared_variance: bool) -> NoiseFloor | None:
+def _floor(v: Floats, rng: np.random.Generator, folds: int, shared_variance: bool, halvings: int) -> NoiseFloor | None:
     half = len(v) // 2
-    if half < MIN_PAIRS:
+    if half < MIN_PAIRS or halvings < 2:
         return None
     values = []
-    for _ in range(_HALVINGS):
+    for _ in range(halvings):
         order = rng.permutation(len(v))
         sides = v[order[:half]], v[order[half : 2 * half]]
         values.append(float(_cross_fit(*sides, rng, folds, shared_variance)[0].mean()))

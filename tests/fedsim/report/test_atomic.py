@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.errors import FedsimError
 from fedsim.atomic import write_atomically
+from fedsim.errors import FedsimError
 
 
 def test_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -1,0 +1,28 @@
+"""A run that is killed, at any moment, ends after --resume with the bits of an undisturbed one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedloge"])
+def test_killed_and_resumed_to_the_same_bits(tmp_path: Path, strategy: str) -> None:
+    """Three of eight clients a round: what the others keep has to come through the checkpoint too."""
+    script = Path(__file__).with_name("kill_and_resume.py")
+    done = subprocess.run(
+        [sys.executable, script, tmp_path, strategy, "0"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    whole = told["whole"]
+    assert whole["rounds"] == [1, 2, 3, 4, 5]
+    assert whole["checkpoint"] == "round-00000005"
+    assert whole["left"] == []
+    for killed in told["killed"]:
+        kills = killed.pop("kills")
+        assert killed == whole, (kills, told["points"])
+    assert sum(not finished for *_, finished in told["points"]) >= 10
+    assert told["resumed again"] == [whole, whole]  # resuming a finished run changes nothing

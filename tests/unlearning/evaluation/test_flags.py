@@ -1,0 +1,86 @@
+"""Flags that must go up, and must not, on known losses and predictions."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from unlearning.evaluation.flags import collapsed, over_forgotten
+from unlearning.evaluation.intervals import interval, over_seeds
+
+
+def test_loss_above_never_seen_data():
+    rng = np.random.default_rng(0)
+    unseen = rng.exponential(size=300)
+    found = over_forgotten(rng.exponential(size=300) + 1, unseen)
+    assert found.flag
+    assert found.excess == pytest.approx(1, abs=0.3)
+    assert found.standard_error == pytest.approx(np.sqrt(2 / 300), rel=0.2)  # Exp(1) has variance 1
+    assert not over_forgotten(rng.exponential(size=300) * 0.1, unseen).flag
+
+
+def test_an_oracle_is_seldom_flagged():
+    """Alike losses: one-sided at two standard errors, P = Phi(-2) = .023; without them every second one."""
+    rng = np.random.default_rng(1)
+    pairs = rng.normal(size=(2000, 2, 50))
+    assert np.mean([over_forgotten(*p).flag for p in pairs]) == pytest.approx(norm.sf(2), abs=0.015)
+    assert np.mean([over_forgotten(*p, num_errors=0).flag for p in pairs]) == pytest.approx(0.5, abs=0.04)
+
+
+def test_ascent_beyond_twice_the_uniform_loss_is_flagged():
+    """Card 8b: forget loss over 2 ln C."""
+    unseen = np.random.default_rng(2).exponential(size=200)
+    assert over_forgotten(np.full(100, 2 * np.log(10) + 0.1), unseen).flag
+    assert not over_forgotten([1.0], [1.0]).flag
+
+
+@pytest.mark.parametrize(("share", "flag"), [(89, False), (90, False), (91, True), (100, True)])
+def test_more_than_nine_tenths_of_one_class(share, flag):
+    z = np.eye(3)[np.repeat([2, 0], [share, 100 - share])]
+    found = collapsed(z)
+    assert (found.flag, found.label) == (flag, 2)
+    assert found.share == share / 100
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=20), st.permutations(range(4)))
+def test_collapse_does_not_depend_on_which_class(labels, names):
+    z = np.eye(4)[labels]
+    assert collapsed(z).share == collapsed(z[:, names]).share
+    assert 1 / 4 <= collapsed(z).share <= 1
+
+
+def test_a_known_interval():
+    """1, 2, 3: mean 2, sd 1, t_2(.975) = 4.3027, so 2 +- 4.3027 / sqrt 3."""
+    found = interval([1.0, 2.0, 3.0])
+    assert (found.mean, found.sd, found.seeds) == (2, 1, 3)
+    assert found.high - 2 == pytest.approx(2 - found.low) == pytest.approx(4.302653 / np.sqrt(3), rel=1e-6)
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say():
+    rng = np.random.default_rng(3)
+    found = [interval(row, confidence=0.8) for row in rng.normal(7, 2, (2000, 4))]
+    assert np.mean([i.low <= 7 <= i.high for i in found]) == pytest.approx(0.8, abs=0.03)
+
+
+def test_one_seed_has_no_interval():
+    assert vars(interval([3.0])) == {"mean": 3.0, "sd": None, "low": None, "high": None, "seeds": 1}
+    with pytest.raises(ValueError, match="finite value per seed"):
+        interval([])
+    with pytest.raises(ValueError, match="finite value per seed"):
+        interval([float("nan")])
+
+
+def test_any_metric_over_seeds():
+    found = over_seeds([{"a": 1.0, "b": None, "c": None}, {"a": 3.0, "b": 5.0}])
+    assert {name: (i.mean, i.seeds) for name, i in found.items()} == {"a": (2, 2), "b": (5, 1)}
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=6), st.floats(-10, 10))
+def test_intervals_move_with_their_values(values, shift):
+    before, after = interval(values), interval([v + shift for v in values])
+    assert before.low <= before.mean <= before.high
+    for edge in ("low", "mean", "high"):
+        assert getattr(after, edge) == pytest.approx(getattr(before, edge) + shift, abs=1e-6)

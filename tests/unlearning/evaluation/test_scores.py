@@ -1,0 +1,104 @@
+"""Losses, margins and accuracies against slow twins and closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from unlearning.evaluation.accuracies import accuracy, accuracy_standard_error, class_accuracies
+from unlearning.evaluation.constant_predictor import constant_logits
+from unlearning.evaluation.scores import losses, margins, predictions
+
+quick = settings(deadline=None, max_examples=50, derandomize=True)
+logits_4x3 = arrays(np.float64, (4, 3), elements=st.floats(-30, 30))
+LABELS = np.array([0, 1, 2, 1])
+
+
+@quick
+@given(logits_4x3)
+def test_losses_are_torchs_cross_entropy(z):
+    expected = F.cross_entropy(torch.from_numpy(z), torch.from_numpy(LABELS), reduction="none").numpy()
+    np.testing.assert_allclose(losses(z, LABELS), expected, rtol=1e-9, atol=1e-12)
+
+
+@quick
+@given(logits_4x3)
+def test_margin_is_the_log_odds_of_the_true_class(z):
+    for row, label, margin in zip(z, LABELS, margins(z, LABELS), strict=True):
+        others = sum(math.exp(v) for j, v in enumerate(row) if j != label)
+        assert margin == pytest.approx(row[label] - math.log(others), abs=1e-9)
+
+
+@quick
+@given(logits_4x3, st.floats(-20, 20))
+def test_a_shift_of_all_logits_changes_nothing(z, shift):
+    np.testing.assert_allclose(losses(z + shift, LABELS), losses(z, LABELS), atol=1e-9)
+
+
+def test_tiny_losses_stay_apart():
+    """Of two classes at distance d the loss is log(1 + e^-d); at d = 40 and 41, log softmax would give 0 twice."""
+    z = np.array([[40.0, 0.0], [41.0, 0.0]])
+    np.testing.assert_allclose(losses(z, [0, 0]), np.exp([-40.0, -41.0]), rtol=1e-12)
+
+
+def test_tensors_are_taken_as_they_are():
+    z = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
+    assert accuracy(z, torch.tensor([0, 0])) == 0.5
+    assert predictions(z).tolist() == [0, 1]
+
+
+def test_accuracy_over_all_and_over_each_class():
+    z = np.eye(4)[[0, 0, 1, 1, 1]]
+    y = np.array([0, 0, 0, 1, 2])
+    assert accuracy(z, y) == pytest.approx(3 / 5)
+    np.testing.assert_array_equal(class_accuracies(z, y), [2 / 3, 1.0, 0.0, np.nan])
+
+
+@quick
+@given(st.permutations(range(6)), st.integers(0, 1000))
+def test_accuracy_does_not_see_the_order_and_is_the_mean_of_the_classes(order, seed):
+    rng = np.random.default_rng(seed)
+    z, y = rng.normal(size=(6, 3)), np.array([0, 0, 1, 1, 2, 2])
+    assert accuracy(z[order], y[order]) == accuracy(z, y)
+    assert accuracy(z, y) == pytest.approx(class_accuracies(z, y).mean())
+
+
+def test_standard_error_of_an_accuracy():
+    rng = np.random.default_rng(0)
+    drawn = rng.binomial(200, 0.3, size=4000) / 200
+    assert accuracy_standard_error(0.3, 200) == pytest.approx(drawn.std(), rel=0.05)
+    assert accuracy_standard_error(1.0, 10) == 0
+
+
+def test_the_constant_predictor_is_the_best_constant():
+    y = np.repeat([0, 1, 2], [50, 30, 20])
+    z = constant_logits(y, 3, len(y))
+    assert (predictions(z) == 0).all()
+    assert accuracy(z, y) == 0.5
+    entropy = -sum(p * math.log(p) for p in (0.5, 0.3, 0.2))
+    assert losses(z, y).mean() == pytest.approx(entropy, abs=1e-3)  # smoothing costs 3 counts in 100
+    assert np.isfinite(constant_logits([1, 1], 4, 2)).all()
+    with pytest.raises(ValueError, match="3 classes"):
+        constant_logits([3], 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("z", "y", "words"),
+    [
+        (np.zeros(3), [0, 0, 0], "shape"),
+        (np.zeros((0, 3)), [], "n >= 1"),
+        ([[0.0, np.nan], [0.0, 1.0]], [0, 0], "1 of 2"),
+        (np.zeros((2, 2)), [0, 2], "0..1"),
+        (np.zeros((2, 2)), [-1, 0], "-1"),
+        (np.zeros((2, 2)), [0.0, 1.0], "integers"),
+        (np.zeros((2, 2)), [0], "expected 2"),
+    ],
+)
+def test_bad_arrays_are_named(z, y, words):
+    with pytest.raises(ValueError, match=words):
+        losses(z, y)

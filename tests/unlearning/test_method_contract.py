@@ -1,0 +1,124 @@
+"""What every unlearning method keeps, whoever wrote it; a new one is tested unasked."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from digits_views import apply, assert_same_bits, differs, few, new_model
+
+from fedsim.errors import FedsimError
+from fedsim.unlearn.methods import describe_unlearning
+from fedsim.unlearn.seam import load_unlearning
+
+METHODS = sorted(describe_unlearning())
+MODELS = [("logistic", None), ("mlp", "batch"), ("cnn", "group"), ("resnet8", "batch"), ("vit", None)]
+REFUSED = {
+    *(("ct", "logistic"), ("ct", "mlp"), ("msg", "logistic"), ("modhifi_u", "logistic")),
+    *(("laf", "logistic"), ("laf_r", "logistic")),
+}
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def short(method):
+    fields = load_unlearning(method).config.model_fields
+    wanted = {"epochs": 1, "vae_epochs": 1, "noise_steps": 3, "batch_size": 37}
+    return {name: value for name, value in wanted.items() if name in fields}
+
+
+@every_method
+def test_what_a_method_does_not_need_it_does_not_read(method):
+    needs, model, (forget, retain) = load_unlearning(method).needs, new_model(norm="batch"), few()
+    without = (
+        forget if needs.forget_labels else replace(forget, y=None),
+        (retain if needs.retain_labels else replace(retain, y=None)) if needs.retain else None,
+    )
+    poison = (
+        forget if needs.forget_labels else replace(forget, y=torch.full_like(forget.y, 10**9)),
+        retain if needs.retain and needs.retain_labels else replace(retain, y=torch.full_like(retain.y, 10**9)),
+    )
+    if not needs.retain:
+        poison = (poison[0], replace(poison[1], x=255 - poison[1].x))
+    granted = apply(method, model, *without, **short(method))
+    assert_same_bits(granted, apply(method, model, *poison, **short(method)))
+    assert_same_bits(granted, apply(method, model, forget, retain, **short(method)))
+
+
+@every_method
+def test_a_method_is_a_function_of_its_generator_alone(method):
+    model, views = new_model(norm="batch"), few()
+    torch.manual_seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002  # that nobody draws from it
+    first = apply(method, model, *views, **short(method))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
+    torch.manual_seed(2)
+    assert_same_bits(first, apply(method, model, *views, **short(method)))
+    if method not in ("ssd", "modhifi_u"):  # sums over all samples, whatever their order
+        assert differs(first, apply(method, model, *views, seed=1, **short(method)))
+
+
+@every_method
+def test_it_leaves_the_views_alone_and_the_model_as_it_found_its_form(method):
+    model, views = new_model(norm="batch", dtype=torch.float64), few(dtype=torch.float64)
+    copies = [(view.x.clone(), view.y.clone()) for view in views]
+    result = apply(method, model, *views, **short(method))
+    for view, (x, y) in zip(views, copies, strict=True):
+        assert torch.equal(view.x, x)
+        assert torch.equal(view.y, y)
+    for name, value in model.state_dict().items():
+        assert result.state_dict()[name].dtype == value.dtype
+        assert result.state_dict()[name].isfinite().all()
+    assert differs(result, model)
+    assert all(parameter.requires_grad and not parameter._backward_hooks for parameter in result.parameters())
+    assert not any(module._forward_pre_hooks for module in result.modules())
+
+
+@every_method
+@pytest.mark.parametrize(("name", "norm"), MODELS)
+def test_any_model_of_the_zoo_is_served_or_refused_in_one_line(method, name, norm):
+    model, views = new_model(name, norm, **({"width": 8} if name in ("resnet8", "vit") else {})), few(9, 38)
+    if (method, name) in REFUSED:
+        with pytest.raises(FedsimError, match=f"^--method {method.removesuffix('_r')}: .*; use "):
+            apply(method, model, *views, **short(method))
+    else:
+        result = apply(method, model, *views, **short(method))
+        assert differs(result, model)
+        assert all(value.isfinite().all() for value in result.state_dict().values())
+
+
+NOTHING = {
+    "bad_teacher": {"epochs": 0},
+    "cf_k": {"epochs": 0},
+    "finetune": {"epochs": 0},
+    "l1_sparse": {"epochs": 0},
+    "laf": {"epochs": 0},
+    "laf_r": {"epochs": 0, "repair_epochs": 0},
+    "modhifi_u": {"share": 0},
+    "msg": {"epochs": 0, "share": 0},
+    "neggrad": {"epochs": 0},
+    "neggrad_plus": {"epochs": 0},
+    "not": {"epochs": 0, "layers": 0},
+    "random_labels": {"epochs": 0},
+    "salun": {"epochs": 0},
+    "scrub": {"epochs": 0},
+    "ssd": {"alpha": 1e30},
+    "unsir": {"impair_epochs": 0, "repair_epochs": 0},
+}
+"""What switches a method off. CT and EU-k always perturb."""
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"ct", "eu_k"}))
+def test_a_method_that_is_switched_off_returns_the_model_bit_for_bit(method):
+    model, views = new_model(norm="batch"), few()
+    assert_same_bits(apply(method, model, *views, **NOTHING[method]), model)
+
+
+USES_FORGET = ["bad_teacher", "laf", "laf_r", "modhifi_u", "neggrad", "neggrad_plus", "random_labels", "salun", "ssd"]
+
+
+@pytest.mark.parametrize("method", USES_FORGET)
+def test_with_nothing_to_forget_the_model_stays_bit_for_bit(method):
+    model, (forget, retain) = new_model(norm="batch"), few()
+    nothing = replace(forget, x=forget.x[:0], y=forget.y[:0])
+    assert_same_bits(apply(method, model, nothing, retain, **short(method)), model)

@@ -1,0 +1,59 @@
+"""ModHiFi-U: switch off the components that rebuild a class's signal best; no gradients, labels or kept samples.
+
+With the class's samples alone, score each component (c, i) of a layer by its fidelity s_ci = R_ci² / (q_ci t_c) (see
+`fedsim.models.fidelity`); for the share p with the highest s:  W_ci ← 0, or W_ci ← −W_ci in nets with layer norm.
+"ModHiFi: Identifying High Fidelity predictive components for Model Modification" (arXiv:2511.19566).
+Differs from the paper: by default the best components of each layer, not of each of its output channels, which costs a
+narrow net more of the other classes.
+Re-estimating batch norm on kept samples afterwards brings most of the class back.
+"""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from fedsim.errors import FedsimError
+from fedsim.models.base import Classifier
+from fedsim.models.fidelity import (
+    component_sums,
+    edit_components,
+    editable_layers,
+    singleton_fidelity,
+    top_components,
+)
+from fedsim.unlearn.seam import Needs, UnlearningConfig, View, unlearning
+
+
+class ModHiFiConfig(UnlearningConfig):
+    """Options of ModHiFi-U."""
+
+    share: float = Field(0.06, ge=0, le=1)
+    """p, the share of components that are edited; the paper's 0.01 to 0.2."""
+    layers: int = Field(4, ge=1)
+    """Layers, counted from the last of the feature extractor, that are edited, never its first; the paper's 12."""
+    per: Literal["output", "layer"] = "layer"
+    """What the share is of: the components of each output channel, or of the layer."""
+    score: Literal["fidelity", "centred"] = "fidelity"
+    """s, or s of components less their mean."""
+    edit: Literal["auto", "zero", "negate"] = "auto"
+    """auto negates where the model has layer norm and zeroes elsewhere."""
+    batch_size: int = Field(64, ge=1)
+    """Samples per pass."""
+
+
+@unlearning("modhifi_u", ModHiFiConfig, Needs(forget_labels=False, retain=False, gradients=False), {"class"})
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: ModHiFiConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the model without the class's best components."""
+    layers = dict(list(editable_layers(model).items())[-config.layers :])
+    if not layers:
+        raise FedsimError("--method modhifi_u: the model has no convolution and no hidden layer to edit; use neggrad")
+    has_layer_norm = any(type(module).__name__ == "LayerNorm" for module in model.modules())
+    edit = config.edit if config.edit != "auto" else "negate" if has_layer_norm else "zero"
+    sums = component_sums(model, layers, (x for x, _ in forget.batches(config.batch_size, None)))
+    for name, total in sums.items():
+        scores = singleton_fidelity(total, centred=config.score == "centred")
+        edit_components(layers[name], top_components(scores, config.share, config.per), edit)
+    return model.eval()
