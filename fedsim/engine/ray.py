@@ -100,8 +100,8 @@ class RayEngine(Engine):
         self._bytes_sent = 0
         self._shown: Mapping[str, float] = {}
         self._gauges: Gauges | None = None
-        self._size, self._actors = _cluster.lease(options)
-        self.num_workers = len(self._actors)
+        self._lease = _cluster.lease(options)
+        self.num_workers = self._lease.count
         try:
             self._worker = [ray.put(make_worker)]
         except ray.exceptions.RayError as error:
@@ -114,7 +114,7 @@ class RayEngine(Engine):
 
     def _prepare(self) -> None:
         """Have all actors make their workers, so that what is wrong with these shows before the run begins."""
-        calls = [(actor, actor.prepare.remote(self._worker)) for actor in self._actors]
+        calls = [(actor, actor.prepare.remote(self._worker)) for actor in self._lease.actors]
         for actor, call in calls:
             try:
                 ray.get(call)
@@ -128,13 +128,13 @@ class RayEngine(Engine):
 
     def run_chunks(self, chunks: Sequence[Chunk]) -> Iterator[list[Reply]]:
         """Yield each chunk's replies in order, with at most a few chunks beyond the oldest unfinished one."""
-        self._actors += [_cluster.spawn(self._size) for _ in range(self.num_workers - len(self._actors))]
+        _cluster.fill(self._lease)
         window = 2 * self.num_workers + 2
         broadcasts: dict[int, Any] = {}  # id(content) -> ref: one copy in the store per distinct content
         uses = Counter(key for chunk in chunks for key in {id(content) for content in chunk.contents})
         waiting = deque((index, 0) for index in range(len(chunks)))
         after = _predecessors(chunks)
-        idle = deque(self._actors)
+        idle = deque(self._lease.actors)
         running: dict[Any, tuple[int, int, Any]] = {}
         done: dict[int, list[Reply]] = {}
         try:
@@ -182,29 +182,26 @@ class RayEngine(Engine):
         if isinstance(error, ray.exceptions.RayTaskError):
             return actor
         self._kill(actor)
-        self._actors.append(_cluster.spawn(self._size))
-        return self._actors[-1]
+        _cluster.fill(self._lease)
+        return self._lease.actors[-1]
 
     def _kill(self, actor: Any) -> None:
         ray.kill(actor)
-        self._actors.remove(actor)
+        self._lease.actors.remove(actor)
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Show the numbers of a finished round on the dashboard's metrics endpoint, if there is one."""
         self._shown = {**metrics, "bytes_sent": self._bytes_sent}
         if self._gauges is not None:
-            for actor in self._actors:
+            for actor in self._lease.actors:
                 actor.show_gpu_memory.remote()
 
     def close(self) -> None:
         """Free the run's data and give the actors back."""
         if self._gauges is not None:
             self._gauges.close()
-        if self.num_workers:
-            for actor in self._actors:
-                actor.release.remote()
-            _cluster.give_back(self._size, self.num_workers, self._actors)
-            self._actors, self._worker, self.num_workers = [], [], 0
+        _cluster.give_back(self._lease)
+        self._worker = []
         super().close()
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedsim.config import EngineConfig
@@ -37,6 +38,16 @@ class Size(NamedTuple):
     threads: int
 
 
+@dataclass(eq=False)
+class Lease:
+    """Actors that one engine has for itself; one that dies it removes, and may put another in its place."""
+
+    size: Size
+    count: int
+    """How many there is room for."""
+    actors: list[Any]
+
+
 class Cluster:
     """Hands out actors: generic processes that are sent a run's worker, so that the next run need not start any."""
 
@@ -46,13 +57,13 @@ class Cluster:
         """What Ray was started with, if it was started here."""
         self._session = ""
         self._idle: list[tuple[Size, Any]] = []
-        self._leases: list[tuple[Size, int]] = []
+        self._leases: list[Lease] = []
         self._numbers = itertools.count()
         self.dashboard = ""
         """Address of the dashboard, if there is one."""
 
-    def lease(self, options: EngineConfig) -> tuple[Size, list[Any]]:
-        """Return as many actors as the options ask for, and their size; give them back when done.
+    def lease(self, options: EngineConfig) -> Lease:
+        """Return as many actors as the options ask for; give them back when done.
 
         Raises
         ------
@@ -62,16 +73,21 @@ class Cluster:
         self._connect(options)
         size = Size(options.cpus_per_worker, options.gpus_per_worker, options.threads)
         count = self._fitting(size, options.num_workers)
-        self._leases.append((size, count))
         actors = [actor for kept, actor in self._idle if kept == size][:count]
         for kept, actor in self._idle:
             if kept != size:  # of no use, and in the way
                 ray.kill(actor)
         self._idle = [(kept, actor) for kept, actor in self._idle if kept == size and actor not in actors]
-        return size, actors + [self.spawn(size) for _ in range(count - len(actors))]
+        lease = Lease(size, count, actors)
+        self._leases.append(lease)
+        self.fill(lease)
+        return lease
 
-    def spawn(self, size: Size) -> Any:
-        """Start one more actor, in place of one that died."""
+    def fill(self, lease: Lease) -> None:
+        """Start actors in place of those that were removed."""
+        lease.actors += [self._spawn(lease.size) for _ in range(lease.count - len(lease.actors))]
+
+    def _spawn(self, size: Size) -> Any:
         variables = {f"{library}_NUM_THREADS": str(size.threads) for library in ("OMP", "MKL", "OPENBLAS")}
         if self._started is not None and self._started.ray_address is None:
             # On this machine, let it import what this process can: tests, scripts, a user's own client app.
@@ -87,11 +103,14 @@ class Cluster:
             .remote()
         )
 
-    def give_back(self, size: Size, count: int, actors: list[Any]) -> None:
-        """Take back a lease of `count` actors, with those of them that still live."""
-        self._leases.remove((size, count))
-        if self._session == _session():
-            self._idle += [(size, actor) for actor in actors]
+    def give_back(self, lease: Lease) -> None:
+        """Take the actors back, empty. A second time, or when Ray was shut down meanwhile, nothing happens."""
+        if lease in self._leases and self._session == _session():
+            self._leases.remove(lease)
+            for actor in lease.actors:
+                actor.release.remote()
+                self._idle.append((lease.size, actor))
+        lease.actors = []
 
     def _connect(self, options: EngineConfig) -> None:
         if ray is None:
@@ -117,7 +136,7 @@ class Cluster:
         """Return how many actors to have: as many as wanted, or as there is room for."""
         total = ray.cluster_resources()
         cpus, gpus = (
-            total.get(kind, 0.0) - sum(count * getattr(taken, name) for taken, count in self._leases)
+            total.get(kind, 0.0) - sum(lease.count * getattr(lease.size, name) for lease in self._leases)
             for kind, name in (("CPU", "cpus"), ("GPU", "gpus"))
         )
         room = math.floor(cpus / size.cpus + 1e-9)
