@@ -159,6 +159,8 @@ def _finish(folder: Path, simulation: Simulation, engine: Engine, state: RunStat
 def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> None:
     config, saved = simulation.config, state.round
     try:
+        for rest in folder.glob(".*.tmp"):  # of a process that was killed as it wrote
+            rest.unlink()
         engine.states.spill_to(folder / ".states")
         (folder / "summary.json").unlink(missing_ok=True)
         # What was logged after the checkpoint is run, and logged, again.

@@ -4,7 +4,9 @@
     python scripts/bench_engines.py --workloads W1 --rows bare,auto --repeats 5 --json w1.json
     python scripts/bench_engines.py --startup                    # import to first round of the quickstart
 
-The peers are optional: `pip install 'fedsim[bench]'`; a row that cannot run says why. Every row runs in a process of
+The peers are optional: `pip install 'fedsim[bench]'`, which takes NumPy below 2 for pfl's sake; to keep a newer one,
+`pip install --no-deps pfl==0.6.0 dp-accounting==0.4.4 prv-accountant==0.2.0 absl-py==1.4.0 dm-tree==0.1.10`. A row that
+cannot run says why. Every row runs in a process of
 its own with one thread of torch (Flower and Ray: one in each worker). Its first round warms up, the next are timed, and
 in two more the memory of all its processes is sampled. Exits with 1 if a row did not do the bare loop's work.
 """

@@ -111,7 +111,7 @@ def main(folder: str, strategy: str, seed: str) -> None:
         done, kills = False, 0
         while not done:
             # The folder is made first: before that there is nothing to resume.
-            first, last = (8, events) if not (run / "checkpoints").exists() else (1, events // 2)
+            first, last = (8, events) if not (run / "checkpoints").exists() else (1, events // 3)
             point: Point = (
                 ("event", rng.randint(first, last)) if by_event else ("time", rng.uniform(0.2, 0.9) * seconds)
             )

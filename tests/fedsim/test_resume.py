@@ -24,5 +24,5 @@ def test_killed_and_resumed_to_the_same_bits(tmp_path: Path, strategy: str) -> N
     for killed in told["killed"]:
         kills = killed.pop("kills")
         assert killed == whole, (kills, told["points"])
-    assert sum(not finished for *_, finished in told["points"]) >= 10
+    assert sum(not finished for *_, finished in told["points"]) >= 3  # all but the one that is left to chance
     assert told["resumed again"] == [whole, whole]  # resuming a finished run changes nothing

@@ -92,6 +92,14 @@ def test_gradients_flow_through_the_fixed_vae_and_the_target_at_once():
     torch.testing.assert_close(slope[0], expected, rtol=1e-9, atol=1e-12)
 
 
+def test_the_vae_decodes_the_mean_plus_the_standard_deviation_times_the_noise():
+    vae, e = new_vae(random(1, 5), 3, sigmoid=True, rng=np.random.default_rng(0)), random(4, 5)
+    made = vae(e, np.random.default_rng(1))
+    epsilon = torch.from_numpy(np.random.default_rng(1).standard_normal((4, 3)))
+    expected = vae.decoder(made.mean + made.log_variance.exp().sqrt() * epsilon)
+    torch.testing.assert_close(made.features, expected, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(("latent", "size"), [(8, 75_088), (16, 75_872)])
 def test_the_vae_has_the_papers_size(latent, size):
     vae = Vae(256, latent, sigmoid=True)
