@@ -1,6 +1,6 @@
 """FedLoGe against its baselines on long-tailed Fashion-MNIST with a BatchNorm CNN.
 
-Run `python scripts/fedloge_fashion.py --data-root FOLDER --out fedloge_fashion.json`; it takes about 15 minutes on
+Run `python scripts/fedloge_fashion.py --data-root FOLDER --out fedloge_fashion.json`; it takes about 10 minutes on
 one CPU core. FedETF is not run: its global model is the head "sse" of FedLoGe, bit for bit.
 """
 
