@@ -77,6 +77,19 @@ class Phase:
     """Passes over the client's data; `training.epochs` by default."""
 
 
+class Update(NamedTuple):
+    """What clients trained together make of a round; tensors are stacked, (clients, ...)."""
+
+    sent: Tensors
+    """To the server, by name: the trained global tensors, and whatever else a method adds."""
+    kept: State
+    """By the clients themselves, until they are next called."""
+    weights: Tensor
+    """(clients,) float64 on the CPU, of the server's mean: the number of a client's samples."""
+    steps: Tensor
+    """(clients,) float32, optimiser steps taken."""
+
+
 class Client:
     """The client half of FedAvg, and the base of every client half whose local work is SGD on a loss.
 
@@ -115,6 +128,10 @@ class Client:
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
         """Return the local objective of one batch, and metrics to report; see `Loss`."""
         return batch.cross_entropy(self.model.logits(params, buffers, batch.x, train=True)), {}
+
+    def finish(self, update: Update, extras: Extras) -> Update:
+        """Return what the clients send, keep and weigh, given what they do by default."""
+        return update
 
     def heads(self, state: State, constants: Tensors, x: Tensor) -> Tensors:
         """Return the logits (B, C) of every way a client can predict, by name; the first is the method's own."""

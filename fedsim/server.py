@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -36,6 +36,8 @@ class Server(Strategy):
         self.first = State(
             {name: value.detach() for name, value in model.named_parameters()}, dict(model.named_buffers())
         )
+        self.current = self.initial()
+        """The global tensors that the clients of this round were sent."""
 
     def options(self, kind: type[Options]) -> Options:
         """Return the method's options, which are of this type."""
@@ -57,6 +59,16 @@ class Server(Strategy):
     def constants(self) -> Tensors:
         """Return what goes to the clients with every model and is not trained, such as a fixed classifier."""
         return {}
+
+    def aggregate(self, updates: Iterator[tuple[Tensors, float]]) -> Tensors | None:
+        """Return the next global tensors from (what was sent, weight) of each update or chunk, None if there is none.
+
+        Here it is the weighted mean, summed in float64 in the order they come. `self.current` is what clients got.
+        """
+        mean = WeightedMean()
+        for tensors, weight in updates:
+            mean.add(tensors, weight)
+        return mean.result() if mean.weight else None
 
     def heads(self, state: State, x: Tensor) -> Tensors:
         """Return the logits (B, C) of every way to predict with the global model; the first is the method's own."""
@@ -80,6 +92,7 @@ class Server(Strategy):
     ) -> Iterable[Message]:
         """Return one training message per node of the grid, in its order."""
         config["reply"] = self.replies
+        self.current = to_tensors(arrays, next(iter(self.first.params.values())).device)
         return self._messages("train", server_round, arrays, config, grid)
 
     def configure_evaluate(
@@ -98,22 +111,24 @@ class Server(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the weighted mean of the replies, summed in float64 in the order they come, and mean metrics."""
-        mean = WeightedMean()
+        """Return the new global tensors, in the types of the old ones, and the mean of the clients' metrics."""
         metrics = MeanMetrics()
-        for reply in replies:
-            if reply.has_error():
-                continue
-            measured = scalars(reply.content.metric_records["metrics"])
-            metrics.add(measured)
-            if "arrays" in reply.content:
-                mean.add(to_tensors(reply.content.array_records["arrays"]), measured["weight"])
-        if not mean.weight:
+
+        def updates() -> Iterator[tuple[Tensors, float]]:
+            for reply in replies:
+                # Where sums are asked for, one client of a chunk answers for all of them.
+                if not reply.has_error() and "metrics" in reply.content:
+                    measured = scalars(reply.content.metric_records["metrics"])
+                    metrics.add(measured)
+                    if "arrays" in reply.content:
+                        yield to_tensors(reply.content.array_records["arrays"]), measured["weight"]
+
+        aggregated = self.aggregate(updates())
+        if aggregated is None:
             return None, None
         # Chunks send the means of integers, such as BatchNorm's counter, unrounded.
         like = self.initial()
-        tensors = {name: restore_dtype(value, like[name].dtype) for name, value in mean.result().items()}
-        return to_record(tensors), metrics.result()
+        return to_record({name: restore_dtype(aggregated[name], like[name].dtype) for name in like}), metrics.result()
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return the unweighted mean over clients of each of their metrics."""

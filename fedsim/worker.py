@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedsim.client import State
+from fedsim.client import Extras, State, Update
 from fedsim.config import RunConfig
 from fedsim.data.federation import FederatedData
 from fedsim.data.longtail import shot_groups
@@ -22,11 +22,13 @@ from fedsim.faults import fault_of
 from fedsim.models.build import build_model, has_batch_coupling
 from fedsim.records import Tensors, from_numpy, to_record, to_tensors
 from fedsim.registry import load_strategy
-from fedsim.server import WeightedMean
+from fedsim.server import MeanMetrics, WeightedMean
 from fedsim.training.precision import prepare, set_matrix_units
-from fedsim.training.trainer import Trainer, TrainingData, Work
+from fedsim.training.trainer import Trained, Trainer, TrainingData, Work
 
 _EVAL_BATCH = 500
+
+Floats = npt.NDArray[np.float64]
 
 
 class Reply(NamedTuple):
@@ -122,54 +124,72 @@ class Worker:
                 replies[client] = Reply(None, f"injected {fault}")
             else:
                 works.append(Work(client, self.data.partition[client], self._personal(client, received.state, state)))
-        chunk_mean = WeightedMean() if config.get("reply") == "sum" else None
+        chunk = _ChunkSum() if config.get("reply") == "sum" else None
         together = self.config.training.cohort == "vectorized"
         for group in [works] if together and works else [[work] for work in works]:
-            replies |= self._train_group(received, group, server_round, chunk_mean)
-        if chunk_mean is not None and chunk_mean.weight:
-            carrier = next(reply.content for client in clients if (reply := replies[client]).content is not None)
-            carrier["arrays"] = to_record(chunk_mean.result())
-            carrier.metric_records["metrics"]["weight"] = chunk_mean.weight
+            replies |= self._train_group(received, group, server_round, chunk)
+        if chunk is not None:
+            carrier = next(
+                (reply.content for client in clients if (reply := replies[client]).content is not None), None
+            )
+            if carrier is not None:
+                carrier["metrics"] = chunk.metrics()
+                if chunk.mean.weight:
+                    carrier["arrays"] = to_record(chunk.mean.result())
         return [replies[client] for client in clients]
 
     def _train_group(
-        self, received: _Received, works: list[Work], server_round: int, chunk_mean: WeightedMean | None
+        self, received: _Received, works: list[Work], server_round: int, chunk: _ChunkSum | None
     ) -> dict[int, Reply]:
         try:
             trained = self.trainer.train(received.state, received.constants, works, server_round)
+            update = self._update(received, trained, works, server_round)
         except Exception as error:
             if len(works) > 1:  # find out whose fault it is: the others still count
                 return {
                     client: reply
                     for work in works
-                    for client, reply in self._train_group(received, [work], server_round, chunk_mean).items()
+                    for client, reply in self._train_group(received, [work], server_round, chunk).items()
                 }
             return {works[0].client: _failed(error)}
+        examples = np.array([len(works[lane].rows) for lane in trained.lanes], np.float64)
+        metrics = {name: np.array(value.tolist()) for name, value in trained.metrics.items()}
+        good = np.arange(len(examples))
+        mean = None if chunk is None else weighted_mean(update.sent, update.weights)
+        # A mean is finite only where every summand is, which saves looking at each.
+        if mean is None or not _is_finite(mean):
+            good = np.flatnonzero(_finite_rows(update.sent))
+            if chunk is not None and 0 < len(good) < len(examples):
+                mean = weighted_mean({name: value[good] for name, value in update.sent.items()}, update.weights[good])
+        if chunk is not None and len(good):
+            chunk.add(
+                mean or {}, float(update.weights[good].sum()), examples[good], {n: v[good] for n, v in metrics.items()}
+            )
+        replies = {works[lane].client: Reply(None, "its update holds NaN or Inf") for lane in trained.lanes}
+        for row in good.tolist():
+            content = RecordDict()
+            if chunk is None:
+                content["arrays"] = to_record({name: value[row] for name, value in update.sent.items()})
+                own: dict[str, Any] = {name: float(values[row]) for name, values in metrics.items()}
+                own |= {"num-examples": int(examples[row]), "weight": float(update.weights[row])}
+                content["metrics"] = MetricRecord(own)
+            client = works[trained.lanes[row]].client
+            replies[client] = Reply(content, state=_kept(update.kept, row))
+        return replies
+
+    def _update(self, received: _Received, trained: Trained, works: list[Work], server_round: int) -> Update:
         for row, lane in enumerate(trained.lanes):
             if fault_of(self.config.faults, self.config.seed, server_round, works[lane].client) == "nan":
                 for value in trained.state.params.values():
                     value[row] = torch.nan
-        sent = State(
-            *({name: part[name] for name in like} for part, like in zip(trained.state, received.state, strict=True))
-        )
-        examples = np.array([len(works[lane].rows) for lane in trained.lanes], np.float64)
-        everyone = np.arange(len(examples))
-        mean = None if chunk_mean is None else _weighted_mean(sent, everyone, examples)
-        # A mean is finite only where every summand is, which saves looking at each.
-        good = everyone if mean is not None and _is_finite(mean) else np.flatnonzero(_finite_rows(sent))
-        if chunk_mean is not None and mean is not None and len(good):
-            mean = mean if len(good) == len(everyone) else _weighted_mean(sent, good, examples)
-            chunk_mean.add(mean, float(examples[good].sum()))
-        replies = {works[lane].client: Reply(None, "its update holds NaN or Inf") for lane in trained.lanes}
-        metrics = {name: value.tolist() for name, value in trained.metrics.items()}
-        for row in good.tolist():
-            measured = {"num-examples": int(examples[row]), **{name: values[row] for name, values in metrics.items()}}
-            content = RecordDict({"metrics": MetricRecord(measured)})
-            if chunk_mean is None:
-                content["arrays"] = to_record({name: value[row] for part in sent for name, value in part.items()})
-            client = works[trained.lanes[row]].client
-            replies[client] = Reply(content, state=_kept(trained.state, received.state, row))
-        return replies
+        sent: Tensors = {}
+        kept = State({}, {})
+        for part, like, own in zip(trained.state, received.state, kept, strict=True):
+            for name, value in part.items():
+                (sent if name in like else own)[name] = value
+        weights = torch.tensor([len(works[lane].rows) for lane in trained.lanes], dtype=torch.float64)
+        update = Update(sent, kept, weights, trained.steps)
+        return self.client.finish(update, Extras(received.state.params, received.constants))
 
     # Evaluation ---------------------------------------------------------------------------------------------------
 
@@ -249,34 +269,59 @@ def _failed(error: Exception) -> Reply:
     return Reply(None, f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}")
 
 
-def _kept(state: State, sent: State, row: int) -> RecordDict | None:
+def _kept(state: State, row: int) -> RecordDict | None:
     """Return what a client keeps, copied: a view would keep its whole chunk in memory."""
-    params, buffers = (
-        {name: value[row].clone() for name, value in part.items() if name not in like}
-        for part, like in zip(state, sent, strict=True)
-    )
-    if not params and not buffers:
+    if not state.params and not state.buffers:
         return None
+    params, buffers = ({name: value[row].clone() for name, value in part.items()} for part in state)
     return RecordDict({"personal": to_record(params), "personal-buffers": to_record(buffers)})
+
+
+class _ChunkSum:
+    """What a chunk's clients add up to, where the server needs no more than that."""
+
+    def __init__(self) -> None:
+        self.mean = WeightedMean()
+        self._metrics = MeanMetrics()
+        self._examples = 0.0
+
+    def add(self, mean: Tensors, weight: float, examples: Floats, metrics: Mapping[str, Floats]) -> None:
+        """Add clients: the weighted mean of what they send, and each one's number of examples and metrics."""
+        if weight:
+            self.mean.add(mean, weight)
+        total = float(examples.sum())
+        means = {name: float((values * examples).sum()) / total for name, values in metrics.items()}
+        self._metrics.add({"num-examples": total, **means})
+        self._examples += total
+
+    def metrics(self) -> MetricRecord:
+        """Return the clients' metrics, weighted by their examples, and their total weights."""
+        record = self._metrics.result()
+        record["num-examples"], record["weight"] = self._examples, self.mean.weight
+        return record
 
 
 def _is_finite(tensors: Tensors) -> bool:
     return bool(torch.stack([value.sum() for value in tensors.values()]).sum().isfinite())
 
 
-def _finite_rows(state: State) -> npt.NDArray[np.bool_]:
+def _finite_rows(tensors: Tensors) -> npt.NDArray[np.bool_]:
     """Return per client, (clients,), whether all of its tensors are finite: a sum is not where a summand is not."""
-    sums = [value.reshape(len(value), -1).sum(1).double() for part in state for value in part.values()]
+    sums = [value.reshape(len(value), -1).sum(1).double() for value in tensors.values()]
     return torch.stack(sums).sum(0).isfinite().cpu().numpy()
 
 
-def _weighted_mean(state: State, rows: npt.NDArray[np.intp], weights: npt.NDArray[np.float64]) -> Tensors:
-    """Return sum_i w_i tensor[i] / sum_i w_i over `rows` of every tensor; integers come back as float64."""
-    shares = weights[rows] / weights[rows].sum()
+def weighted_mean(tensors: Tensors, weights: Tensor) -> Tensors:
+    """Return sum_i w_i tensor[i] / sum_i w_i of stacked tensors (N, ...); integers come back as float64.
+
+    One summand, or none that weighs anything, makes the first.
+    """
+    total = weights.sum()
+    if len(weights) == 1 or not total:
+        return {name: value[0] for name, value in tensors.items()}
+    shares = weights / total
     out = {}
-    for part in state:
-        for name, value in part.items():
-            picked = value if len(rows) == len(value) else value[torch.from_numpy(rows).to(value.device)]
-            picked = picked if picked.is_floating_point() else picked.double()
-            out[name] = torch.tensordot(torch.from_numpy(shares).to(picked.device, picked.dtype), picked, dims=1)
+    for name, value in tensors.items():
+        real = value if value.is_floating_point() else value.double()
+        out[name] = torch.tensordot(shares.to(real.device, real.dtype), real, dims=1)
     return out

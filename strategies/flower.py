@@ -153,7 +153,7 @@ class FlowerServer(Server):
                 kept = _record({name: arrays[name] for name in self._ours})
                 buffers.add(to_tensors(kept), scalars(metrics)["num-examples"])
             reply.content["arrays"] = self._without_ours(arrays)
-            reply.content["metrics"] = MetricRecord({n: v for n, v in metrics.items() if n in common})
+            reply.content["metrics"] = MetricRecord({n: v for n, v in metrics.items() if n in common - {"weight"}})
         with seeded_choice(torch_seed(self.config.seed, "flower", server_round)), _quick_collections():
             aggregated, measured = self.inner.aggregate_train(server_round, good)
         if aggregated is None:

@@ -68,6 +68,8 @@ class Trained(NamedTuple):
     """Row by row, the position in `works`."""
     state: State
     metrics: Tensors
+    steps: Tensor
+    """(clients,) float32, of all phases."""
 
 
 class Trainer:
@@ -90,6 +92,7 @@ class Trainer:
             _stack(start.buffers, [work.personal.buffers for work in works]),
         )
         metrics: Tensors = {}
+        steps = np.zeros(len(works), np.int64)
         # Dropout draws from torch's own generator: it is put to these clients' address, and back afterwards.
         with _seeded(self.data.x.device, torch_seed(self.seed, "dropout", server_round, works[0].client)):
             for number, phase in enumerate(self.client.phases()):
@@ -104,7 +107,8 @@ class Trainer:
                     pad=self.data.pad,
                 )
                 metrics |= self._run_phase(phase, state, extras, plan)
-        return Trained(lanes, state, metrics)
+                steps += plan.steps
+        return Trained(lanes, state, metrics, torch.from_numpy(steps).to(self.data.x.device, torch.float32))
 
     def _run_phase(self, phase: Phase, state: State, extras: Extras, plan: BatchPlan) -> Tensors:
         """Take the steps of one phase, writing to `state`; returns the mean of each metric, (clients,)."""
