@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedsim.client import Options, State
+from fedsim.engine.flower_internals import broadcast
 from fedsim.models.functional import FunctionalModel
 from fedsim.records import Tensors, scalars, to_record, to_tensors
 
@@ -106,7 +107,7 @@ class Server(Strategy):
     ) -> list[Message]:
         config["server-round"] = server_round
         content = RecordDict({"arrays": arrays, "constants": to_record(self.constants()), "config": config})
-        return [Message(content, node, kind, group_id=str(server_round)) for node in grid.get_node_ids()]
+        return broadcast(content, list(grid.get_node_ids()), kind, str(server_round))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -143,10 +144,14 @@ class Server(Strategy):
 
 
 class WeightedMean:
-    """A running weighted mean of named tensors: one accumulator, whatever the number of summands."""
+    """A running weighted mean of named tensors: one accumulator, whatever the number of summands.
 
-    def __init__(self) -> None:
+    Sums are kept in float64, or, for the few clients of a chunk, in the type of the summands.
+    """
+
+    def __init__(self, exact: bool = True) -> None:
         self.weight = 0.0
+        self.exact = exact
         self._sums: Tensors = {}
         self._dtypes: dict[str, torch.dtype] = {}
 
@@ -154,10 +159,12 @@ class WeightedMean:
         """Add a summand; all have the same names and shapes."""
         self.weight += weight
         for name, value in tensors.items():
-            if name not in self._sums:
-                self._sums[name] = torch.zeros_like(value, dtype=torch.float64)
+            if name in self._sums:
+                self._sums[name].add_(value, alpha=weight)
+            else:
+                exact = self.exact or not value.is_floating_point()
+                self._sums[name] = value.to(torch.float64 if exact else value.dtype) * weight
                 self._dtypes[name] = value.dtype
-            self._sums[name].add_(value, alpha=weight)
 
     def result(self) -> Tensors:
         """Return the mean in the summands' own types; integers, such as BatchNorm's counter, are rounded."""

@@ -281,7 +281,7 @@ class _ChunkSum:
     """What a chunk's clients add up to, where the server needs no more than that."""
 
     def __init__(self) -> None:
-        self.mean = WeightedMean()
+        self.mean = WeightedMean(exact=False)
         self._metrics = MeanMetrics()
         self._examples = 0.0
 

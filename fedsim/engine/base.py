@@ -8,13 +8,14 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from fedsim.engine.flower_internals import client_of, error_reply, new_run, node_of, set_message_id
+from fedsim.engine.flower_internals import client_of, error_reply, new_run, node_of, reply_to, set_message_id
 from fedsim.engine.states import ClientStates
 from fedsim.worker import Reply
 
@@ -25,17 +26,17 @@ class Chunk:
 
     messages: Sequence[Message]
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """The messages' type."""
         return str(self.messages[0].metadata.message_type)
 
-    @property
+    @cached_property
     def clients(self) -> list[int]:
         """Whom they go to."""
         return [client_of(message.metadata.dst_node_id) for message in self.messages]
 
-    @property
+    @cached_property
     def contents(self) -> list[RecordDict]:
         """What they carry; messages with the same content share the object."""
         return [message.content for message in self.messages]
@@ -124,16 +125,15 @@ class Engine(Grid):
             replies = deque(next(answered))
             for message, client in zip(chunk.messages, chunk.clients, strict=True):
                 # Nothing here holds a reply for longer than the caller does.
-                yield self._message(message, client, replies.popleft())
-
-    def _message(self, message: Message, client: int, reply: Reply) -> Message:
-        if reply.content is None:
-            return error_reply(message, reply.error)
-        if message.metadata.message_type == "train":
-            self.trained.add(client)
-        if reply.state is not None:
-            self.states.stage(client, reply.state)
-        return Message(reply.content, reply_to=message)
+                reply = replies.popleft()
+                if reply.content is None:
+                    yield error_reply(message, reply.error)
+                    continue
+                if chunk.kind == "train":
+                    self.trained.add(client)
+                if reply.state is not None:
+                    self.states.stage(client, reply.state)
+                yield reply_to(message, reply.content)
 
     # Flower's interface -------------------------------------------------------------------------------------------
 

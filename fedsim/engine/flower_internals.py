@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read once, when flwr is first imported
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.app.message import recorddict
 from flwr.app.message.typeddict import TypedDict
 from flwr.supercore.run import Run
@@ -65,6 +65,31 @@ def client_context(client: int, num_clients: int, state: RecordDict) -> Context:
 def set_message_id(message: Message, message_id: str) -> None:
     """Give a message its id, as Flower's own grids do when they push it."""
     message.metadata.__dict__["_message_id"] = message_id
+
+
+def broadcast(content: RecordDict, nodes: Sequence[int], message_type: str, group_id: str) -> list[Message]:
+    """Return a message with this content to each node, all sharing it."""
+    if not nodes:
+        return []
+    first = Message(content, nodes[0], message_type, group_id=group_id)
+    return [first, *(_altered(first, content, _dst_node_id=node) for node in nodes[1:])]
+
+
+def reply_to(message: Message, content: RecordDict) -> Message:
+    """Return the reply to a message."""
+    to = message.metadata
+    return _altered(
+        message, content, _src_node_id=to.dst_node_id, _dst_node_id=to.src_node_id, _src_task_id=None, _dst_task_id=1,
+        _message_id="", _reply_to_message_id=to.message_id,
+    )  # fmt: skip
+
+
+def _altered(message: Message, content: RecordDict, **metadata: Any) -> Message:
+    """Return a message with other content and metadata than this one's, in a tenth of its constructor's time."""
+    altered, about = Message.__new__(Message), Metadata.__new__(Metadata)
+    about.__dict__.update(message.metadata.__dict__, **metadata)
+    altered.__dict__.update(message.__dict__, _metadata=about, _content=content)
+    return altered
 
 
 def error_reply(message: Message, reason: str) -> Message:

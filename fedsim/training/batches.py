@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsim.data.transforms import draw_augmentation
-from fedsim.randomness import generator
+from fedsim.randomness import generators
 
 Ints = npt.NDArray[np.int64]
 
@@ -60,27 +60,31 @@ def plan_batches(
         As for `fedsim.data.transforms.draw_augmentation`.
     """
     seed, server_round, phase = address
-    batches: list[list[Ints]] = []
-    rngs = [generator(seed, "batches", server_round, client, phase) for client in clients]
-    for rows, rng in zip(samples, rngs, strict=True):
-        mine = []
-        for _ in range(epochs):
-            order = rows[rng.permutation(len(rows))]
-            mine += [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        batches.append([batch for batch in mine if len(batch) > 1 or not drop_single])
-    steps = max((len(mine) for mine in batches), default=0)
-    width = max((len(batch) for mine in batches for batch in mine), default=0)
+    rngs = generators(seed, "batches", server_round, clients, phase)
+    sizes = np.array([len(rows) for rows in samples], np.int64)
+    used = sizes
+    if drop_single:
+        used = sizes - (sizes % batch_size == 1) if batch_size > 1 else np.zeros_like(sizes)
+    per_epoch = -(-used // batch_size)
+    steps, width = int(per_epoch.max(initial=0)) * epochs, int(np.minimum(used, batch_size).max(initial=0))
     index = np.zeros((steps, len(clients), width), np.int64)
     counts = np.zeros((steps, len(clients)), np.int64)
-    for lane, mine in enumerate(batches):
-        for step, batch in enumerate(mine):
-            index[step, lane, : len(batch)] = batch
-            counts[step, lane] = len(batch)
+    for lane, (rows, rng, some, length) in enumerate(
+        zip(samples, rngs, used.tolist(), per_epoch.tolist(), strict=True)
+    ):
+        padded = np.zeros((epochs, length * width), np.int64)
+        for mine in padded:
+            mine[:some] = rows[rng.permutation(len(rows))[:some]]
+        index[: epochs * length, lane] = padded.reshape(epochs * length, width)
+        counts[: epochs * length, lane] = width
+        if length and (short := length * width - some):
+            counts[length - 1 : epochs * length : length, lane] -= short
     draws = None
     if augment != "none":
         draws = np.zeros((steps, len(clients), width, 3), np.int64)
-        for lane, (mine, rng) in enumerate(zip(batches, rngs, strict=True)):
+        for lane, rng in enumerate(rngs):
             # A client's draws must not depend on its chunk, whose longest member sets `steps` and `width`.
-            for step, batch in enumerate(mine):
-                draws[step, lane, : len(batch)] = draw_augmentation(rng, len(batch), augment, pad)
+            for step, count in enumerate(counts[:, lane].tolist()):
+                if count:
+                    draws[step, lane, :count] = draw_augmentation(rng, count, augment, pad)
     return BatchPlan(index, counts, draws)

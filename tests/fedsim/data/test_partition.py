@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fedsim.data import DataConfig, Partition, long_tail_counts, make_partition, partition_names
 from fedsim.errors import FedsimError
+from fedsim.randomness import generator
 
 
 def options(**values):
@@ -181,7 +182,25 @@ def test_multinomial_with_a_legacy_seed_is_the_authors_partition(setting):
         assert (sizes.min(), sizes.max()) == (66, 995)
 
 
-@pytest.mark.parametrize("name", ["dirichlet", "pathological", "shards"])
+@pytest.mark.parametrize(("clients", "alpha", "least"), [(10, 0.5, 0), (50, 0.1, 0), (5, 0.3, 60), (4, 100.0, 0)])
+def test_dirichlet_is_that_of_flwr(clients, alpha, least):
+    """Equal to the row; with (5, 0.3, 60) only after some redraws."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from datasets import Dataset
+        from flwr_datasets.partitioner import DirichletPartitioner
+
+        y = generator(0, "labels").integers(0, 7, 600)
+        rng = generator(0, "partition")
+        order = rng.permutation(len(y))
+        theirs = DirichletPartitioner(clients, "y", alpha, least, shuffle=False, seed=int(rng.integers(2**63 - 1)))
+        theirs.dataset = Dataset.from_dict({"y": y[order], "row": order})
+        ours = split(y, clients, name="dirichlet", alpha=alpha, min_samples=least)
+        for client in range(clients):
+            assert sorted(theirs.load_partition(client)["row"]) == ours[client].tolist()
+
+
+@pytest.mark.parametrize("name", ["pathological", "shards"])
 def test_the_lists_are_those_flwr_hands_out(name, monkeypatch):
     """Private lists against the public, slow `load_partition`."""
     import fedsim.data.partition as module
