@@ -71,7 +71,9 @@ class EngineConfig(Config):
     dashboard_port: int = Field(8265, ge=1, le=65535)
     """Port of the dashboard."""
     retries: int = Field(2, ge=0)
-    """How often a chunk is tried again when its Ray actor dies."""
+    """How often a chunk is tried again when its Ray actor dies or hangs."""
+    chunk_timeout_s: float | None = Field(None, gt=0)
+    """Seconds after which a Ray actor that works on a chunk counts as hanging; by default it never does."""
     state_memory_mb: int = Field(1024, ge=0)
     """Memory for the states that clients keep; beyond it, those not used for longest wait on disk."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import math
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -88,8 +90,8 @@ class RayEngine(Engine):
     """Runs clients on Ray actors, each with the worker that `make_worker` returns.
 
     What `make_worker` carries, such as a data set, lies once in Ray's object store, where all actors of a machine read
-    it in place. An actor that dies is replaced and its chunk tried again, `retries` times; then the chunk's clients
-    fail. Actors outlive the engine and serve the next one.
+    it in place. An actor that dies or hangs is replaced and its chunk tried again, `retries` times; then the chunk's
+    clients fail. Actors outlive the engine and serve the next one.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class RayEngine(Engine):
     ) -> None:
         super().__init__(num_clients, chunk, ClientStates(options.state_memory_mb << 20))
         self._retries = options.retries
+        self._timeout_s = options.chunk_timeout_s or math.inf
         self._bytes_sent = 0
         self._shown: Mapping[str, float] = {}
         self._gauges: Gauges | None = None
@@ -136,6 +139,7 @@ class RayEngine(Engine):
         after = _predecessors(chunks)
         idle = deque(self._lease.actors)
         running: dict[Any, tuple[int, int, Any]] = {}
+        due: dict[Any, float] = {}  # when a chunk's actor counts as hanging
         done: dict[int, list[Reply]] = {}
         try:
             for index in range(len(chunks)):
@@ -143,18 +147,20 @@ class RayEngine(Engine):
                     while waiting and idle and waiting[0][0] < index + window and after[waiting[0][0]] < index:
                         number, tries = waiting.popleft()
                         actor = idle.popleft()
-                        running[self._submit(actor, chunks[number], broadcasts)] = (number, tries, actor)
-                    ref = ray.wait(list(running), num_returns=1)[0][0]
+                        ref = self._submit(actor, chunks[number], broadcasts)
+                        running[ref], due[ref] = (number, tries, actor), time.monotonic() + self._timeout_s
+                    ref, ended = _first(due)
                     number, tries, actor = running.pop(ref)
+                    del due[ref]
                     try:
-                        done[number] = [_owning_state(reply) for reply in ray.get(ref)]
+                        done[number] = [_owning_state(reply) for reply in ray.get(ref, timeout=None if ended else 0)]
                         idle.append(actor)
                     except ray.exceptions.RayError as error:
                         idle.append(self._after(error, actor))
                         if tries < self._retries:
                             waiting.appendleft((number, tries + 1))
                         else:
-                            lost = Reply(None, f"its Ray worker failed {tries + 1} times: {_first_line(error)}")
+                            lost = Reply(None, f"its Ray worker failed {tries + 1} times: {self._reason(error)}")
                             done[number] = [lost] * len(chunks[number].clients)
                 for key in {id(content) for content in chunks[index].contents}:
                     uses[key] -= 1
@@ -185,6 +191,10 @@ class RayEngine(Engine):
         _cluster.fill(self._lease)
         return self._lease.actors[-1]
 
+    def _reason(self, error: Exception) -> str:
+        late = isinstance(error, ray.exceptions.GetTimeoutError)
+        return f"it took more than engine.chunk_timeout_s = {self._timeout_s:g}" if late else _first_line(error)
+
     def _kill(self, actor: Any) -> None:
         ray.kill(actor)
         self._lease.actors.remove(actor)
@@ -203,6 +213,14 @@ class RayEngine(Engine):
         _cluster.give_back(self._lease)
         self._worker = []
         super().close()
+
+
+def _first(due: Mapping[Any, float]) -> tuple[Any, bool]:
+    """Return the first of the running calls to end, or to be overdue, and whether it has ended."""
+    soonest = min(due, key=due.__getitem__)
+    left_s = due[soonest] - time.monotonic()
+    ended, _ = ray.wait(list(due), num_returns=1, timeout=None if left_s == math.inf else max(0.0, left_s))
+    return (ended[0], True) if ended else (soonest, False)
 
 
 def _predecessors(chunks: Sequence[Chunk]) -> list[int]:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.apps import AppWorker
 from fedsim.config import RunConfig
 from fedsim.data.federation import FederatedData
+from fedsim.engine.flower_internals import node_of
 from fedsim.records import to_record, to_tensors
 from fedsim.worker import Reply, Worker
 
@@ -157,3 +158,34 @@ def foreign_worker() -> AppWorker:
 
 def tensors_of(message: Message) -> dict[str, torch.Tensor]:
     return to_tensors(message.content.array_records["arrays"])
+
+
+def numbered(clients: list[int], kind: str = "train") -> list[Message]:
+    """Return a message to each client; message i carries the number i."""
+    return [
+        Message(RecordDict({"config": ConfigRecord({"number": i})}), node_of(client), kind)
+        for i, client in enumerate(clients)
+    ]
+
+
+def own_workers(*, busy: bool) -> list[int]:
+    """Return the process ids of this session's Ray actors: grandchildren of this process, by what they are called."""
+    title = b"ray::FedsimWorker.run_chunk" if busy else b"ray::FedsimWorker"
+    table = processes()
+    return [
+        pid
+        for pid, (parent, name) in table.items()
+        if name.startswith(title) and table.get(parent, (0, b""))[0] == os.getpid()
+    ]
+
+
+def processes() -> dict[int, tuple[int, bytes]]:
+    """Return {process id: (parent's id, command line)}."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            found[int(folder.name)] = (parent, (folder / "cmdline").read_bytes())
+        except (OSError, ValueError):  # it ended meanwhile
+            continue
+    return found

@@ -1,12 +1,11 @@
 """What every engine promises, on all of them: in this process, and on Ray with one and two workers."""
 
-import gc
 import hashlib
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedMedian
 
-from fedsim.config import EngineConfig, resolve
+from fedsim.config import resolve
 from fedsim.engine.base import Engine
 from fedsim.engine.flower_internals import client_of, node_of
 from fedsim.engine.inprocess import InProcessEngine
-from fedsim.errors import FedsimError
 from fedsim.records import to_record
 from fedsim.simulation import RunState, Simulation
 from fedsim.worker import Worker
@@ -38,31 +36,6 @@ pytestmark = [
 ENGINES = ["inprocess", *(pytest.param(f"ray-{workers}", marks=pytest.mark.ray) for workers in (1, 2))]
 
 
-@pytest.fixture(scope="module")
-def ray_session() -> Iterator[None]:
-    ray = pytest.importorskip("ray")
-    yield
-    ray.shutdown()
-    gc.collect()  # while the warnings of this module are known
-
-
-@pytest.fixture
-def ray_engine(ray_session: None) -> Iterator[MakeEngine]:
-    """Return a function that makes an engine on Ray, with two workers unless told otherwise."""
-    from fedsim.engine.ray import RayEngine
-
-    made: list[Engine] = []
-
-    def make(make_worker: Callable[[], Any], clients: int, chunk: int, **options: Any) -> Engine:
-        config = EngineConfig(name="ray", num_workers=2).model_copy(update=options)
-        made.append(RayEngine(make_worker, clients, chunk, config))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        engine.close()
-
-
 @pytest.fixture(params=ENGINES)
 def make_engine(request: pytest.FixtureRequest) -> MakeEngine:
     """Return a function that makes an engine of some kind from what makes its worker."""
@@ -71,14 +44,6 @@ def make_engine(request: pytest.FixtureRequest) -> MakeEngine:
         return lambda make_worker, clients, chunk: InProcessEngine(make_worker(), clients, chunk)
     make: MakeEngine = request.getfixturevalue("ray_engine")
     return partial(make, num_workers=int(kind[-1]))
-
-
-def numbered(clients: list[int], kind: str = "train") -> list[Message]:
-    """Return a message to each client; message i carries the number i."""
-    return [
-        Message(RecordDict({"config": ConfigRecord({"number": i})}), node_of(client), kind)
-        for i, client in enumerate(clients)
-    ]
 
 
 def values(reply: Message) -> dict[str, Any]:
@@ -91,7 +56,7 @@ def values(reply: Message) -> dict[str, Any]:
 def test_replies_come_in_the_order_of_messages(make_engine: MakeEngine) -> None:
     engine = make_engine(partial(fakes.EchoWorker, None, [0.1, 0.0, 0.05]), 9, 2)
     order = [7, 0, 3, 8, 1, 4, 2]
-    replies = list(engine.stream(numbered(order)))
+    replies = list(engine.stream(fakes.numbered(order)))
     assert [values(reply)["client"] for reply in replies] == order
     assert [values(reply)["told"] for reply in replies] == list(range(7))
     assert [client_of(reply.metadata.src_node_id) for reply in replies] == order
@@ -99,13 +64,13 @@ def test_replies_come_in_the_order_of_messages(make_engine: MakeEngine) -> None:
 
 def test_state_is_staged_until_it_is_committed(make_engine: MakeEngine) -> None:
     engine = make_engine(fakes.EchoWorker, 4, 2)
-    seen = [[values(reply)["seen"] for reply in engine.stream(numbered([0, 1, 2]))] for _ in range(2)]
+    seen = [[values(reply)["seen"] for reply in engine.stream(fakes.numbered([0, 1, 2]))] for _ in range(2)]
     assert seen == [[0, 0, 0], [1, 1, 1]]
     engine.states.discard()
-    assert [values(reply)["seen"] for reply in engine.stream(numbered([0, 1]))] == [0, 0]
+    assert [values(reply)["seen"] for reply in engine.stream(fakes.numbered([0, 1]))] == [0, 0]
     engine.states.commit()
     engine.states.discard()
-    assert [values(reply)["seen"] for reply in engine.stream(numbered([0, 1, 2]))] == [1, 1, 0]
+    assert [values(reply)["seen"] for reply in engine.stream(fakes.numbered([0, 1, 2]))] == [1, 1, 0]
     assert engine.trained == {0, 1, 2}
 
 
@@ -113,13 +78,13 @@ def test_several_messages_to_one_client_are_handled_one_after_another(make_engin
     """Each with the state that the one before left, whatever else there is to do meanwhile."""
     engine = make_engine(partial(fakes.EchoWorker, None, [0.05, 0.0]), 9, 2)
     order = [0, 1, 2, 0, 0, 1, 3, 4, 0]
-    assert [values(reply)["seen"] for reply in engine.stream(numbered(order))] == [0, 0, 0, 1, 2, 1, 0, 0, 3]
+    assert [values(reply)["seen"] for reply in engine.stream(fakes.numbered(order))] == [0, 0, 0, 1, 2, 1, 0, 0, 3]
 
 
 def test_push_and_pull(make_engine: MakeEngine) -> None:
     engine = make_engine(fakes.EchoWorker, 4, 2)
-    first = engine.push_messages(numbered([0, 1, 2]))
-    second = engine.push_messages(numbered([3]))
+    first = engine.push_messages(fakes.numbered([0, 1, 2]))
+    second = engine.push_messages(fakes.numbered([3]))
     assert len({*first, *second}) == 4
     assert [values(reply)["client"] for reply in engine.pull_messages([second[0], first[1]])] == [3, 1]
     assert engine.pull_messages([second[0], "unknown"]) == []
@@ -274,7 +239,7 @@ def test_same_bits_whatever_memory_states_have(strategy: str, undisturbed, tmp_p
 
 def test_nothing_is_computed_before_it_is_asked_for() -> None:
     worker = fakes.EchoWorker()
-    replies = InProcessEngine(worker, 10, 2).stream(numbered(list(range(10))))
+    replies = InProcessEngine(worker, 10, 2).stream(fakes.numbered(list(range(10))))
     assert worker.chunks == []
     next(replies)
     next(replies)
@@ -286,7 +251,7 @@ def test_nothing_is_computed_before_it_is_asked_for() -> None:
 @pytest.mark.ray
 def test_ray_runs_a_few_chunks_ahead_and_no_more(ray_engine: MakeEngine, tmp_path: Path) -> None:
     engine = ray_engine(partial(fakes.EchoWorker, tmp_path / "log"), 100, 1)
-    replies = engine.stream(numbered(list(range(100))))
+    replies = engine.stream(fakes.numbered(list(range(100))))
     next(replies)
     time.sleep(0.5)
     started = len((tmp_path / "log").read_text().split())
@@ -299,7 +264,7 @@ def test_a_slow_chunk_does_not_idle_the_others(ray_engine: MakeEngine, tmp_path:
     """Chunk 0 takes as long as the other five together: two workers need half the time of one."""
     engine = ray_engine(partial(fakes.EchoWorker, None, [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]), 6, 1)
     begun = time.perf_counter()
-    list(engine.stream(numbered(list(range(6)))))
+    list(engine.stream(fakes.numbered(list(range(6)))))
     assert time.perf_counter() - begun < 0.9
 
 
@@ -335,7 +300,7 @@ def test_workers_killed_from_outside_change_no_bit(ray_engine: MakeEngine, undis
 
     def kill() -> None:
         while len(killed) < 3:
-            for pid in own_workers(busy=True):
+            for pid in fakes.own_workers(busy=True):
                 if pid not in killed:
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
@@ -357,116 +322,30 @@ def test_workers_killed_from_outside_change_no_bit(ray_engine: MakeEngine, undis
     assert result == undisturbed("fedloge", "sequential")
 
 
-def own_workers(*, busy: bool) -> list[int]:
-    """Return the process ids of this session's Ray actors: grandchildren of this process, by what they are called."""
-    title = b"ray::FedsimWorker.run_chunk" if busy else b"ray::FedsimWorker"
-    table = processes()
-    return [
-        pid
-        for pid, (parent, name) in table.items()
-        if name.startswith(title) and table.get(parent, (0, b""))[0] == os.getpid()
-    ]
-
-
-def processes() -> dict[int, tuple[int, bytes]]:
-    """Return {process id: (parent's id, command line)}."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            found[int(folder.name)] = (parent, (folder / "cmdline").read_bytes())
-        except (OSError, ValueError):  # it ended meanwhile
-            continue
-    return found
-
-
 @pytest.mark.ray
 def test_when_retries_are_used_up_those_clients_fail_and_the_rest_goes_on(ray_engine: MakeEngine) -> None:
     engine = ray_engine(partial(fakes.LethalWorker, 3), 8, 2, retries=1)
-    replies = list(engine.stream(numbered(list(range(8)))))
+    replies = list(engine.stream(fakes.numbered(list(range(8)))))
     assert [reply.has_error() for reply in replies] == [False, False, True, True, False, False, False, False]
     assert replies[3].error.reason.startswith("its Ray worker failed 2 times: ")
-    assert [reply.has_error() for reply in engine.stream(numbered([0, 1, 4, 5]))] == [False] * 4
+    assert [reply.has_error() for reply in engine.stream(fakes.numbered([0, 1, 4, 5]))] == [False] * 4
+
+
+@pytest.mark.ray
+def test_a_worker_that_hangs_is_given_up(ray_engine: MakeEngine) -> None:
+    """The first chunk sleeps for minutes: it is tried twice, then its clients fail, and the others go on."""
+    engine = ray_engine(partial(fakes.EchoWorker, None, [300.0] + [0.0] * 5), 6, 2, retries=1, chunk_timeout_s=2)
+    replies = list(engine.stream(fakes.numbered(list(range(6)))))
+    assert [reply.has_error() for reply in replies] == [True, True, False, False, False, False]
+    assert replies[0].error.reason == "its Ray worker failed 2 times: it took more than engine.chunk_timeout_s = 2"
 
 
 @pytest.mark.ray
 def test_a_caller_that_stops_early_leaves_nothing_running(ray_engine: MakeEngine) -> None:
     engine = ray_engine(partial(fakes.EchoWorker, None, [0.0] + [30.0] * 3), 4, 1)
-    replies = engine.stream(numbered(list(range(4))))
+    replies = engine.stream(fakes.numbered(list(range(4))))
     next(replies)
     replies.close()
     begun = time.perf_counter()
-    assert values(next(engine.stream(numbered([0]))))["client"] == 0
+    assert values(next(engine.stream(fakes.numbered([0]))))["client"] == 0
     assert time.perf_counter() - begun < 20
-
-
-# The pool --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.ray
-def test_the_next_engine_reuses_the_processes(ray_engine: MakeEngine) -> None:
-    engine = ray_engine(fakes.EchoWorker, 4, 1)
-    before = set(own_workers(busy=False))
-    list(engine.stream(numbered([0, 1, 2, 3])))
-    engine.close()
-    engine = ray_engine(fakes.foreign_worker, 8, 1)
-    assert set(own_workers(busy=False)) == before
-    assert engine.states.committed() == []
-
-
-@pytest.mark.ray
-def test_a_closed_engine_frees_its_data(ray_engine: MakeEngine) -> None:
-    import ray
-
-    engine = ray_engine(partial(fakes.BigWorker, 10), 4, 1)
-    idle = stored_bytes(ray)
-    engine.close()
-    data = np.zeros(20_000_000, np.uint8)
-    engine = ray_engine(partial(carrying, data), 4, 1)
-    assert stored_bytes(ray) >= idle + 20_000_000
-    engine.close()
-    deadline = time.monotonic() + 20
-    while stored_bytes(ray) >= 20_000_000 and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert stored_bytes(ray) < 20_000_000
-
-
-def carrying(data: np.ndarray) -> fakes.EchoWorker:
-    worker = fakes.EchoWorker()
-    worker.data = data
-    return worker
-
-
-def stored_bytes(ray: Any) -> float:
-    free = ray.available_resources().get("object_store_memory", 0.0)
-    return float(ray.cluster_resources()["object_store_memory"] - free)
-
-
-@pytest.mark.ray
-def test_a_worker_that_cannot_be_set_up_is_one_line(ray_engine: MakeEngine) -> None:
-    with pytest.raises(
-        FedsimError, match=r"^engine: a Ray worker cannot be set up \(RuntimeError: no such device.*\)$"
-    ):
-        ray_engine(fakes.unbuildable, 4, 1)
-    engine = ray_engine(fakes.EchoWorker, 4, 1)  # and the pool is as good as before
-    assert len(list(engine.stream(numbered([0, 1])))) == 2
-
-
-@pytest.mark.ray
-def test_more_than_there_is_room_for_is_one_line(ray_engine: MakeEngine) -> None:
-    ray_engine(fakes.EchoWorker, 4, 1)
-    with pytest.raises(FedsimError, match=r"too few for 1 workers of 1 CPUs and 1 GPUs"):
-        ray_engine(fakes.EchoWorker, 4, 1, num_workers=1, gpus_per_worker=1.0)
-    with pytest.raises(FedsimError, match=r"another run of this process holds Ray with other options"):
-        ray_engine(fakes.EchoWorker, 4, 1, num_workers=500)
-
-
-@pytest.mark.ray
-def test_actors_have_names_and_their_own_threads(ray_engine: MakeEngine) -> None:
-    import ray
-
-    ray_engine(fakes.EchoWorker, 4, 1, threads=2, num_workers=1)
-    names = [name for name in ray.util.list_named_actors() if name.startswith(f"fedsim-{os.getpid()}-")]
-    assert len(names) == 1
-    actor = ray.get_actor(names[0])
-    assert ray.get(actor.__ray_call__.remote(lambda self: os.environ["OMP_NUM_THREADS"])) == "2"

@@ -1,0 +1,33 @@
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from fedsim.config import EngineConfig
+from fedsim.engine.base import Engine
+
+
+@pytest.fixture(scope="module")
+def ray_session() -> Iterator[None]:
+    ray = pytest.importorskip("ray")
+    yield
+    ray.shutdown()
+    gc.collect()  # while the warnings of this module are known
+
+
+@pytest.fixture
+def ray_engine(ray_session: None) -> Iterator[Callable[..., Engine]]:
+    """Return a function that makes an engine on Ray, with two workers unless told otherwise."""
+    from fedsim.engine.ray import RayEngine
+
+    made: list[Engine] = []
+
+    def make(make_worker: Callable[[], Any], clients: int, chunk: int, **options: Any) -> Engine:
+        config = EngineConfig(name="ray", num_workers=2).model_copy(update=options)
+        made.append(RayEngine(make_worker, clients, chunk, config))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
