@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedsim.data.config import StrongView
 from fedsim.models.functional import FunctionalModel
 from fedsim.records import Tensors
 from fedsim.registry import StrategyConfig
@@ -38,13 +39,22 @@ class Batch(NamedTuple):
     x: Tensor
     """(B, *input_shape) float32, normalised."""
     y: Tensor
-    """(B,) int64 class indices."""
+    """(B,) int64 class indices, -1 where the client does not know the label."""
     mask: Tensor | None = None
     """(B,) float32: 1 for a sample, 0 for padding; None when all are samples."""
+    strong: Tensor | None = None
+    """(B, *input_shape) float32, the strongly augmented samples, where the phase asks for them."""
+    notes: Tensors = {}  # noqa: RUF012 -- never written to
+    """{name: (B, ...)}: what the phase's `annotate` noted about each sample."""
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of one value per sample, (B,) -> (), over the samples that are no padding."""
         return values.mean() if self.mask is None else (values * self.mask).sum() / self.mask.sum()
+
+    def mean_of(self, values: Tensor, some: Tensor) -> Tensor:
+        """Return the mean over the samples in `some`, (B,) bool; 0 if there are none."""
+        weights = some.to(values.dtype) if self.mask is None else some * self.mask
+        return (values * weights).sum() / weights.sum().clamp_min(1.0)
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """Return the mean cross-entropy of logits (B, C) against the labels, shape ()."""
@@ -67,6 +77,28 @@ Pure, but for BatchNorm's buffers, which are updated in place. It runs under `to
 no `.item()`, no branch on a tensor's value."""
 
 
+Stream = Literal["labelled", "unlabelled"]
+"""One of the two parts of a client's training samples; without `data.labelled_fraction` all are labelled."""
+
+
+class Annotation(NamedTuple):
+    """What is known of samples before a phase trains on them."""
+
+    keep: Tensor
+    """(B,) bool: which samples the phase is to learn from."""
+    notes: Tensors
+    """{name: (B, ...)}."""
+
+
+Annotate = Callable[[Tensors, Tensors, Extras, Tensor], Annotation]
+"""(params, buffers, extras, x (B, *input_shape)) -> annotation, of one client's state at the beginning of the phase."""
+
+Audit = Callable[[Annotation, Tensor], Tensors]
+"""(annotation, true labels (B,)) -> metrics {name: ()}, NaN for one that cannot be had.
+
+Called after the round with labels that the client does not know; what it returns is reported, and used for nothing."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """One stage of a client's round: which parameters follow which loss, for how long. Each has a fresh optimiser."""
@@ -75,6 +107,18 @@ class Phase:
     trains: Callable[[str], bool] = lambda name: True
     epochs: int | None = None
     """Passes over the client's data; `training.epochs` by default."""
+    steps: int | None = None
+    """SGD steps, in place of passes; `training.steps` by default, if neither is given."""
+    streams: tuple[Stream, ...] = ("labelled",)
+    """Where samples come from; of several streams, each gives a batch to every step, and they are joined."""
+    strong: StrongView | None = None
+    """The augmentation that makes `Batch.strong`."""
+    annotate: Annotate | None = None
+    """Called once before the phase on all samples of its only stream, not augmented, without gradients."""
+    leave_out: bool = True
+    """Whether samples not kept by `annotate` stay out of all batches; else `Batch.notes["keep"]` tells them."""
+    audit: Audit | None = None
+    """Measures the annotation."""
 
 
 class Update(NamedTuple):
@@ -88,6 +132,10 @@ class Update(NamedTuple):
     """(clients,) float64 on the CPU, of the server's mean: the number of a client's samples."""
     steps: Tensor
     """(clients,) float32, optimiser steps taken."""
+    samples: Tensor
+    """(clients, phases) float64 on the CPU: how many different samples each phase had to learn from."""
+    drawn: Tensor
+    """(clients, phases) float64 on the CPU: how many samples its batches held."""
 
 
 class Client:
@@ -117,7 +165,8 @@ class Client:
     def personal(self, client: int, start: State) -> State:
         """Return what client `client` keeps for itself before it is first trained; the names are its own.
 
-        It is trained beside the global parameters, kept by the engine, and never sent.
+        It is trained beside the global parameters, kept by the engine, and never sent. What `finish` does not keep is
+        asked for anew in the next round.
         """
         return State({}, {})
 

@@ -25,6 +25,8 @@ class TrainingConfig(Config):
 
     epochs: int = Field(2, ge=1)
     """Passes over the client's own data."""
+    steps: int | None = Field(None, ge=1)
+    """SGD steps instead of passes: each takes the next `batch_size` samples, at most all, of shuffled passes."""
     batch_size: int = Field(10, ge=1)
     """Samples per step; the last batch of an epoch may be smaller."""
     optimizer: Literal["sgd", "adam"] = "sgd"

@@ -24,7 +24,8 @@ from fedsim.records import Tensors, from_numpy, to_record, to_tensors
 from fedsim.registry import load_strategy
 from fedsim.server import MeanMetrics, WeightedMean
 from fedsim.training.precision import prepare, set_matrix_units
-from fedsim.training.trainer import Trained, Trainer, TrainingData, Work
+from fedsim.training.streams import Work
+from fedsim.training.trainer import Trained, Trainer, TrainingData
 
 _EVAL_BATCH = 500
 
@@ -67,10 +68,11 @@ class Worker:
         self.client = load_strategy(config.strategy.name).client(config, model)
         mean, std = (torch.tensor(v, device=self.device) for v in (dataset.mean, dataset.std))
         self.train_set = TrainingData(
-            from_numpy(dataset.x_train).to(self.device), from_numpy(dataset.y_train).to(self.device), mean, std,
+            from_numpy(dataset.x_train).to(self.device), from_numpy(data.visible_labels).to(self.device), mean, std,
             config.data.augment, crop_padding(dataset.input_shape), model.classifier.weight.dtype,
         )  # fmt: skip
         self._test_set: TrainingData | None = None
+        self._reads_unlabelled = any("unlabelled" in phase.streams for phase in self.client.phases())
         self.trainer = Trainer(self.client, self.train_set, config.training, config.seed, has_batch_coupling(model))
         self._buffer_names = {name for name, _ in model.named_buffers()}
         self._received: _Received | None = None
@@ -110,6 +112,11 @@ class Worker:
             return State(*(to_tensors(records[part], self.device) for part in ("personal", "personal-buffers")))
         return self.client.personal(client, start)
 
+    def work(self, client: int, personal: State, most: int | None = None) -> Work:
+        """Return what a client trains on, or the first `most` samples of each stream."""
+        unlabelled = self.data.unlabelled[client][: most if self._reads_unlabelled else 0]
+        return Work(client, self.data.partition[client][:most], personal, unlabelled)
+
     # Training -----------------------------------------------------------------------------------------------------
 
     def _train(self, content: RecordDict, clients: Sequence[int], states: Sequence[RecordDict]) -> list[Reply]:
@@ -123,7 +130,7 @@ class Worker:
             if fault in ("dropout", "error"):
                 replies[client] = Reply(None, f"injected {fault}")
             else:
-                works.append(Work(client, self.data.partition[client], self._personal(client, received.state, state)))
+                works.append(self.work(client, self._personal(client, received.state, state)))
         chunk = _ChunkSum() if config.get("reply") == "sum" else None
         together = self.config.training.cohort == "vectorized"
         for group in [works] if together and works else [[work] for work in works]:
@@ -152,8 +159,8 @@ class Worker:
                     for client, reply in self._train_group(received, [work], server_round, chunk).items()
                 }
             return {works[0].client: _failed(error)}
-        examples = np.array([len(works[lane].rows) for lane in trained.lanes], np.float64)
-        metrics = {name: np.array(value.tolist()) for name, value in trained.metrics.items()}
+        examples = np.array([works[lane].num_samples for lane in trained.lanes], np.float64)
+        metrics = {name: np.array(value.tolist()) for name, value in trained.metrics.items()} | self._audit(trained)
         good = np.arange(len(examples))
         mean = None if chunk is None else weighted_mean(update.sent, update.weights)
         # A mean is finite only where every summand is, which saves looking at each.
@@ -170,7 +177,9 @@ class Worker:
             content = RecordDict()
             if chunk is None:
                 content["arrays"] = to_record({name: value[row] for name, value in update.sent.items()})
-                own: dict[str, Any] = {name: float(values[row]) for name, values in metrics.items()}
+                own: dict[str, Any] = {
+                    n: float(values[row]) for n, values in metrics.items() if values[row] == values[row]
+                }
                 own |= {"num-examples": int(examples[row]), "weight": float(update.weights[row])}
                 content["metrics"] = MetricRecord(own)
             client = works[trained.lanes[row]].client
@@ -187,9 +196,20 @@ class Worker:
         for part, like, own in zip(trained.state, received.state, kept, strict=True):
             for name, value in part.items():
                 (sent if name in like else own)[name] = value
-        weights = torch.tensor([len(works[lane].rows) for lane in trained.lanes], dtype=torch.float64)
-        update = Update(sent, kept, weights, trained.steps)
+        weights = torch.tensor([works[lane].num_samples for lane in trained.lanes], dtype=torch.float64)
+        update = Update(sent, kept, weights, trained.steps, trained.samples, trained.drawn)
         return self.client.finish(update, Extras(received.state.params, received.constants))
+
+    def _audit(self, trained: Trained) -> dict[str, Floats]:
+        """Measure what was noted of samples against their labels, which nothing before this has seen."""
+        out: dict[str, Floats] = {}
+        for audit, annotated in trained.audits:
+            for row, each in enumerate(annotated):
+                if each is not None:
+                    labels = from_numpy(self.data.dataset.y_train[each.rows]).to(self.device)
+                    for name, value in audit(each.annotation, labels).items():
+                        out.setdefault(name, np.full(len(annotated), np.nan))[row] = float(value)
+        return out
 
     # Evaluation ---------------------------------------------------------------------------------------------------
 
@@ -289,10 +309,12 @@ class _ChunkSum:
         """Add clients: the weighted mean of what they send, and each one's number of examples and metrics."""
         if weight:
             self.mean.add(mean, weight)
-        total = float(examples.sum())
-        means = {name: float((values * examples).sum()) / total for name, values in metrics.items()}
-        self._metrics.add({"num-examples": total, **means})
-        self._examples += total
+        for name, values in metrics.items():
+            measured = ~np.isnan(values)
+            if total := float(examples[measured].sum()):
+                mean_value = float((values[measured] * examples[measured]).sum()) / total
+                self._metrics.add({"num-examples": total, name: mean_value})
+        self._examples += float(examples.sum())
 
     def metrics(self) -> MetricRecord:
         """Return the clients' metrics, weighted by their examples, and their total weights."""

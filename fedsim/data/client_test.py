@@ -1,4 +1,4 @@
-"""The clients' own test sets, by which personalised models are scored."""
+"""Parts of the clients' data held out of training with labels: their own test sets, and samples without labels."""
 
 import numpy as np
 import numpy.typing as npt
@@ -42,15 +42,30 @@ def split_test(partition: Partition, fraction: float, seed: int) -> tuple[Partit
     Returns (train, test), both of training rows.
     """
     held = np.minimum(np.rint(fraction * partition.sizes).astype(np.int64), np.maximum(partition.sizes - 1, 0))
+    return _hold_out(partition, held, generator(seed, "client-split"))
+
+
+def split_labels(partition: Partition, fraction: float, least: int, seed: int) -> tuple[Partition, Partition]:
+    """Leave each client round(fraction * n_k) labelled samples, drawn uniformly, and at least `least` if it has them.
+
+    Returns (labelled, unlabelled), both of training rows.
+    """
+    labelled = np.maximum(np.rint(fraction * partition.sizes).astype(np.int64), least)
+    held = np.maximum(partition.sizes - labelled, 0)
+    return _hold_out(partition, held, generator(seed, "label-split"))
+
+
+def _hold_out(partition: Partition, held: IntArray, rng: np.random.Generator) -> tuple[Partition, Partition]:
+    """Return (the rest, `held[k]` random samples of client k); rows ascend in both where they did."""
     # One random key per sample, ranked within its client: a shuffle of every client without a loop over them.
-    keys = generator(seed, "client-split").random(len(partition.indices))
+    keys = rng.random(len(partition.indices))
     shuffled = np.lexsort((keys, partition.owners))
-    is_test = np.zeros(len(shuffled), dtype=np.bool_)
-    is_test[shuffled] = np.arange(len(shuffled)) - np.repeat(partition.offsets[:-1], partition.sizes) < np.repeat(
+    is_held = np.zeros(len(shuffled), dtype=np.bool_)
+    is_held[shuffled] = np.arange(len(shuffled)) - np.repeat(partition.offsets[:-1], partition.sizes) < np.repeat(
         held, partition.sizes
     )
 
     def part(mask: npt.NDArray[np.bool_], sizes: IntArray) -> Partition:
         return Partition(partition.indices[mask], np.concatenate([[0], np.cumsum(sizes)]))
 
-    return part(~is_test, partition.sizes - held), part(is_test, held)
+    return part(~is_held, partition.sizes - held), part(is_held, held)

@@ -71,6 +71,19 @@ PartitionConfig = Annotated[
 _PARTITIONERS: tuple[type[Config], ...] = get_args(get_args(PartitionConfig)[0])
 
 
+class StrongView(Config):
+    """A strong augmentation: RandAugment (arXiv:1909.13719) of images, dropped and noisy features of flat rows."""
+
+    num_ops: int = Field(10, ge=0)
+    """RandAugment's transformations, one after another; one draw serves a client's batch."""
+    magnitude: int = Field(1, ge=0, le=30)
+    """RandAugment's strength, of 0 to 30."""
+    feature_dropout: float = Field(0.15, ge=0, lt=1)
+    """Share of a row's features that are set to their mean."""
+    feature_noise: float = Field(0.3, ge=0)
+    """Standard deviation of noise on a row's features, in units of theirs."""
+
+
 class DataConfig(Config):
     """Which data, and who holds what of it."""
 
@@ -90,8 +103,13 @@ class DataConfig(Config):
     """Clients' test sets: test images in the client's class mix, or a part of its own data held out."""
     client_test_fraction: float = Field(0.2, gt=0, lt=1)
     """Share that `split` holds out."""
+    labelled_fraction: float = Field(1.0, gt=0, le=1)
+    """Share of each client's training samples whose labels it knows, drawn uniformly; the rest is for methods that
+    learn from unlabelled data, and unused by others."""
+    labelled_min: int = Field(1, ge=1)
+    """Fewest labelled samples of a client, if it has as many."""
     augment: Literal["none", "crop", "crop_flip"] = "none"
-    """Training augmentation: random crop of the zero-padded image, and horizontal flip."""
+    """Training augmentation of labelled samples: random crop of the zero-padded image, and horizontal flip."""
 
     @field_validator("name")
     @classmethod

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from fedsim.data.client_test import matched_test, split_test
+from fedsim.data.client_test import matched_test, split_labels, split_test
 from fedsim.data.config import DataConfig
 from fedsim.data.datasets import Dataset, load_dataset
 from fedsim.data.longtail import long_tail_indices
@@ -21,19 +21,29 @@ class FederatedData:
 
     dataset: Dataset
     partition: Partition
-    """Training rows of each client, indices into `dataset.x_train`."""
+    """Labelled training rows of each client, indices into `dataset.x_train`."""
     client_test: Partition
     """Test rows of each client, indices into the arrays that `client_test_source` names."""
     client_test_source: Literal["test", "train"]
     class_counts: npt.NDArray[np.int64]
-    """Training samples of all clients by class, (C,)."""
+    """Labelled training samples of all clients by class, (C,)."""
+    unlabelled: Partition
+    """Training rows of each client whose labels it does not know; other rows than those of `partition`."""
+
+    @cached_property
+    def visible_labels(self) -> npt.NDArray[np.int64]:
+        """Training labels as clients know them, (N,): -1 where hidden."""
+        labels = self.dataset.y_train.copy()
+        labels[self.unlabelled.indices] = -1
+        return labels
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256, hexadecimal, of all samples and labels and of who holds which."""
+        """SHA-256, hexadecimal, of all samples and labels, of who holds which, and with its label or without."""
         dataset, digest = self.dataset, hashlib.sha256()
         arrays = (dataset.x_train, dataset.y_train, dataset.identity_train, dataset.x_test, dataset.y_test)
-        for array in (*arrays, self.partition.indices, self.partition.offsets):
+        parts = [self.partition, *([self.unlabelled] if len(self.unlabelled.indices) else [])]
+        for array in (*arrays, *(array for part in parts for array in (part.indices, part.offsets))):
             if array is not None:
                 digest.update(f"{array.dtype}{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data)
@@ -70,5 +80,6 @@ def federate(config: DataConfig, clients: int, seed: int) -> FederatedData:
     else:
         source = "test"
         client_test = matched_test(partition, y, dataset.y_test, seed)
+    partition, unlabelled = split_labels(partition, config.labelled_fraction, config.labelled_min, seed)
     class_counts = np.bincount(y[partition.indices], minlength=dataset.num_classes)
-    return FederatedData(dataset, partition, client_test, source, class_counts)
+    return FederatedData(dataset, partition, client_test, source, class_counts, unlabelled)

@@ -1,12 +1,15 @@
 """Normalisation and augmentation of whole batches on their device."""
 
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fedsim.data.config import StrongView
 
 
 def normalize(x: Tensor, mean: tuple[float, ...] | Tensor, std: tuple[float, ...] | Tensor) -> Tensor:
@@ -47,3 +50,23 @@ def augment(x: Tensor, draws: Tensor, pad: int) -> Tensor:
     images = torch.arange(b, device=x.device)[:, None, None, None]
     channels = torch.arange(c, device=x.device)[:, None, None]
     return F.pad(x, (pad, pad, pad, pad))[images, channels, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def strong_view(x: Tensor, mean: Tensor, std: Tensor, view: StrongView) -> Tensor:
+    """Return normalised, strongly augmented samples (B, ...) of raw ones, drawing from torch's own CPU generator.
+
+    One draw of RandAugment's operations serves all images of a call; features of rows are drawn one by one.
+    """
+    if x.dtype == torch.uint8:
+        return normalize(_rand_augment(view.num_ops, view.magnitude)(x), mean, std)
+    rows = normalize(x, mean, std)
+    kept = torch.rand(rows.shape) >= view.feature_dropout
+    noise = view.feature_noise * torch.randn(rows.shape)
+    return rows * kept.to(rows.device) + noise.to(rows)
+
+
+@cache
+def _rand_augment(num_ops: int, magnitude: int) -> Any:
+    from torchvision.transforms import v2  # here, as its import takes a second that few runs need
+
+    return v2.RandAugment(num_ops, magnitude)

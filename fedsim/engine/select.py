@@ -18,7 +18,7 @@ from fedsim.client import State
 from fedsim.config import EngineConfig, RunConfig
 from fedsim.errors import FedsimError
 from fedsim.records import Tensors
-from fedsim.training.trainer import Trainer, Work
+from fedsim.training.trainer import Trainer
 from fedsim.worker import Worker
 
 _CHUNK = {"vectorized": 50, "sequential": 5}
@@ -98,9 +98,10 @@ def measure_speedup(config: RunConfig, worker: Worker, start: State, constants: 
     if len(clients) < 2:
         return 1.0
     rows = _TRIED_BATCHES * config.training.batch_size
-    works = [Work(c, worker.data.partition[c][:rows], worker.client.personal(c, start)) for c in clients if sizes[c]]
+    works = [worker.work(c, worker.client.personal(c, start), rows) for c in clients if sizes[c]]
+    steps = None if config.training.steps is None else _TRIED_BATCHES
     trainer = Trainer(
-        worker.client, worker.train_set, config.training.model_copy(update={"epochs": 1}), config.seed,
+        worker.client, worker.train_set, config.training.model_copy(update={"epochs": 1, "steps": steps}), config.seed,
         worker.trainer.batch_coupling,
     )  # fmt: skip
 

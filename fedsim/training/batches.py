@@ -20,7 +20,7 @@ class BatchPlan:
     """The batches of N clients over S steps; a client that is done early has empty batches from there on."""
 
     index: Ints
-    """(S, N, B) rows of the training set; 0 where padded."""
+    """(S, N, B) rows of the training set; a batch is padded with a sample of its client."""
     counts: Ints
     """(S, N) samples in each batch, at most B."""
     draws: Ints | None
@@ -43,6 +43,8 @@ def plan_batches(
     drop_single: bool,
     augment: Literal["none", "crop", "crop_flip"] = "none",
     pad: int = 0,
+    steps: int | None = None,
+    purpose: str = "batches",
 ) -> BatchPlan:
     """Return the batches of one phase of a round.
 
@@ -58,33 +60,89 @@ def plan_batches(
         Leave out a batch of one sample: BatchNorm has no variance to divide by there.
     augment, pad
         As for `fedsim.data.transforms.draw_augmentation`.
+    steps
+        How many batches every client with samples gets, in place of `epochs`; all of one size.
+    purpose
+        Of the draws.
     """
     seed, server_round, phase = address
-    rngs = generators(seed, "batches", server_round, clients, phase)
+    rngs = generators(seed, purpose, server_round, clients, phase)
+    if steps is None:
+        index, counts = _passes(samples, rngs, epochs, batch_size, drop_single)
+    else:
+        index, counts = _steps(samples, rngs, steps, batch_size, drop_single)
+    draws = None
+    if augment != "none":
+        draws = np.zeros((*index.shape, 3), np.int64)
+        for lane, rng in enumerate(rngs):
+            # A client's draws must not depend on its chunk, whose longest member sets the plan's shape.
+            for step, count in enumerate(counts[:, lane].tolist()):
+                if count:
+                    draws[step, lane, :count] = draw_augmentation(rng, count, augment, pad)
+    return BatchPlan(index, counts, draws)
+
+
+def _passes(
+    samples: Sequence[Ints], rngs: Sequence[np.random.Generator], epochs: int, batch_size: int, drop_single: bool
+) -> tuple[Ints, Ints]:
+    """Return index and counts of `epochs` shuffled passes, the last batch of each as small as it comes."""
     sizes = np.array([len(rows) for rows in samples], np.int64)
     used = sizes
     if drop_single:
         used = sizes - (sizes % batch_size == 1) if batch_size > 1 else np.zeros_like(sizes)
     per_epoch = -(-used // batch_size)
     steps, width = int(per_epoch.max(initial=0)) * epochs, int(np.minimum(used, batch_size).max(initial=0))
-    index = np.zeros((steps, len(clients), width), np.int64)
-    counts = np.zeros((steps, len(clients)), np.int64)
+    index = np.zeros((steps, len(samples), width), np.int64)
+    counts = np.zeros((steps, len(samples)), np.int64)
     for lane, (rows, rng, some, length) in enumerate(
         zip(samples, rngs, used.tolist(), per_epoch.tolist(), strict=True)
     ):
-        padded = np.zeros((epochs, length * width), np.int64)
+        padded = np.full((epochs, length * width), rows[0] if len(rows) else 0, np.int64)
         for mine in padded:
             mine[:some] = rows[rng.permutation(len(rows))[:some]]
         index[: epochs * length, lane] = padded.reshape(epochs * length, width)
         counts[: epochs * length, lane] = width
         if length and (short := length * width - some):
             counts[length - 1 : epochs * length : length, lane] -= short
+    return index, counts
+
+
+def _steps(
+    samples: Sequence[Ints], rngs: Sequence[np.random.Generator], steps: int, batch_size: int, drop_single: bool
+) -> tuple[Ints, Ints]:
+    """Return index and counts of `steps` batches of one size per client, cut out of as many passes as they need."""
+    sizes = [min(batch_size, len(rows)) for rows in samples]
+    sizes = [0 if drop_single and size == 1 else size for size in sizes]
+    index = np.zeros((steps, len(samples), max(sizes, default=0)), np.int64)
+    counts = np.tile(np.array(sizes, np.int64), (steps, 1))
+    for lane, (rows, rng, size) in enumerate(zip(samples, rngs, sizes, strict=True)):
+        if size and steps:
+            passes = [rng.permutation(len(rows)) for _ in range(-(-steps * size // len(rows)))]
+            index[:, lane] = rows[0]
+            index[:, lane, :size] = rows[np.concatenate(passes)[: steps * size]].reshape(steps, size)
+    return index, counts
+
+
+def joined(plans: Sequence[BatchPlan], *, drop_single: bool, pad: int) -> BatchPlan:
+    """Return the plan whose every batch holds the samples of that batch in each of `plans`, in their order."""
+    if len(plans) == 1:
+        return plans[0]
+    steps, lanes = (max(plan.counts.shape[axis] for plan in plans) for axis in (0, 1))
+    width = sum(plan.index.shape[2] for plan in plans)
+    index, counts = np.zeros((steps, lanes, width), np.int64), np.zeros((steps, lanes), np.int64)
     draws = None
-    if augment != "none":
-        draws = np.zeros((steps, len(clients), width, 3), np.int64)
-        for lane, rng in enumerate(rngs):
-            # A client's draws must not depend on its chunk, whose longest member sets `steps` and `width`.
-            for step, count in enumerate(counts[:, lane].tolist()):
-                if count:
-                    draws[step, lane, :count] = draw_augmentation(rng, count, augment, pad)
+    if any(plan.draws is not None for plan in plans):
+        draws = np.full((*index.shape, 3), (pad, pad, 0), np.int64)  # the middle crop: the image itself
+    for plan in plans:
+        for step, lane in np.argwhere(plan.counts).tolist():
+            size = plan.counts[step, lane]
+            there = slice(counts[step, lane], counts[step, lane] + size)
+            if not counts[step, lane]:
+                index[step, lane] = plan.index[step, lane, 0]
+            index[step, lane, there] = plan.index[step, lane, :size]
+            if draws is not None and plan.draws is not None:
+                draws[step, lane, there] = plan.draws[step, lane, :size]
+            counts[step, lane] += size
+    if drop_single:
+        counts[counts == 1] = 0
     return BatchPlan(index, counts, draws)

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from fedsim.client import Batch, Client, Extras, Phase, State
+from fedsim.client import Audit, Batch, Client, Extras, Phase, State
 from fedsim.config import TrainingConfig
 from fedsim.data.transforms import augment, normalize
 from fedsim.randomness import torch_seed
 from fedsim.records import Tensors
-from fedsim.training.batches import BatchPlan, Ints, plan_batches
+from fedsim.training.batches import Ints
 from fedsim.training.optimizers import Optimizer, clip
 from fedsim.training.precision import autocast
+from fedsim.training.streams import Annotated, Feed, Feeder, Work
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class TrainingData:
     x: Tensor
     """(N, C, H, W) uint8 images, or (N, D) float32 rows."""
     y: Tensor
-    """(N,) int64."""
+    """(N,) int64; -1 where the label is hidden."""
     mean: Tensor
     """(C,) float32, of pixels scaled to [0, 1]."""
     std: Tensor
@@ -54,14 +55,6 @@ Rows = slice | Ints
 """Some clients of a chunk; a slice is taken as a view."""
 
 
-class Work(NamedTuple):
-    """What one client is to train on."""
-
-    client: int
-    rows: Ints
-    personal: State
-
-
 class Trained(NamedTuple):
     """What clients trained together became; tensors are stacked, (clients, ...)."""
 
@@ -71,6 +64,12 @@ class Trained(NamedTuple):
     metrics: Tensors
     steps: Tensor
     """(clients,) float32, of all phases."""
+    samples: Tensor
+    """(clients, phases) float64 on the CPU: how many different samples each phase had to learn from."""
+    drawn: Tensor
+    """(clients, phases) float64 on the CPU: how many samples its batches held."""
+    audits: list[tuple[Audit, Sequence[Annotated | None]]]
+    """What was annotated, per client, and what measures it."""
 
 
 class Trainer:
@@ -86,41 +85,39 @@ class Trainer:
         """Train `works` together from the global state `start`; nothing given is written to."""
         extras = Extras(start.params, constants)
         # Longest first: the clients still at work in any step are then a prefix, reached without a copy.
-        lanes = sorted(range(len(works)), key=lambda lane: -len(works[lane].rows))
+        lanes = sorted(range(len(works)), key=lambda lane: -works[lane].num_samples)
         works = [works[lane] for lane in lanes]
         state = State(
             _stack(start.params, [work.personal.params for work in works]),
             _stack(start.buffers, [work.personal.buffers for work in works]),
         )
         metrics: Tensors = {}
-        steps = np.zeros(len(works), np.int64)
+        feeder = Feeder(self.data, self.config, self.seed, self.batch_coupling, works)
+        feeds: list[Feed] = []
+        audits: list[tuple[Audit, Sequence[Annotated | None]]] = []
         # Dropout draws from torch's own generator: it is put to these clients' address, and back afterwards.
         with _seeded(self.data.x.device, torch_seed(self.seed, "dropout", server_round, works[0].client)):
             for number, phase in enumerate(self.client.phases()):
-                plan = plan_batches(
-                    [work.rows for work in works],
-                    [work.client for work in works],
-                    (self.seed, server_round, number),
-                    epochs=phase.epochs or self.config.epochs,
-                    batch_size=self.config.batch_size,
-                    drop_single=self.batch_coupling,
-                    augment=self.data.augment,
-                    pad=self.data.pad,
-                )
-                metrics |= self._run_phase(phase, state, extras, plan)
-                steps += plan.steps
-        return Trained(lanes, state, metrics, torch.from_numpy(steps).to(self.data.x.device, torch.float32))
+                feeds.append(feeder.feed(phase, server_round, number, state, extras))
+                for name, value in self._run_phase(phase, state, extras, feeds[-1]).items():
+                    metrics[name] = value.where(~value.isnan(), metrics[name]) if name in metrics else value
+                if phase.audit is not None:
+                    audits.append((phase.audit, feeds[-1].annotated))
+        steps = torch.from_numpy(sum(feed.plan.steps for feed in feeds)).to(self.data.x.device, torch.float32)
+        samples = torch.from_numpy(np.stack([feed.samples for feed in feeds], 1)).double()
+        drawn = torch.from_numpy(np.stack([feed.plan.counts.sum(0) for feed in feeds], 1)).double()
+        return Trained(lanes, state, metrics, steps, samples, drawn, audits)
 
-    def _run_phase(self, phase: Phase, state: State, extras: Extras, plan: BatchPlan) -> Tensors:
-        """Take the steps of one phase, writing to `state`; returns the mean of each metric, (clients,)."""
-        device = self.data.x.device
+    def _run_phase(self, phase: Phase, state: State, extras: Extras, feed: Feed) -> Tensors:
+        """Take the steps of one phase, writing to `state`; returns the mean of each metric, (clients,), NaN if none."""
+        device, plan = self.data.x.device, feed.plan
         trained = [name for name in state.params if phase.trains(name)]
         optimizer = Optimizer(self.config, {name: state.params[name] for name in trained})
         together = plan.counts.shape[1] > 1
         step_fn = _lanes(phase, extras) if together else _single(phase, extras, self.config.channels_last)
         counts = torch.from_numpy(plan.counts).to(device, torch.float32)
         sums: Tensors = {}
-        for step, (sizes, (x, y)) in enumerate(zip(plan.counts, self._batches(plan), strict=True)):
+        for step, (sizes, batch) in enumerate(zip(plan.counts, self._batches(feed), strict=True)):
             for rows, width in _groups(sizes, exact=self.batch_coupling):
                 mask = None
                 if (sizes[rows] < width).any():
@@ -128,7 +125,7 @@ class Trainer:
                 params, buffers = _take(state.params, rows), _take(state.buffers, rows)
                 moving = {name: params.pop(name) for name in trained}
                 with autocast(self.config, device):
-                    grads, loss, metrics = step_fn(moving, params, buffers, x[rows, :width], y[rows, :width], mask)
+                    grads, loss, metrics = step_fn(moving, params, buffers, _cut(batch, rows, width, mask))
                 if self.config.clip_norm is not None:
                     grads = clip(grads, self.config.clip_norm)
                 slots = {slot: _take(values, rows) for slot, values in optimizer.state.items()}
@@ -141,10 +138,11 @@ class Trainer:
                 for name, value in ({"loss": loss} | metrics).items():
                     total = sums.setdefault(name, torch.zeros_like(counts[0]))
                     total[rows] += value * counts[step, rows]
-        return {name: total / counts.sum(0).clamp_min(1.0) for name, total in sums.items()}
+        return {name: total / counts.sum(0) for name, total in sums.items()}
 
-    def _batches(self, plan: BatchPlan) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield inputs (clients, B, ...) and labels (clients, B) of each step, several steps read at once."""
+    def _batches(self, feed: Feed) -> Iterator[Batch]:
+        """Yield what each step trains on, every tensor (clients, B, ...); several steps are read at once."""
+        plan = feed.plan
         index = torch.from_numpy(plan.index).to(self.data.x.device)
         draws = None if plan.draws is None else torch.from_numpy(plan.draws).to(self.data.x.device)
         floats = plan.index[0].size * self.data.x[0].numel() if len(plan.index) else 1
@@ -152,7 +150,9 @@ class Trainer:
         for start in range(0, len(index), block):
             some = slice(start, start + block)
             x, y = self.data.batch(index[some], None if draws is None else draws[some])
-            yield from zip(x, y, strict=True)
+            notes = feed.noted(some)
+            for step, strong in enumerate(feed.strong_views(self.data, range(len(plan.index))[some])):
+                yield Batch(x[step], y[step], None, strong, {name: value[step] for name, value in notes.items()})
 
 
 @contextmanager
@@ -180,24 +180,32 @@ def _put(tensors: Tensors, values: Tensors, rows: Rows) -> None:
         tensors[name][rows] = value
 
 
-StepFn = Callable[[Tensors, Tensors, Tensors, Tensor, Tensor, Tensor | None], tuple[Sequence[Tensor], Tensor, Tensors]]
-"""(trained params, other params, buffers, x, y, mask) -> (gradients, loss, metrics), all (clients, ...)."""
+def _cut(batch: Batch, rows: Rows, width: int, mask: Tensor | None) -> Batch:
+    """Return some clients' batches without padding that all of them share."""
+    strong = None if batch.strong is None else batch.strong[rows, :width]
+    notes = {name: value[rows, :width] for name, value in batch.notes.items()}
+    return Batch(batch.x[rows, :width], batch.y[rows, :width], mask, strong, notes)
+
+
+StepFn = Callable[[Tensors, Tensors, Tensors, Batch], tuple[Sequence[Tensor], Tensor, Tensors]]
+"""(trained params, other params, buffers, batch) -> (gradients, loss, metrics), all (clients, ...)."""
 
 
 def _lanes(phase: Phase, extras: Extras) -> StepFn:
     def loss(
-        moving: Tensors, fixed: Tensors, buffers: Tensors, *batch: Tensor
+        moving: Tensors, fixed: Tensors, buffers: Tensors, batch: dict[str, Any]
     ) -> tuple[Tensor, tuple[Tensor, Tensors]]:
-        value, metrics = phase.loss({**moving, **fixed}, buffers, extras, Batch(*batch))
+        value, metrics = phase.loss({**moving, **fixed}, buffers, extras, Batch(**batch))
         return value, (value.detach(), {name: metric.detach() for name, metric in metrics.items()})
 
     # The gradient inside of vmap: outside, those of stacked linear layers come transposed, which slows the update.
     lanes = vmap(grad(loss, has_aux=True), randomness="different")
 
     def step(
-        moving: Tensors, fixed: Tensors, buffers: Tensors, x: Tensor, y: Tensor, mask: Tensor | None
+        moving: Tensors, fixed: Tensors, buffers: Tensors, batch: Batch
     ) -> tuple[Sequence[Tensor], Tensor, Tensors]:
-        grads, (value, metrics) = lanes(moving, fixed, buffers, x, y, *([] if mask is None else [mask]))
+        there = {name: value for name, value in batch._asdict().items() if value is not None}  # vmap takes no None
+        grads, (value, metrics) = lanes(moving, fixed, buffers, there)
         return list(grads.values()), value, metrics
 
     return step
@@ -209,12 +217,16 @@ def _single(phase: Phase, extras: Extras, channels_last: bool) -> StepFn:
     def one(tensors: Tensors) -> Tensors:
         return {name: value[0] for name, value in tensors.items()}
 
+    def images(x: Tensor) -> Tensor:
+        return x[0].contiguous(memory_format=torch.channels_last) if channels_last and x.dim() == 5 else x[0]
+
     def step(
-        moving: Tensors, fixed: Tensors, buffers: Tensors, x: Tensor, y: Tensor, mask: Tensor | None
+        moving: Tensors, fixed: Tensors, buffers: Tensors, batch: Batch
     ) -> tuple[Sequence[Tensor], Tensor, Tensors]:
         leaves = {name: value.requires_grad_() for name, value in one(moving).items()}
-        inputs = x[0].contiguous(memory_format=torch.channels_last) if channels_last and x.dim() == 5 else x[0]
-        loss, metrics = phase.loss(leaves | one(fixed), one(buffers), extras, Batch(inputs, y[0]))
+        strong = None if batch.strong is None else images(batch.strong)
+        own = Batch(images(batch.x), batch.y[0], None, strong, one(batch.notes))
+        loss, metrics = phase.loss(leaves | one(fixed), one(buffers), extras, own)
         grads = torch.autograd.grad(loss, list(leaves.values()))
         batched = {name: value.detach()[None] for name, value in metrics.items()}
         return [gradient[None] for gradient in grads], loss.detach()[None], batched

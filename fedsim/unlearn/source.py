@@ -50,6 +50,8 @@ def open_source(path: Path) -> Source:
     if folder.status != "finished":
         raise FedsimError(f"{path}: is {folder.status}, and only a finished run forgets; fedsim run --resume {path}")
     config, _ = choose_engine(resolve(read_yaml(path / "config.yaml")))
+    if config.data.labelled_fraction < 1:
+        raise FedsimError(f"{path}: was trained with data.labelled_fraction below 1; unlearning needs all labels")
     data = federate(config.data, config.clients, config.seed)
     require_same_data(folder, data)
     torch.set_num_threads(config.engine.threads)

@@ -12,7 +12,8 @@ from fedsim.config import resolve
 from fedsim.models.build import build_model, has_batch_coupling
 from fedsim.models.config import ModelConfig
 from fedsim.training.batches import plan_batches
-from fedsim.training.trainer import Trainer, TrainingData, Work, _groups
+from fedsim.training.streams import Work
+from fedsim.training.trainer import Trainer, TrainingData, _groups
 
 SHAPE, CLASSES = (1, 8, 8), 4
 SIZES = [23, 7, 1, 12, 30, 12]  # ragged: full batches, short last ones, a single sample

@@ -26,7 +26,8 @@ def federation(owners: list[int], clients: int) -> FederatedData:
     )  # fmt: skip
     partition = Partition.from_owners(np.array(owners), clients)
     counts = np.bincount(y[partition.indices], minlength=CLASSES)
-    return FederatedData(dataset, partition, Partition.from_lists([[]] * clients), "test", counts)
+    nothing = Partition.from_lists([[]] * clients)
+    return FederatedData(dataset, partition, nothing, "test", counts, nothing)
 
 
 # Clients 0 to 2 with 13 rows each, and one row, the last, that is nobody's; client 3 has none.

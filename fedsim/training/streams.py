@@ -1,0 +1,170 @@
+"""What a phase trains on: samples of one or several streams, what was noted about them, and strong views of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.client import Annotation, Extras, Phase, State, Stream
+from fedsim.config import TrainingConfig
+from fedsim.data.config import StrongView
+from fedsim.data.transforms import strong_view
+from fedsim.randomness import torch_seed
+from fedsim.records import Tensors
+from fedsim.training.batches import BatchPlan, Ints, joined, plan_batches
+from fedsim.training.precision import autocast
+
+if TYPE_CHECKING:
+    from fedsim.training.trainer import TrainingData
+
+_ANNOTATED_TOGETHER = 500  # samples
+
+
+class Work(NamedTuple):
+    """What one client is to train on."""
+
+    client: int
+    rows: Ints
+    """Of the training set, those with labels."""
+    personal: State
+    unlabelled: Ints = np.empty(0, np.int64)
+
+    def stream(self, stream: Stream) -> Ints:
+        """Return the rows of a stream."""
+        return self.rows if stream == "labelled" else self.unlabelled
+
+    @property
+    def num_samples(self) -> int:
+        """Rows of all streams."""
+        return len(self.rows) + len(self.unlabelled)
+
+
+class Annotated(NamedTuple):
+    """The samples of a client that a phase annotated; `rows` (n,) of the training set."""
+
+    rows: Ints
+    annotation: Annotation
+
+
+class Feed(NamedTuple):
+    """The batches of one phase."""
+
+    plan: BatchPlan
+    samples: Ints
+    """(clients,) different samples that there are to learn from."""
+    strong: StrongView | None
+    seeds: Sequence[int]
+    """(clients,) of the strong views."""
+    places: Ints | None = None
+    """(S, N, B) the samples of the plan as positions in the notes."""
+    notes: Tensors = {}  # noqa: RUF012 -- never written to
+    """{name: (M, ...)}."""
+    annotated: Sequence[Annotated | None] = ()
+    """Per client; None for one without samples."""
+
+    def noted(self, steps: slice) -> Tensors:
+        """Return the notes of some steps' samples, {name: (steps, clients, B, ...)}."""
+        if self.places is None:
+            return {}
+        return {
+            name: value[torch.from_numpy(self.places[steps]).to(value.device)] for name, value in self.notes.items()
+        }
+
+    def strong_views(self, data: TrainingData, steps: range) -> Iterator[Tensor | None]:
+        """Yield the strong view of each step's samples, (clients, B, ...)."""
+        for step in steps:
+            if self.strong is None:
+                yield None
+                continue
+            index, counts = self.plan.index[step], self.plan.counts[step]
+            out = torch.zeros((*index.shape, *data.x.shape[1:]), dtype=data.dtype, device=data.x.device)
+            for lane in np.flatnonzero(counts).tolist():
+                x = data.x[torch.from_numpy(index[lane, : counts[lane]]).to(data.x.device)]
+                with torch.random.fork_rng(devices=[]):
+                    torch.default_generator.manual_seed(self.seeds[lane] + step)
+                    out[lane, : counts[lane]] = strong_view(x, data.mean, data.std, self.strong).to(data.dtype)
+            yield out
+
+
+class Feeder:
+    """Makes the feeds of a chunk's clients."""
+
+    def __init__(
+        self, data: TrainingData, config: TrainingConfig, seed: int, batch_coupling: bool, works: Sequence[Work]
+    ) -> None:
+        self.data, self.config, self.seed, self.batch_coupling, self.works = data, config, seed, batch_coupling, works
+
+    def feed(self, phase: Phase, server_round: int, number: int, state: State, extras: Extras) -> Feed:
+        """Return the batches of phase `number`, which begins with the clients' `state`, stacked (clients, ...)."""
+        seeds = [0] * len(self.works)
+        if phase.strong is not None:
+            ids = [(server_round, work.client, number) for work in self.works]
+            seeds = [torch_seed(self.seed, "strong view", *where) // 2 for where in ids]
+        if phase.annotate is None:
+            plans = [
+                self._plan(phase, server_round, number, [work.stream(stream) for work in self.works], stream)
+                for stream in phase.streams
+            ]
+            sizes = [sum(len(work.stream(stream)) for stream in phase.streams) for work in self.works]
+            plan = joined(plans, drop_single=self.batch_coupling, pad=self.data.pad)
+            return Feed(plan, np.array(sizes), phase.strong, seeds)
+        (stream,) = phase.streams
+        annotated = [self._annotate(phase, work.stream(stream), state, extras, n) for n, work in enumerate(self.works)]
+        pool = np.concatenate([each.rows for each in annotated if each] or [np.empty(0, np.int64)])
+        notes = _concatenate([each.annotation for each in annotated if each])
+        positions, start = [], 0
+        for each in annotated:
+            rows = np.arange(start, start + (len(each.rows) if each else 0))
+            keep = each.annotation.keep.cpu().numpy() if each and phase.leave_out else slice(None)
+            positions.append(rows[keep])
+            start += len(rows)
+        plan = self._plan(phase, server_round, number, positions, stream)
+        samples = np.array([int(each.annotation.keep.sum()) if each else 0 for each in annotated])
+        if len(pool):
+            notes_of = notes.notes if phase.leave_out else {**notes.notes, "keep": notes.keep}
+            return Feed(
+                replace(plan, index=pool[plan.index]), samples, phase.strong, seeds, plan.index, notes_of, annotated
+            )
+        return Feed(plan, samples, phase.strong, seeds)
+
+    def _plan(self, phase: Phase, server_round: int, number: int, samples: Sequence[Ints], stream: Stream) -> BatchPlan:
+        steps, epochs = phase.steps, phase.epochs
+        if steps is None and epochs is None:
+            steps = self.config.steps
+        labelled = stream == "labelled"
+        return plan_batches(
+            samples,
+            [work.client for work in self.works],
+            (self.seed, server_round, number),
+            epochs=epochs or self.config.epochs,
+            batch_size=self.config.batch_size,
+            drop_single=self.batch_coupling and len(phase.streams) == 1,
+            augment=self.data.augment if labelled else "none",
+            pad=self.data.pad,
+            steps=steps,
+            purpose="batches" if labelled else f"{stream} batches",
+        )
+
+    @torch.no_grad()
+    def _annotate(self, phase: Phase, rows: Ints, state: State, extras: Extras, lane: int) -> Annotated | None:
+        if not len(rows):
+            return None
+        assert phase.annotate is not None
+        params, buffers = ({name: value[lane] for name, value in part.items()} for part in state)
+        parts = []
+        for some in torch.split(torch.from_numpy(rows).to(self.data.x.device), _ANNOTATED_TOGETHER):
+            with autocast(self.config, self.data.x.device):
+                parts.append(phase.annotate(params, buffers, extras, self.data.batch(some, None)[0]))
+        return Annotated(rows, _concatenate(parts))
+
+
+def _concatenate(parts: Sequence[Annotation]) -> Annotation:
+    if not parts:
+        return Annotation(torch.empty(0, dtype=torch.bool), {})
+    notes = {name: torch.cat([part.notes[name] for part in parts]) for name in parts[0].notes}
+    return Annotation(torch.cat([part.keep for part in parts]), notes)

@@ -1,0 +1,71 @@
+"""FixMatch on every client, averaged: the semi-supervised baseline of FedLabel (arXiv:2001.07685).
+
+Client: each step takes b labelled samples (x, y) and b unlabelled samples u, and descends
+CE(s(w, x), y) + lambda_u * (1/b) sum_u [max s(w, u) > beta] CE(s(w, psi(u)), argmax s(w, u)),
+with the pseudo-label by the model of that moment, through which no gradient goes, and psi a strong augmentation.
+Server: as FedAvg, weighted by the number of a client's samples, labelled and not.
+
+Differs from the paper: psi is that of `strategy.strong`, without Cutout; unlabelled samples are not weakly augmented
+for their pseudo-label; as many of them as labelled ones make a step (there mu = 7 times as many).
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fedsim.client import Batch, Client, Extras, Phase
+from fedsim.data.config import StrongView
+from fedsim.records import Tensors
+from fedsim.registry import StrategyConfig, strategy
+from fedsim.server import Server
+from fedsim.training.objectives import pseudo_labels
+
+
+class FixMatchConfig(StrategyConfig):
+    """Options of FixMatch."""
+
+    threshold: float = Field(0.95, ge=0, le=1)
+    """beta, which the probability of a pseudo-label must exceed; 1 lets none pass."""
+    unlabelled_weight: float = Field(1.0, ge=0)
+    """lambda_u."""
+    strong: StrongView = StrongView()
+    """psi."""
+
+
+class FixMatchClient(Client):
+    """SGD on labelled and unlabelled samples together."""
+
+    def phases(self) -> Sequence[Phase]:
+        """Return the only one, fed from both streams."""
+        strong = self.options(FixMatchConfig).strong
+        return [Phase(self.loss, streams=("labelled", "unlabelled"), strong=strong)]
+
+    def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
+        """Return the loss of one step, its two terms, and the share of its unlabelled samples above the threshold."""
+        options, labelled = self.options(FixMatchConfig), batch.y >= 0
+        assert batch.strong is not None
+        logits = self.model.logits(params, buffers, batch.x, train=True)
+        label, passed = pseudo_labels(logits.detach().softmax(-1), options.threshold)
+        strong = self.model.logits(params, buffers, batch.strong, train=True)
+        right = batch.mean_of(F.cross_entropy(logits, batch.y, reduction="none", ignore_index=-1), labelled)
+        pseudo = batch.mean_of(passed * F.cross_entropy(strong, label, reduction="none"), ~labelled)
+        kept = batch.mean_of(passed.to(right.dtype), ~labelled)
+        return right + options.unlabelled_weight * pseudo, {
+            "loss_labelled": right, "loss_pseudo": pseudo, "pseudo_kept": kept
+        }  # fmt: skip
+
+
+strategy(
+    "fixmatch",
+    FixMatchConfig,
+    FixMatchClient,
+    Server,
+    run_defaults={
+        "data.labelled_fraction": 0.2,
+        "training.steps": 20,
+        "training.batch_size": 32,
+        "model.norm": "group",
+    },
+)
