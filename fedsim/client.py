@@ -71,7 +71,7 @@ class Extras(NamedTuple):
 
 
 Loss = Callable[[Tensors, Tensors, Extras, Batch], tuple[Tensor, Tensors]]
-"""(params, buffers, extras, batch) -> (loss (), metrics {name: ()}).
+"""(params, buffers, extras, batch) -> (loss (), metrics {name: ()}); metrics `family:member` share a plot.
 
 Pure, but for BatchNorm's buffers, which are updated in place. It runs under `torch.func.vmap`, one client a lane:
 no `.item()`, no branch on a tensor's value."""

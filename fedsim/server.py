@@ -39,6 +39,8 @@ class Server(Strategy):
         )
         self.current = self.initial()
         """The global tensors that the clients of this round were sent."""
+        self.measured: dict[str, float] = {}
+        """What `aggregate` has to say about the round, by name; reported beside the clients' metrics."""
 
     def options(self, kind: type[Options]) -> Options:
         """Return the method's options, which are of this type."""
@@ -112,24 +114,28 @@ class Server(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the new global tensors, in the types of the old ones, and the mean of the clients' metrics."""
+        """Return the new global tensors, in the types of the old ones, and the mean of the clients' metrics.
+
+        With them comes what the server itself has measured.
+        """
         metrics = MeanMetrics()
 
         def updates() -> Iterator[tuple[Tensors, float]]:
             for reply in replies:
                 # Where sums are asked for, one client of a chunk answers for all of them.
                 if not reply.has_error() and "metrics" in reply.content:
-                    measured = scalars(reply.content.metric_records["metrics"])
-                    metrics.add(measured)
+                    own = scalars(reply.content.metric_records["metrics"])
+                    metrics.add(own)
                     if "arrays" in reply.content:
-                        yield to_tensors(reply.content.array_records["arrays"]), measured["weight"]
+                        yield to_tensors(reply.content.array_records["arrays"]), own["weight"]
 
         aggregated = self.aggregate(updates())
         if aggregated is None:
             return None, None
         # Chunks send the means of integers, such as BatchNorm's counter, unrounded.
         like = self.initial()
-        return to_record({name: restore_dtype(aggregated[name], like[name].dtype) for name in like}), metrics.result()
+        measured = MetricRecord({**metrics.result(), **self.measured})
+        return to_record({name: restore_dtype(aggregated[name], like[name].dtype) for name in like}), measured
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return the unweighted mean over clients of each of their metrics."""

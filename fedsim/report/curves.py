@@ -1,4 +1,4 @@
-"""Learning curves: accuracies and losses over rounds."""
+"""Learning curves: accuracies, losses and what methods report of themselves, over rounds."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from fedsim.report.figures import COLORS, GROUP_COLORS, NARROW, Plot, add_legend, new_figure, thousands
 from fedsim.report.run_folder import RunFolder, run_labels
-from fedsim.report.wording import group_metrics, split_name
+from fedsim.report.wording import families, group_metrics, metric_label, split_name
 
 _STYLES: Final = ("-", "--", "-.", ":")
 _MARKED_POINTS: Final = 25
 
 
 def learning_curves(folders: Sequence[RunFolder]) -> list[Plot]:
-    """Return accuracies and losses over rounds.
+    """Return accuracies, losses and families of metrics over rounds.
 
+    A family are the metrics `head/family:member`, by whose names a method asks for one plot of them all.
     One run shows its heads (global, clients, others) in one plot; several runs are overlaid, one plot per metric.
     The accuracies on many-, medium- and few-shot classes are drawn where classes differ that much.
     """
@@ -29,6 +30,7 @@ def learning_curves(folders: Sequence[RunFolder]) -> list[Plot]:
     if not any(folder.long_tailed for folder in folders):
         shots = []
     labels = run_labels(folders)
+    related = families(names)
     if len(folders) == 1:
         run = folders[0]
         plots = [
@@ -38,13 +40,17 @@ def learning_curves(folders: Sequence[RunFolder]) -> list[Plot]:
                 for head, curves in _by_head(run, shots).items()
             ),
             _curves("loss", "Loss", [(_head_title(n), run, n) for n in losses]),
+            *(
+                _curves(_stem(family), metric_label(family), [(_member(name), run, name) for name in members])
+                for family, members in related.items()
+            ),
         ]
     else:
+        titles = {name: _metric_title(name) for name in [*accuracies, *shots, *losses]}
+        titles |= {name: metric_label(name) for members in related.values() for name in members}
         plots = [
-            _curves(
-                _stem(name), _metric_title(name), [(label, f, name) for label, f in zip(labels, folders, strict=True)]
-            )
-            for name in [*accuracies, *shots, *losses]
+            _curves(_stem(name), title, [(label, f, name) for label, f in zip(labels, folders, strict=True)])
+            for name, title in titles.items()
         ]
     return [plot for plot in plots if plot is not None]
 
@@ -103,6 +109,10 @@ def _head_title(name: str) -> str:
     head = split_name(name)[0] if "/" in name else name
     known = {"global": "Global", "clients": "Clients", "train": "Training", "": "Whole"}
     return known.get(head, head)
+
+
+def _member(name: str) -> str:
+    return name.rpartition(":")[2].replace("_", " ")
 
 
 def _metric_title(name: str) -> str:

@@ -31,5 +31,5 @@ def write_plots(folder: RunFolder) -> list[Path]:
 
 
 def all_plots(folders: Sequence[RunFolder]) -> list[Plot]:
-    """Return all plots that the runs have data for: learning curves, accuracy per class, partitions."""
+    """Return all plots that the runs have data for: curves over rounds, accuracy per class, partitions."""
     return [*learning_curves(folders), *per_class_plots(folders), *partition_plots(folders)]

@@ -34,6 +34,17 @@ def split_name(name: str) -> tuple[str, str]:
     return head, quantity
 
 
+def families(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the metrics that belong into one picture, by what they share: `train/parts:a` and `train/parts:b`."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        head, quantity = split_name(name)
+        family, colon, _ = quantity.partition(":")
+        if colon:
+            found.setdefault(f"{head}/{family}", []).append(name)
+    return found
+
+
 def group_of(name: str) -> str:
     """Return the member of `GROUPS` under which a metric is listed."""
     head, quantity = split_name(name)
@@ -56,11 +67,11 @@ def _sort_key(name: str) -> tuple[str, int, int, str]:
 
 
 def metric_label(name: str) -> str:
-    """Return a metric's name within its group, as "Accuracy (many)" or "global_psi: Loss"."""
+    """Return a metric's name within its group, as "Accuracy (many)", "global_psi: Loss" or "Chosen by: nobody"."""
     head, quantity = split_name(name)
     base, _, shots = quantity.rpartition("_")
     words = f"{base} ({shots})" if base == "accuracy" else quantity
-    words = words.replace("_", " ")
+    words = words.replace("_", " ").replace(":", ": ")
     words = words[:1].upper() + words[1:]
     return f"{head}: {words}" if head and head not in _KNOWN_HEADS else words
 

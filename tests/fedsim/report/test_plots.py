@@ -104,6 +104,18 @@ def test_values_that_are_not_finite_are_left_out(make_run: MakeRun) -> None:
     assert curves(plot) == {"Training": ([0, 3], [1.0, 0.5])}
 
 
+def test_metrics_of_one_family_share_a_plot(make_run: MakeRun) -> None:
+    metrics = {"train/picked:by_both": 0.5, "train/picked:by_none": 0.25, "train/other": 9.0, "train/parts:a": 1.0}
+    rows = [{"round": 1, "metrics": metrics}, {"round": 2, "metrics": {"train/picked:by_none": 0.75}}]
+    runs = [RunFolder.open(make_run(name, rows=rows)) for name in "ab"]
+    picked, parts = sorted(learning_curves(runs[:1]), key=lambda plot: plot.name, reverse=True)
+    assert (picked.name, picked.title, parts.title) == ("train_picked", "Picked", "Parts")
+    assert curves(picked) == {"by both": ([1], [0.5]), "by none": ([1, 2], [0.25, 0.75])}
+    both = {plot.title: curves(plot) for plot in learning_curves(runs)}
+    assert both["Picked: by none"] == {"a": ([1, 2], [0.25, 0.75]), "b": ([1, 2], [0.25, 0.75])}
+    assert len(both) == 3
+
+
 def test_a_loss_over_decades_has_a_log_axis(make_run: MakeRun) -> None:
     rows = [{"round": i, "metrics": {"train/loss": 10.0**-i}} for i in range(4)]
     (plot,) = learning_curves([RunFolder.open(make_run(rows=rows))])

@@ -45,6 +45,7 @@ def test_metrics_are_grouped_accuracies_first() -> None:
         ("global/accuracy_many", "Accuracy (many)"),
         ("global_psi/loss", "global_psi: Loss"),
         ("train/grad_norm", "Grad norm"),
+        ("train/picked:by_none", "Picked: by none"),
         ("steps", "Steps"),
         ("a/", "a: "),
     ],
