@@ -84,9 +84,12 @@ def train(options: Mapping[str, Any], points: Path, alpha: float, seed: int) -> 
         return round(100 * mean(metrics[name] for metrics in rounds[-10:]), 3)
 
     result: Result = {"accuracy": percent("global/accuracy")}
-    if "train/pseudo_neither" in rounds[-1]:
-        result |= {"coverage": 100 - percent("train/pseudo_neither"), "pseudo": percent("train/pseudo_accuracy")}
-        result |= {"local": percent("train/pseudo_local")}
+    if "train/pseudo_labels:neither" in rounds[-1]:
+        result |= {
+            "coverage": 100 - percent("train/pseudo_labels:neither"),
+            "pseudo": percent("train/pseudo_labels:accuracy"),
+        }
+        result |= {"local": percent("train/pseudo_labels:local")}
     return result
 
 

@@ -165,10 +165,10 @@ def audit(annotation: Annotation, labels: Tensor) -> Tensors:
     """Return the shares of samples pseudo-labelled by each expert and by neither, and rightly."""
     keep, local = annotation.keep, annotation.notes["local"]
     shares = {
-        "pseudo_local": keep & local,
-        "pseudo_global": keep & ~local,
-        "pseudo_neither": ~keep,
-        "pseudo_right": keep & (annotation.notes["label"] == labels),
+        "pseudo_labels:local": keep & local,
+        "pseudo_labels:global": keep & ~local,
+        "pseudo_labels:neither": ~keep,
+        "pseudo_labels:right": keep & (annotation.notes["label"] == labels),
     }
     return {name: which.float().mean() for name, which in shares.items()}
 
@@ -181,10 +181,10 @@ class FedLabelServer(Server):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Add the accuracy of the clients' pseudo-labels to the metrics."""
         arrays, metrics = super().aggregate_train(server_round, replies)
-        if metrics and "pseudo_right" in metrics:
-            made = float(metrics["pseudo_local"]) + float(metrics["pseudo_global"])  # type: ignore[arg-type]
+        if metrics and "pseudo_labels:right" in metrics:
+            made = float(metrics["pseudo_labels:local"]) + float(metrics["pseudo_labels:global"])  # type: ignore[arg-type]
             if made:
-                metrics["pseudo_accuracy"] = float(metrics["pseudo_right"]) / made  # type: ignore[arg-type]
+                metrics["pseudo_labels:accuracy"] = float(metrics["pseudo_labels:right"]) / made  # type: ignore[arg-type]
         return arrays, metrics
 
 

@@ -53,7 +53,7 @@ class FixMatchClient(Client):
         pseudo = batch.mean_of(passed * F.cross_entropy(strong, label, reduction="none"), ~labelled)
         kept = batch.mean_of(passed.to(right.dtype), ~labelled)
         return right + options.unlabelled_weight * pseudo, {
-            "loss_labelled": right, "loss_pseudo": pseudo, "pseudo_kept": kept
+            "loss_labelled": right, "loss_pseudo": pseudo, "pseudo_labels:made": kept
         }  # fmt: skip
 
 

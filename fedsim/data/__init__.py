@@ -1,6 +1,6 @@
 """Data sets, and who holds what of them. Importing this package imports no torch; `transforms` does."""
 
-from fedsim.data.client_test import matched_counts, matched_test, split_test
+from fedsim.data.client_test import matched_counts, matched_test, split_labels, split_test
 from fedsim.data.config import DataConfig, PartitionConfig, available_datasets, partition_names
 from fedsim.data.datasets import Dataset, load_dataset
 from fedsim.data.federation import FederatedData, federate
@@ -23,5 +23,6 @@ __all__ = [
     "matched_test",
     "partition_names",
     "shot_groups",
+    "split_labels",
     "split_test",
 ]

@@ -85,7 +85,7 @@ class Trainer:
         """Train `works` together from the global state `start`; nothing given is written to."""
         extras = Extras(start.params, constants)
         # Longest first: the clients still at work in any step are then a prefix, reached without a copy.
-        lanes = sorted(range(len(works)), key=lambda lane: -works[lane].num_samples)
+        lanes = sorted(range(len(works)), key=lambda lane: -len(works[lane].rows))
         works = [works[lane] for lane in lanes]
         state = State(
             _stack(start.params, [work.personal.params for work in works]),

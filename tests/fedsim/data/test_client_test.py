@@ -10,6 +10,7 @@ from fedsim.data import (
     make_partition,
     matched_counts,
     matched_test,
+    split_labels,
     split_test,
 )
 
@@ -76,3 +77,27 @@ def test_split_is_a_seeded_shuffle():
     assert not np.array_equal(held[0], held[2])
     # Held-out rows lie all over: their mean is 499.5 with standard error 1000 / sqrt(12 * 500) / sqrt(2) = 9.
     assert abs(held[0].mean() - 499.5) < 5 * 9
+
+
+@given(
+    st.lists(st.integers(0, 12), min_size=1, max_size=8), st.floats(0.01, 1.0), st.integers(1, 4), st.integers(0, 1000)
+)
+def test_labels_are_split_within_each_client(sizes, fraction, least, seed):
+    rows = np.random.default_rng(seed).permutation(sum(sizes)) + 100
+    partition = Partition.from_lists(np.split(rows, np.cumsum(sizes)[:-1]))
+    labelled, unlabelled = split_labels(partition, fraction, least, seed)
+    for whole, known, hidden in zip(partition, labelled, unlabelled, strict=True):
+        assert sorted([*known, *hidden]) == sorted(whole)
+        assert len(known) == min(max(round(fraction * len(whole)), least), len(whole))
+    if fraction == 1.0:
+        np.testing.assert_array_equal(labelled.indices, partition.indices)
+
+
+def test_labels_are_hidden_uniformly_and_by_the_seed():
+    partition = Partition.from_lists([np.arange(1000), np.arange(1000, 2000)])
+    known = [split_labels(partition, 0.2, 1, seed)[0] for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(known[0].indices, known[1].indices)
+    assert not np.array_equal(known[0].indices, known[2].indices)
+    assert not np.array_equal(known[0][0], known[0][1] - 1000)
+    # The mean of 200 of the numbers 0 to 999 is 499.5 with standard error 1000 / sqrt(12 * 200) = 20.
+    assert abs(known[0][0].mean() - 499.5) < 5 * 20

@@ -35,6 +35,8 @@ def test_a_config_survives_its_dump(partition):
         ({"imbalance_factor": float("nan")}, "imbalance_factor"),
         ({"client_test_fraction": 1.0}, "client_test_fraction"),
         ({"augment": "flip"}, "augment"),
+        ({"labelled_fraction": 0.0}, "labelled_fraction"),
+        ({"labelled_min": 0}, "labelled_min"),
     ],
 )
 def test_bad_options_are_refused_by_name(options, needle):

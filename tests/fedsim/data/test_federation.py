@@ -67,3 +67,20 @@ def test_100_000_clients(tmp_path):
     start = time.perf_counter()
     pickle.dumps(data.partition)
     assert time.perf_counter() - start < 1  # measured: 2 ms; two flat buffers
+
+
+@pytest.mark.parametrize("client_test", ["matched", "split"])
+def test_hidden_labels_take_samples_from_the_labelled_part_and_change_nothing_else(client_test):
+    whole = federate(DataConfig(client_test=client_test), 10, seed=0)
+    data = federate(DataConfig(client_test=client_test, labelled_fraction=0.1, labelled_min=3), 10, seed=0)
+    assert not len(whole.unlabelled.indices)
+    for before, known, hidden in zip(whole.partition, data.partition, data.unlabelled, strict=True):
+        assert sorted([*known, *hidden]) == before.tolist()
+        assert len(known) == max(round(0.1 * len(before)), 3)
+    np.testing.assert_array_equal(data.client_test.indices, whole.client_test.indices)
+    y = data.dataset.y_train
+    np.testing.assert_array_equal(data.class_counts, np.bincount(y[data.partition.indices], minlength=10))
+    assert (data.visible_labels[data.unlabelled.indices] == -1).all()
+    others = np.setdiff1d(np.arange(len(y)), data.unlabelled.indices)
+    np.testing.assert_array_equal(data.visible_labels[others], y[others])
+    assert data.content_hash != whole.content_hash

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedsim.data.transforms import augment, crop_padding, draw_augmentation, normalize
+from fedsim.data.config import StrongView
+from fedsim.data.transforms import augment, crop_padding, draw_augmentation, normalize, strong_view
 
 
 def slow_augment(image, dy, dx, flip, pad):
@@ -54,3 +55,31 @@ def test_normalize_images_and_tables():
     np.testing.assert_allclose(result.numpy(), expected, atol=1e-6)
     table = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
     np.testing.assert_allclose(normalize(torch.from_numpy(table), mean, std).numpy(), (table - mean) / std, atol=1e-5)
+
+
+def test_strong_view_of_rows_drops_features_to_their_mean_and_adds_noise_in_their_units():
+    x, mean, std = 5.0 + 2.0 * torch.ones(400, 50), torch.full((50,), 5.0), torch.full((50,), 4.0)
+    torch.manual_seed(0)
+    dropped = strong_view(x, mean, std, StrongView(feature_dropout=0.25, feature_noise=0.0))
+    assert sorted(dropped.unique().tolist()) == [0.0, 0.5]
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.25, abs=0.02)  # 5 standard errors
+    noisy = strong_view(x, mean, std, StrongView(feature_dropout=0.0, feature_noise=0.3))
+    assert float(noisy.mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(noisy.std()) == pytest.approx(0.3, abs=0.02)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_strong_view_of_images_is_randaugment(channels):
+    x = torch.randint(0, 256, (6, channels, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = torch.full((channels,), 0.4), torch.full((channels,), 0.2)
+    assert torch.equal(strong_view(x, mean, std, StrongView(num_ops=0)), normalize(x, mean, std))
+    torch.manual_seed(0)
+    mild, strong = (strong_view(x, mean, std, StrongView(num_ops=3, magnitude=m)) for m in (1, 30))
+    assert mild.shape == x.shape
+    assert mild.isfinite().all()
+    assert not torch.equal(mild, strong)
+    again = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        again.append(strong_view(x, mean, std, StrongView(num_ops=3, magnitude=9)))
+    assert torch.equal(*again)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim.training.batches import plan_batches
+from fedsim.training.batches import joined, plan_batches
 
 sizes_of_clients = st.lists(st.integers(0, 23), min_size=1, max_size=6)
 
@@ -59,3 +59,41 @@ def test_a_client_sees_the_same_batches_whoever_is_in_its_chunk():
 @pytest.mark.parametrize("change", [{"server_round": 4}, {"seed": 1}, {"clients": [7]}])
 def test_another_round_seed_or_client_draws_another_order(change):
     assert not np.array_equal(plan([20]).index, plan([20], **change).index)
+
+
+@settings(deadline=None, max_examples=60)
+@given(sizes_of_clients, st.integers(0, 7), st.integers(1, 8))
+def test_steps_take_the_next_samples_of_shuffled_passes(sizes, steps, batch_size):
+    starts = np.cumsum([0, *sizes])
+    rows = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
+    made = plan_batches(
+        rows, list(range(len(sizes))), (0, 1, 0), epochs=9, batch_size=batch_size, drop_single=False, steps=steps
+    )
+    for lane, size in enumerate(sizes):
+        assert made.steps[lane] == (steps if size else 0)
+        counts = made.counts[:, lane]
+        assert (counts == min(batch_size, size)).all()
+        seen = np.concatenate([made.index[s, lane, :n] for s, n in enumerate(counts)] or [np.empty(0, int)])
+        for one_pass in (seen[i : i + size] for i in range(0, len(seen) - size + 1, size or 1)):
+            assert sorted(one_pass) == rows[lane].tolist()
+        times = np.bincount(seen - starts[lane], minlength=size)
+        assert not size or times.max() - times.min() <= 1
+
+
+def test_joined_batches_hold_both_streams_samples_one_after_the_other():
+    options = {"epochs": 1, "batch_size": 4, "drop_single": False, "pad": 1}
+    ours = plan_batches([np.arange(6), np.arange(10, 12)], [0, 1], (0, 1, 0), steps=3, augment="crop_flip", **options)
+    theirs = plan_batches([np.arange(20, 29), np.arange(0)], [0, 1], (0, 1, 0), steps=2, purpose="more", **options)
+    both = joined([ours, theirs], drop_single=False, pad=1)
+    assert both.counts.tolist() == [[8, 2], [8, 2], [4, 2]]
+    for step, lane in np.ndindex(3, 2):
+        parts = [plan.index[step, lane, : plan.counts[step, lane]] for plan in (ours, theirs) if step < len(plan.index)]
+        there = np.concatenate(parts)
+        assert both.index[step, lane, : len(there)].tolist() == there.tolist()
+        assert (both.index[step, lane, len(there) :] == there[0]).all()
+        first = ours.counts[step, lane]
+        assert np.array_equal(both.draws[step, lane, :first], ours.draws[step, lane, :first])
+        assert (both.draws[step, lane, first:] == (1, 1, 0)).all()
+    lonely = plan_batches([np.arange(1)], [0], (0, 1, 0), steps=2, **options)
+    none = plan_batches([np.arange(0)], [0], (0, 1, 0), steps=2, purpose="more", **options)
+    assert joined([lonely, none], drop_single=True, pad=1).steps.tolist() == [0]

@@ -62,6 +62,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
         ("gone", "no such run folder"),
         ("child", "is the result of an unlearning; give the run above it"),
         ("data gone", "no such file"),
+        ("labels hidden", "was trained with data.labelled_fraction below 1; unlearning needs all labels"),
     ],
 )
 def test_a_run_that_is_not_what_it_was_is_refused(
@@ -74,6 +75,8 @@ def test_a_run_that_is_not_what_it_was_is_refused(
             config["data"]["partition"]["alpha"] = 0.4
         case "data gone":
             config["data"]["name"] = f"npz:{tmp_path}/gone.npz"
+        case "labels hidden":
+            config["data"]["labelled_fraction"] = 0.5
         case "child":
             run = run / "unlearned" / "x"
             run.mkdir(parents=True)
