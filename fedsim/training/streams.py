@@ -101,36 +101,32 @@ class Feeder:
 
     def feed(self, phase: Phase, server_round: int, number: int, state: State, extras: Extras) -> Feed:
         """Return the batches of phase `number`, which begins with the clients' `state`, stacked (clients, ...)."""
-        seeds = [0] * len(self.works)
+        seeds = []
         if phase.strong is not None:
             ids = [(server_round, work.client, number) for work in self.works]
             seeds = [torch_seed(self.seed, "strong view", *where) // 2 for where in ids]
+        samples = [[work.stream(stream) for work in self.works] for stream in phase.streams]
         if phase.annotate is None:
             plans = [
-                self._plan(phase, server_round, number, [work.stream(stream) for work in self.works], stream)
-                for stream in phase.streams
+                self._plan(phase, server_round, number, *pair) for pair in zip(samples, phase.streams, strict=True)
             ]
-            sizes = [sum(len(work.stream(stream)) for stream in phase.streams) for work in self.works]
             plan = joined(plans, drop_single=self.batch_coupling, pad=self.data.pad)
-            return Feed(plan, np.array(sizes), phase.strong, seeds)
-        (stream,) = phase.streams
-        annotated = [self._annotate(phase, work.stream(stream), state, extras, n) for n, work in enumerate(self.works)]
-        pool = np.concatenate([each.rows for each in annotated if each] or [np.empty(0, np.int64)])
-        notes = _concatenate([each.annotation for each in annotated if each])
-        positions, start = [], 0
-        for each in annotated:
-            rows = np.arange(start, start + (len(each.rows) if each else 0))
-            keep = each.annotation.keep.cpu().numpy() if each and phase.leave_out else slice(None)
-            positions.append(rows[keep])
-            start += len(rows)
-        plan = self._plan(phase, server_round, number, positions, stream)
-        samples = np.array([int(each.annotation.keep.sum()) if each else 0 for each in annotated])
-        if len(pool):
-            notes_of = notes.notes if phase.leave_out else {**notes.notes, "keep": notes.keep}
-            return Feed(
-                replace(plan, index=pool[plan.index]), samples, phase.strong, seeds, plan.index, notes_of, annotated
-            )
-        return Feed(plan, samples, phase.strong, seeds)
+            sizes = np.sum([[len(rows) for rows in part] for part in samples], axis=0)
+            return Feed(plan, sizes, phase.strong, seeds)
+        (rows,) = samples
+        annotated = [self._annotate(phase, rows[lane], state, extras, lane) for lane in range(len(rows))]
+        annotations = [each.annotation if each else _concatenate([]) for each in annotated]
+        whole = _concatenate([annotation for annotation in annotations if len(annotation.keep)])
+        positions = np.split(np.arange(len(whole.keep)), np.cumsum([len(some) for some in rows])[:-1])
+        if phase.leave_out:
+            kept = [annotation.keep.cpu().numpy() for annotation in annotations]
+            positions = [some[keep] for some, keep in zip(positions, kept, strict=True)]
+        # Planned in positions of the notes, so that every sample finds its own.
+        plan = self._plan(phase, server_round, number, positions, phase.streams[0])
+        notes = whole.notes if phase.leave_out else {**whole.notes, "keep": whole.keep}
+        num_kept = np.array([int(annotation.keep.sum()) for annotation in annotations])
+        pool = np.concatenate(rows)
+        return Feed(replace(plan, index=pool[plan.index]), num_kept, phase.strong, seeds, plan.index, notes, annotated)
 
     def _plan(self, phase: Phase, server_round: int, number: int, samples: Sequence[Ints], stream: Stream) -> BatchPlan:
         steps, epochs = phase.steps, phase.epochs
