@@ -113,6 +113,7 @@ def _steps(
     """Return index and counts of `steps` batches of one size per client, cut out of as many passes as they need."""
     sizes = [min(batch_size, len(rows)) for rows in samples]
     sizes = [0 if drop_single and size == 1 else size for size in sizes]
+    steps = steps if any(sizes) else 0
     index = np.zeros((steps, len(samples), max(sizes, default=0)), np.int64)
     counts = np.tile(np.array(sizes, np.int64), (steps, 1))
     for lane, (rows, rng, size) in enumerate(zip(samples, rngs, sizes, strict=True)):
@@ -145,4 +146,5 @@ def joined(plans: Sequence[BatchPlan], *, drop_single: bool, pad: int) -> BatchP
             counts[step, lane] += size
     if drop_single:
         counts[counts == 1] = 0
-    return BatchPlan(index, counts, draws)
+    some = counts.any(1)
+    return BatchPlan(index[some], counts[some], None if draws is None else draws[some])
