@@ -126,6 +126,8 @@ class RunConfig(Config):
     """Rounds between evaluations; the last round is always evaluated."""
     eval_clients: Literal["auto", "none", "all", "seen"] = "auto"
     """Whose local test sets are evaluated: auto is all for personalised methods, else none; seen: trained ones."""
+    eval_metrics: Literal["auto", "accuracy", "all"] = "auto"
+    """all: balanced accuracy, macro F1 and AUC too; auto does so for two classes or a test set of uneven ones."""
     checkpoint_every: int = Field(10, ge=1)
     """Rounds between checkpoints; the last round always leaves one."""
     strategy: SerializeAsAny[StrategyConfig]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from fedsim.data.transforms import normalize
 from fedsim.records import Tensors
 
 _BATCH = 500
+_UNEVEN = 2.0  # test classes whose sizes differ by less hide little behind an accuracy
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,13 @@ class HeadScore:
     """Mean cross-entropy in nats."""
     per_class: npt.NDArray[np.float64]
     """(C,) accuracy of each class; NaN where it has no test sample."""
+    imbalance: dict[str, float]
+    """What accuracy hides where classes differ in size, see `imbalance_metrics`; empty where it is not asked for."""
 
     def metrics(self, prefix: str, groups: dict[str, npt.NDArray[np.intp]]) -> dict[str, float]:
         """Return the score under metric names; `groups` are classes by shot group."""
         out = {f"{prefix}/accuracy": self.accuracy, f"{prefix}/loss": self.loss}
+        out |= {f"{prefix}/{name}": value for name, value in self.imbalance.items()}
         for group, classes in groups.items():
             if len(classes):
                 out[f"{prefix}/accuracy_{group}"] = float(np.nanmean(self.per_class[classes]))
@@ -43,8 +48,17 @@ class TestSet:
 
     __test__ = False  # no test case, whatever pytest makes of the name
 
-    def __init__(self, dataset: Dataset, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        metrics: Literal["auto", "accuracy", "all"] = "auto",
+    ) -> None:
         self.dtype = dtype
+        sizes = np.bincount(dataset.y_test, minlength=dataset.num_classes)
+        hidden = dataset.num_classes == 2 or sizes.max() >= _UNEVEN * sizes.min()
+        self.imbalance = hidden if metrics == "auto" else metrics == "all"
         self.num_classes = dataset.num_classes
         self.x = torch.from_numpy(dataset.x_test).to(device)
         self.y = torch.from_numpy(dataset.y_test).to(device)
@@ -65,4 +79,35 @@ class TestSet:
         totals = np.bincount(labels, minlength=self.num_classes)
         with np.errstate(invalid="ignore"):
             per_class = np.bincount(labels, weights=right, minlength=self.num_classes) / totals
-        return HeadScore(float(right.mean()), float(F.cross_entropy(logits, self.y)), per_class)
+        imbalance = imbalance_metrics(logits.double().log_softmax(1).cpu().numpy(), labels) if self.imbalance else {}
+        return HeadScore(float(right.mean()), float(F.cross_entropy(logits, self.y)), per_class, imbalance)
+
+
+def imbalance_metrics(log_probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Return "balanced_accuracy", "f1_macro" and "auc", each in [0, 1], of log-probabilities (N, C) of labels (N,).
+
+    Means over classes that `labels` have: of recall, of F1 and of the area under the ROC curve of that class against
+    the rest. With two classes the two areas are one. F1 also counts a class that is predicted and not there, as 0;
+    "auc" is left out where all samples are of one class. The same as scikit-learn's, whose import takes longer than a
+    first round.
+    """
+    num_classes = log_probabilities.shape[1]
+    cells = labels * num_classes + log_probabilities.argmax(1)
+    confusion = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+    hits, actual, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    there, counted = np.flatnonzero(actual), actual + predicted > 0
+    out = {
+        "balanced_accuracy": float((hits[there] / actual[there]).mean()),
+        "f1_macro": float((2 * hits[counted] / (actual + predicted)[counted]).mean()),
+    }
+    if len(there) > 1:
+        out["auc"] = float(np.mean([auc(log_probabilities[:, c], labels == c) for c in there]))
+    return out
+
+
+def auc(scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> float:
+    """Return P(s+ > s-) + P(s+ = s-) / 2 of scores (N,) over all pairs of a positive and another (Mann-Whitney)."""
+    _, level, ties = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (ties.cumsum() - (ties - 1) / 2)[level]
+    n = np.count_nonzero(positive)
+    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(scores) - n)))

@@ -247,7 +247,9 @@ def _write_summary(
 ) -> None:
     config, counts = simulation.config, simulation.data.class_counts
     finished = status == "finished"
-    head = next(iter(simulation.scores(state.tensors).values()), None) if finished else None
+    # The last round has been evaluated, unless it was in a process that was killed after its checkpoint.
+    scores = (state.scores or simulation.scores(state.tensors)) if finished else {}
+    head = next(iter(scores.values()), None)
     group_of = {int(c): group for group, classes in simulation.groups.items() for c in classes}
     engine = config.engine.model_dump(mode="json", exclude_none=True)
     summary: dict[str, Any] = {

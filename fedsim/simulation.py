@@ -61,6 +61,8 @@ class RunState:
     """Client replies lost."""
     seconds: float = 0.0
     """Wall time spent in rounds."""
+    scores: dict[str, HeadScore] | None = None
+    """Of every head in the newest evaluation; None before the first one in this process."""
 
 
 class Simulation:
@@ -84,7 +86,7 @@ class Simulation:
         self.choices = {"engine": why_engine, "cohort": why_cohort}
         counts = self.data.class_counts
         self.groups = shot_groups(counts) if counts.max() >= _LONG_TAIL * counts.min() else {}
-        self._tests = TestSet(dataset, self.worker.device, model.classifier.weight.dtype)
+        self._tests = TestSet(dataset, self.worker.device, model.classifier.weight.dtype, config.eval_metrics)
 
     def new_model(self, config: RunConfig) -> Classifier:
         """Return the model that the run starts from."""
@@ -161,11 +163,14 @@ class Simulation:
         metrics["train/clients_per_s"] = len(engine.cohort) / (time.perf_counter() - begun)
         if replies.failed:
             metrics["train/failures"] = float(replies.failed)
+        scores = state.scores
         if server_round % config.eval_every == 0 or server_round == config.rounds:
-            metrics |= self._evaluate_global(tensors) | self._evaluate_clients(server_round, tensors, engine)
+            scores = self.scores(tensors)
+            metrics |= self._global_metrics(scores) | self._evaluate_clients(server_round, tensors, engine)
         with uninterrupted():  # the round counts as a whole or not at all
             engine.states.commit()
             state.tensors, state.server, state.round = tensors, self.server.state_dict(), server_round
+            state.scores = scores
             state.failures += replies.failed
             state.seconds += time.perf_counter() - begun
             line = {"round": server_round, "time_s": round(state.seconds, 4)}
@@ -185,9 +190,9 @@ class Simulation:
         current = self.server.split(tensors)
         return self._tests.score(lambda x: self.server.heads(current, x))
 
-    def _evaluate_global(self, tensors: Tensors) -> Metrics:
+    def _global_metrics(self, scores: dict[str, HeadScore]) -> Metrics:
         out: Metrics = {}
-        for number, (head, score) in enumerate(self.scores(tensors).items()):
+        for number, (head, score) in enumerate(scores.items()):
             out |= score.metrics("global" if number == 0 else f"global_{head}", self.groups)
         return out
 

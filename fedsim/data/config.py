@@ -8,12 +8,28 @@ from pydantic import Field, field_validator
 from fedsim.errors import nearest
 from fedsim.schema import Config
 
+_MEDMNIST = {
+    "pathmnist": "28x28 colour images of colon tissue; 9 classes",
+    "dermamnist": "28x28 colour images of skin lesions; 7 classes",
+    "octmnist": "28x28 grey tomograms of retinas; 4 classes",
+    "pneumoniamnist": "5,856 28x28 grey chest X-rays of children; 2 classes, normal and pneumonia",
+    "retinamnist": "28x28 colour images of retinas; 5 grades",
+    "breastmnist": "28x28 grey ultrasound images of breasts; 2 classes",
+    "bloodmnist": "28x28 colour images of blood cells; 8 classes",
+    "tissuemnist": "28x28 grey images of kidney cells; 8 classes",
+    "organamnist": "28x28 grey axial slices of organs; 11 classes",
+    "organcmnist": "28x28 grey coronal slices of organs; 11 classes",
+    "organsmnist": "28x28 grey sagittal slices of organs; 11 classes",
+}
+"""Read from MedMNIST's own files. ChestMNIST is not among them: its images have several labels each."""
+
 DATASETS = {
     "digits": "1,797 real 8x8 grey digits, embedded (scikit-learn); 10 classes",
     "mnist": "70,000 28x28 grey digits; 10 classes",
     "fashionmnist": "70,000 28x28 grey clothes; 10 classes",
     "cifar10": "60,000 32x32 colour photographs; 10 classes",
     "cifar100": "60,000 32x32 colour photographs; 100 classes",
+    **{name: f"{what} (MedMNIST)" for name, what in _MEDMNIST.items()},
     "npz:PATH": "any NumPy archive: x_train, y_train, x_test, y_test; or x, y; or MedMNIST's names",
 }
 
@@ -33,6 +49,9 @@ class Dirichlet(Config):
     min_samples: int = Field(0, ge=0)
     """The cut is redrawn, up to ten times, until every client has this many; 0 never redraws (empty clients are
     legal and never sampled)."""
+    balance: bool = False
+    """A client that holds its even share already gets no more of the next classes (FedLD, SSL-FL): sizes differ less,
+    labels more."""
 
 
 class Pathological(Config):
@@ -65,8 +84,28 @@ class Multinomial(Config):
     """Legacy NumPy seed of the authors' code (theirs: 3407), for their very partition; None: the run's seed."""
 
 
+class Sites(Config):
+    """Every client is a site with its own class mix, given or drawn; samples that fit no site's mix are left out."""
+
+    name: Literal["sites"] = "sites"
+    priors: tuple[tuple[Annotated[float, Field(ge=0)], ...], ...] | None = None
+    """Class proportions of each site, one list per client, kept to within a sample; None draws them."""
+    alpha: float = Field(1.0, ge=1e-3, le=1e6)
+    """Of a drawn prior, Dirichlet(alpha C p) about the class shares p of the data; small alpha: sites differ much."""
+    sizes: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Relative size of each site; None: all alike."""
+
+    @field_validator("priors")
+    @classmethod
+    def _are_shares(cls, value: tuple[tuple[float, ...], ...] | None) -> tuple[tuple[float, ...], ...] | None:
+        for site, prior in enumerate(value or ()):
+            if not sum(prior) or len(prior) != len(value[0] if value else ()):
+                raise ValueError(f"site {site}: must have a number per class, not all 0, got {list(prior)}")
+        return value
+
+
 PartitionConfig = Annotated[
-    Iid | Dirichlet | Pathological | Shards | Natural | Multinomial, Field(discriminator="name")
+    Iid | Dirichlet | Pathological | Shards | Natural | Multinomial | Sites, Field(discriminator="name")
 ]
 _PARTITIONERS: tuple[type[Config], ...] = get_args(get_args(PartitionConfig)[0])
 
@@ -88,7 +127,7 @@ class DataConfig(Config):
     """Which data, and who holds what of it."""
 
     name: str = "digits"
-    """digits, mnist, fashionmnist, cifar10, cifar100 or npz:PATH."""
+    """A name that `fedsim list datasets` shows, or npz:PATH."""
     root: Path | None = None
     """Folder of the named sets; else FEDSIM_DATA, else ~/.cache/fedsim."""
     test_fraction: float = Field(0.2, gt=0, lt=1)

@@ -20,6 +20,8 @@ Floats = tuple[float, ...]
 
 _BLOCK = 10_000  # images looked at together
 
+_MEDMNIST_FILES = "https://zenodo.org/records/10519652/files"
+
 _PATIENCE_SECONDS = 20
 """How long a download may stand still."""
 
@@ -55,6 +57,7 @@ class Dataset:
 @dataclass(frozen=True)
 class _Named:
     torchvision: str
+    """Its class there."""
     mean: Floats
     std: Floats
     class_names: tuple[str, ...] | None = None
@@ -95,6 +98,11 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
     archive = root.expanduser() / f"{name}.npz"
     if archive.exists():
         return _dataset(name, *read_npz(archive, config.test_fraction, seed))
+    if name not in _NAMED:
+        raise FedsimError(
+            f"data.name: {name} is not in {archive}; give another folder with --data-root or FEDSIM_DATA, or fill this "
+            f"one: curl -L -o {archive} {_MEDMNIST_FILES}/{name}.npz"
+        )
     return _dataset(name, *_torchvision(name, archive))
 
 

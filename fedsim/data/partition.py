@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fedsim.data.config import Dirichlet, Iid, Multinomial, Natural, PartitionConfig, Pathological, Shards
+from fedsim.data.config import Dirichlet, Iid, Multinomial, Natural, PartitionConfig, Pathological, Shards, Sites
 from fedsim.errors import FedsimError
 from fedsim.randomness import generator
 
@@ -80,8 +80,8 @@ def make_partition(
 ) -> Partition:
     """Split the rows of `labels` (n,) over `clients`; natural needs the rows' `identity` (n,).
 
-    No row has two owners; every row has one, except what shards leave over and classes that no client holds
-    (pathological with fewer clients than classes). Rows ascend within a client.
+    No row has two owners; every row has one, except what shards leave over, what fits no site's class mix, and classes
+    that no client holds (pathological with fewer clients than classes). Rows ascend within a client.
 
     Raises
     ------
@@ -102,6 +102,8 @@ def make_partition(
             owners = _multinomial(config, labels, clients, rng)
         case Dirichlet():
             owners = _dirichlet(config, labels, clients, rng)
+        case Sites():
+            owners = _sites(config, labels, clients, rng)
         case _:
             if isinstance(config, Natural):
                 if identity is None:
@@ -122,14 +124,22 @@ def _dirichlet(config: Dirichlet, labels: IntArray, clients: int, rng: np.random
     cuts = np.random.default_rng(int(rng.integers(2**63 - 1)))
     owners = np.empty(len(labels), dtype=np.int64)
     for _ in range(1 + _REDRAWS):
+        held = np.zeros(clients, dtype=np.int64)
         for c in np.unique(labels):
             rows = order[labels[order] == c]
-            shares = np.cumsum(cuts.dirichlet(np.full(clients, config.alpha)))
+            shares = cuts.dirichlet(np.full(clients, config.alpha))
+            if config.balance:
+                shares[held * clients >= len(labels)] = 0
+                with np.errstate(invalid="ignore"):  # 0 / 0 where only full clients have chances
+                    shares /= shares.sum()
+            shares = np.cumsum(shares)
             if not np.isfinite(shares).all():
                 raise FedsimError(f"data.partition.alpha: {config.alpha} is too small for {clients} clients; raise it")
             bounds = (shares * len(rows)).astype(np.int64)
             bounds[-1] = len(rows)
-            owners[rows] = np.repeat(np.arange(clients), np.diff(bounds, prepend=0))
+            due = np.diff(bounds, prepend=0)
+            owners[rows] = np.repeat(np.arange(clients), due)
+            held += due
         if np.bincount(owners, minlength=clients).min() >= config.min_samples:
             return owners
     raise FedsimError(
@@ -150,6 +160,36 @@ def _multinomial(config: Multinomial, labels: IntArray, clients: int, rng: np.ra
         if not np.isfinite(chances).all():
             raise FedsimError(f"data.partition.alpha: {config.alpha} is too small for {clients} clients; raise it")
         owners[rows] = legacy.choice(clients, size=len(rows), p=chances)
+    return owners
+
+
+def _sites(config: Sites, labels: IntArray, clients: int, rng: np.random.Generator) -> IntArray:
+    """Give site k T s_k pi_kc samples of class c: its size, its prior, and the largest T that the data allow."""
+    held = np.bincount(labels)
+    if config.priors is None:
+        priors = np.zeros((clients, len(held)))
+        shares = held[held > 0] / len(labels)
+        priors[:, held > 0] = rng.dirichlet(config.alpha * len(shares) * shares, clients)
+    else:
+        priors = np.array(config.priors)
+        if priors.shape != (clients, len(held)):
+            raise FedsimError(
+                f"data.partition.priors: needs {clients} lists (clients) of {len(held)} numbers (classes), got "
+                f"{len(priors)} of {priors.shape[-1]}"
+            )
+    sizes = np.ones(clients) if config.sizes is None else np.array(config.sizes)
+    if len(sizes) != clients:
+        raise FedsimError(f"data.partition.sizes: needs one number per client, {clients}, got {len(sizes)}")
+    wanted = sizes[:, None] * priors / priors.sum(axis=1, keepdims=True)
+    asked = wanted.sum(axis=0)
+    scale = (held[asked > 0] / asked[asked > 0]).min()
+    # Rounded down along each class, so that no more are due than there are and no site is off by a whole sample; the
+    # margin keeps whole products whole.
+    due = np.diff(np.floor(scale * wanted.cumsum(axis=0) + 1e-6).astype(np.int64), axis=0, prepend=0)
+    owners = np.full(len(labels), -1)
+    for c in range(len(held)):
+        rows = rng.permutation(np.flatnonzero(labels == c))
+        owners[rows[: due[:, c].sum()]] = np.repeat(np.arange(clients), due[:, c])
     return owners
 
 

@@ -12,7 +12,8 @@ ABSENT: Final = "–"
 """Stands where a run has no such value."""
 
 _KNOWN_HEADS: Final = {"global": "Global", "clients": "Clients", "train": "Training"}
-_ORDER: Final = ("accuracy", "accuracy_many", "accuracy_medium", "accuracy_few")
+_ORDER: Final = ("accuracy", "balanced_accuracy", "accuracy_many", "accuracy_medium", "accuracy_few", "f1_macro", "auc")
+_SCORES: Final = {"f1_macro": "F1 (macro)", "auc": "AUC"}
 _KEY_OPTIONS: Final = {
     "strategy": "Strategy",
     "data.name": "Data",
@@ -50,7 +51,8 @@ def group_of(name: str) -> str:
     head, quantity = split_name(name)
     if head in _KNOWN_HEADS:
         return _KNOWN_HEADS[head]
-    return "Other heads" if head and ("accuracy" in quantity or "loss" in quantity) else "Other"
+    measured = "accuracy" in quantity or "loss" in quantity or quantity in _SCORES
+    return "Other heads" if head and measured else "Other"
 
 
 def group_metrics(names: Iterable[str]) -> dict[str, list[str]]:
@@ -62,7 +64,7 @@ def group_metrics(names: Iterable[str]) -> dict[str, list[str]]:
 
 def _sort_key(name: str) -> tuple[str, int, int, str]:
     head, quantity = split_name(name)
-    kind = 0 if "accuracy" in quantity else 1 if "loss" in quantity else 2
+    kind = 0 if "accuracy" in quantity or quantity in _SCORES else 1 if "loss" in quantity else 2
     return head, kind, _ORDER.index(quantity) if quantity in _ORDER else len(_ORDER), quantity
 
 
@@ -72,7 +74,7 @@ def metric_label(name: str) -> str:
     base, _, shots = quantity.rpartition("_")
     words = f"{base} ({shots})" if base == "accuracy" else quantity
     words = words.replace("_", " ").replace(":", ": ")
-    words = words[:1].upper() + words[1:]
+    words = _SCORES.get(quantity, words[:1].upper() + words[1:])
     return f"{head}: {words}" if head and head not in _KNOWN_HEADS else words
 
 
@@ -84,7 +86,7 @@ def direction(name: str) -> Literal["higher", "lower"] | None:
     head, quantity = split_name(name)
     if head.startswith(("train", "forget")):
         return None
-    if "accuracy" in quantity:
+    if "accuracy" in quantity or quantity in _SCORES:
         return "higher"
     return "lower" if "loss" in quantity else None
 

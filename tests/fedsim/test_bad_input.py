@@ -113,6 +113,12 @@ CASES = [
     ("run --partition natural", "data.partition: natural needs an `identity` array"),
     ("run --set data.partition.min_samples=1000", "data.partition: ... lower min_samples or raise alpha"),
     (
+        "run --partition sites --set data.partition.priors=[[1,2],[0,0]]",
+        "data.partition.priors: site 1: must have a number per class, not all 0, got [0.0, 0.0]",
+    ),
+    ("run --partition sites --set data.partition.priors=[[1,2]]", "data.partition.priors: needs 20 ... got 1 of 2"),
+    ("run --set eval_metrics=auc", "eval_metrics: no such choice, got 'auc'; valid: accuracy, all, auto"),
+    (
         "run --partition shards --set data.partition.shards_per_client=999",
         "data.partition: ... lower shards_per_client",
     ),
@@ -158,6 +164,10 @@ CASES = [
     (
         "run --dataset cifar10 --data-root nodata",
         "data.name: cifar10 ... nodata/cifar10.npz ... --data-root ... FEDSIM_DATA",
+    ),
+    (
+        "run --dataset pneumoniamnist --data-root nodata",
+        "data.name: pneumoniamnist is not in nodata/pneumoniamnist.npz; ... curl -L -o nodata/pneumoniamnist.npz",
     ),
     # Run folders.
     ("run --out runs --name tiny", "runs/tiny: exists already; choose another --name ... --force"),

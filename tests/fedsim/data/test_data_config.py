@@ -10,7 +10,12 @@ from fedsim.data import DataConfig, available_datasets, partition_names
 def test_a_bare_name_and_bare_options_are_shorthand():
     assert DataConfig(partition="iid") == DataConfig(partition={"name": "iid"})
     assert DataConfig(partition={"alpha": 0.1}) == DataConfig(partition={"name": "dirichlet", "alpha": 0.1})
-    assert DataConfig().partition.model_dump() == {"name": "dirichlet", "alpha": 0.5, "min_samples": 0}
+    assert DataConfig().partition.model_dump() == {
+        "name": "dirichlet",
+        "alpha": 0.5,
+        "min_samples": 0,
+        "balance": False,
+    }
 
 
 @pytest.mark.parametrize("partition", partition_names())

@@ -40,6 +40,19 @@ def test_a_named_set_is_read_from_its_archive(tmp_path: Path, monkeypatch):
         load_dataset(DataConfig(name="cifar10", root=tmp_path / "elsewhere"), 0)
 
 
+def test_medmnist_is_read_by_name(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    arrays = {f"{half}_images": rng.integers(0, 256, (12, 28, 28), dtype=np.uint8) for half in ("train", "val", "test")}
+    labels = {f"{half}_labels": (np.arange(12) % 2).astype(np.uint8)[:, None] for half in ("train", "val", "test")}
+    np.savez(tmp_path / "pneumoniamnist.npz", **arrays, **labels)
+    data = load_dataset(DataConfig(name="pneumoniamnist", root=tmp_path), 0)
+    np.testing.assert_array_equal(data.x_test[:, 0], arrays["test_images"])
+    assert (data.name, data.num_classes, data.input_shape) == ("pneumoniamnist", 2, (1, 28, 28))
+    with pytest.raises(FedsimError, match=r"curl -L -o .*breastmnist.npz https://") as caught:
+        load_dataset(DataConfig(name="breastmnist", root=tmp_path), 0)
+    assert "\n" not in str(caught.value)
+
+
 def write_idx(path: Path, array) -> None:
     header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
     path.write_bytes(header + array.tobytes())

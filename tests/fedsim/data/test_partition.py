@@ -35,6 +35,7 @@ GENERAL = [
     {"name": "iid"},
     {"name": "dirichlet", "alpha": 0.05},
     {"name": "dirichlet", "alpha": 10.0},
+    {"name": "dirichlet", "alpha": 1.0, "balance": True},
     {"name": "multinomial", "alpha": 0.3},
     {"name": "multinomial", "seed": 3},
 ]
@@ -95,7 +96,10 @@ def test_natural_names_the_right_number_of_clients():
         split([0, 1], 2, name="natural")
 
 
-@pytest.mark.parametrize("values", [*GENERAL[:4], {"name": "pathological"}, {"name": "shards"}], ids=str)
+SKEWED = [*GENERAL[:5], {"name": "pathological"}, {"name": "shards"}, {"name": "sites", "alpha": 0.3}]
+
+
+@pytest.mark.parametrize("values", SKEWED, ids=str)
 def test_another_seed_is_another_partition(values):
     y = np.arange(400) % 10
     one, other = (split(y, 10, seed, **values) for seed in (1, 2))
@@ -120,6 +124,82 @@ def test_small_alpha_skews_and_large_alpha_levels():
         # Dir(100 * 1_10) shares are 0.1 +- 0.01, so the largest of ten stays under 0.2; Dir(0.05)'s is near 1.
         assert shares[name, 100.0] < 0.2
         assert shares[name, 0.05] > 0.6
+
+
+def test_balance_evens_the_sizes():
+    y = np.arange(5000) % 10
+    free, even = (split(y, 5, name="dirichlet", alpha=0.1, balance=balance).sizes for balance in (False, True))
+    # A client gets at most one class after it holds its 1,000.
+    assert even.max() <= 1500 < free.max()
+
+
+def test_balance_that_leaves_nobody_is_refused():
+    def split_many():  # whole classes go to one of two clients: sooner or later to one that is full
+        for seed in range(50):
+            split(np.arange(100) % 5, 2, seed, name="dirichlet", alpha=0.001, balance=True)
+
+    with pytest.raises(FedsimError, match="too small for 2 clients"):
+        split_many()
+
+
+@st.composite
+def sites(draw):
+    """Labels of up to four classes, and priors and sizes of up to five sites that ask for no class that is missing."""
+    labels = draw(st.lists(st.integers(0, 3), min_size=5, max_size=120))
+    clients = draw(st.integers(1, 5))
+    held = np.bincount(labels)
+    numbers = st.lists(st.integers(0, 5), min_size=len(held), max_size=len(held))
+    priors = [(np.array(draw(numbers)) * (held > 0) + (held == held.max())).tolist() for _ in range(clients)]
+    sizes = draw(st.none() | st.lists(st.integers(1, 9), min_size=clients, max_size=clients))
+    return np.array(labels), clients, priors, sizes
+
+
+@settings(max_examples=100, deadline=None)
+@given(sites(), st.integers(0, 2**32))
+def test_sites_have_the_class_mix_and_the_size_that_was_asked_for(drawn, seed):
+    labels, clients, priors, sizes = drawn
+    partition = split(labels, clients, seed, name="sites", priors=priors, sizes=sizes)
+    assert len(partition) == clients
+    assert_disjoint(partition, len(labels), covers_all=False)
+    counts, held = partition.label_counts(labels, len(priors[0])), np.bincount(labels)
+    share = np.ones(clients) if sizes is None else np.array(sizes)
+    wanted = share[:, None] * np.array(priors) / np.sum(priors, axis=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        largest = np.nanmin(held / wanted.sum(axis=0))  # of a class that nobody wants 0 / 0 or inf
+    assert np.abs(counts - largest * wanted).max() < 1
+    assert (counts.sum(axis=0) == held).any()  # one class is used up: no larger sites have these mixes
+    again = split(labels, clients, seed, name="sites", priors=priors, sizes=sizes)
+    np.testing.assert_array_equal(partition.indices, again.indices)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=120), st.data())
+def test_drawn_sites_are_disjoint(labels, data):
+    clients, alpha = data.draw(st.integers(1, len(labels))), data.draw(st.sampled_from([0.001, 0.1, 1.0, 1e6]))
+    partition = split(labels, clients, data.draw(st.integers(0, 2**32)), name="sites", alpha=alpha)
+    assert_disjoint(partition, len(labels), covers_all=False)
+
+
+def test_drawn_priors_lie_about_that_of_the_data():
+    y = np.repeat([0, 1], [1000, 3000])
+    for alpha, low, high in ((1e5, 0, 0.01), (0.3, 0.15, 0.5)):
+        counts = split(y, 50, name="sites", alpha=alpha).label_counts(y, 2)
+        shares = counts[:, 1] / counts.sum(axis=1)
+        assert shares.mean() == pytest.approx(0.75, abs=0.15)
+        assert low <= shares.std() <= high
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"priors": [[1, 1]]}, r"priors: needs 3 lists \(clients\) of 2 numbers \(classes\), got 1 of 2"),
+        ({"priors": [[1], [1], [1]]}, "got 3 of 1"),
+        ({"sizes": [1, 2]}, "sizes: needs one number per client, 3, got 2"),
+    ],
+)
+def test_sites_that_do_not_fit_the_data_are_refused(values, message):
+    with pytest.raises(FedsimError, match=message):
+        split(np.arange(60) % 2, 3, name="sites", **values)
 
 
 def test_min_samples_is_met_or_refused():

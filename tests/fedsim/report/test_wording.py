@@ -35,6 +35,11 @@ def test_metrics_are_grouped_accuracies_first() -> None:
         "Training": ["train/loss"],
         "Other": ["steps", "privacy/epsilon"],
     }
+    uneven = ["global/auc", "global/loss", "global_psi/auc", "global/f1_macro", "global/balanced_accuracy"]
+    assert group_metrics([*uneven, "global/accuracy"]) == {
+        "Global": ["global/accuracy", *uneven[:2:-1], "global/auc", "global/loss"],
+        "Other heads": ["global_psi/auc"],
+    }
     assert group_metrics([]) == {}
 
 
@@ -44,6 +49,9 @@ def test_metrics_are_grouped_accuracies_first() -> None:
         ("global/accuracy", "Accuracy"),
         ("global/accuracy_many", "Accuracy (many)"),
         ("global_psi/loss", "global_psi: Loss"),
+        ("global/balanced_accuracy", "Balanced accuracy"),
+        ("global/f1_macro", "F1 (macro)"),
+        ("global_psi/auc", "global_psi: AUC"),
         ("train/grad_norm", "Grad norm"),
         ("train/picked:by_none", "Picked: by none"),
         ("steps", "Steps"),
