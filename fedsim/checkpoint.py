@@ -42,6 +42,8 @@ class Checkpoint:
     """The lines of metrics.jsonl so far."""
     failures: int
     """Client replies lost so far."""
+    recipe: dict[str, Any]
+    """`RunConfig.recipe()` of the run: what must be as it was for the run to go on."""
 
     def save(self, run_folder: Path) -> None:
         """Write this checkpoint under a run folder and drop old ones.
@@ -61,6 +63,7 @@ class Checkpoint:
             "round": self.round, "server": self.server[1], "clients": self.clients.committed(),
             "names": {group: list(part) for group, part in groups.items()},
             "trained": self.trained, "metrics": self.metrics, "failures": self.failures,
+            "recipe": self.recipe,
         }  # fmt: skip
         (temporary / "state.json").write_text(json.dumps(state_json), encoding="utf-8")
         for path in [*new, temporary / "tensors.safetensors", temporary / "state.json", temporary / "clients"]:
@@ -99,7 +102,7 @@ def load_latest(run_folder: Path) -> Checkpoint | None:
         clients.adopt(files)
         return Checkpoint(
             state.round, model, (server, state.server), clients, state.trained, list(map(dict, state.metrics)),
-            state.failures,
+            state.failures, state.recipe,
         )  # fmt: skip
     except (OSError, FedsimError, SafetensorError, ValueError, KeyError):
         remedy = "remove that folder to go on from the one before" if len(folders) > 1 else "start the run again"
@@ -125,6 +128,7 @@ class _StateFile(BaseModel):
     trained: list[int]
     metrics: list[_Line]
     failures: int = Field(ge=0)
+    recipe: dict[str, Any]
 
 
 def _name(server_round: int) -> str:

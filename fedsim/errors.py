@@ -17,6 +17,10 @@ class RunFailed(FedsimError):
     exit_code = 1
 
 
+class InUse(FedsimError):
+    """Another process is at work in the folder."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return the end of an error line: the closest valid name if there is one, and all valid names."""
     names = sorted(valid)

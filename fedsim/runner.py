@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import itertools
 import json
 import os
 import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from fedsim.data.datasets import load_dataset
 from fedsim.data.federation import FederatedData
 from fedsim.engine.base import Engine
 from fedsim.environment import environment, versions
-from fedsim.errors import FedsimError, RunFailed
+from fedsim.errors import FedsimError, InUse, RunFailed
 from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.progress import Progress
@@ -120,18 +122,32 @@ def load_run_model(folder: str | Path) -> Classifier:
 def _begin(folder: Path, simulation: Simulation) -> RunResult:
     with contextlib.closing(simulation.engine()) as engine:  # first: it may not be to be had
         _make_folder(folder, simulation)
-        return _finish(folder, simulation, engine, simulation.begin())
+        with _held(folder):
+            return _finish(folder, simulation, engine, simulation.begin())
 
 
 def _continue(folder: Path, simulation: Simulation) -> RunResult:
     require_same_data(RunFolder.open(folder), simulation.data)
-    checkpoint = load_latest(folder)
-    with contextlib.closing(simulation.engine()) as engine:
+    with _held(folder), contextlib.closing(simulation.engine()) as engine:
+        checkpoint = load_latest(folder)
         try:
             state = simulation.begin() if checkpoint is None else simulation.restore(checkpoint, engine)
         except FedsimError as error:
             raise FedsimError(f"{folder}: {error}") from None
         return _finish(folder, simulation, engine, state)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other processes from continuing or replacing the run in `folder`; the lock ends with its process."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # a folder without the file, a file system without locks
+            file = held.enter_context((folder / "environment.json").open("r+b"))  # it is there, and never replaced
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InUse(f"{folder}: another process is at work on this run; wait for it or stop it") from None
+        yield
 
 
 def _finish(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> RunResult:
@@ -215,7 +231,8 @@ def _folder_for(config: RunConfig, force: bool) -> Path:
         raise FedsimError(f"{folder}: exists already; choose another --name, or replace it with --force")
     if there and not (folder / "config.yaml").is_file():
         raise FedsimError(f"{folder}: is no run folder, so --force does not replace it; choose another --name")
-    return folder
+    with _held(folder):  # by nobody else
+        return folder
 
 
 def _make_folder(folder: Path, simulation: Simulation) -> None:
@@ -239,6 +256,8 @@ def _make_folder(folder: Path, simulation: Simulation) -> None:
         for parent in new_parents:
             with contextlib.suppress(OSError):
                 parent.rmdir()
+        if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST):
+            raise InUse(f"{folder}: another process has just begun this run; wait for it or stop it") from None
         raise FedsimError(f"{folder}: cannot be written ({_disk_cause(error)}); choose another --out") from None
 
 

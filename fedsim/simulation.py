@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Message
 
 from fedsim.checkpoint import Checkpoint
 from fedsim.config import RunConfig
+from fedsim.config_errors import shown
 from fedsim.data.datasets import Dataset
 from fedsim.data.federation import FederatedData, federate
 from fedsim.data.longtail import shot_groups
@@ -113,17 +114,25 @@ class Simulation:
         Raises
         ------
         FedsimError
-            If it belongs to another model.
+            If it is of another recipe, or of a version that made other tensors of it.
         """
+        recipe = self.config.recipe()
+        for key in sorted(recipe.keys() | checkpoint.recipe.keys(), key=lambda key: (not key.endswith(".name"), key)):
+            was, now = checkpoint.recipe.get(key), recipe.get(key)
+            if was != now:
+                raise FedsimError(f"{key}: its checkpoint was made with {shown(was)}, not {shown(now)}; {_UNDO}")
         shapes = {name: value.shape for name, value in self.server.initial().items()}
-        if shapes != {name: value.shape for name, value in checkpoint.model.items()}:
-            raise FedsimError(f"the checkpoint holds another model than {self.config.model.name}; {_UNDO}")
+        fits = shapes == {name: value.shape for name, value in checkpoint.model.items()}
         try:
-            self.server.load_state_dict(*checkpoint.server)
+            if fits:
+                self.server.load_state_dict(*checkpoint.server)
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
+            fits = False
+        if not fits:
             raise FedsimError(
-                f"the checkpoint holds the state of another strategy than {self.config.strategy.name}; {_UNDO}"
-            ) from None
+                f"its checkpoint is of another version of {self.config.strategy.name} or {self.config.model.name}; "
+                "start a new run"
+            )
         engine.states.adopt(checkpoint.clients.files())
         engine.trained |= set(checkpoint.trained)
         model = {name: value.to(self.worker.device) for name, value in checkpoint.model.items()}
@@ -134,7 +143,7 @@ class Simulation:
         """Return all that is needed to go on after `state.round`."""
         return Checkpoint(
             state.round, state.tensors, state.server, engine.states, sorted(engine.trained),
-            state.metrics, state.failures,
+            state.metrics, state.failures, self.config.recipe(),
         )  # fmt: skip
 
     def step(self, state: RunState, engine: Engine) -> Metrics:

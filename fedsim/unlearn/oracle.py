@@ -11,7 +11,7 @@ import numpy as np
 
 from fedsim.config import RunConfig, resolve
 from fedsim.data.federation import FederatedData
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, InUse
 from fedsim.models.base import Classifier
 from fedsim.progress import Progress
 from fedsim.report.run_folder import RunFolder
@@ -66,6 +66,8 @@ def retrained(source: Source, data: FederatedData, seed: int, kind: str, progres
         model = trained_model(opened, config, data.dataset, source.device)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command goes on from here") from None
+    except InUse:
+        raise
     except FedsimError as error:
         raise type(error)(f"no {kind.removesuffix('s')} ({error}); removing {folder} makes it begin anew") from None
     return Trained(folder, model, training_seconds(opened, data))

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 from tiny_runs import TINY_FLAGS, Cli
 
 # (command line, what its one line says, parts of it left out as ...); {port} is filled in. They run in `place`.
@@ -186,7 +187,7 @@ CASES = [
     ("run --resume absent", "absent: no such run folder"),
     ("run --resume notrun", "notrun: not a run folder, it has no config.yaml"),
     ("run --resume afile", "afile: is a file, not a run folder"),
-    ("run --resume runs", "runs: not a run folder ... give one of the runs in it: ... cut_tensors ... tiny"),
+    ("run --resume runs", "runs: not a run folder ... give one of the runs in it: ... cut_tensors"),
     ("run --resume runs/tiny --clients 3", "--resume: ... runs/tiny/config.yaml ... leave out clients"),
     ("run --resume runs/tiny --force", "--resume: ... leave out --force"),
     ("run --resume runs/tiny --config x", "--resume: ... leave out --config"),
@@ -197,7 +198,16 @@ CASES = [
     ),
     ("run --resume runs/garbage_state", "runs/garbage_state ... round-00000003: the checkpoint is damaged"),
     ("run --resume runs/wrong_state", "runs/wrong_state ... round-00000003: the checkpoint is damaged"),
-    ("run --resume runs/other_model", "runs/other_model: the checkpoint holds another model than mlp; undo the change"),
+    (
+        "run --resume runs/other_model",
+        "runs/other_model: model.hidden: its checkpoint was made with [32], not [7]; undo the change",
+    ),
+    (
+        "run --resume runs/other_method",  # of which nothing else would tell: FedProx sends and keeps what FedAvg does
+        "runs/other_method: strategy.name: its checkpoint was made with 'fedavg', not 'fedprox'; undo the change",
+    ),
+    ("run --resume runs/other_rate", "runs/other_rate: training.lr: its checkpoint was made with 0.1, not 0.2; undo"),
+    ("run --resume runs/other_code", "runs/other_code: its checkpoint is of another version of fedavg or mlp; start a"),
     ("run --resume runs/bad_config", "rounds: must be a whole number, got 'many'"),
     ("run --resume runs/broken_config", "runs/broken_config/config.yaml ... malformed ... line 1"),
     ("show absent", "absent: no such run folder"),
@@ -261,10 +271,14 @@ def place(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     state.write_text(json.dumps(json.loads(state.read_text()) | {"metrics": [3]}))
     for name, change in {
         "other_model": {"model": {"name": "mlp", "hidden": [7]}},
+        "other_method": {"strategy": {"name": "fedprox", "mu": 0.1}},
+        "other_rate": {"training": {"lr": 0.2, "cohort": "sequential", "chunk": 5, "epochs": 1}},
         "bad_config": {"rounds": "many"},
     }.items():
         config = damaged(name) / "config.yaml"
         config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | change))
+    tensors = damaged("other_code") / newest / "tensors.safetensors"
+    save_file({name: value[:1].clone() for name, value in load_file(tensors).items()}, tensors)
     (damaged("broken_config") / "config.yaml").write_text("}")
     (damaged("broken_metrics") / "metrics.jsonl").write_text("{}\n" * 3)
     return folder

@@ -1,15 +1,18 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import fedsim
 from fedsim.checkpoint import load_model
 from fedsim.config import resolve
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, InUse
 from fedsim.progress import Quiet
-from fedsim.runner import resume
+from fedsim.runner import _held, resume
 from fedsim.simulation import Simulation
 from fedsim.unlearn.forget import parse_forget
 from fedsim.unlearn.oracle import recipe_hash, retrained
@@ -84,6 +87,38 @@ def test_an_interrupted_one_goes_on_to_the_same_bits(copied: Source, tiny_run: P
     retrained(copied, left, 0, "oracles", Watch())
     assert rounds == [3]
     assert model_bits(folder) == model_bits(whole.folder)
+
+
+def test_two_processes_do_not_train_the_same_one(copied: Source) -> None:
+    left = copied.data.without(copied.data.partition[2])
+    seen = []
+
+    class Meddler(Quiet):
+        def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
+            program = (
+                "import sys; from pathlib import Path; from fedsim.unlearn.source import open_source; "
+                "from fedsim.unlearn.oracle import retrained; source = open_source(Path(sys.argv[1])); "
+                "retrained(source, source.data.without(source.data.partition[2]), 0, 'oracles')"
+            )
+            if server_round == 1:
+                call = [sys.executable, "-c", program, copied.folder.path]
+                seen.append(subprocess.run(call, capture_output=True, text=True, check=False).stderr)
+
+    oracle = retrained(copied, left, 0, "oracles", Meddler())
+    assert seen[0].splitlines()[-1] == (
+        f"fedsim.errors.InUse: {oracle.folder}: another process is at work on this run; wait for it or stop it"
+    )
+
+
+def test_a_run_that_is_worked_on_is_neither_resumed_nor_replaced(copied: Source) -> None:
+    run = copied.folder.path
+    again = {"name": run.name, "out": str(run.parent)}
+    with _held(run):
+        with pytest.raises(InUse, match="another process is at work on this run; wait for it or stop it"):
+            resume(run)
+        with pytest.raises(InUse):
+            fedsim.run(again, force=True)
+    assert model_bits(resume(run).folder)  # and then it is free
 
 
 def test_it_is_not_resumed_with_the_data_it_must_not_see(copied: Source) -> None:
