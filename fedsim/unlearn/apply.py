@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from fedsim.randomness import generator, torch_seed
 from fedsim.unlearn.forget import Request
+from fedsim.unlearn.memory import peak_memory
 from fedsim.unlearn.methods import Method, UnlearningConfig
 from fedsim.unlearn.roles import Roles, granted
 
@@ -28,6 +29,8 @@ class Unlearned:
     """In evaluation mode."""
     seconds: float
     """Of the method alone, evaluation not included."""
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """What else it took, by names of the catalogue."""
 
 
 def options_of(method: Method, given: Mapping[str, Any]) -> UnlearningConfig:
@@ -56,12 +59,13 @@ def unlearn_with(method: Method, options: UnlearningConfig, model: Classifier, r
     torch.optim.SGD([torch.zeros(())], lr=1.0)  # a process's first optimiser imports for seconds, which are not its own
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(torch_seed(seed, f"{purpose}-torch"))
-        begun = time.perf_counter()
-        with torch.set_grad_enabled(method.needs.gradients):
+        with peak_memory(device) as peak, torch.set_grad_enabled(method.needs.gradients):
+            begun = time.perf_counter()
             result = method.unlearn(private, forget, retain, options, generator(seed, purpose))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - begun
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds = time.perf_counter() - begun
     if not isinstance(result, Classifier):
         raise TypeError(f"{method.name} must return a Classifier, got {type(result).__name__}")
-    return Unlearned(result.eval().requires_grad_(True), seconds)
+    costs = {} if peak.megabytes is None else {"peak_mb": peak.megabytes}
+    return Unlearned(result.eval().requires_grad_(True), seconds, costs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedsim.errors import FedsimError
 from fedsim.unlearn.measure import Measured
+from unlearning.evaluation.efficiency import run_time_efficiency
 from unlearning.evaluation.ensembles import Ensembles, measure_ensembles
 from unlearning.evaluation.intervals import Interval, over_seeds
 from unlearning.evaluation.ranking import rank
@@ -75,8 +76,8 @@ class Comparison(BaseModel):
 
     @property
     def best(self) -> Row:
-        """The nearest to the oracle of the methods asked for; without an oracle, the first."""
-        return next(row for row in self.rows if row.kind == "method")
+        """The nearest to the oracle of the methods asked for, or the oracle itself; without one, the first method."""
+        return next(row for kind in ("method", "oracle") for row in self.rows if row.kind == kind)
 
     @property
     def is_ranked(self) -> bool:
@@ -92,6 +93,8 @@ class Contestant:
     runs: list[Measured] = dataclasses.field(default_factory=list)
     seconds: list[float] = dataclasses.field(default_factory=list)
     """Of training or of the method; NaN where there was neither."""
+    costs: list[Mapping[str, float]] = dataclasses.field(default_factory=list)
+    """What else each took, by names of the catalogue."""
 
 
 def make_rows(contestants: dict[str, Contestant], rng: np.random.Generator) -> list[Row]:
@@ -114,12 +117,12 @@ def make_rows(contestants: dict[str, Contestant], rng: np.random.Generator) -> l
 def _row(name: str, contestant: Contestant, oracle: Contestant | None, rng: np.random.Generator) -> Row:
     runs, first = contestant.runs, contestant.runs[0]
     seeds: list[dict[str, float | None]] = []
-    for number, (run, seconds) in enumerate(zip(runs, contestant.seconds, strict=True)):
-        values: dict[str, float | None] = dict(run.values)
+    for number, (run, seconds, costs) in enumerate(zip(runs, contestant.seconds, contestant.costs, strict=True)):
+        values: dict[str, float | None] = {**run.values, **costs, "attack_seconds": run.seconds}
         if seconds > 0:
             values["seconds"] = seconds
             if oracle is not None and contestant is not oracle:
-                values["run_time_efficiency"] = oracle.seconds[number] / seconds
+                values["run_time_efficiency"] = run_time_efficiency(seconds, oracle.seconds[number])
         seeds.append(values)
     many = {} if oracle is None or contestant is oracle else _ensemble_metrics(runs, oracle.runs, rng)
     attacks = {} if first.facts is None else first.facts.attacks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -14,8 +15,7 @@ from fedsim.randomness import generator
 from fedsim.unlearn.roles import Roles
 from fedsim.unlearn.seam import View
 from unlearning.evaluation.divergence import activation_distance, js_divergence
-from unlearning.evaluation.gaps import average_gap, tug_of_war
-from unlearning.evaluation.measure import GAP_METRICS
+from unlearning.evaluation.gaps import GAP_METRICS, average_gap, tug_of_war
 from unlearning.evaluation.model_facts import model_facts
 from unlearning.evaluation.relearn import Relearn, relearn, relearn_ratio
 from unlearning.evaluation.report import ModelFacts, Splits
@@ -36,6 +36,8 @@ class Measured:
     relearn: Relearn | None
     values: dict[str, float]
     """By names of `unlearning.evaluation.catalogue.METRICS`; what is not known is left out."""
+    seconds: float = 0.0
+    """That it took to find out: predictions, attacks with their noise floors, relearning."""
 
     @property
     def flags(self) -> list[str]:
@@ -59,15 +61,35 @@ def measure(model: Classifier, roles: Roles, seed: int, oracle: Measured | None 
 
     `seed` draws the samples that attacks look at and the batches of relearning: the same for every model.
     """
+    begun = time.perf_counter()
     labels: Splits[Array] = Splits(*(_labels(view).cpu().numpy() for view in roles.views))
     logits: Splits[Array] = Splits(*(_logits(model, view) for view in roles.views))
-    if not all(np.isfinite(z).all() for _, z in logits.items()):
+    again = _relearn(model, roles.forget, seed) if _finite(logits) else None
+    measured = measure_outputs(labels, logits, generator(seed, "attacks"), again, oracle)
+    return replace(measured, seconds=time.perf_counter() - begun)
+
+
+def measure_outputs(
+    labels: Splits[Array],
+    logits: Splits[Array],
+    rng: np.random.Generator,
+    again: Relearn | None = None,
+    oracle: Measured | None = None,
+) -> Measured:
+    """Return what is known of a model from labels (n_s,) and logits (n_s, C) of each set s, and of relearning.
+
+    Give all models of a comparison generators of one state: attacks then see the same samples.
+    """
+    if not _finite(logits):
         return Measured(labels, logits, None, None, {})
-    facts = model_facts(labels, logits, generator(seed, "attacks"))
-    again = _relearn(model, roles.forget, seed)
-    values = facts.values | ({"relearn_steps": float(again.steps)} if again.reached else {})
+    facts = model_facts(labels, logits, rng)
+    values = facts.values | ({"relearn_steps": float(again.steps)} if again and again.reached else {})
     measured = Measured(labels, logits, facts, again, values)
     return measured if oracle is None else replace(measured, values=values | _distances(measured, oracle))
+
+
+def _finite(logits: Splits[Array]) -> bool:
+    return all(np.isfinite(z).all() for _, z in logits.items())
 
 
 def _labels(view: View) -> Tensor:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 KINDS = ("class", "samples", "clients")
 """What a request can name."""
 
+RETRAIN = "retrain"
+"""The name by which the oracle is asked for as a method."""
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -117,7 +120,10 @@ def load_unlearning(name: str) -> Method:
 
 def describe_unlearning() -> dict[str, str]:
     """Return {method name: what it is, forgets and needs}, read from the source: nothing is imported."""
-    lines = {}
+    everything, needed = ", ".join(KINDS), Needs().words()
+    lines = {
+        RETRAIN: f"Retraining from scratch by the run's recipe: the oracle. Forgets: {everything}. Needs: {needed}."
+    }
     for name, method in declared("unlearning", "unlearning").items():
         arguments = dict(zip(("name", "config", "needs", "forgets"), method.call.args, strict=False))
         arguments |= {keyword.arg: keyword.value for keyword in method.call.keywords if keyword.arg}

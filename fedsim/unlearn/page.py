@@ -124,15 +124,20 @@ def _cost(comparison: Comparison) -> Section:
     rows = []
     for row in comparison.rows:
         seconds, speedup = row.metrics.get("seconds"), row.metrics.get("run_time_efficiency")
+        memory, attacks = row.metrics.get("peak_mb"), row.metrics.get("attack_seconds")
         rows.append([
             row.name,
             ABSENT if seconds is None else format_duration(seconds.mean),
             ABSENT if speedup is None else f"{1 / speedup.mean:.1%}",
+            ABSENT if memory is None else f"{memory.mean:,.0f} MB",
+            ABSENT if attacks is None else format_duration(attacks.mean),
         ])  # fmt: skip
     return Section(
         "Cost",
-        "Time of the training or of the method alone, evaluations not included, on this machine.",
-        rows=[["Model", "Time", "Of retraining"], *rows],
+        "Time of the training or of the method alone, evaluations not included, on this machine; the most memory that "
+        "the method took beyond what was held before; and the time of all attacks on the model, their noise floors and "
+        "relearning included.",
+        rows=[["Model", "Time", "Of retraining", "Peak memory", "Attacks"], *rows],
     )
 
 

@@ -18,11 +18,12 @@ from fedsim.models.base import Classifier
 from fedsim.progress import Progress
 from fedsim.randomness import generator
 from fedsim.registry import declared
+from fedsim.report.wording import format_duration
 from fedsim.unlearn.apply import Unlearned, options_of, refusal, unlearn_with
 from fedsim.unlearn.comparison import Comparison, Contestant, Kind, make_rows
 from fedsim.unlearn.forget import Request, parse_forget
 from fedsim.unlearn.measure import Measured, measure
-from fedsim.unlearn.methods import Method, UnlearningConfig, load_unlearning
+from fedsim.unlearn.methods import RETRAIN, Method, UnlearningConfig, load_unlearning
 from fedsim.unlearn.oracle import FOLDERS, Trained, retrained, training_seconds
 from fedsim.unlearn.outcome import Outcome, write_outcome
 from fedsim.unlearn.roles import Roles, assign_roles
@@ -63,7 +64,7 @@ def unlearn(
     run
         A run folder.
     methods
-        Names of unlearning methods, or "all": those that can serve the request.
+        Names of unlearning methods, or "all": those that can serve the request. "retrain" is the oracle itself.
     forget
         What to forget, see `fedsim.unlearn.forget`.
     compare
@@ -87,17 +88,23 @@ def unlearn(
         If the run, its data, the request or an option is bad; nothing was written then.
     """
     path = Path(run)
-    if compare not in (None, "retrain"):
-        raise FedsimError(f"--compare {compare}: cannot be compared with; {nearest(compare or '', ['retrain'])}")
+    if compare not in (None, RETRAIN):
+        raise FedsimError(f"--compare {compare}: cannot be compared with; {nearest(compare or '', [RETRAIN])}")
     if seeds < 1:
         raise FedsimError(f"--seeds: must be at least 1, got {seeds}")
     asked = list(dict.fromkeys(methods))
+    if not asked:
+        raise FedsimError("--method: must name a method, several joined with commas, or all")
+    stem = "-".join(asked)
+    if RETRAIN in asked:
+        asked.remove(RETRAIN)
+        compare = RETRAIN
     for method in asked if asked != ["all"] else []:
         load_unlearning(method)  # a name that does not exist: before the data is read
     source = open_source(path)
     request = parse_forget(forget, source.data, source.config.seed)
     entries, notes = _entries(asked, request, overrides or {})
-    folder = _folder_for(path / "unlearned", name, asked, forget, force)
+    folder = _folder_for(path / "unlearned", name, f"{stem}-{forget}", force)
     dtype = source.model.classifier.weight.dtype
     roles = assign_roles(source.data, request, source.config.seed, source.device, dtype)
     contest = _Contest(source, request, roles, entries, notes, say, progress)
@@ -133,7 +140,7 @@ class _Contest:
         """Add a model of this seed to every contestant."""
         original = self._original(seed)
         made = {name: self._apply(name, entry, original.model, seed) for name, entry in self.entries.items()}
-        if not any(made[name] for name in self.asked):
+        if self.asked and not any(made[name] for name in self.asked):
             raise RunFailed(f"no method came through: {'; '.join(self.notes)}; nothing was written")
         against: Measured | None = None
         if oracle:  # after the methods: they are quick to fail
@@ -141,11 +148,15 @@ class _Contest:
             trained = retrained(self.source, self.left, seed, FOLDERS[0], self.progress)
             against = self._measure(trained.model, None)
             self._add("oracle", "oracle", trained.model, against, trained.seconds)
-        self._add("original", "original", original.model, self._measure(original.model, against), original.seconds)
+        measured = self._measure(original.model, against)
+        self._add("original", "original", original.model, measured, original.seconds)
+        self.say(
+            f"seed {seed}: attacks took {format_duration(measured.seconds)} on the original; as long on each model"
+        )
         for name, result in made.items():
             if result is not None:
                 measured = self._measure(result.model, against)
-                self._add(name, self.entries[name].kind, result.model, measured, result.seconds)
+                self._add(name, self.entries[name].kind, result.model, measured, result.seconds, result.costs)
         constant = constant_predictor(original.model, self.roles.retain)
         self._add(_CONSTANT, "baseline", constant, self._measure(constant, against), math.nan)
 
@@ -171,16 +182,26 @@ class _Contest:
             self.failed.add(name)
             self.contestants.pop(name, None)
             return None
-        self.say(f"seed {seed}: {name} took {result.seconds:.2f} s")
+        memory = "".join(f" and up to {megabytes:,.0f} MB" for megabytes in result.costs.values())
+        self.say(f"seed {seed}: {name} took {result.seconds:.2f} s{memory}")
         return result
 
     def _measure(self, model: Classifier, against: Measured | None) -> Measured:
         return measure(model, self.roles, self.source.config.seed, against)
 
-    def _add(self, name: str, kind: Kind, model: Classifier, measured: Measured, seconds: float) -> None:
+    def _add(
+        self,
+        name: str,
+        kind: Kind,
+        model: Classifier,
+        measured: Measured,
+        seconds: float,
+        costs: Mapping[str, float] | None = None,
+    ) -> None:
         contestant = self.contestants.setdefault(name, Contestant(kind))
         contestant.runs.append(measured)
         contestant.seconds.append(seconds)
+        contestant.costs.append(costs or {})
         self.firsts.setdefault(name, (model, measured))
 
     def outcome(self, folder: Path, seeds: int) -> Outcome:
@@ -213,8 +234,6 @@ def _entries(
 ) -> tuple[dict[str, _Entry], list[str]]:
     """Return the methods to run, the baseline among them, and why others that `all` names cannot."""
     names = sorted(declared("unlearning", "unlearning")) if asked == ["all"] else list(asked)
-    if not names:
-        raise FedsimError("--method: must name a method, several joined with commas, or all")
     methods = {name: load_unlearning(name) for name in dict.fromkeys([*names, _BASELINE])}
     given = _sorted_options(overrides, names, methods)
     entries, notes = {}, []
@@ -226,7 +245,7 @@ def _entries(
             raise FedsimError(f"--method {name}: {reason}; fedsim list unlearning shows what each can do")
         else:
             notes.append(f"left out: {reason}")
-    if not any(entry.kind == "method" for entry in entries.values()):
+    if names and not any(entry.kind == "method" for entry in entries.values()):
         raise FedsimError(f"--method all: no method can serve --forget {request.spec} ({'; '.join(notes)})")
     return entries, notes
 
@@ -246,10 +265,10 @@ def _sorted_options(
     return given
 
 
-def _folder_for(parent: Path, name: str | None, asked: Sequence[str], spec: str, force: bool) -> Path:
+def _folder_for(parent: Path, name: str | None, described: str, force: bool) -> Path:
     """Return the folder of a new outcome, having refused one that may not be written to."""
     if name is None:
-        stem = re.sub(r"[^A-Za-z0-9.]+", "-", f"{'-'.join(asked)}-{spec}")[:80].strip("-.")
+        stem = re.sub(r"[^A-Za-z0-9.]+", "-", described)[:80].strip("-.")
         names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
         return next(folder for other in names if not (folder := parent / other).exists())
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name in FOLDERS:

@@ -40,6 +40,8 @@ COLUMNS = (
     Column("average_gap", "Gap", "{:.1f}".format, brief=True),
     Column("seconds", "Time", format_duration, brief=True),
     Column("run_time_efficiency", "Speed-up", "{:.1f}×".format, brief=True),
+    Column("peak_mb", "Peak MB", "{:.0f}".format),
+    Column("attack_seconds", "Attack time", format_duration),
     Column("loss_forget", "Forget loss"),
     Column("loss_unseen", "Unseen loss"),
     Column("mia_threshold", "MIA threshold"),
@@ -62,6 +64,9 @@ COLUMNS = (
 """In the order shown; every metric of the catalogue that a model may have."""
 
 
+_COSTS = ("seconds", "run_time_efficiency", "peak_mb", "attack_seconds")
+
+
 def columns(comparison: Comparison, *, brief: bool) -> list[Column]:
     """Return the columns in which some row has a value."""
     known = {name for row in comparison.rows for name in row.metrics}
@@ -74,7 +79,7 @@ def cell(row: Row, column: Column) -> str:
     if metric is None:
         return ABSENT
     text = column.write(metric.mean)
-    if metric.high is not None and column.metric not in ("seconds", "run_time_efficiency"):
+    if metric.high is not None and column.metric not in _COSTS:
         text = f"{text.removesuffix(' %')} ± {column.write(metric.high - metric.mean)}"
     null = row.null.get(column.metric)
     return text if null is None else f"{text} (alike: {column.write(null)})"

@@ -27,11 +27,6 @@ def class_accuracies(logits: Array, labels: Array) -> Floats:
     return out
 
 
-def accuracy_standard_error(value: float, num_samples: int) -> float:
-    """Return the binomial standard error sqrt(p (1 - p) / n) of an accuracy over n independent samples."""
-    return float(np.sqrt(value * (1 - value) / num_samples))
-
-
 def _right(logits: Array, labels: Array) -> Floats:
     z = as_logits(logits)
     return np.asarray(z.argmax(1) == as_labels(labels, *z.shape), np.float64)

@@ -26,8 +26,6 @@ class Metric:
     steady_from: int = 1
     """Retrained models from which on its noise is small."""
     reading: str = ""
-    distance: bool = False
-    """Whether it measures distance to the oracle, so that methods may be ranked by it."""
 
 
 def _accuracy(split: str, reading: str = "") -> Metric:
@@ -36,7 +34,7 @@ def _accuracy(split: str, reading: str = "") -> Metric:
 
 def _klom(title: str) -> Metric:
     return Metric(title, "low", -2e-4, 11.52, "nats", "14", klom.MIN_MODELS, klom.GOOD_MODELS,
-                  "far above 0 for alike models where they are few: read it next to its null", True)  # fmt: skip
+                  "far above 0 for alike models where they are few: read it next to its null")  # fmt: skip
 
 
 METRICS = {
@@ -55,14 +53,12 @@ METRICS = {
     "nomus": Metric("NoMUS", "high", 0, 1, "fraction", "6",
                     reading="a constant predictor scores (largest class share + 1) / 2: never rank by it"),
     "average_gap": Metric("average gap: accuracies on forget, retain, test and mia_auc", "low", 0, 100,
-                          "percentage points", "2", 1, 3, distance=True),
+                          "percentage points", "2", 1, 3),
     "tug_of_war": Metric("tug of war", "high", 0, 1, "fraction", "3", 1, 3),
-    "js_forget": Metric("Jensen-Shannon divergence on the forget set", "low", 0, 0.6932, "nats", "15", 1, 3,
-                        distance=True),
-    "js_test": Metric("Jensen-Shannon divergence on the test set", "low", 0, 0.6932, "nats", "15", 1, 3,
-                      distance=True),
+    "js_forget": Metric("Jensen-Shannon divergence on the forget set", "low", 0, 0.6932, "nats", "15", 1, 3),
+    "js_test": Metric("Jensen-Shannon divergence on the test set", "low", 0, 0.6932, "nats", "15", 1, 3),
     "activation_forget": Metric("activation distance (l2) on the forget set", "low", 0, 1.4143, "probability", "16",
-                                1, 3, distance=True),
+                                1, 3),
     "klom_forget": _klom("KLOM on the forget set, mean"),
     "klom_forget_p95": _klom("KLOM on the forget set, 95th percentile"),
     "klom_retain": _klom("KLOM on the retain set, mean"),
@@ -76,6 +72,9 @@ METRICS = {
                             reading="fewer than the oracle: residual memory; far more: damage"),
     "relearn_ratio": Metric("relearn steps / the oracle's", "oracle", 0, None, "ratio", "17", 1),
     "seconds": Metric("training time", "low", 0, None, "seconds", "18"),
+    "peak_mb": Metric("most memory beyond what was held before", "low", 0, None, "MB", "18"),
+    "attack_seconds": Metric("time of the attacks on one model, floors and relearning included", "low", 0, None,
+                             "seconds", "18"),
     "run_time_efficiency": Metric("oracle's time / method's time", "high", 0, None, "ratio", "18", 1),
 }  # fmt: skip
 

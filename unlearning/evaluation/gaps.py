@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+GAP_METRICS = ("accuracy_forget", "accuracy_retain", "accuracy_test", "mia_auc")
+"""What the average gap is over; the attack is left out where it is not known."""
+
 
 def gaps(values: Mapping[str, float], oracle: Mapping[str, float]) -> dict[str, float]:
     """Return value - oracle of each name of `oracle`; positive where the model's number is the larger."""

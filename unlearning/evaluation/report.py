@@ -1,10 +1,10 @@
-"""What is known of the forgetting of one unlearned model, ready for JSON."""
+"""What is known of models, one or many, as the metrics hand it on."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from unlearning.evaluation.flags import Collapsed, OverForgotten
 from unlearning.evaluation.noise_floor import Attack
@@ -28,32 +28,19 @@ class Splits(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Trio(Generic[T]):
-    """One thing for each of the three models."""
-
-    unlearned: T
-    original: T
-    oracle: T
-
-
-@dataclass(frozen=True)
 class Measurement:
-    """One metric of `catalogue.METRICS`: the unlearned model's value and what to read it against."""
+    """One metric over many models, unlearned ones and oracles, and what to read it against."""
 
     value: float | None
     """None where it is not known; `note` says why."""
-    original: float | None = None
     oracle: float | None = None
-    """The target: mean over oracles. Of a distance to the oracle, what oracles have among themselves: of metrics over
-    many oracles one half against the other, of N // 2 models each."""
-    oracle_sd: float | None = None
-    """Over oracles; None for fewer than two."""
+    """What oracles have among themselves: one half against the other, of N // 2 models each."""
     gap: float | None = None
-    """`value` - `oracle`; of metrics over many oracles `value` - `null`."""
+    """`value` - `null`."""
     standard_error: float | None = None
-    """Sampling noise of `value`, or, of an attack, of its chance value."""
+    """Sampling noise of an attack's chance value."""
     null: float | None = None
-    """The value on what is alike by construction: never-seen halves, halves of the oracles, or models simulated so."""
+    """The value on what is alike by construction: halves of the oracles, or models simulated so."""
     note: str = ""
 
 
@@ -68,38 +55,3 @@ class ModelFacts:
     over_forgotten: OverForgotten | None
     """None where never-seen data have no class of the forget set; then `attacks` is empty too."""
     collapsed: Collapsed
-
-
-@dataclass(frozen=True)
-class ForgettingReport:
-    """One unlearned model next to the original and the oracle."""
-
-    method: str
-    sizes: dict[str, int]
-    """Samples of each set, and `matched`: of each side of the attacks, equal classes on both."""
-    num_oracles: int
-    num_unlearned: int
-    """Unlearned models behind the metrics that need several oracles; 1 where there are none."""
-    diverged: bool
-    """The unlearned model's logits are not finite; nothing else of it is known."""
-    metrics: dict[str, Measurement]
-    unlearned: ModelFacts | None
-    original: ModelFacts
-    oracle: ModelFacts
-    """Of the first oracle."""
-
-    @property
-    def flags(self) -> list[str]:
-        """Return the names of the flags that are up; the oracle has its own to compare with."""
-        if self.unlearned is None:
-            return ["diverged"]
-        raised = {"over-forgotten": self.unlearned.over_forgotten, "collapsed": self.unlearned.collapsed}
-        return [name for name, judged in raised.items() if judged is not None and judged.flag]
-
-    def values(self) -> dict[str, float | None]:
-        """Return the unlearned model's value of each metric, for `intervals.over_seeds`."""
-        return {name: measurement.value for name, measurement in self.metrics.items()}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON takes it, `flags` included; no number in it is NaN or infinite."""
-        return {**dataclasses.asdict(self), "flags": self.flags}

@@ -16,6 +16,7 @@ from fedsim.errors import FedsimError, RunFailed
 from fedsim.models.base import Classifier
 from fedsim.unlearn import methods
 from fedsim.unlearn.comparison import Comparison, read_comparison
+from fedsim.unlearn.memory import peak_memory
 from fedsim.unlearn.methods import Needs, UnlearningConfig, load_unlearning, unlearning
 from fedsim.unlearn.outcome import Outcome
 from fedsim.unlearn.runner import constant_predictor, unlearn
@@ -133,6 +134,37 @@ def test_show_prints_the_table_again(cli: Cli, outcome: Outcome) -> None:
     assert (outcome.folder / "report.html").read_bytes() == before
 
 
+def test_retraining_is_a_method_too(cli: Cli, run: Path) -> None:
+    """The oracle's row, and its model."""
+    told = cli("unlearn", run, "--method=retrain", "--forget=client=2", "--name=again")
+    assert told.code == 0, told.err
+    outcome = read_comparison(run / "unlearned" / "again")
+    assert outcome.best.name == "oracle"
+    assert [row.kind for row in outcome.rows] == ["original", "oracle", "baseline", "baseline"]
+    oracle = next((run / "unlearned" / "oracles").iterdir())
+    kept, trained = (load_model(folder / "model.safetensors") for folder in (run / "unlearned" / "again", oracle))
+    assert all(torch.equal(kept[name], value) for name, value in trained.items())
+    assert "the oracle. Forgets: class, samples, clients" in cli("list", "unlearning").out
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no high-water mark of memory here")
+def test_a_method_s_memory_is_measured() -> None:
+    for megabytes in (200, 50, 200):
+        with peak_memory(torch.device("cpu")) as peak:
+            torch.ones(megabytes * 250_000)
+        assert peak.megabytes == pytest.approx(megabytes, abs=10)
+
+
+def test_costs_are_told(cli: Cli, run: Path) -> None:
+    told = cli("unlearn", run, "--method=finetune", "--forget=client=2", "--compare=retrain", "--name=costs")
+    assert re.search(r"finetune took \d+\.\d\d s and up to [\d,]+ MB\n", told.out)
+    assert re.search(r"attacks took \d+\.\d s on the original", told.out)
+    outcome = read_comparison(run / "unlearned" / "costs")
+    assert all(row.mean("attack_seconds") > 0 for row in outcome.rows)
+    assert outcome.best.mean("peak_mb") >= 0
+    assert "Peak memory" in (run / "unlearned" / "costs" / "report.html").read_text()
+
+
 def test_the_same_command_gives_the_same_bits(run: Path) -> None:
     folders = [unlearn(run, ["finetune"], "class=3+random=0.05").folder for _ in range(2)]
     assert folders[1].name == f"{folders[0].name}-2"
@@ -199,7 +231,7 @@ def test_a_diverged_model_is_last_and_flagged(run: Path) -> None:
     outcome = unlearn(run, ["diverges", "finetune"], "client=2", compare="retrain", name="diverged")
     last = read_comparison(outcome.folder).rows[-1]
     assert (last.name, last.flags) == ("diverges", {"diverged": 1})
-    assert set(last.metrics) == {"seconds", "run_time_efficiency"}
+    assert set(last.metrics) - {"peak_mb"} == {"seconds", "run_time_efficiency", "attack_seconds"}
 
 
 def test_all_leaves_out_what_cannot_serve(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

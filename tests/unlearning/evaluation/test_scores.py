@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from unlearning.evaluation.accuracies import accuracy, accuracy_standard_error, class_accuracies
+from unlearning.evaluation.accuracies import accuracy, class_accuracies
 from unlearning.evaluation.constant_predictor import constant_logits
 from unlearning.evaluation.scores import losses, margins, predictions
 
@@ -66,13 +66,6 @@ def test_accuracy_does_not_see_the_order_and_is_the_mean_of_the_classes(order, s
     z, y = rng.normal(size=(6, 3)), np.array([0, 0, 1, 1, 2, 2])
     assert accuracy(z[order], y[order]) == accuracy(z, y)
     assert accuracy(z, y) == pytest.approx(class_accuracies(z, y).mean())
-
-
-def test_standard_error_of_an_accuracy():
-    rng = np.random.default_rng(0)
-    drawn = rng.binomial(200, 0.3, size=4000) / 200
-    assert accuracy_standard_error(0.3, 200) == pytest.approx(drawn.std(), rel=0.05)
-    assert accuracy_standard_error(1.0, 10) == 0
 
 
 def test_the_constant_predictor_is_the_best_constant():
