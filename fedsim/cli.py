@@ -184,7 +184,7 @@ def list_command(
     from fedsim.data.config import available_datasets, partition_names
     from fedsim.models.config import available_models
     from fedsim.registry import describe
-    from fedsim.unlearn.methods import describe_unlearning
+    from fedsim.unlearn.methods import RETRAIN, RETRAIN_SUMMARY, describe_unlearning
 
     rows: Mapping[str, Callable[[], Mapping[str, str]]] = {
         "strategies": lambda: {name: summary for name, (_, summary) in describe("strategies").items()},
@@ -192,7 +192,7 @@ def list_command(
         "models": available_models,
         "partitions": partition_names,
         "presets": preset_names,
-        "unlearning": describe_unlearning,
+        "unlearning": lambda: {RETRAIN: RETRAIN_SUMMARY, **describe_unlearning()},
     }
     console = Console(highlight=False, markup=False)
     for number, kind in enumerate([what] if what else _LISTS):

@@ -4,7 +4,7 @@ Per epoch, with s the student, t the teacher and KL_T = T² KL(softmax(t/T) ‖ 
 first (in the first `max_epochs` epochs only)  max_s E_{D_f} KL_T(t, s),   then  min_s E_{D_r} γ ℓ + α KL_T(t, s).
 "Towards Unbounded Machine Unlearning" (arXiv:2302.09880).
 Differs from the authors' code: SGD at 0.02, where their setting for small sets is Adam at 5e-4; the divergence
-of a forgotten sample is capped, as theirs grows without bound; no SCRUB+R.
+of a forgotten sample is capped, as theirs grows without bound. SCRUB+R is `scrub_r`.
 """
 
 import copy
@@ -55,11 +55,10 @@ def teacher_logits(teacher: Classifier, x: Tensor) -> Tensor:
     return logits
 
 
-@unlearning("scrub", ScrubConfig, Needs(forget_labels=False), {"class", "samples", "clients"})
-def unlearn(
-    model: Classifier, forget: View, retain: View | None, config: ScrubConfig, rng: np.random.Generator
-) -> Classifier:
-    """Return the student."""
+def students(
+    model: Classifier, forget: View, retain: View, config: ScrubConfig, rng: np.random.Generator
+) -> Iterator[Classifier]:
+    """Train `model`, which begins as its own teacher, and yield it after every epoch."""
     teacher, optimizer, others = copy.deepcopy(model).eval(), sgd(model.parameters(), config), aside(rng)
 
     def leaving() -> Iterator[Tensor]:
@@ -68,7 +67,7 @@ def unlearn(
             yield -capped(far, config.ceiling, model.classifier.out_features)
 
     def following() -> Iterator[Tensor]:
-        for x, y in given(retain).batches(config.batch_size, rng):
+        for x, y in retain.batches(config.batch_size, rng):
             logits = kept_logits(model, x)
             near = distillation(logits, teacher_logits(teacher, x), config.temperature).mean()
             yield config.gamma * F.cross_entropy(logits, given(y)) + config.alpha * near
@@ -77,4 +76,14 @@ def unlearn(
         if epoch < config.max_epochs:
             descend(leaving(), optimizer)
         descend(following(), optimizer)
+        yield model
+
+
+@unlearning("scrub", ScrubConfig, Needs(forget_labels=False), {"class", "samples", "clients"})
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: ScrubConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the student after the last epoch."""
+    for _ in students(model, forget, given(retain), config, rng):
+        pass
     return model.eval()

@@ -23,6 +23,7 @@ KINDS = ("class", "samples", "clients")
 
 RETRAIN = "retrain"
 """The name by which the oracle is asked for as a method."""
+RETRAIN_SUMMARY = f"Retraining from scratch without it: the oracle itself. Forgets: {', '.join(KINDS)}."
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Needs:
     """Derivatives; without, it runs where autograd records nothing."""
     history: bool = False
     """The updates that clients sent while the run trained."""
+    unseen: bool = False
+    """Never-seen samples of the forgotten classes, with labels; in the forget view."""
     synthetic_only: bool = False
     """It is given noise in place of all samples."""
 
@@ -120,10 +123,7 @@ def load_unlearning(name: str) -> Method:
 
 def describe_unlearning() -> dict[str, str]:
     """Return {method name: what it is, forgets and needs}, read from the source: nothing is imported."""
-    everything, needed = ", ".join(KINDS), Needs().words()
-    lines = {
-        RETRAIN: f"Retraining from scratch by the run's recipe: the oracle. Forgets: {everything}. Needs: {needed}."
-    }
+    lines = {}
     for name, method in declared("unlearning", "unlearning").items():
         arguments = dict(zip(("name", "config", "needs", "forgets"), method.call.args, strict=False))
         arguments |= {keyword.arg: keyword.value for keyword in method.call.keywords if keyword.arg}

@@ -26,6 +26,8 @@ class Roles:
     """The whole test set."""
     unseen: View
     """Of the test set, in the forgotten classes' mix as far as it goes: what attacks tell the forgotten ones from."""
+    spare: View | None = None
+    """The rest of the test set's samples of these classes: what a method may look at that needs never-seen ones."""
 
     @property
     def views(self) -> tuple[View, View, View, View]:
@@ -45,17 +47,22 @@ def assign_roles(
 
     _, unseen = match_classes(dataset.y_train[request.rows], dataset.y_test, generator(seed, "unseen"))
     everything = np.arange(len(dataset.y_test))
+    classes = np.unique(dataset.y_train[request.rows])
+    spare = np.setdiff1d(np.flatnonzero(np.isin(dataset.y_test, classes)), unseen)
     return Roles(
         view("train", request.rows),
         view("train", request.retain),
         view("test", everything),
         view("test", np.sort(unseen) if len(unseen) else everything),
+        view("test", spare),
     )
 
 
 def granted(roles: Roles, needs: Needs, rng: np.random.Generator) -> tuple[View, View | None]:
     """Return the forget view and the retain view as a method with these needs gets them: nothing else is in them."""
     forget = _granted(roles.forget, needs.forget_labels, needs.synthetic_only, rng)
+    if needs.unseen:
+        forget = replace(forget, unseen=roles.spare)
     retain = _granted(roles.retain, needs.retain_labels, needs.synthetic_only, rng) if needs.retain else None
     return forget, retain
 

@@ -34,6 +34,8 @@ class View:
     """As `mean`."""
     dtype: torch.dtype = torch.float32
     """Of what `batches` gives: the model's."""
+    unseen: View | None = None
+    """Beside what is to be forgotten, where a method needs them: never-seen samples of its classes."""
 
     def __len__(self) -> int:
         return len(self.x)

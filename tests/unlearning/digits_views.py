@@ -1,6 +1,7 @@
 """Small views of the digits, small models for them, and one step of a method by hand."""
 
 import copy
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -28,7 +29,9 @@ def view(rows, part="train", dtype=torch.float32):
 
 def few(num_forget=40, num_retain=75, dtype=torch.float32):
     """The first samples: 75 leaves a batch of 11 at the end, and in batches of 37 one of a single sample."""
-    return view(slice(0, num_forget), dtype=dtype), view(slice(num_forget, num_forget + num_retain), dtype=dtype)
+    forget, retain = slice(0, num_forget), slice(num_forget, num_forget + num_retain)
+    unseen = view(slice(0, 100), "test", dtype)
+    return replace(view(forget, dtype=dtype), unseen=unseen), view(retain, dtype=dtype)
 
 
 def of_class(digit=DIGIT, part="train"):

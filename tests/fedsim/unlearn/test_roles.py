@@ -32,6 +32,18 @@ def test_unseen_samples_have_the_mix_of_a_client(roles: Roles) -> None:
     assert torch.equal(unseen, torch.minimum(forget, test))
 
 
+def test_spare_samples_are_of_the_forgotten_classes_and_none_that_attacks_look_at(roles: Roles) -> None:
+    assert roles.spare is not None
+    forget, unseen, spare, test = (
+        torch.bincount(view.y, minlength=10)
+        for view in (roles.forget, roles.unseen, roles.spare, roles.test)
+        if view.y is not None
+    )
+    assert torch.equal(unseen + spare, torch.where(forget > 0, test, 0))
+    images = {image.numpy().tobytes() for image in roles.unseen.x}
+    assert not images & {image.numpy().tobytes() for image in roles.spare.x}
+
+
 def test_batches_are_normalised_and_all_there() -> None:
     x = torch.arange(7 * 4, dtype=torch.uint8).reshape(7, 1, 2, 2)
     view = View(x, torch.arange(7), mean=(0.5,), std=(0.25,))

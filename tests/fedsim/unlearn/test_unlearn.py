@@ -144,7 +144,7 @@ def test_retraining_is_a_method_too(cli: Cli, run: Path) -> None:
     oracle = next((run / "unlearned" / "oracles").iterdir())
     kept, trained = (load_model(folder / "model.safetensors") for folder in (run / "unlearned" / "again", oracle))
     assert all(torch.equal(kept[name], value) for name, value in trained.items())
-    assert "the oracle. Forgets: class, samples, clients" in cli("list", "unlearning").out
+    assert "the oracle itself. Forgets: class, samples, clients" in cli("list", "unlearning").out
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no high-water mark of memory here")

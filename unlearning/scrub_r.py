@@ -1,0 +1,62 @@
+"""SCRUB+R: SCRUB, rewound to the epoch after which the forgotten samples are as wrong as never-seen ones.
+
+With err(D; s) the share of D that a student s gets wrong, s_1, ..., s_E SCRUB's students after each epoch, and D_v
+never-seen samples in the class mix of D_f:  s_e with e = argmin_e | err(D_f; s_e) - err(D_v; s_E) |.
+"Towards Unbounded Machine Unlearning" (arXiv:2302.09880), SCRUB and Rewind.
+Ours where the paper is silent: of equally near epochs the last; D_v lies outside the attacks' samples, and each of its
+classes counts as much as in D_f, as test sets seldom have enough of every class.
+"""
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.errors import FedsimError
+from fedsim.models.base import Classifier
+from fedsim.unlearn.seam import Needs, View, unlearning
+from fedsim.unlearn.steps import given
+from unlearning.scrub import ScrubConfig, students
+
+
+class ScrubRConfig(ScrubConfig):
+    """Options of SCRUB+R."""
+
+
+@torch.no_grad()
+def class_errors(model: Classifier, view: View, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return for each class how many samples of a view are wrong and how many there are, both (C,)."""
+    model.eval()
+    wrong, total = torch.zeros(2, num_classes, dtype=torch.float64)
+    for x, y in view.batches(500, None):
+        labels = given(y)
+        total += torch.bincount(labels, minlength=num_classes).to(total)
+        wrong += torch.bincount(labels[model(x).argmax(1) != labels], minlength=num_classes).to(wrong)
+    return wrong, total
+
+
+@unlearning("scrub_r", ScrubRConfig, Needs(unseen=True), {"samples", "clients"})
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: ScrubRConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the student of the epoch that is rewound to."""
+    num_classes, unseen = model.classifier.out_features, given(forget.unseen)
+    kept, errors = [], []
+    for student in students(model, forget, given(retain), config, rng):
+        wrong, total = class_errors(student, forget, num_classes)
+        errors.append(wrong.sum() / total.sum().clamp(min=1))
+        kept.append(copy.deepcopy(student.state_dict()))
+    if not kept:
+        return model.eval()
+    wrong_v, total_v = class_errors(model, unseen, num_classes)
+    there = (total > 0) & (total_v > 0)
+    if not there.any():
+        raise FedsimError(
+            "--method scrub_r: compares with never-seen samples of the forgotten classes, and the test set has none "
+            "beyond those that the attacks look at; use scrub"
+        )
+    reference = (total * wrong_v / total_v)[there].sum() / total[there].sum()
+    nearest = min(range(len(kept)), key=lambda epoch: (abs(float(errors[epoch] - reference)), -epoch))
+    model.load_state_dict(kept[nearest])
+    return model.eval()
