@@ -14,7 +14,7 @@ EPOCHS = 5
 def case():
     """A model that knows 60 samples by heart, and never-seen ones of their classes."""
     forget, retain = view(slice(0, 60)), view(slice(60, 400))
-    model = train(new_model(), union(forget, retain), 30)
+    model = train(new_model(), union(forget, retain), 15)
     return model, replace(forget, unseen=view(slice(0, 300), "test")), retain
 
 
@@ -26,15 +26,15 @@ def errors_by_class(model, samples):
     return torch.stack([wrong[y == digit].mean() for digit in range(10)])
 
 
-def test_it_rewinds_to_the_epoch_whose_forget_error_is_nearest_to_a_never_seen_one(case):
+@pytest.mark.parametrize("options", [{"max_epochs": EPOCHS, "lr": 0.02}, {"max_epochs": 2, "lr": 0.05, "ceiling": 8}])
+def test_it_rewinds_to_the_epoch_whose_forget_error_is_nearest_to_a_never_seen_one(case, options):
     model, forget, retain = case
-    options = {"max_epochs": EPOCHS, "lr": 0.02}
     students = [apply("scrub", model, forget, retain, epochs=e + 1, **options) for e in range(EPOCHS)]
     mix = torch.bincount(forget.y, minlength=10) / len(forget)
     assert (mix > 0).all()
     found = [float(mix.double() @ errors_by_class(student, forget)) for student in students]
     reference = float(mix.double() @ errors_by_class(students[-1], forget.unseen))
-    distances = [abs(error - reference) for error in found]
+    distances = [round(abs(error - reference), 9) for error in found]
     nearest = max(e for e in range(EPOCHS) if distances[e] == min(distances))
     assert nearest < EPOCHS - 1  # or nothing would be rewound here
     result = apply("scrub_r", model, forget, retain, epochs=EPOCHS, **options)
