@@ -67,7 +67,7 @@ def confidence(s: Tensor, kind: str = "variance") -> Tensor:
     if kind == "variance":
         return s.var(-1, correction=0)
     entropy: Tensor = torch.special.entr(s).sum(-1)
-    return 1 - entropy / math.log(s.shape[-1])
+    return (1 - entropy / math.log(s.shape[-1])).clamp_min(0)  # rounding takes uniform ones below
 
 
 def assimilate(global_logits: Tensor, local_logits: Tensor, options: FedLabelConfig) -> Annotation:

@@ -1,5 +1,7 @@
 """Phases on several streams: what is annotated, what reaches a batch, and from where strong views are drawn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -102,7 +104,7 @@ def test_both_ways_of_training_agree_and_the_last_phase_of_a_client_gives_its_lo
 
 
 def test_strong_views_depend_on_round_client_phase_and_step_alone():
-    phase = Phase(lambda *_: None, steps=3, streams=("labelled",), strong=StrongView())
+    phase = Phase(lambda *_: None, steps=3, strong=StrongView(feature_dropout=0.0))
     trainer, start = setup(Client)
 
     def views(clients, server_round=1, number=0):
@@ -114,12 +116,21 @@ def test_strong_views_depend_on_round_client_phase_and_step_alone():
     _, alone = views([2])
     assert torch.equal(among[:, 1], alone[:, 0])
     x = data().x[torch.from_numpy(feed.plan.index)]
-    assert (among != x).any()
     noise = (among - x)[:, 1, :4]
-    kept = (noise.abs() < 1.4) & (noise.flip(0).abs() < 1.4)
-    assert not torch.equal(noise[0][kept[0]], noise[1][kept[0]])  # another draw in another step
+    assert not torch.allclose(noise[0], noise[1])
     for other in (views([2], server_round=2)[1], views([2], number=1)[1]):
         assert not torch.equal(other, alone)
+
+
+def test_weak_augmentation_is_of_labelled_samples_only():
+    trainer, start = setup(Client)
+    augmented = replace(data(), augment="crop_flip", pad=2)
+    feeder = Feeder(augmented, trainer.config, 0, False, works([0]))
+    phase = Phase(lambda *_: None, steps=3, streams=("labelled", "unlabelled"))
+    plan = feeder.feed(phase, 1, 0, start, Extras({}, {})).plan
+    assert (plan.draws[:, :, :4] != plan.draws[0, 0, 0]).any()
+    assert (plan.draws[:, :, 4:] == (2, 2, 0)).all()
+    assert feeder.feed(replace(phase, streams=("unlabelled",)), 1, 0, start, Extras({}, {})).plan.draws is None
 
 
 def test_steps_of_a_phase_of_the_configuration_and_passes():
