@@ -1,4 +1,4 @@
-"""Write a file that is there whole or not at all."""
+"""Files: written whole or not at all, and how large they are."""
 
 import contextlib
 import os
@@ -22,3 +22,18 @@ def write_atomically(path: Path, content: bytes) -> Path:
             temporary.unlink()
         raise FedsimError(f"{path}: cannot be written ({err.strerror}); give another place") from err
     return path
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file, or the list of a folder, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def size_on_disk(path: Path) -> int:
+    """Return the bytes of a file, or of all files below a folder; 0 if there is none."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

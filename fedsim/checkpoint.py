@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from typing_extensions import TypedDict
 
+from fedsim.atomic import fsync
 from fedsim.engine.record_file import require_whole
 from fedsim.engine.states import ClientStates, file_name
 from fedsim.errors import FedsimError
@@ -67,11 +67,11 @@ class Checkpoint:
         }  # fmt: skip
         (temporary / "state.json").write_text(json.dumps(state_json), encoding="utf-8")
         for path in [*new, temporary / "tensors.safetensors", temporary / "state.json", temporary / "clients"]:
-            _fsync(path)
-        _fsync(temporary)
+            fsync(path)
+        fsync(temporary)
         _remove([final] if final.exists() else [])
         temporary.rename(final)
-        _fsync(folder)
+        fsync(folder)
         self.clients.moved_to(final / "clients")
         _remove(sorted(folder.glob("round-*"))[:-_KEPT])
 
@@ -146,19 +146,11 @@ def _saveable(tensors: Tensors) -> Tensors:
     return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
 
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def save_model(path: Path, tensors: Tensors) -> None:
     """Write a state dict as one safetensors file, atomically; equal tensors give equal bytes."""
     temporary = path.with_name(f".{path.name}.tmp")
     save_file(_saveable({name: tensors[name] for name in sorted(tensors)}), temporary)
-    _fsync(temporary)
+    fsync(temporary)
     temporary.replace(path)
 
 

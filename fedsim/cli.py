@@ -142,6 +142,7 @@ def unlearn_command(
     compare: Annotated[str | None, typer.Option(help="retrain: the model to come near to, from scratch.")] = None,
     seeds: Annotated[int, typer.Option(help="Repetitions, each with its own original and oracle.")] = 1,
     name: Annotated[str | None, typer.Option(help="Name of the folder under RUN/unlearned.")] = None,
+    purge: Annotated[bool, typer.Option("--purge", help="Then remove what these clients sent from history.")] = False,
     sets: Annotated[list[str] | None, typer.Option("--set", help="METHOD.option=value. Repeatable.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an outcome of the same name.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
@@ -162,8 +163,8 @@ def unlearn_command(
 
     try:
         outcome = unlearn(
-            run, methods, forget, compare=compare, seeds=seeds, name=name, overrides=overrides, force=force,
-            progress=progress_for(console, quiet), say=say,
+            run, methods, forget, compare=compare, seeds=seeds, name=name, purge=purge, overrides=overrides,
+            force=force, progress=progress_for(console, quiet), say=say,
         )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         raise _Interrupted(str(interrupt) or "interrupted") from None

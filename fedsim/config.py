@@ -87,6 +87,17 @@ class EngineConfig(Config):
         return value
 
 
+class HistoryConfig(Config):
+    """What is kept of the rounds, for methods that make clients forgotten. None of it changes a result."""
+
+    keep: Literal["none", "norms", "updates"] = "none"
+    """norms: the models that were sent, who answered, and how far each one moved; updates: what each sent, too."""
+    every: int = Field(1, ge=1)
+    """Rounds between those that are kept, from the first on; who answered is kept of all."""
+    quota_mb: int = Field(1024, ge=1)
+    """Most that it may take on disk; a run that needs more is refused, or stops there."""
+
+
 class FaultsConfig(Config):
     """Failures to inject, drawn per (round, client); all zero by default."""
 
@@ -142,6 +153,8 @@ class RunConfig(Config):
     """Execution; changes no result."""
     faults: FaultsConfig = FaultsConfig()
     """Failures to inject."""
+    history: HistoryConfig = HistoryConfig()
+    """What is kept of the rounds; changes no result."""
 
     @field_validator("strategy", mode="before")
     @classmethod

@@ -27,6 +27,7 @@ from fedsim.data.federation import FederatedData
 from fedsim.engine.base import Engine
 from fedsim.environment import environment, versions
 from fedsim.errors import FedsimError, InUse, RunFailed
+from fedsim.history import HistoryWriter, require_room
 from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.progress import Progress
@@ -120,6 +121,8 @@ def load_run_model(folder: str | Path) -> Classifier:
 
 
 def _begin(folder: Path, simulation: Simulation) -> RunResult:
+    config = simulation.config
+    require_room(config.history, simulation.server.initial(), config.rounds, config.cohort_size)
     with contextlib.closing(simulation.engine()) as engine:  # first: it may not be to be had
         _make_folder(folder, simulation)
         with _held(folder):
@@ -174,7 +177,10 @@ def _finish(folder: Path, simulation: Simulation, engine: Engine, state: RunStat
 
 def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> None:
     config, saved = simulation.config, state.round
+    history = HistoryWriter(folder, config.history) if config.history.keep != "none" else None
     try:
+        if history is not None:
+            history.rewind(state.round)
         for rest in folder.glob(".*.tmp"):  # of a process that was killed as it wrote
             rest.unlink()
         engine.states.spill_to(folder / ".states")
@@ -184,7 +190,7 @@ def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: Run
         simulation.progress.begin(config, simulation.choices | engine.notes, state.round)
         with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
             while state.round < config.rounds:
-                metrics = simulation.step(state, engine)
+                metrics = simulation.step(state, engine, history)
                 log.write(_line(state.metrics[-1]))
                 log.flush()
                 if state.round % config.checkpoint_every == 0 or state.round == config.rounds:
@@ -195,6 +201,8 @@ def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: Run
         _leave(folder, simulation, state, engine, saved, error)
         raise
     finally:
+        if history is not None:
+            history.discard()
         simulation.progress.end()
 
 

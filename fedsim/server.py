@@ -206,8 +206,11 @@ class MeanMetrics:
 def sample_cohort(rng: np.random.Generator, sizes: npt.NDArray[np.int64], cohort: int) -> Sequence[int]:
     """Return the clients of a round, drawn without replacement from those that have data, largest first.
 
-    Largest first lets long chunks start early, and puts clients of like size into one chunk.
+    Every client draws a lot and the lowest take part, so that a federation without some client has the same cohort in
+    every round which that client was not in. Largest first lets long chunks start early, and puts clients of like size
+    into one chunk.
     """
+    lots = rng.random(len(sizes))
     able = np.flatnonzero(sizes)
-    drawn = np.sort(rng.choice(able, min(cohort, len(able)), replace=False))
+    drawn = np.sort(able[np.argsort(lots[able])[:cohort]])
     return drawn[np.argsort(-sizes[drawn], kind="stable")].tolist()  # type: ignore[no-any-return]

@@ -25,6 +25,7 @@ from fedsim.engine.select import choose_cohort, choose_engine
 from fedsim.engine.states import ClientStates
 from fedsim.errors import FedsimError, RunFailed
 from fedsim.evaluation import HeadScore, TestSet
+from fedsim.history import HistoryWriter
 from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.models.build import build_model
@@ -34,7 +35,7 @@ from fedsim.records import Tensors, scalars, to_record, to_tensors
 from fedsim.registry import load_strategy
 from fedsim.server import sample_cohort
 from fedsim.training.precision import prepare
-from fedsim.worker import Worker
+from fedsim.worker import OWN_UPDATES, Worker
 
 Metrics = dict[str, float]
 
@@ -146,8 +147,8 @@ class Simulation:
             state.metrics, state.failures, self.config.recipe(),
         )  # fmt: skip
 
-    def step(self, state: RunState, engine: Engine) -> Metrics:
-        """Run one round, writing to `state` once it is whole; returns its metrics.
+    def step(self, state: RunState, engine: Engine, history: HistoryWriter | None = None) -> Metrics:
+        """Run one round, writing to `state`, and to `history`, once it is whole; returns its metrics.
 
         Raises
         ------
@@ -158,8 +159,12 @@ class Simulation:
         begun = time.perf_counter()
         rng = generator(config.seed, "cohort", server_round)
         engine.cohort = sample_cohort(rng, self.data.partition.sizes, config.cohort_size)
-        messages = self.server.configure_train(server_round, to_record(state.tensors), ConfigRecord(), engine)
-        replies = _Counted(engine.stream(_by_cohort(messages, engine)), self.progress)
+        message = ConfigRecord()
+        if history is not None:
+            model = self.server.split(state.tensors)
+            message[OWN_UPDATES] = history.begin(server_round, engine.cohort, model, state.server)
+        messages = self.server.configure_train(server_round, to_record(state.tensors), message, engine)
+        replies = _Counted(engine.stream(_by_cohort(messages, engine)), self.progress, history)
         aggregated, measured = self.server.aggregate_train(server_round, replies)
         if replies.good < config.min_replies or aggregated is None:
             first = f"; the first failure: {next(iter(replies.failures))}" if replies.failures else ""
@@ -177,6 +182,8 @@ class Simulation:
             scores = self.scores(tensors)
             metrics |= self._global_metrics(scores) | self._evaluate_clients(server_round, tensors, engine)
         with uninterrupted():  # the round counts as a whole or not at all
+            if history is not None:
+                history.commit()
             engine.states.commit()
             state.tensors, state.server, state.round = tensors, self.server.state_dict(), server_round
             state.scores = scores
@@ -232,10 +239,10 @@ _RECORDED = 100  # clients per reason and round, and reasons per round
 
 
 class _Counted:
-    """Replies on their way to the strategy, counted."""
+    """Replies on their way to the strategy, counted, and kept where there is a history."""
 
-    def __init__(self, replies: Iterator[Message], progress: Progress) -> None:
-        self._replies, self._progress = replies, progress
+    def __init__(self, replies: Iterator[Message], progress: Progress, history: HistoryWriter | None) -> None:
+        self._replies, self._progress, self._history = replies, progress, history
         self.good = 0
         self.failed = 0
         self.failures: dict[str, list[int]] = {}
@@ -248,6 +255,8 @@ class _Counted:
                 self._record(client_of(reply.metadata.src_node_id), reply.error.reason or "no reason given")
             else:
                 self.good += 1
+                if self._history is not None:
+                    self._history.add(client_of(reply.metadata.src_node_id), reply.content)
             self._progress.reply()
             yield reply
 

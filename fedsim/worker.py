@@ -29,6 +29,10 @@ from fedsim.training.trainer import Trained, Trainer, TrainingData
 
 _EVAL_BATCH = 500
 
+OWN_UPDATES = "own-updates"
+"""Key of a training message's configuration: every client's own update is wanted, if only the sum is aggregated."""
+_OWN = "own-"
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -131,7 +135,7 @@ class Worker:
                 replies[client] = Reply(None, f"injected {fault}")
             else:
                 works.append(self.work(client, self._personal(client, received.state, state)))
-        chunk = _ChunkSum() if config.get("reply") == "sum" else None
+        chunk = _ChunkSum(bool(config.get(OWN_UPDATES))) if config.get("reply") == "sum" else None
         together = self.config.training.cohort == "vectorized"
         for group in [works] if together and works else [[work] for work in works]:
             replies |= self._train_group(received, group, server_round, chunk)
@@ -175,13 +179,14 @@ class Worker:
         replies = {works[lane].client: Reply(None, "its update holds NaN or Inf") for lane in trained.lanes}
         for row in good.tolist():
             content = RecordDict()
-            if chunk is None:
-                content["arrays"] = to_record({name: value[row] for name, value in update.sent.items()})
+            if chunk is None or chunk.own_updates:
+                prefix = "" if chunk is None else _OWN
+                content[f"{prefix}arrays"] = to_record({name: value[row] for name, value in update.sent.items()})
                 own: dict[str, Any] = {
                     n: float(values[row]) for n, values in metrics.items() if values[row] == values[row]
                 }
                 own |= {"num-examples": int(examples[row]), "weight": float(update.weights[row])}
-                content["metrics"] = MetricRecord(own)
+                content[f"{prefix}metrics"] = MetricRecord(own)
             client = works[trained.lanes[row]].client
             replies[client] = Reply(content, state=_kept(update.kept, row))
         return replies
@@ -285,6 +290,12 @@ def score(logits: Tensor, labels: Tensor, owned: npt.NDArray[np.int64], *, maske
     return {name: float(value) for name, value in metrics.items()}
 
 
+def own_update(content: RecordDict) -> RecordDict:
+    """Return the arrays and metrics that one client sent: beside the sum that it carries for its chunk, or alone."""
+    prefix = _OWN if f"{_OWN}arrays" in content else ""
+    return RecordDict({key: content[f"{prefix}{key}"] for key in ("arrays", "metrics")})
+
+
 def _failed(error: Exception) -> Reply:
     return Reply(None, f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}")
 
@@ -300,7 +311,8 @@ def _kept(state: State, row: int) -> RecordDict | None:
 class _ChunkSum:
     """What a chunk's clients add up to, where the server needs no more than that."""
 
-    def __init__(self) -> None:
+    def __init__(self, own_updates: bool) -> None:
+        self.own_updates = own_updates
         self.mean = WeightedMean(exact=False)
         self._metrics = MeanMetrics()
         self._examples = 0.0

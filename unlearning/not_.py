@@ -2,7 +2,7 @@
 
 θ_l ← −θ_l for the chosen layers l;  then min_θ E_{D_r} ℓ.
 "NoT: Federated Unlearning via Weight Negation" (arXiv:2503.05657).
-Differs from the paper: the fine-tuning is central, not federated.
+Differs from the paper: the fine-tuning is central; `not_federated` keeps it in the federation.
 """
 
 import numpy as np
@@ -24,13 +24,17 @@ class NotConfig(RepairConfig):
     """Layers, convolutional or linear, that are negated, counted from the input."""
 
 
+def first_layers(model: Classifier, num_layers: int) -> list[str]:
+    """Return the names of the weights and biases of the first convolutional or linear layers."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    return [f"{name}.{own}" for name, module in layers[:num_layers] for own, _ in module.named_parameters()]
+
+
 def negate_first(model: Classifier, num_layers: int) -> None:
     """Negate weights and biases of the first convolutional or linear layers, in place; twice is the identity."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     with torch.no_grad():
-        for layer in layers[:num_layers]:
-            for parameter in layer.parameters():
-                parameter.neg_()
+        for name in first_layers(model, num_layers):
+            model.get_parameter(name).neg_()
 
 
 @unlearning("not", NotConfig, Needs(forget_labels=False), {"class", "samples", "clients"})

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fedsim.atomic import size_on_disk
 from fedsim.report.run_folder import RunFolder
 from fedsim.report.wording import (
     ABSENT,
@@ -132,7 +133,9 @@ def _files_and_next(folder: RunFolder) -> Table:
         ("Plots", "plots"),
         ("Checkpoints", "checkpoints"),
     ]
-    rows = [(label, folder.path / name) for label, name in files if (folder.path / name).exists()]
+    rows = [(label, str(folder.path / name)) for label, name in files if (folder.path / name).exists()]
+    if (kept := folder.path / "history").exists():
+        rows.append(("History", f"{kept} ({folder.option('history.keep')}, {size_on_disk(kept) / 1e6:,.1f} MB)"))
     run = shlex.quote(str(folder.path))
     commands = [f"fedsim report {run}"] if not (folder.path / "report.html").exists() and folder.metrics else []
     if folder.status == "finished":
@@ -141,7 +144,7 @@ def _files_and_next(folder: RunFolder) -> Table:
         commands.insert(0, f"fedsim run --resume {run}")
     return _grid(
         [
-            *((label, Text(_plain(str(path)))) for label, path in rows),
+            *((label, Text(_plain(place))) for label, place in rows),
             ("Next", Text("\n".join(_plain(command) for command in commands), style="bold")),
         ]
     )

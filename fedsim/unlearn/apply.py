@@ -6,18 +6,20 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import ValidationError
 
+from fedsim.config import HistoryConfig
 from fedsim.config_errors import one_line
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from fedsim.randomness import generator, torch_seed
+from fedsim.unlearn.federation import Federation
 from fedsim.unlearn.forget import Request
 from fedsim.unlearn.memory import peak_memory
-from fedsim.unlearn.methods import Method, UnlearningConfig
+from fedsim.unlearn.methods import Method, UnlearnClients, UnlearningConfig, UnlearnSamples
 from fedsim.unlearn.roles import Roles, granted
 
 
@@ -41,12 +43,16 @@ def options_of(method: Method, given: Mapping[str, Any]) -> UnlearningConfig:
         raise FedsimError(f"--set {one_line(error, method.config, method.name, owner=method.name)}") from None
 
 
-def refusal(method: Method, request: Request) -> str | None:
-    """Return why a method cannot serve a request, None if it can."""
+def refusal(method: Method, request: Request, history: HistoryConfig) -> str | None:
+    """Return why a method cannot serve a request on a run with this history, None if it can."""
     if request.kind not in method.forgets:
         return f"{method.name} forgets {' and '.join(sorted(method.forgets))}, not {request.kind}"
-    if method.needs.history:
-        return f"{method.name} needs the clients' updates, which this run has not kept"
+    if method.needs.updates and history.keep != "updates":
+        return f"{method.name} needs what clients sent, which this run has not kept (history.keep=updates keeps it)"
+    if method.needs.history and history.keep == "none":
+        return (
+            f"{method.name} needs the models of all rounds, which this run has not kept (history.keep=norms keeps them)"
+        )
     return None
 
 
@@ -61,7 +67,8 @@ def unlearn_with(method: Method, options: UnlearningConfig, model: Classifier, r
         torch.manual_seed(torch_seed(seed, f"{purpose}-torch"))
         with peak_memory(device) as peak, torch.set_grad_enabled(method.needs.gradients):
             begun = time.perf_counter()
-            result = method.unlearn(private, forget, retain, options, generator(seed, purpose))
+            unlearn = cast("UnlearnSamples[Any]", method.unlearn)
+            result = unlearn(private, forget, retain, options, generator(seed, purpose))
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds = time.perf_counter() - begun
@@ -69,3 +76,13 @@ def unlearn_with(method: Method, options: UnlearningConfig, model: Classifier, r
         raise TypeError(f"{method.name} must return a Classifier, got {type(result).__name__}")
     costs = {} if peak.megabytes is None else {"peak_mb": peak.megabytes}
     return Unlearned(result.eval().requires_grad_(True), seconds, costs)
+
+
+def unlearn_federated(method: Method, options: UnlearningConfig, federation: Federation) -> Unlearned:
+    """Return what a method that works on the federation makes of it; its draws are those of the run."""
+    with peak_memory(federation.device) as peak, federation:
+        begun = time.perf_counter()
+        tensors = cast("UnlearnClients[Any]", method.unlearn)(federation, options)
+        seconds = time.perf_counter() - begun
+    memory = {} if peak.megabytes is None else {"peak_mb": peak.megabytes}
+    return Unlearned(federation.model(tensors).eval(), seconds, federation.costs() | memory)

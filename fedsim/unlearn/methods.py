@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fedsim.models.base import Classifier
+    from fedsim.records import Tensors
+    from fedsim.unlearn.federation import Federation
     from fedsim.unlearn.seam import View
 
 KINDS = ("class", "samples", "clients")
@@ -38,15 +40,27 @@ class Needs:
     """Their labels."""
     gradients: bool = True
     """Derivatives; without, it runs where autograd records nothing."""
-    history: bool = False
-    """The updates that clients sent while the run trained."""
     unseen: bool = False
     """Never-seen samples of the forgotten classes, with labels; in the forget view."""
     synthetic_only: bool = False
     """It is given noise in place of all samples."""
+    history: bool = False
+    """The models of the run's rounds, and who took part in them. With this or the next two a method works on the
+    federation, of which it sees no sample."""
+    updates: bool = False
+    """What clients sent in those rounds."""
+    clients: bool = False
+    """The clients that stay, to train when they are asked to."""
+
+    @property
+    def federation(self) -> bool:
+        """Whether it is the federation that is worked on."""
+        return self.history or self.updates or self.clients
 
     def words(self) -> str:
         """Return what is needed as a list in words."""
+        if self.federation:
+            return ", ".join(name for name in ("history", "updates", "clients") if getattr(self, name))
         asked = [field.name for field in fields(self) if getattr(self, field.name) and field.name != "synthetic_only"]
         if not self.retain:
             asked = [need for need in asked if need != "retain_labels"]
@@ -62,11 +76,16 @@ class UnlearningConfig(Config):
 
 Options = TypeVar("Options", bound=UnlearningConfig)
 
-Unlearn = Callable[["Classifier", "View", "View | None", Options, "np.random.Generator"], "Classifier"]
+UnlearnSamples = Callable[["Classifier", "View", "View | None", Options, "np.random.Generator"], "Classifier"]
 """(model, forget, retain, options, generator) -> model.
 
 The model is a private copy on the views' device; it may be changed in place and returned. Torch's own generators are
 seeded by the caller."""
+
+UnlearnClients = Callable[["Federation", Options], "Tensors"]
+"""(federation, options) -> the global tensors: of a method that needs history, updates or clients."""
+
+Unlearn = UnlearnSamples[Options] | UnlearnClients[Options]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsim.config import RunConfig, resolve
+from fedsim.config import HistoryConfig, RunConfig, resolve
 from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError, InUse
 from fedsim.models.base import Classifier
@@ -56,6 +56,8 @@ def retrained(source: Source, data: FederatedData, seed: int, kind: str, progres
     """
     parent = source.folder.path / "unlearned" / kind
     config = source.config.model_copy(update={"seed": seed})
+    if kind == FOLDERS[0]:
+        config = config.model_copy(update={"history": HistoryConfig()})  # nobody asks it to forget
     name = recipe_hash(config, data)
     config = config.model_copy(update={"name": name, "out": parent})
     folder = parent / name
@@ -75,7 +77,7 @@ def retrained(source: Source, data: FederatedData, seed: int, kind: str, progres
 
 def recipe_hash(config: RunConfig, data: FederatedData) -> str:
     """Return 16 hexadecimal digits that tell apart all recipes and data that train different models."""
-    recipe = config.model_dump(mode="json", exclude={"name", "out", "engine"})
+    recipe = config.model_dump(mode="json", exclude={"name", "out", "engine", "history"})
     told = json.dumps([recipe, data.content_hash], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 

@@ -17,7 +17,7 @@ from fedsim.report.html import Section
 from fedsim.report.wording import ABSENT, format_duration
 from fedsim.unlearn.comparison import Comparison, Row
 from fedsim.unlearn.outcome import Outcome
-from fedsim.unlearn.wording import cell, columns, flag_text, place_text, summary_line
+from fedsim.unlearn.wording import cell, columns, federation_costs, flag_text, place_text, summary_line
 from unlearning.evaluation.catalogue import METRICS
 
 _FLOOR = 1e-6  # nats: losses below are drawn here
@@ -121,7 +121,7 @@ def _attacks(comparison: Comparison) -> Section | None:
 
 
 def _cost(comparison: Comparison) -> Section:
-    rows = []
+    rows, shown = [], federation_costs(comparison)
     for row in comparison.rows:
         seconds, speedup = row.metrics.get("seconds"), row.metrics.get("run_time_efficiency")
         memory, attacks = row.metrics.get("peak_mb"), row.metrics.get("attack_seconds")
@@ -131,13 +131,15 @@ def _cost(comparison: Comparison) -> Section:
             ABSENT if speedup is None else f"{1 / speedup.mean:.1%}",
             ABSENT if memory is None else f"{memory.mean:,.0f} MB",
             ABSENT if attacks is None else format_duration(attacks.mean),
+            *(cell(row, column) for column in shown),
         ])  # fmt: skip
+    head = ["Model", "Time", "Of retraining", "Peak memory", "Attacks", *(column.head for column in shown)]
     return Section(
         "Cost",
         "Time of the training or of the method alone, evaluations not included, on this machine; the most memory that "
         "the method took beyond what was held before; and the time of all attacks on the model, their noise floors and "
         "relearning included.",
-        rows=[["Model", "Time", "Of retraining", "Peak memory", "Attacks"], *rows],
+        rows=[head, *rows],
     )
 
 

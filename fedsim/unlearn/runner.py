@@ -13,14 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedsim.config import HistoryConfig
+from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError, RunFailed, nearest
+from fedsim.history import purge as purge_history
 from fedsim.models.base import Classifier
 from fedsim.progress import Progress
 from fedsim.randomness import generator
 from fedsim.registry import declared
 from fedsim.report.wording import format_duration
-from fedsim.unlearn.apply import Unlearned, options_of, refusal, unlearn_with
+from fedsim.unlearn.apply import Unlearned, options_of, refusal, unlearn_federated, unlearn_with
 from fedsim.unlearn.comparison import Comparison, Contestant, Kind, make_rows
+from fedsim.unlearn.federation import Federation, emptied
 from fedsim.unlearn.forget import Request, parse_forget
 from fedsim.unlearn.measure import Measured, measure
 from fedsim.unlearn.methods import RETRAIN, Method, UnlearningConfig, load_unlearning
@@ -52,6 +56,7 @@ def unlearn(
     compare: str | None = None,
     seeds: int = 1,
     name: str | None = None,
+    purge: bool = False,
     overrides: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -73,6 +78,8 @@ def unlearn(
         Repetitions: each with an original, an oracle and methods of its own seed.
     name
         Of the new folder; by default method and request.
+    purge
+        Remove what the forgotten clients sent from the run's history, and from those of its originals, in the end.
     overrides
         Options: {"method.option": value}, or {"option": value} for one method.
     force
@@ -103,7 +110,9 @@ def unlearn(
         load_unlearning(method)  # a name that does not exist: before the data is read
     source = open_source(path)
     request = parse_forget(forget, source.data, source.config.seed)
-    entries, notes = _entries(asked, request, overrides or {})
+    entries, notes = _entries(asked, request, source.config.history, overrides or {})
+    if purge:
+        _require_purgeable(source, request)
     folder = _folder_for(path / "unlearned", name, f"{stem}-{forget}", force)
     dtype = source.model.classifier.weight.dtype
     roles = assign_roles(source.data, request, source.config.seed, source.device, dtype)
@@ -112,6 +121,8 @@ def unlearn(
         contest.run_seed(source.config.seed + number, oracle=compare is not None)
     outcome = contest.outcome(folder, seeds)
     write_outcome(outcome, source, request, {name: entry.options for name, entry in entries.items()})
+    if purge:
+        _purge(path, contest.left, source.data, say)
     return outcome
 
 
@@ -139,7 +150,7 @@ class _Contest:
     def run_seed(self, seed: int, *, oracle: bool) -> None:
         """Add a model of this seed to every contestant."""
         original = self._original(seed)
-        made = {name: self._apply(name, entry, original.model, seed) for name, entry in self.entries.items()}
+        made = {name: self._apply(name, entry, original, seed) for name, entry in self.entries.items()}
         if self.asked and not any(made[name] for name in self.asked):
             raise RunFailed(f"no method came through: {'; '.join(self.notes)}; nothing was written")
         against: Measured | None = None
@@ -147,7 +158,7 @@ class _Contest:
             self.say(f"seed {seed}: the oracle, trained from scratch without {self.request.spec}")
             trained = retrained(self.source, self.left, seed, FOLDERS[0], self.progress)
             against = self._measure(trained.model, None)
-            self._add("oracle", "oracle", trained.model, against, trained.seconds)
+            self._add("oracle", "oracle", trained.model, against, trained.seconds, self._costs_of_all())
         measured = self._measure(original.model, against)
         self._add("original", "original", original.model, measured, original.seconds)
         self.say(
@@ -167,12 +178,15 @@ class _Contest:
         self.say(f"seed {seed}: an original")
         return retrained(source, source.data, seed, FOLDERS[1], self.progress)
 
-    def _apply(self, name: str, entry: _Entry, original: Classifier, seed: int) -> Unlearned | None:
+    def _apply(self, name: str, entry: _Entry, original: Trained, seed: int) -> Unlearned | None:
         """Return what a method made of a model; None, and never tried again, where it failed."""
         if name in self.failed:
             return None
         try:
-            result = unlearn_with(entry.method, entry.options, original, self.roles, seed)
+            if entry.method.needs.federation:
+                result = unlearn_federated(entry.method, entry.options, self._federation(entry.method, original, seed))
+            else:
+                result = unlearn_with(entry.method, entry.options, original.model, self.roles, seed)
         except Exception as error:
             if isinstance(error, FedsimError) and len(self.asked) == 1 and entry.kind == "method":
                 raise  # it says what is wrong with the request
@@ -182,12 +196,23 @@ class _Contest:
             self.failed.add(name)
             self.contestants.pop(name, None)
             return None
-        memory = "".join(f" and up to {megabytes:,.0f} MB" for megabytes in result.costs.values())
+        memory = f" and up to {result.costs['peak_mb']:,.0f} MB" if "peak_mb" in result.costs else ""
         self.say(f"seed {seed}: {name} took {result.seconds:.2f} s{memory}")
         return result
 
+    def _federation(self, method: Method, original: Trained, seed: int) -> Federation:
+        config = self.source.config.model_copy(update={"seed": seed})
+        return Federation(config, self.source.data, self.left, original.folder, method.needs, self.progress)
+
     def _measure(self, model: Classifier, against: Measured | None) -> Measured:
         return measure(model, self.roles, self.source.config.seed, against)
+
+    def _costs_of_all(self) -> dict[str, float]:
+        """Return what retraining costs the federation; nothing where no method is to be compared by that."""
+        if not any(entry.method.needs.federation for entry in self.entries.values()):
+            return {}
+        config, able = self.source.config, np.count_nonzero(self.left.partition.sizes)
+        return {"rounds": config.rounds, "clients_woken": config.rounds * min(config.cohort_size, int(able))}
 
     def _add(
         self,
@@ -230,7 +255,7 @@ def constant_predictor(model: Classifier, retain: View) -> Classifier:
 
 
 def _entries(
-    asked: Sequence[str], request: Request, overrides: Mapping[str, Any]
+    asked: Sequence[str], request: Request, history: HistoryConfig, overrides: Mapping[str, Any]
 ) -> tuple[dict[str, _Entry], list[str]]:
     """Return the methods to run, the baseline among them, and why others that `all` names cannot."""
     names = sorted(declared("unlearning", "unlearning")) if asked == ["all"] else list(asked)
@@ -238,7 +263,7 @@ def _entries(
     given = _sorted_options(overrides, names, methods)
     entries, notes = {}, []
     for name, method in methods.items():
-        if (reason := refusal(method, request)) is None:
+        if (reason := refusal(method, request, history)) is None:
             asked_for = name in names and (name != _BASELINE or asked != ["all"])
             entries[name] = _Entry(method, options_of(method, given[name]), "method" if asked_for else "baseline")
         elif asked != ["all"] and name in names:
@@ -263,6 +288,21 @@ def _sorted_options(
             raise FedsimError(f"--set {key}: must be METHOD.option=value; {nearest(name, methods)}")
         given[name][option] = value
     return given
+
+
+def _require_purgeable(source: Source, request: Request) -> None:
+    if request.kind != "clients":
+        raise FedsimError(f"--purge: removes what clients sent, and --forget {request.spec} names no clients alone")
+    if source.config.history.keep == "none":
+        raise FedsimError("--purge: this run has no history; leave it out")
+
+
+def _purge(run: Path, left: FederatedData, data: FederatedData, say: Callable[[str], None]) -> None:
+    """Remove the forgotten clients' updates wherever this run's history, or that of one of its originals, has them."""
+    gone = emptied(data, left)
+    removed = [purge_history(folder, gone) for folder in (run, *(run / "unlearned" / FOLDERS[1]).glob("*"))]
+    files, size = (sum(values) for values in zip(*removed, strict=True))
+    say(f"purged: {files:,} stored updates, {size / 1e6:.1f} MB, of {len(gone)} clients")
 
 
 def _folder_for(parent: Path, name: str | None, described: str, force: bool) -> Path:

@@ -2,7 +2,8 @@
 
 One file, one method: its docstring, its options (an `UnlearningConfig`), and under the decorator
 `@unlearning("name", NameConfig, needs=Needs(retain=False), forgets={"class", "samples", "clients"})` the function
-`unlearn(model, forget, retain, config, rng) -> model`.
+`unlearn(model, forget, retain, config, rng) -> model`; or, with `needs=Needs(history=True, updates=True, clients=True)`
+or some of these, `unlearn(federation, config) -> global tensors`, see `fedsim.unlearn.federation`.
 """
 
 from __future__ import annotations

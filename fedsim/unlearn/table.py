@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.unlearn.comparison import Comparison
-from fedsim.unlearn.wording import cell, columns, flag_text, place_text, summary_line
+from fedsim.unlearn.wording import cell, columns, federation_costs, flag_text, place_text, summary_line
 
 _STYLES = {"original": "dim", "oracle": "green", "method": "bold", "baseline": "dim"}
 
@@ -30,6 +30,8 @@ def render_comparison(comparison: Comparison, folder: Path) -> RenderableType:
         cells += [flag_text(row, comparison.seeds)] if flagged else []
         table.add_row(*map(Text, cells), style=_STYLES[row.kind])
     parts: list[RenderableType] = [Text(f"To forget: {summary_line(comparison)}"), Text(), table, Text()]
+    if costs := _federation_costs(comparison):
+        parts += [costs, Text()]
     parts += [Text(f"Note: {note}", style="yellow") for note in comparison.notes]
     order = (
         "Gap: mean distance to the oracle of Forget, Retain, Test and MIA, in points; the smallest is first."
@@ -37,3 +39,17 @@ def render_comparison(comparison: Comparison, folder: Path) -> RenderableType:
         else "Not ranked: --compare retrain adds the model to be compared with."
     )
     return Group(*parts, Text(order, style="dim"), Text(f"Report: {folder / 'report.html'}"))
+
+
+def _federation_costs(comparison: Comparison) -> Table | None:
+    """Return what each model cost the federation, beside the table that a terminal is too narrow to widen."""
+    if not (shown := federation_costs(comparison)):
+        return None
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("Cost", no_wrap=True)
+    for column in shown:
+        table.add_column(column.head, justify="right")
+    for row in comparison.rows:
+        if any(column.metric in row.metrics for column in shown):
+            table.add_row(Text(row.name), *(Text(cell(row, column)) for column in shown), style=_STYLES[row.kind])
+    return table

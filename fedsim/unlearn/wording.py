@@ -42,6 +42,9 @@ COLUMNS = (
     Column("run_time_efficiency", "Speed-up", "{:.1f}×".format, brief=True),
     Column("peak_mb", "Peak MB", "{:.0f}".format),
     Column("attack_seconds", "Attack time", format_duration),
+    Column("rounds", "Rounds", "{:.0f}".format),
+    Column("clients_woken", "Clients woken", "{:.0f}".format),
+    Column("history_mb", "History MB", "{:.1f}".format),
     Column("loss_forget", "Forget loss"),
     Column("loss_unseen", "Unseen loss"),
     Column("mia_threshold", "MIA threshold"),
@@ -64,13 +67,19 @@ COLUMNS = (
 """In the order shown; every metric of the catalogue that a model may have."""
 
 
-_COSTS = ("seconds", "run_time_efficiency", "peak_mb", "attack_seconds")
+_FEDERATION_COSTS = ("rounds", "clients_woken", "history_mb")
+_COSTS = ("seconds", "run_time_efficiency", "peak_mb", "attack_seconds", *_FEDERATION_COSTS)
 
 
 def columns(comparison: Comparison, *, brief: bool) -> list[Column]:
     """Return the columns in which some row has a value."""
     known = {name for row in comparison.rows for name in row.metrics}
     return [column for column in COLUMNS if column.metric in known and (column.brief or not brief)]
+
+
+def federation_costs(comparison: Comparison) -> list[Column]:
+    """Return the columns that tell what a model cost the federation, if some row has a value."""
+    return [column for column in columns(comparison, brief=False) if column.metric in _FEDERATION_COSTS]
 
 
 def cell(row: Row, column: Column) -> str:

@@ -6,6 +6,7 @@ Every attempt is a forked child that kills itself with SIGKILL at some event: a 
 renamed or removed. In some cases it is killed from outside instead, after some time.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -32,6 +33,7 @@ def config(strategy: str, name: str, folder: str) -> dict[str, Any]:
         "strategy": strategy, "name": name, "out": folder, "clients": 8, "cohort": 3, "rounds": 5,
         "checkpoint_every": 2, "eval_every": 5, "training": {"cohort": "sequential", "chunk": 2},
         "engine.state_memory_mb": 0, "data.max_per_class": 20, "data.partition": "iid",
+        "history": {"keep": "updates", "every": 2},
     }  # fmt: skip
 
 
@@ -92,6 +94,11 @@ def outcome(folder: Path) -> dict[str, Any]:
         "metrics": [
             {n: v for n, v in line["metrics"].items() if n != "train/clients_per_s"} for line in lines
         ],
+        "history": {
+            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in (folder / "history").rglob("*")
+            if path.is_file()
+        },
         "checkpoint": max(path.name for path in (folder / "checkpoints").iterdir()),
         "left": sorted(path.name for path in folder.iterdir() if path.name.startswith(".")),
     }  # fmt: skip

@@ -112,7 +112,7 @@ def test_states_outlive_the_checkpoints_they_came_from(tmp_path):
     assert [repr(back[client]) for client in range(3)] == [repr(state(number)) for number in (5, 1, 2)]
 
 
-@pytest.mark.parametrize("step", ["write_committed", "save_file", "_fsync", "rename"])
+@pytest.mark.parametrize("step", ["write_committed", "save_file", "fsync", "rename"])
 def test_a_write_that_fails_midway_is_not_seen(tmp_path, monkeypatch, step):
     states = ClientStates()
     states.stage(1, state(1))

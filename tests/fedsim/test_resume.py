@@ -21,6 +21,7 @@ def test_killed_and_resumed_to_the_same_bits(tmp_path: Path, strategy: str) -> N
     assert whole["rounds"] == [1, 2, 3, 4, 5]
     assert whole["checkpoint"] == "round-00000005"
     assert whole["left"] == []
+    assert len(whole["history"]) == 5 + 3 * (1 + 3)  # rounds; the model and three clients of every second
     for killed in told["killed"]:
         kills = killed.pop("kills")
         assert killed == whole, (kills, told["points"])

@@ -11,7 +11,8 @@ from fedsim.errors import FedsimError
 from fedsim.unlearn.methods import describe_unlearning
 from fedsim.unlearn.seam import load_unlearning
 
-METHODS = sorted(describe_unlearning())
+# Those that work on the federation are tested in tests/fedsim/unlearn/test_federation.py.
+METHODS = sorted(name for name in describe_unlearning() if not load_unlearning(name).needs.federation)
 MODELS = [("logistic", None), ("mlp", "batch"), ("cnn", "group"), ("resnet8", "batch"), ("vit", None)]
 REFUSED = {
     *(("ct", "logistic"), ("ct", "mlp"), ("msg", "logistic"), ("modhifi_u", "logistic")),

@@ -76,6 +76,9 @@ METRICS = {
     "attack_seconds": Metric("time of the attacks on one model, floors and relearning included", "low", 0, None,
                              "seconds", "18"),
     "run_time_efficiency": Metric("oracle's time / method's time", "high", 0, None, "ratio", "18", 1),
+    "rounds": Metric("rounds in which clients trained", "low", 0, None, "rounds", "18"),
+    "clients_woken": Metric("times that a client trained in a round", "low", 0, None, "clients", "18"),
+    "history_mb": Metric("stored history that was read", "low", 0, None, "MB", "18"),
 }  # fmt: skip
 
 

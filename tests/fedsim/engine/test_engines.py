@@ -17,10 +17,11 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedMedian
 
-from fedsim.config import resolve
+from fedsim.config import HistoryConfig, resolve
 from fedsim.engine.base import Engine
 from fedsim.engine.flower_internals import client_of, node_of
 from fedsim.engine.inprocess import InProcessEngine
+from fedsim.history import HistoryWriter
 from fedsim.records import to_record
 from fedsim.simulation import RunState, Simulation
 from fedsim.worker import Worker
@@ -179,11 +180,11 @@ def simulation(strategy: str, cohort: str, **more: Any) -> Simulation:
     )  # fmt: skip
 
 
-def run_rounds(sim: Simulation, engine: Engine) -> str:
+def run_rounds(sim: Simulation, engine: Engine, history: HistoryWriter | None = None) -> str:
     """Return the hash of all that a run ends with: model, server, clients' states and metrics."""
     state = sim.begin()
     for _ in range(3):
-        sim.step(state, engine)
+        sim.step(state, engine, history)
     return fingerprint(state, engine)
 
 
@@ -222,6 +223,17 @@ def test_same_bits_on_every_engine(make_engine: MakeEngine, undisturbed, strateg
     sim = simulation(strategy, cohort)
     engine = make_engine(partial(Worker, sim.config, sim.data), 12, 3)
     assert run_rounds(sim, engine) == undisturbed(strategy, cohort)
+
+
+def test_same_history_on_every_engine(make_engine: MakeEngine, undisturbed, tmp_path: Path) -> None:
+    sim = simulation("fedavg", "vectorized")
+    config, files = HistoryConfig(keep="updates"), []
+    for name, engine in [("here", sim.engine()), ("there", make_engine(partial(Worker, sim.config, sim.data), 12, 3))]:
+        assert run_rounds(sim, engine, HistoryWriter(tmp_path / name, config)) == undisturbed("fedavg", "vectorized")
+        folder = tmp_path / name
+        files.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
+    assert files[0] == files[1]
+    assert len(files[0]) == 3 * (2 + 7)
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedloge"])

@@ -1,0 +1,53 @@
+"""FedAccum and history subtraction: add up the stored updates of the clients that stay; no client works.
+
+θ'^0 = θ^0,  θ'^{t+1} = θ'^t + Σ_{k∉W} p̃_k U_k^t,  with U_k^t = θ_k^t − θ^t as stored, W the clients to forget.
+FedAccum: p̃_k = n_k / Σ_{j∉W} n_j (baseline of arXiv:2211.11656). Subtraction: p̃_k = p_k, the weights of the whole
+cohort, so that θ'^T = θ^T − Σ_t Σ_{k∈W} p_k U_k^t (arXiv:2201.09441, there followed by distillation on public data,
+which is left out). The sum is the server's own aggregation, of updates moved from θ^t to θ'^t.
+Buffers are what clients sent, averaged.
+"""
+
+from collections.abc import Iterator
+
+from fedsim.errors import FedsimError
+from fedsim.history import Sent
+from fedsim.records import Tensors
+from fedsim.unlearn.federation import Federation, Round
+from fedsim.unlearn.seam import Needs, UnlearningConfig, unlearning
+
+
+class FedAccumConfig(UnlearningConfig):
+    """Options of FedAccum."""
+
+    renormalize: bool = True
+    """Share the forgotten clients' weights out among the others; without, it is history subtraction."""
+
+
+@unlearning("fedaccum", FedAccumConfig, Needs(history=True, updates=True), {"clients"})
+def unlearn(federation: Federation, config: FedAccumConfig) -> Tensors:
+    """Return the global tensors that the stored updates add up to.
+
+    Raises
+    ------
+    FedsimError
+        If the updates of some rounds were not kept.
+    """
+    rounds = federation.rounds
+    if len(rounds) < federation.config.rounds:
+        raise FedsimError("--method fedaccum: adds up every round, and not all were kept; use federaser")
+    theta = rounds[0].model()  # θ^0
+    for kept in rounds:
+        if kept.staying:
+            theta = federation.aggregate(theta, kept.number, _moved(federation, kept, theta, config.renormalize))
+    return theta
+
+
+def _moved(federation: Federation, kept: Round, theta: Tensors, renormalize: bool) -> Iterator[tuple[int, Sent]]:
+    """Yield what the clients would have sent had each gone from θ' by U_k^t; without renormalising, forgotten by 0."""
+    before = kept.model()
+    for client, share in kept.clients.items():
+        if client in kept.staying:
+            sent = kept.sent(client)
+            yield client, federation.moved(sent, theta, federation.update(sent, before))
+        elif not renormalize:
+            yield client, Sent(theta, {"weight": share.weight or 0.0, "num-examples": share.weight or 0.0})

@@ -1,0 +1,69 @@
+"""FedEraser: replay the kept rounds without the forgotten clients; short training gives directions, history lengths.
+
+W: clients to forget; t_1 < t_2 < …: the kept rounds, Δt apart; U_k^t = θ_k^t − θ^t: the stored updates.
+    θ̃^{t_1} = θ^{t_1} + Σ_{k∉W} p̃_k U_k^{t_1}                             the first round, as it is stored
+    Û_k = r·E local epochs of client k from θ̃,  less θ̃                    calibration
+    Ũ_k = ‖U_k^{t_j}‖ · Û_k / (‖Û_k‖ + ε)
+    θ̃ ← θ̃ + Σ_{k∉W} p̃_k Ũ_k,   p̃_k = n_k / Σ_{j∉W} n_j                 at t_2, t_3, …
+"FedEraser: Enabling Efficient Client-Level Data Removal from Federated Learning Models" (IWQoS 2021, arXiv:2012.13891).
+Differs: the paper divides the sum by K − 1 once more, though its weights sum to 1; the authors' code averages models,
+unweighted, before it rescales each layer of the mean. Here each client is rescaled, over all its parameters (the
+formula) or tensor by tensor, and the sum is the server's own aggregation. BatchNorm statistics are those of the
+calibrating clients, averaged; ε keeps a client that does not move at rest.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from fedsim.history import Sent, norm
+from fedsim.records import Tensors
+from fedsim.unlearn.federation import Federation, Round
+from fedsim.unlearn.seam import Needs, UnlearningConfig, unlearning
+
+EPSILON = 1e-12
+
+
+class FedEraserConfig(UnlearningConfig):
+    """Options of FedEraser; Δt is the run's history.every."""
+
+    calibration: float = Field(0.5, gt=0, le=1)
+    """r, the share of the local epochs that calibrating clients train for; at least one epoch."""
+    scale: Literal["client", "layer"] = "client"
+    """What has one length: all parameters of a client, or each of its tensors."""
+
+
+@unlearning("federaser", FedEraserConfig, Needs(history=True, updates=True, clients=True), {"clients"})
+def unlearn(federation: Federation, config: FedEraserConfig) -> Tensors:
+    """Return the global tensors of the calibrated replay."""
+    epochs = max(1, round(config.calibration * federation.epochs))
+    first, *others = federation.rounds
+    theta = first.model()
+    if first.staying:
+        theta = federation.aggregate(theta, first.number, ((client, first.sent(client)) for client in first.staying))
+    for kept in others:
+        if kept.staying:
+            sent = _calibrated(federation, kept, theta, epochs, config.scale)
+            theta = federation.aggregate(theta, kept.number, sent)
+    return theta
+
+
+def _calibrated(
+    federation: Federation, kept: Round, theta: Tensors, epochs: int, scale: str
+) -> Iterator[tuple[int, Sent]]:
+    before = kept.model()
+    for client, sent in federation.train(theta, kept.number, kept.staying, epochs):
+        stored = federation.update(kept.sent(client), before)  # U_k
+        fresh = federation.update(sent, theta)  # Û_k
+        yield client, federation.moved(sent, theta, rescaled(stored, fresh, scale))
+
+
+def rescaled(stored: Tensors, fresh: Tensors, scale: str) -> Tensors:
+    """Return Ũ: the direction of `fresh` with the length of `stored`, over all tensors or each for itself."""
+    groups = [list(fresh)] if scale == "client" else [[name] for name in fresh]
+    return {
+        name: fresh[name] * (norm({n: stored[n] for n in group}) / (norm({n: fresh[n] for n in group}) + EPSILON))
+        for group in groups
+        for name in group
+    }

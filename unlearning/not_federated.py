@@ -1,0 +1,30 @@
+"""NoT in the federation: negate the weights of the first layers, then further rounds without the forgotten clients.
+
+θ_l ← −θ_l^T for the chosen layers l;  then rounds T + 1, T + 2, … of the recipe with the clients that stay.
+No history and nothing of the clients to forget is needed.
+"NoT: Federated Unlearning via Weight Negation" (arXiv:2503.05657).
+"""
+
+from pydantic import Field
+
+from fedsim.records import Tensors
+from fedsim.unlearn.federation import Federation
+from fedsim.unlearn.seam import Needs, UnlearningConfig, unlearning
+from unlearning.not_ import first_layers
+
+
+class NotFederatedConfig(UnlearningConfig):
+    """Options of NoT in the federation."""
+
+    rounds: int = Field(10, ge=0)
+    """Rounds that repair."""
+    layers: int = Field(1, ge=0)
+    """Layers, convolutional or linear, that are negated, counted from the input."""
+
+
+@unlearning("not_federated", NotFederatedConfig, Needs(clients=True), {"clients"})
+def unlearn(federation: Federation, config: NotFederatedConfig) -> Tensors:
+    """Return the global tensors, perturbed and repaired."""
+    theta = federation.final()
+    negated = {name: -theta[name] for name in first_layers(federation.model(theta), config.layers)}
+    return federation.go_on(theta | negated, config.rounds)
