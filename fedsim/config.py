@@ -207,13 +207,15 @@ class RunConfig(Config):
         return max(1, round(self.clients * float(self.cohort.rstrip(" %")) / 100))
 
     def recipe(self) -> dict[str, Any]:
-        """Return by dotted key all that decides what a round comes to, where its data come from left aside."""
+        """Return by dotted key all that decides what a round comes to and leaves, where its data come from aside."""
         elsewhere = {
             "name", "out", "engine", "rounds", "min_replies", "eval_every", "eval_clients", "eval_metrics",
             "checkpoint_every",
         }  # fmt: skip
         dumped = dict(_flatten(self.model_dump(mode="json", exclude=elsewhere)))
-        return {key: value for key, value in dumped.items() if key not in ("data.name", "data.root")}
+        return {
+            key: value for key, value in dumped.items() if key not in ("data.name", "data.root", "history.quota_mb")
+        }
 
     def to_yaml(self) -> str:
         """Return the complete configuration as YAML; loading it gives an equal configuration."""
