@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedsim.client import Options, State
-from fedsim.engine.flower_internals import broadcast
+from fedsim.engine.flower_internals import broadcast, client_of
 from fedsim.models.functional import FunctionalModel
 from fedsim.records import Tensors, scalars, to_record, to_tensors
 
@@ -41,6 +41,8 @@ class Server(Strategy):
         """The global tensors that the clients of this round were sent."""
         self.measured: dict[str, float] = {}
         """What `aggregate` has to say about the round, by name; reported beside the clients' metrics."""
+        self.senders: list[int] = []
+        """The clients of the updates that `aggregate` has taken in this round; of chunks, one for each."""
 
     def options(self, kind: type[Options]) -> Options:
         """Return the method's options, which are of this type."""
@@ -119,6 +121,7 @@ class Server(Strategy):
         With them comes what the server itself has measured.
         """
         metrics = MeanMetrics()
+        self.senders = []
 
         def updates() -> Iterator[tuple[Tensors, float]]:
             for reply in replies:
@@ -127,6 +130,7 @@ class Server(Strategy):
                     own = scalars(reply.content.metric_records["metrics"])
                     metrics.add(own)
                     if "arrays" in reply.content:
+                        self.senders.append(client_of(reply.metadata.src_node_id))
                         yield to_tensors(reply.content.array_records["arrays"]), own["weight"]
 
         aggregated = self.aggregate(updates())

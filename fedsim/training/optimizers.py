@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from fedsim.config import TrainingConfig
+from fedsim.config import RunConfig, TrainingConfig
+from fedsim.errors import FedsimError
 from fedsim.records import Tensors
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
@@ -45,3 +46,19 @@ def clip(grads: Sequence[Tensor], max_norm: float) -> list[Tensor]:
     squares = torch.stack([grad.flatten(1).square().sum(1) for grad in grads]).sum(0)
     factor = (max_norm / squares.sqrt().clamp_min(1e-12)).clamp_max(1.0)
     return [grad * factor.view(-1, *[1] * (grad.dim() - 1)) for grad in grads]
+
+
+def require_sgd(config: RunConfig) -> None:
+    """Refuse, with FedsimError, an optimiser that is not SGD for a method that reads gradients off SGD's steps."""
+    if config.training.optimizer != "sgd":
+        name, got = config.strategy.name, config.training.optimizer
+        raise FedsimError(f"training.optimizer: {name} reads gradients off the steps of SGD; set sgd, got {got}")
+
+
+def gradient_weight(steps: Tensor, momentum: float) -> Tensor:
+    """Return how often SGD applies its gradients in `steps` steps, float64: sum_i (1 - momentum^i) / (1 - momentum).
+
+    It is the number of steps without momentum, and up to 1 / (1 - momentum) times that with it (arXiv:2007.07481).
+    """
+    steps = steps.double()
+    return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)

@@ -13,8 +13,10 @@ from fedsim.checkpoint import Checkpoint
 from fedsim.config import RunConfig, resolve
 from fedsim.engine.base import Engine
 from fedsim.models.build import has_batch_coupling
+from fedsim.randomness import generator
 from fedsim.records import Tensors, to_tensors
 from fedsim.registry import load_strategy
+from fedsim.server import sample_cohort
 from fedsim.simulation import RunState, Simulation
 from fedsim.training.batches import plan_batches
 
@@ -94,6 +96,25 @@ def assert_same_bits(got: Tensors, expected: Tensors) -> None:
     assert got.keys() == expected.keys()
     different = [name for name in expected if not torch.equal(got[name], expected[name])]
     assert not different
+
+
+def cohort_of(run: Run, server_round: int) -> list[int]:
+    """Return the clients that a round draws."""
+    config = run.simulation.config
+    rng = generator(config.seed, "cohort", server_round)
+    return list(sample_cohort(rng, run.simulation.data.partition.sizes, config.cohort_size))
+
+
+def assert_cohorts_agree(strategy: str, overrides: Mapping[str, Any] | None = None) -> None:
+    """Train the clients of a chunk at once and one after another; compare models, servers and clients' states."""
+    chunk = {"training.chunk": 4, **(overrides or {})}
+    one_by_one, together = (finished(strategy, {**chunk, "training.cohort": c}) for c in ("sequential", "vectorized"))
+    pairs = [(one_by_one.tensors, together.tensors), (one_by_one.state.server[0], together.state.server[0])]
+    pairs += [(one_by_one.personal(client), together.personal(client)) for client in range(4)]
+    for expected, got in pairs:
+        assert got.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-4)
 
 
 def batches_of(run: Run, client: int, server_round: int, phase: int = 0, epochs: int | None = None) -> Iterator[Any]:

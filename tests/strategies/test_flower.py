@@ -55,6 +55,14 @@ def test_fedadam_takes_the_step_of_the_paper():
         torch.testing.assert_close(got.tensors[name].double(), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_fedavgm_without_momentum_is_a_server_learning_rate():
+    run = begin("fedavgm", {"strategy.server_momentum": 0.0, "strategy.server_learning_rate": 0.4})
+    run.advance(1)
+    start, mean = run.simulation.server.initial(), finished("fedavg", {"rounds": 1}).tensors
+    for name in run.simulation.server.first.params:
+        torch.testing.assert_close(run.tensors[name], start[name] + 0.4 * (mean[name] - start[name]))
+
+
 @pytest.mark.parametrize(("method", "needed"), [("krum", 7), ("multikrum", 7), ("bulyan", 11)])
 def test_more_liars_than_the_rule_bears_are_refused_in_one_line(method, needed):
     with pytest.raises(FedsimError, match=f"2 liars need a cohort of at least {needed}, got 4") as error:

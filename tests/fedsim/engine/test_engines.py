@@ -218,7 +218,7 @@ def undisturbed() -> Callable[[str, str], str]:
 
 
 @pytest.mark.parametrize("cohort", ["sequential", "vectorized"])
-@pytest.mark.parametrize("strategy", ["fedavg", "fedloge", "fedlabel"])
+@pytest.mark.parametrize("strategy", ["fedavg", "fedlabel", "fedld", "fedloge", "scaffold"])
 def test_same_bits_on_every_engine(make_engine: MakeEngine, undisturbed, strategy: str, cohort: str) -> None:
     sim = simulation(strategy, cohort)
     engine = make_engine(partial(Worker, sim.config, sim.data), 12, 3)

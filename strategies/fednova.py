@@ -1,0 +1,54 @@
+"""FedNova: weigh what clients did by how much they did (arXiv:2007.07481).
+
+tau_k is client k's number of steps; ||a_k||_1 is how often its gradients are applied in them, which is tau_k for plain
+SGD and (tau_k - rho (1 - rho^tau_k) / (1 - rho)) / (1 - rho) with momentum rho.
+
+Client: E epochs of SGD on F_k from w_t to w_k; sends the normalised gradient -lr d_k = (w_k - w_t) / ||a_k||_1.
+Server: w_{t+1} = w_t - tau_eff sum_k p_k lr d_k,   tau_eff = sum_k p_k ||a_k||_1,   p_k = n_k / n.
+Buffers are averaged.
+"""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from fedsim.client import Client, Extras, Update
+from fedsim.config import RunConfig
+from fedsim.models.base import Classifier
+from fedsim.records import Tensors
+from fedsim.registry import StrategyConfig, strategy
+from fedsim.server import Server
+from fedsim.training.optimizers import gradient_weight, require_sgd
+
+
+class FedNovaClient(Client):
+    """SGD; sends normalised gradients."""
+
+    def __init__(self, config: RunConfig, model: Classifier) -> None:
+        super().__init__(config, model)
+        require_sgd(config)
+
+    def finish(self, update: Update, extras: Extras) -> Update:
+        """Send -lr d_k in place of w_k, and ||a_k||_1."""
+        a = gradient_weight(update.steps, self.config.training.momentum)
+        sent = dict(update.sent)
+        for name, start in extras.start.items():
+            moved: Tensor = sent[name] - start
+            # Below 1 it is only for a client that took no step.
+            sent[name] = moved / a.clamp_min(1).to(start).view(-1, *[1] * start.dim())
+        return update._replace(sent=sent | {"a": a})
+
+
+class FedNovaServer(Server):
+    """Averages normalised gradients."""
+
+    def aggregate(self, updates: Iterator[tuple[Tensors, float]]) -> Tensors | None:
+        """Return w_t - tau_eff sum_k p_k lr d_k."""
+        mean = super().aggregate(updates)
+        if mean is None:
+            return None
+        tau_eff = mean.pop("a")
+        return mean | {name: self.current[name].to(mean[name]) + tau_eff * mean[name] for name in self.first.params}
+
+
+strategy("fednova", StrategyConfig, FedNovaClient, FedNovaServer)
