@@ -137,20 +137,20 @@ class FedLDServer(Server):
 
     def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
         """Take up which tensors have moved."""
-        self.moved = values["moved"]
+        self.moved = {name: values["moved"][name] for name in self.first.params}
 
     def aggregate(self, updates: Iterator[tuple[Tensors, float]]) -> Tensors | None:
         """Return the means, and by PG each parameter that has moved before; measure the matrix of updates."""
         options = self.options(FedLDConfig)
-        locals_ = [tensors for tensors, _ in updates]
-        result = super().aggregate((tensors, 1.0) for tensors in locals_)
+        sent = [tensors for tensors, _ in updates]
+        result = super().aggregate((tensors, 1.0) for tensors in sent)
         if result is None:
             return None
-        m = len(locals_)
+        m = len(sent)
         w = {name: self.current[name].to(result[name]) for name in self.moved}
         spectrum = _Spectrum(m)
         for names in self._scopes():
-            g = torch.stack([torch.cat([(wi[n] - w[n]).flatten() for n in names]) for wi in locals_]).double()
+            g = torch.stack([torch.cat([(wi[n] - w[n]).flatten() for n in names]) for wi in sent]).double()
             gram = g @ g.T / m
             c = None
             if options.aggregation == "principal" and g.shape[1] > 1 and any(self.moved[name] for name in names):
@@ -160,7 +160,7 @@ class FedLDServer(Server):
             spectrum.add(gram, c, options.kappa)
         self.moved = {name: moved or not torch.equal(result[name], w[name]) for name, moved in self.moved.items()}
         result |= {name: torch.lerp(w[name], result[name], options.server_lr) for name in w}
-        self.measured = spectrum.measures() | (self._loss_parts(locals_, result) if options.loss_parts else {})
+        self.measured = spectrum.measures() | (self._loss_parts(sent, result) if options.loss_parts else {})
         return result
 
     def _scopes(self) -> list[list[str]]:
@@ -169,7 +169,7 @@ class FedLDServer(Server):
         keys = {"tensor": lambda name: name, "layer": lambda name: name.rpartition(".")[0], "model": lambda name: ""}
         return [list(names) for _, names in itertools.groupby(self.moved, keys[scope])]
 
-    def _loss_parts(self, locals_: Sequence[Tensors], aggregated: Tensors) -> dict[str, float]:
+    def _loss_parts(self, sent: Sequence[Tensors], aggregated: Tensors) -> dict[str, float]:
         """Return the parts of the global loss on the clients' training data; each that answered weighs the same."""
         data, like = self.data.dataset, next(iter(self.first.params.values()))
         rows = [self.data.partition[client] for client in self.senders]
@@ -180,7 +180,7 @@ class FedLDServer(Server):
             state = self.split({name: value.to(like.device) for name, value in tensors.items()})
             return [some.score(lambda x: self.heads(state, x))["model"].loss for some in sets]
 
-        each = np.array([losses(tensors) for tensors in locals_])  # L_k(w_i) at (i, k)
+        each = np.array([losses(tensors) for tensors in sent])  # L_k(w_i) at (i, k)
         total, of_locals, local = float(np.mean(losses(aggregated))), float(each.mean()), float(each.diagonal().mean())
         parts = {"local": local, "shift": of_locals - local, "aggregation": total - of_locals, "total": total}
         return {f"loss_parts:{name}": value for name, value in parts.items()}
