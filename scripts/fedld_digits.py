@@ -1,8 +1,8 @@
 """FedLD, its two halves, variants and baselines on label-skewed digits, and what must hold there.
 
-Run `python scripts/fedld_digits.py --out FOLDER`. A seed takes about 4 minutes on one CPU core; it exits with 1 if a check
-fails. FOLDER holds one file per seed, a line per run; runs that are there are not trained again, so seeds may also be
-trained side by side (`--seeds 0`, `--seeds 1`, ...) and tabulated together.
+Run `python scripts/fedld_digits.py --out FOLDER`. A seed takes about 4 minutes on one CPU core; the exit code is 1 if
+a check fails. FOLDER holds one file per seed, a line per run; runs that are there are not trained again, so seeds may
+also be trained side by side (`--seeds 0`, `--seeds 1`, ...) and tabulated together.
 """
 
 from __future__ import annotations
