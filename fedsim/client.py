@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from fedsim.data.config import StrongView
 from fedsim.models.functional import FunctionalModel
+from fedsim.privacy.ledger import Release
 from fedsim.records import Tensors
 from fedsim.registry import StrategyConfig
 
@@ -148,6 +149,8 @@ class Client:
     """Whether clients predict with models of their own, so that a run evaluates them by default."""
     masks_absent_classes = False
     """Whether clients, as the method has it, never predict a class that they have no training sample of."""
+    reports: ClassVar[tuple[str, ...]] = ()
+    """Names of the metrics that its losses return: the server sees each client's mean as it is."""
 
     def __init__(self, config: RunConfig, model: Classifier) -> None:
         self.config = config
@@ -181,6 +184,28 @@ class Client:
     def finish(self, update: Update, extras: Extras) -> Update:
         """Return what the clients send, keep and weigh, given what they do by default."""
         return update
+
+    def releases(self) -> list[Release]:
+        """Return all that a client's replies show of its data; tests compare it with the replies.
+
+        A method that sends more than the tensors it was sent and `reports`, or that protects any of it itself, adds
+        to this list; what `privacy:` in the configuration protects is added by the run.
+        """
+        return [
+            Release(what="trained models", covers=("model",), note="sent as they are unless named as protected"),
+            Release(
+                what="numbers of samples", covers=("metrics/num-examples", "metrics/weight", "evaluation/num-examples"),
+                note="taken to be public",
+            ),
+            Release(
+                what="training metrics", covers=tuple(f"metrics/{name}" for name in ("loss", *self.reports)),
+                note="means over a client's samples, without noise",
+            ),
+            Release(
+                what="accuracies on clients' own test samples", covers=("evaluation/*",),
+                note="without noise; eval_clients: none leaves them out",
+            ),
+        ]  # fmt: skip
 
     def heads(self, state: State, constants: Tensors, x: Tensor) -> Tensors:
         """Return the logits (B, C) of every way a client can predict, by name; the first is the method's own."""

@@ -1,0 +1,73 @@
+"""What clients' replies hold is what their method declares that it shows of their data."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from small_runs import begin, halves
+
+from fedsim.client import Client, Update
+from fedsim.privacy.ledger import undeclared
+from fedsim.records import scalars
+from fedsim.registry import describe
+
+
+def items_of(record_sets: Any, model: set[str], kind: str) -> Iterator[str]:
+    """Yield the names of all that replies hold, as `Release.covers` has them."""
+    for content in record_sets:
+        for record in content.array_records.values():
+            yield from ("model" if name in model else f"arrays/{name}" for name in record)
+        for metrics in content.metric_records.values():
+            yield from (f"{kind}/{name}" for name in scalars(metrics))
+        yield from (f"arrays/{key}" for key in content.config_records)  # none of ours sends any
+
+
+def items_sent(method: str, overrides: dict[str, Any] | None = None) -> set[str]:
+    """Run a round with evaluation; return the items of all replies."""
+    run = begin(method, {"rounds": 1, "eval_clients": "all", **(overrides or {})})
+    items: set[str] = set()
+    model = set(run.tensors)
+
+    def spied(kind: str, handle: Any) -> Any:
+        def spy(server_round: int, replies: Any) -> Any:
+            kept = list(replies)
+            assert kept
+            items.update(items_of([reply.content for reply in kept], model, kind))
+            return handle(server_round, kept)
+
+        return spy
+
+    server = run.simulation.server
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "aggregate_train", spied("metrics", server.aggregate_train))
+        patch.setattr(server, "aggregate_evaluate", spied("evaluation", server.aggregate_evaluate))
+        run.advance(1)
+    return items
+
+
+def declared(method: str) -> Any:
+    return begin(method).simulation.worker.client.releases()
+
+
+@pytest.mark.parametrize("method", sorted(describe("strategies")))
+def test_replies_hold_nothing_undeclared(method):
+    sent, releases = items_sent(method), declared(method)
+    assert {"model", "metrics/loss", "metrics/num-examples", "evaluation/accuracy"} <= sent
+    assert undeclared(sent, releases) == []
+    for name in begin(method).simulation.worker.client.reports:  # and what is declared is sent
+        assert f"metrics/{name}" in sent
+
+
+class Leaky(Client):
+    def loss(self, params, buffers, extras, batch):
+        value, metrics = super().loss(params, buffers, extras, batch)
+        return value, {**metrics, "first_label": batch.y[0].float()}
+
+    def finish(self, update: Update, extras: Any) -> Update:
+        return update._replace(sent={**update.sent, "labels": torch.zeros(len(update.weights), 3)})
+
+
+def test_what_is_not_declared_is_found():
+    with halves("fedavg", client=Leaky):
+        assert undeclared(items_sent("fedavg"), declared("fedavg")) == ["arrays/labels", "metrics/first_label"]
