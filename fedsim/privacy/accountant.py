@@ -1,0 +1,220 @@
+"""Epsilon of composed releases: a closed form where there is one, else the accountants of Opacus.
+
+Writing mu = sqrt(T) / z for T Gaussian releases of noise multiplier z, exactly (Dong et al., arXiv:1905.02383):
+
+    delta(eps) = Phi(mu/2 - eps/mu) - e^eps Phi(-mu/2 - eps/mu)
+
+Poisson-subsampled releases go through Opacus's PRV accountant (arXiv:2106.02848), whose upper bound is reported, and
+its RDP accountant (arXiv:1908.10530), which is looser and has to agree with it. Its GDP accountant rests on a central
+limit theorem and understates epsilon; it is not used. Opacus is imported when first needed: that takes seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import log_ndtr
+
+
+class Gaussian(NamedTuple):
+    """`steps` releases of a sum with Gaussian noise, each of a Poisson sample."""
+
+    noise: float
+    """Noise multiplier z: standard deviation over L2 sensitivity."""
+    rate: float
+    """Sampling rate q in (0, 1]."""
+    steps: int
+    """T."""
+
+
+class Bound(NamedTuple):
+    """An epsilon that holds."""
+
+    epsilon: float
+    accountant: str
+    """exact, PRV or RDP; none if nothing was noised."""
+
+
+_RDP_ORDERS = [1 + x / 10 for x in range(1, 100)] + list(range(11, 64)) + [2**k for k in range(6, 13)]
+_PRV_ERROR, _FINEST_PRV_ERROR = 0.01, 5e-4  # of epsilon
+_LARGE_EPSILON = 100.0  # beyond which PRV's grid grows out of hand, and epsilon says nothing
+_LARGEST_GROUP_EPSILON = 400.0  # whose exponential is below 1e200
+_SMALL_DELTA = 1e-10  # below which floating point does not resolve PRV's tails
+
+
+def gaussian_delta(epsilon: float, mu: float) -> float:
+    """Return the exact delta of mu-Gaussian DP at `epsilon` >= 0."""
+    if mu == 0:
+        return 0.0
+    log_a = log_ndtr(mu / 2 - epsilon / mu)
+    log_b = epsilon + log_ndtr(-mu / 2 - epsilon / mu)
+    return float(math.exp(log_a) * -math.expm1(min(log_b - log_a, 0.0)))
+
+
+def gaussian_epsilon(mu: float, delta: float) -> float:
+    """Return the smallest epsilon >= 0 at which mu-Gaussian DP has at most `delta`."""
+    if math.isinf(mu):
+        return math.inf
+    if gaussian_delta(0.0, mu) <= delta:
+        return 0.0
+    # Phi(mu/2 - eps/mu) alone is below delta at the upper end.
+    return _smallest(lambda epsilon: gaussian_delta(epsilon, mu) <= delta, mu * mu / 2 + mu * 40.0)
+
+
+def rdp_epsilon(history: Sequence[Gaussian], delta: float) -> float:
+    """Return the epsilon of Opacus's RDP accountant, an upper bound."""
+    from opacus.accountants import RDPAccountant
+
+    accountant = RDPAccountant()
+    accountant.history = list(map(tuple, history))
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # that the best order is the largest: a larger one would only be tighter
+        return max(0.0, float(accountant.get_epsilon(delta, alphas=_RDP_ORDERS)))
+
+
+def prv_epsilon(history: Sequence[Gaussian], delta: float, error: float = _PRV_ERROR) -> float:
+    """Return the upper bound of Opacus's PRV accountant, at most about `error` above its estimate of epsilon."""
+    from opacus.accountants import PRVAccountant
+
+    accountant = PRVAccountant()
+    accountant.history = list(map(tuple, history))
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        return max(0.0, float(accountant.get_epsilon(delta, eps_error=error)))
+
+
+def epsilon(history: Iterable[Gaussian], delta: float) -> Bound:
+    """Return a valid epsilon at `delta` of adaptively composed releases, the tightest that is known here.
+
+    Raises
+    ------
+    ArithmeticError
+        If the PRV and RDP accountants contradict each other: neither is to be believed then.
+    """
+    history = _merged(history)
+    if not history:
+        return Bound(0.0, "exact")
+    if any(part.noise == 0 for part in history):
+        return Bound(math.inf, "none")
+    if all(part.rate == 1 for part in history):
+        return Bound(gaussian_epsilon(_mu(history), delta), "exact")
+    # Leaving the sampling out is a bound as well, and for one release of much noise a better one than RDP's.
+    unsampled = gaussian_epsilon(_mu(history), delta)
+    if unsampled == 0:
+        return Bound(0.0, "exact")
+    rdp = rdp_epsilon(history, delta)
+    if rdp > _LARGE_EPSILON or delta < _SMALL_DELTA:
+        return Bound(rdp, "RDP")
+    prv = prv_epsilon(history, delta)
+    if prv < 1:
+        prv = prv_epsilon(history, delta, max(0.003 * prv, _FINEST_PRV_ERROR))
+    if not math.isfinite(prv):
+        return Bound(rdp, "RDP")
+    if prv > min(rdp, unsampled) + 2 * _PRV_ERROR:
+        raise ArithmeticError(f"PRV {prv:g} is above RDP {rdp:g} or the unsampled {unsampled:g} for {history}")
+    return Bound(prv, "PRV")
+
+
+class Replaced(NamedTuple):
+    """A guarantee for one record replaced by another."""
+
+    epsilon: float
+    at_delta: float
+    """The delta' of the add-or-remove guarantee that it follows from."""
+    accountant: str
+
+
+def replaced(history: Sequence[Gaussian], delta: float, pure: float = 0.0) -> Replaced:
+    """Return the guarantee for one record replaced, from that for one added or removed.
+
+    Replacing is removing and adding: (2 eps', (1 + e^eps') delta'), with delta' such that the second entry is `delta`.
+    Without sampling it is exact instead: the sensitivity doubles. `pure` is the epsilon of releases with delta = 0.
+    """
+    history = _merged(history)
+    if any(part.noise == 0 for part in history):
+        return Replaced(math.inf, delta, "none")
+    if all(part.rate == 1 for part in history):
+        doubled = epsilon([part._replace(noise=part.noise / 2) for part in history], delta)
+        return Replaced(2 * pure + doubled.epsilon, delta, doubled.accountant)
+
+    # From a valid delta', delta / (1 + e^eps(delta')) is a larger one, and valid as well. RDP, which is cheap, comes
+    # near the largest; PRV goes the rest of the way.
+    accounts: list[Callable[[float], Bound]] = [lambda at: Bound(rdp_epsilon(history, at), "RDP")] * 8
+    accounts += [lambda at: epsilon(history, at)] * 4
+    at_delta = delta * 1e-200
+    for account in accounts:
+        bound = account(at_delta)
+        if pure + bound.epsilon > _LARGEST_GROUP_EPSILON:
+            return Replaced(math.inf, delta, "none")
+        at_delta = max(at_delta, delta / (1 + math.exp(pure + bound.epsilon)))
+    bound = epsilon(history, at_delta)
+    return Replaced(2 * (pure + bound.epsilon), at_delta, bound.accountant)
+
+
+def calibrate(target: float, delta: float, schedules: Iterable[tuple[float, int]]) -> float:
+    """Return the least noise multiplier, to about 0.1 %, at which each (sampling rate, count) has epsilon <= `target`.
+
+    Raises
+    ------
+    ValueError
+        If `target` is so small that no noise below a million reaches it.
+    """
+    worst = frontier(schedules)
+    if not worst:
+        return 0.0
+
+    def highest(noise: float, schedule: Sequence[tuple[float, int]]) -> float:
+        return max(epsilon([Gaussian(noise, rate, count)], delta).epsilon for rate, count in schedule)
+
+    # Without sampling the closed form gives an upper end; halving it from there keeps to noise that is worth trying.
+    high = math.sqrt(max(count for _, count in worst)) / _largest_mu(target, delta)
+    if high > 1e6:
+        raise ValueError(f"an epsilon of {target:g} needs noise above a million times the sensitivity")
+    if all(rate == 1 for rate, _ in worst):
+        return high
+    while highest(high / 2, worst) <= target:
+        high /= 2
+    low = high / 2
+    while high / low > 1.001:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if highest(middle, worst) <= target else (middle, high)
+    return high
+
+
+def frontier(schedules: Iterable[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Return the (sampling rate, count) that no other has both of at least as large: epsilon rises with each."""
+    kept: list[tuple[float, int]] = []
+    for rate, count in sorted(set(schedules), reverse=True):
+        if count and all(count > other for _, other in kept):
+            kept.append((rate, count))
+    return kept
+
+
+def _largest_mu(target: float, delta: float) -> float:
+    return 1 / _smallest(lambda inverse: gaussian_delta(target, 1 / inverse) <= delta, 1e7)
+
+
+def _mu(history: Sequence[Gaussian]) -> float:
+    return math.sqrt(sum(part.steps / part.noise**2 if part.noise else math.inf for part in history))
+
+
+def _merged(history: Iterable[Gaussian]) -> list[Gaussian]:
+    counts: dict[tuple[float, float], int] = {}
+    for noise, rate, count in history:
+        counts[noise, rate] = counts.get((noise, rate), 0) + count
+    return [Gaussian(noise, rate, count) for (noise, rate), count in sorted(counts.items()) if count]
+
+
+def _smallest(holds: Callable[[float], bool], high: float) -> float:
+    """Return the smallest positive number, to rounding and on the safe side, from which on `holds` is true."""
+    low = 0.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
