@@ -44,6 +44,10 @@ class Checkpoint:
     """Client replies lost so far."""
     recipe: dict[str, Any]
     """`RunConfig.recipe()` of the run: what must be as it was for the run to go on."""
+    took_part: list[int]
+    """Per client, the rounds that it was drawn for."""
+    clip_norm: float | None
+    """The clipping norm of the next round, where client-level privacy has one."""
 
     def save(self, run_folder: Path) -> None:
         """Write this checkpoint under a run folder and drop old ones.
@@ -64,6 +68,7 @@ class Checkpoint:
             "names": {group: list(part) for group, part in groups.items()},
             "trained": self.trained, "metrics": self.metrics, "failures": self.failures,
             "recipe": self.recipe,
+            "took_part": self.took_part, "clip_norm": self.clip_norm,
         }  # fmt: skip
         (temporary / "state.json").write_text(json.dumps(state_json), encoding="utf-8")
         for path in [*new, temporary / "tensors.safetensors", temporary / "state.json", temporary / "clients"]:
@@ -102,7 +107,7 @@ def load_latest(run_folder: Path) -> Checkpoint | None:
         clients.adopt(files)
         return Checkpoint(
             state.round, model, (server, state.server), clients, state.trained, list(map(dict, state.metrics)),
-            state.failures, state.recipe,
+            state.failures, state.recipe, state.took_part, state.clip_norm,
         )  # fmt: skip
     except (OSError, FedsimError, SafetensorError, ValueError, KeyError):
         remedy = "remove that folder to go on from the one before" if len(folders) > 1 else "start the run again"
@@ -129,6 +134,8 @@ class _StateFile(BaseModel):
     metrics: list[_Line]
     failures: int = Field(ge=0)
     recipe: dict[str, Any]
+    took_part: list[int]
+    clip_norm: float | None
 
 
 def _name(server_round: int) -> str:

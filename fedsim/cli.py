@@ -230,6 +230,28 @@ def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
         Console().print(render_summary(folder))
 
 
+@app.command("privacy")
+def privacy_command(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    audit: Annotated[bool, typer.Option("--audit", help="Attack its mechanism with canaries, at small scale.")] = False,
+) -> None:
+    """Print the epsilon and delta that the run in the folder RUN has come to, and what they do not cover."""
+    from fedsim.privacy.ledger import Ledger
+    from fedsim.privacy.show import render_ledger
+    from fedsim.report.run_folder import RunFolder
+
+    folder = RunFolder.open(run)
+    ledger = Ledger.read(folder.path)
+    console = Console(soft_wrap=True)
+    console.print(render_ledger(ledger))
+    if audit:
+        from fedsim.config import resolve
+        from fedsim.privacy.audit import audit_run
+        from fedsim.privacy.show import render_audits
+
+        console.print(render_audits(audit_run(resolve(folder.config), ledger)))
+
+
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],

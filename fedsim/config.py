@@ -14,6 +14,7 @@ from fedsim.config_errors import one_line, shown
 from fedsim.data.config import DataConfig, Dirichlet
 from fedsim.errors import FedsimError, nearest
 from fedsim.models.config import ModelConfig
+from fedsim.privacy.config import PrivacyConfig
 from fedsim.registry import StrategyConfig, describe, load_strategy
 from fedsim.schema import Config
 
@@ -155,6 +156,8 @@ class RunConfig(Config):
     """Failures to inject."""
     history: HistoryConfig = HistoryConfig()
     """What is kept of the rounds; changes no result."""
+    privacy: PrivacyConfig = PrivacyConfig()
+    """Differential privacy."""
 
     @field_validator("strategy", mode="before")
     @classmethod
@@ -195,6 +198,13 @@ class RunConfig(Config):
             raise ValueError(f"cohort: must be at most clients ({self.clients}), got {self.cohort}")
         if self.min_replies > self.cohort_size:
             raise ValueError(f"min_replies: must be at most the cohort ({self.cohort_size}), got {self.min_replies}")
+        central, example = self.privacy.client, self.privacy.example
+        if central is not None and central.delta * self.clients >= 1:
+            raise ValueError(f"privacy.client.delta: must be below one over clients ({1 / self.clients:g})")
+        if example is not None and self.training.clip_norm is not None:
+            raise ValueError(
+                "training.clip_norm: privacy.example clips the gradient of each sample; leave one of them out"
+            )
         return self
 
     @property

@@ -185,6 +185,7 @@ def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: Run
             rest.unlink()
         engine.states.spill_to(folder / ".states")
         (folder / "summary.json").unlink(missing_ok=True)
+        state.ledger.save(folder)
         # What was logged after the checkpoint is run, and logged, again.
         write_atomically(folder / "metrics.jsonl", "".join(map(_line, state.metrics)).encode())
         simulation.progress.begin(config, simulation.choices | engine.notes, state.round)
@@ -195,6 +196,7 @@ def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: Run
                 log.flush()
                 if state.round % config.checkpoint_every == 0 or state.round == config.rounds:
                     simulation.checkpoint(state, engine).save(folder)
+                    state.ledger.save(folder)
                     saved = state.round
                 simulation.progress.round_done(state.round, metrics)
     except BaseException as error:
@@ -219,6 +221,7 @@ def _leave(
         with contextlib.suppress(*unwritable):
             if state.round > saved:
                 simulation.checkpoint(state, engine).save(folder)
+                state.ledger.save(folder)
         with contextlib.suppress(*unwritable):
             _write_summary(folder, simulation, state, status, "interrupted" if interrupted else _text(error))
 

@@ -16,12 +16,14 @@ from torch import Tensor
 from fedsim.client import Options, State
 from fedsim.engine.flower_internals import broadcast, client_of
 from fedsim.models.functional import FunctionalModel
+from fedsim.randomness import generator
 from fedsim.records import Tensors, scalars, to_record, to_tensors
 
 if TYPE_CHECKING:
     from fedsim.config import RunConfig
     from fedsim.data.federation import FederatedData
     from fedsim.models.base import Classifier
+    from fedsim.privacy.central import CentralPrivacy
 
 
 class Server(Strategy):
@@ -29,6 +31,10 @@ class Server(Strategy):
 
     replies: Literal["sum", "updates"] = "sum"
     """What aggregation needs: each chunk's weighted mean, or every client's own update."""
+    reads_metrics = False
+    """Whether the next model depends on clients' metrics, which no noise protects."""
+    central: CentralPrivacy | None = None
+    """Takes the place of `aggregate` where the run has client-level privacy."""
 
     def __init__(self, config: RunConfig, model: Classifier, data: FederatedData) -> None:
         self.config = config
@@ -97,6 +103,8 @@ class Server(Strategy):
     ) -> Iterable[Message]:
         """Return one training message per node of the grid, in its order."""
         config["reply"] = self.replies
+        if self.central is not None:
+            config["clip-norm"] = self.central.clip_norm
         self.current = to_tensors(arrays, next(iter(self.first.params.values())).device)
         return self._messages("train", server_round, arrays, config, grid)
 
@@ -133,7 +141,10 @@ class Server(Strategy):
                         self.senders.append(client_of(reply.metadata.src_node_id))
                         yield to_tensors(reply.content.array_records["arrays"]), own["weight"]
 
-        aggregated = self.aggregate(updates())
+        if self.central is None:
+            aggregated = self.aggregate(updates())
+        else:
+            aggregated = self.central.aggregate(self.current, updates(), server_round)
         if aggregated is None:
             return None, None
         # Chunks send the means of integers, such as BatchNorm's counter, unrounded.
@@ -207,6 +218,21 @@ class MeanMetrics:
         return MetricRecord({name: total / self._weights[name] for name, total in self._sums.items()})
 
 
+def draw_cohort(config: RunConfig, sizes: npt.NDArray[np.int64], server_round: int) -> Sequence[int]:
+    """Return the clients of a round, largest first; `sizes` are all clients' numbers of samples."""
+    rng = generator(config.seed, "cohort", server_round)
+    central = config.privacy.client
+    if central is not None and central.sampling == "poisson":
+        return poisson_cohort(rng, sizes, config.cohort_size / config.clients)
+    return sample_cohort(rng, sizes, config.cohort_size)
+
+
+def poisson_cohort(rng: np.random.Generator, sizes: npt.NDArray[np.int64], rate: float) -> Sequence[int]:
+    """Return clients that have data, each drawn with probability `rate` whatever the others are; maybe none."""
+    drawn = np.flatnonzero((rng.random(len(sizes)) < rate) & (sizes > 0))
+    return _largest_first(drawn, sizes)
+
+
 def sample_cohort(rng: np.random.Generator, sizes: npt.NDArray[np.int64], cohort: int) -> Sequence[int]:
     """Return the clients of a round, drawn without replacement from those that have data, largest first.
 
@@ -216,5 +242,9 @@ def sample_cohort(rng: np.random.Generator, sizes: npt.NDArray[np.int64], cohort
     """
     lots = rng.random(len(sizes))
     able = np.flatnonzero(sizes)
-    drawn = np.sort(able[np.argsort(lots[able])[:cohort]])
+    lowest = np.argpartition(lots[able], cohort)[:cohort] if cohort < len(able) else slice(None)
+    return _largest_first(np.sort(able[lowest]), sizes)
+
+
+def _largest_first(drawn: npt.NDArray[np.intp], sizes: npt.NDArray[np.int64]) -> Sequence[int]:
     return drawn[np.argsort(-sizes[drawn], kind="stable")].tolist()  # type: ignore[no-any-return]

@@ -29,11 +29,12 @@ from fedsim.history import HistoryWriter
 from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.models.build import build_model
+from fedsim.privacy.ledger import Ledger
+from fedsim.privacy.plan import calibrated, central_privacy, new_ledger, require_possible
 from fedsim.progress import Progress, Quiet
-from fedsim.randomness import generator
 from fedsim.records import Tensors, scalars, to_record, to_tensors
 from fedsim.registry import load_strategy
-from fedsim.server import sample_cohort
+from fedsim.server import draw_cohort
 from fedsim.training.precision import prepare
 from fedsim.worker import OWN_UPDATES, Worker
 
@@ -55,6 +56,8 @@ class RunState:
     """The global model."""
     server: tuple[Tensors, dict[str, Any]]
     """The server's `state_dict()`."""
+    ledger: Ledger
+    """What clients have shown."""
     round: int = 0
     """Rounds done."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
@@ -65,6 +68,8 @@ class RunState:
     """Wall time spent in rounds."""
     scores: dict[str, HeadScore] | None = None
     """Of every head in the newest evaluation; None before the first one in this process."""
+    clip_norm: float | None = None
+    """The clipping norm of the next round, where client-level privacy has one."""
 
 
 class Simulation:
@@ -79,13 +84,17 @@ class Simulation:
         config, why_engine = choose_engine(config)
         self.data = data or federate(config.data, config.clients, config.seed)
         dataset = self.data.dataset
+        sizes = self.data.partition.sizes
+        config, why_noise = calibrated(config, sizes, lambda: self.strategy.client(config, self.new_model(config)))
         self.worker = Worker(config, self.data)
         model = prepare(self.new_model(config), config.training, self.worker.device)
         self.server = self.strategy.server(config, model, self.data)
+        require_possible(config, model, self.server, self.worker.client)
+        self.server.central = central_privacy(config)
         start = self.server.split(self.server.initial())
         config, why_cohort = choose_cohort(config, self.worker, start, self.server.constants())
         self.config = self.worker.config = config
-        self.choices = {"engine": why_engine, "cohort": why_cohort}
+        self.choices = {"engine": why_engine, "cohort": why_cohort, **why_noise}
         counts = self.data.class_counts
         self.groups = shot_groups(counts) if counts.max() >= _LONG_TAIL * counts.min() else {}
         self._tests = TestSet(dataset, self.worker.device, model.classifier.weight.dtype, config.eval_metrics)
@@ -107,7 +116,10 @@ class Simulation:
 
     def begin(self) -> RunState:
         """Return the state before the first round."""
-        return RunState(self.server.initial(), self.server.state_dict())
+        ledger = new_ledger(self.config, self.data.partition.sizes, self.worker.client)
+        central = self.config.privacy.client
+        clip_norm = None if central is None else central.clip_norm
+        return RunState(self.server.initial(), self.server.state_dict(), ledger, clip_norm=clip_norm)
 
     def restore(self, checkpoint: Checkpoint, engine: Engine) -> RunState:
         """Return the state that a checkpoint holds, having given server and clients theirs.
@@ -138,13 +150,17 @@ class Simulation:
         engine.trained |= set(checkpoint.trained)
         model = {name: value.to(self.worker.device) for name, value in checkpoint.model.items()}
         seconds = float(checkpoint.metrics[-1]["time_s"]) if checkpoint.metrics else 0.0
-        return RunState(model, checkpoint.server, checkpoint.round, checkpoint.metrics, checkpoint.failures, seconds)
+        ledger = self.begin().ledger.model_copy(update={"rounds": checkpoint.round, "took_part": checkpoint.took_part})
+        return RunState(
+            model, checkpoint.server, ledger, checkpoint.round, checkpoint.metrics, checkpoint.failures, seconds,
+            clip_norm=checkpoint.clip_norm,
+        )  # fmt: skip
 
     def checkpoint(self, state: RunState, engine: Engine) -> Checkpoint:
         """Return all that is needed to go on after `state.round`."""
         return Checkpoint(
             state.round, state.tensors, state.server, engine.states, sorted(engine.trained),
-            state.metrics, state.failures, self.config.recipe(),
+            state.metrics, state.failures, self.config.recipe(), state.ledger.took_part, state.clip_norm,
         )  # fmt: skip
 
     def step(self, state: RunState, engine: Engine, history: HistoryWriter | None = None) -> Metrics:
@@ -157,8 +173,10 @@ class Simulation:
         """
         config, server_round = self.config, state.round + 1
         begun = time.perf_counter()
-        rng = generator(config.seed, "cohort", server_round)
-        engine.cohort = sample_cohort(rng, self.data.partition.sizes, config.cohort_size)
+        central = self.server.central
+        if central is not None and state.clip_norm is not None:
+            central.clip_norm = state.clip_norm
+        engine.cohort = drawn = draw_cohort(config, self.data.partition.sizes, server_round)
         message = ConfigRecord()
         if history is not None:
             model = self.server.split(state.tensors)
@@ -166,18 +184,22 @@ class Simulation:
         messages = self.server.configure_train(server_round, to_record(state.tensors), message, engine)
         replies = _Counted(engine.stream(_by_cohort(messages, engine)), self.progress, history)
         aggregated, measured = self.server.aggregate_train(server_round, replies)
-        if replies.good < config.min_replies or aggregated is None:
+        # A Poisson cohort may be small, or empty, without anybody having failed.
+        needed = config.min_replies if central is None else min(config.min_replies, len(drawn))
+        if replies.good < needed or aggregated is None:
             first = f"; the first failure: {next(iter(replies.failures))}" if replies.failures else ""
             raise TooFewReplies(
-                f"round {server_round}: {replies.good} good replies of {len(engine.cohort)}, "
+                f"round {server_round}: {replies.good} good replies of {len(drawn)}, "
                 f"but min_replies is {config.min_replies}{first}"
             )
         tensors = to_tensors(aggregated, self.worker.device)
         metrics = {f"train/{name}": value for name, value in scalars(measured or {}).items()}
-        metrics["train/clients_per_s"] = len(engine.cohort) / (time.perf_counter() - begun)
+        metrics["train/clients_per_s"] = len(drawn) / (time.perf_counter() - begun)
         if replies.failed:
             metrics["train/failures"] = float(replies.failed)
         scores = state.scores
+        if central is not None:
+            metrics["privacy/next_clip_norm"] = central.clip_norm
         if server_round % config.eval_every == 0 or server_round == config.rounds:
             scores = self.scores(tensors)
             metrics |= self._global_metrics(scores) | self._evaluate_clients(server_round, tensors, engine)
@@ -187,6 +209,8 @@ class Simulation:
             engine.states.commit()
             state.tensors, state.server, state.round = tensors, self.server.state_dict(), server_round
             state.scores = scores
+            state.ledger.add_round(drawn)
+            state.clip_norm = None if central is None else central.clip_norm
             state.failures += replies.failed
             state.seconds += time.perf_counter() - begun
             line = {"round": server_round, "time_s": round(state.seconds, 4)}

@@ -20,10 +20,12 @@ from fedsim.data.longtail import shot_groups
 from fedsim.data.transforms import crop_padding
 from fedsim.faults import fault_of
 from fedsim.models.build import build_model, has_batch_coupling
+from fedsim.privacy.central import clipped_updates
 from fedsim.records import Tensors, from_numpy, to_record, to_tensors
 from fedsim.registry import load_strategy
 from fedsim.server import MeanMetrics, WeightedMean
 from fedsim.training.precision import prepare, set_matrix_units
+from fedsim.training.private_steps import PrivateSteps
 from fedsim.training.streams import Work
 from fedsim.training.trainer import Trained, Trainer, TrainingData
 
@@ -56,6 +58,8 @@ class _Received:
     content: RecordDict
     state: State
     constants: Tensors
+    clip_norm: float | None
+    """The largest norm of an update that client-level privacy allows in this round."""
 
 
 class Worker:
@@ -77,7 +81,11 @@ class Worker:
         )  # fmt: skip
         self._test_set: TrainingData | None = None
         self._reads_unlabelled = any("unlabelled" in phase.streams for phase in self.client.phases())
-        self.trainer = Trainer(self.client, self.train_set, config.training, config.seed, has_batch_coupling(model))
+        example = config.privacy.example
+        private = None if example is None else PrivateSteps(example, config.training, config.seed)
+        self.trainer = Trainer(
+            self.client, self.train_set, config.training, config.seed, has_batch_coupling(model), private
+        )
         self._buffer_names = {name for name, _ in model.named_buffers()}
         self._received: _Received | None = None
 
@@ -103,7 +111,9 @@ class Worker:
         if self._received is None or self._received.content is not content:
             tensors = to_tensors(content.array_records["arrays"], self.device)
             constants = to_tensors(content.array_records.get("constants", ArrayRecord()), self.device)
-            self._received = _Received(content, self._split(tensors), constants)
+            clip_norm = content.config_records["config"].get("clip-norm")
+            assert clip_norm is None or isinstance(clip_norm, float)
+            self._received = _Received(content, self._split(tensors), constants, clip_norm)
         return self._received
 
     def _split(self, tensors: Tensors) -> State:
@@ -203,7 +213,12 @@ class Worker:
                 (sent if name in like else own)[name] = value
         weights = torch.tensor([works[lane].num_samples for lane in trained.lanes], dtype=torch.float64)
         update = Update(sent, kept, weights, trained.steps, trained.samples, trained.drawn)
-        return self.client.finish(update, Extras(received.state.params, received.constants))
+        update = self.client.finish(update, Extras(received.state.params, received.constants))
+        central = self.config.privacy.client
+        if central is None or received.clip_norm is None:
+            return update
+        start = received.state.params | received.state.buffers
+        return clipped_updates(update, start, received.clip_norm, adaptive=central.clipping == "adaptive")
 
     def _audit(self, trained: Trained) -> dict[str, Floats]:
         """Measure what was noted of samples against their labels, which nothing before this has seen."""

@@ -96,6 +96,12 @@ def _w_u(tensors: Tensors) -> Tensors:
 class FedLabelClient(Client):
     """Trains w_L in the place of the global model, then w_U beside it."""
 
+    reports = (
+        "loss_pseudo",
+        "loss_divergence",
+        *(f"pseudo_labels:{one}" for one in ("local", "global", "neither", "right")),
+    )
+
     def personal(self, client: int, start: State) -> State:
         """Return w_U, which is w: it is not kept, and so begins every round there."""
         return State(*({f"{_U}{name}": value for name, value in part.items()} for part in start))

@@ -37,6 +37,8 @@ class FixMatchConfig(StrategyConfig):
 class FixMatchClient(Client):
     """SGD on labelled and unlabelled samples together."""
 
+    reports = ("loss_labelled", "loss_pseudo", "pseudo_labels:made")
+
     def phases(self) -> Sequence[Phase]:
         """Return the only one, fed from both streams."""
         strong = self.options(FixMatchConfig).strong

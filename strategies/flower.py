@@ -103,7 +103,8 @@ class FlowerServer(Server):
         super().__init__(config, model, data)
         self._require_honest_majority()
         options = config.strategy.model_dump(exclude={"name"})
-        if build is flower.QFedAvg:
+        self.reads_metrics = build is flower.QFedAvg  # clients' losses
+        if self.reads_metrics:
             options |= {"client_learning_rate": config.training.lr, "train_loss_key": "loss"}
         self.inner = build(
             **options, fraction_train=1.0, fraction_evaluate=1.0,

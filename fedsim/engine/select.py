@@ -102,7 +102,7 @@ def measure_speedup(config: RunConfig, worker: Worker, start: State, constants: 
     steps = None if config.training.steps is None else _TRIED_BATCHES
     trainer = Trainer(
         worker.client, worker.train_set, config.training.model_copy(update={"epochs": 1, "steps": steps}), config.seed,
-        worker.trainer.batch_coupling,
+        worker.trainer.batch_coupling, worker.trainer.private,
     )  # fmt: skip
 
     def seconds(together: bool) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedsim.atomic import write_atomically
 from fedsim.errors import FedsimError
@@ -44,6 +44,8 @@ class Release(BaseModel):
     """server: noise is added by the client, so it holds against everybody; readers: by the server, which is trusted."""
     noise: float = Field(0.0, ge=0)
     """Gaussian: standard deviation over L2 sensitivity; Laplace: scale over L1 sensitivity; 0 protects nothing."""
+    delta: float = Field(0.0, ge=0, lt=1)
+    """At which epsilon is to be stated: above 0 for Gaussian noise, 0 for Laplace noise."""
     sampling_rate: _Rate | tuple[_Rate, ...] = 1.0
     """Probability that a unit is in one release, drawn independently (Poisson); one number, or one per client.
     Any other way of drawing is to be declared as 1."""
@@ -54,6 +56,14 @@ class Release(BaseModel):
     every round: in each round of the server, whoever was drawn."""
     note: str = ""
     """What is assumed, or why there is no protection; one sentence."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.mechanism == "none") != (self.unit is None):
+            raise ValueError("a mechanism protects a unit, and only a mechanism does")
+        if (self.mechanism == "gaussian") != (self.delta > 0):
+            raise ValueError("Gaussian noise needs a delta above 0, and only Gaussian noise has one")
+        return self
 
     def matches(self, item: str) -> bool:
         """Return whether an item of a reply, such as `metrics/loss`, is part of this release."""
@@ -78,8 +88,6 @@ class Ledger(BaseModel):
 
     releases: tuple[Release, ...]
     """As declared before the first round."""
-    deltas: dict[Unit, float]
-    """The delta at which epsilon is stated, by unit."""
     rounds: int = Field(0, ge=0)
     """Rounds of the server."""
     took_part: list[_Counts]

@@ -20,6 +20,7 @@ from fedsim.records import Tensors
 from fedsim.training.batches import Ints
 from fedsim.training.optimizers import Optimizer, clip
 from fedsim.training.precision import autocast
+from fedsim.training.private_steps import PrivateSteps
 from fedsim.training.streams import Annotated, Feed, Feeder, Work
 
 
@@ -76,10 +77,16 @@ class Trainer:
     """Trains the clients of a chunk, each by exactly its own steps, whatever the others do."""
 
     def __init__(
-        self, client: Client, data: TrainingData, config: TrainingConfig, seed: int, batch_coupling: bool
+        self,
+        client: Client,
+        data: TrainingData,
+        config: TrainingConfig,
+        seed: int,
+        batch_coupling: bool,
+        private: PrivateSteps | None = None,
     ) -> None:
         self.client, self.data, self.config, self.seed = client, data, config, seed
-        self.batch_coupling = batch_coupling
+        self.batch_coupling, self.private = batch_coupling, private
 
     def train(self, start: State, constants: Tensors, works: Sequence[Work], server_round: int) -> Trained:
         """Train `works` together from the global state `start`; nothing given is written to."""
@@ -93,20 +100,26 @@ class Trainer:
         )
         metrics: Tensors = {}
         feeder = Feeder(self.data, self.config, self.seed, self.batch_coupling, works)
-        feeds: list[Feed] = []
+        counted: list[list[Ints]] = []
         audits: list[tuple[Audit, Sequence[Annotated | None]]] = []
         # Dropout draws from torch's own generator: it is put to these clients' address, and back afterwards.
         with _seeded(self.data.x.device, torch_seed(self.seed, "dropout", server_round, works[0].client)):
             for number, phase in enumerate(self.client.phases()):
-                feeds.append(feeder.feed(phase, server_round, number, state, extras))
-                for name, value in self._run_phase(phase, state, extras, feeds[-1]).items():
+                if self.private is not None:
+                    measured, *taken = self.private.run(phase, number, state, extras, works, server_round, self.data)
+                else:
+                    feed = feeder.feed(phase, server_round, number, state, extras)
+                    measured = self._run_phase(phase, state, extras, feed)
+                    taken = [feed.plan.steps, feed.samples, feed.plan.counts.sum(0)]
+                    if phase.audit is not None:
+                        audits.append((phase.audit, feed.annotated))
+                for name, value in measured.items():
                     metrics[name] = value.where(~value.isnan(), metrics[name]) if name in metrics else value
-                if phase.audit is not None:
-                    audits.append((phase.audit, feeds[-1].annotated))
-        steps = torch.from_numpy(sum(feed.plan.steps for feed in feeds)).to(self.data.x.device, torch.float32)
-        samples = torch.from_numpy(np.stack([feed.samples for feed in feeds], 1)).double()
-        drawn = torch.from_numpy(np.stack([feed.plan.counts.sum(0) for feed in feeds], 1)).double()
-        return Trained(lanes, state, metrics, steps, samples, drawn, audits)
+                counted.append(taken)
+        steps, samples, drawn = (torch.from_numpy(np.stack(each, 1)).double() for each in zip(*counted, strict=True))
+        return Trained(
+            lanes, state, metrics, steps.sum(1).to(self.data.x.device, torch.float32), samples, drawn, audits
+        )
 
     def _run_phase(self, phase: Phase, state: State, extras: Extras, feed: Feed) -> Tensors:
         """Take the steps of one phase, writing to `state`; returns the mean of each metric, (clients,), NaN if none."""

@@ -25,6 +25,8 @@ def checkpoint(server_round: int, states: ClientStates | None = None) -> Checkpo
         [{"round": r, "time_s": 0.1 * r, "metrics": {"x": 1 / 3, "lost": None}} for r in range(1, server_round + 1)],
         2,
         {"strategy.name": "fedavg", "training.lr": 0.1, "data.imbalance_factor": 1, "cohort": None},
+        [4, 0, 1],
+        1 / 3,
     )
 
 
@@ -53,6 +55,7 @@ def test_round_trip(tmp_path):
     assert back.server[1] == saved.server[1]
     assert (back.round, back.trained, back.metrics, back.failures) == (3, [0, 5], saved.metrics, 2)
     assert back.recipe == saved.recipe
+    assert (back.took_part, back.clip_norm) == ([4, 0, 1], 1 / 3)
     assert back.clients.committed() == [5]
     assert repr(back.clients[5]) == repr(state(7))
 
@@ -68,7 +71,7 @@ def test_round_trip(tmp_path):
 def test_any_tensors(tmp_path_factory, described):
     run = tmp_path_factory.mktemp("run")
     tensors = {name: torch.ones(shape).to(dtype) for name, (shape, dtype) in described.items()}
-    Checkpoint(1, tensors, (tensors, {}), ClientStates(), [], [], 0, {}).save(run)
+    Checkpoint(1, tensors, (tensors, {}), ClientStates(), [], [], 0, {}, [], None).save(run)
     back = load_latest(run)
     assert back is not None
     for part in (back.model, back.server[0]):

@@ -109,9 +109,9 @@ def test_the_aggregate_is_that_of_the_others(fault: str, strategy: str, monkeypa
         return state.tensors, engine.states.committed()
 
     tensors, kept = one_round()
-    sample = fedsim.simulation.sample_cohort
+    sample = fedsim.simulation.draw_cohort
     monkeypatch.setattr(
-        fedsim.simulation, "sample_cohort", lambda *a: [client for client in sample(*a) if client not in failed]
+        fedsim.simulation, "draw_cohort", lambda *a: [client for client in sample(*a) if client not in failed]
     )
     others, others_kept = one_round(**{f"faults.{fault}": 0.0})
     assert tensors.keys() == others.keys()

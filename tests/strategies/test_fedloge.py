@@ -263,7 +263,7 @@ def test_a_client_goes_on_with_the_head_it_left(monkeypatch):
         return train(self, start, constants, works, server_round)
 
     rounds = iter(cohorts.values())
-    monkeypatch.setattr(fedsim.simulation, "sample_cohort", lambda *_: next(rounds))
+    monkeypatch.setattr(fedsim.simulation, "draw_cohort", lambda *_: next(rounds))
     monkeypatch.setattr(Trainer, "train", spy)
     run = begin("fedloge", {"cohort": 2, "rounds": 5, "eval_clients": "none"})
     run.advance(1)

@@ -71,3 +71,15 @@ class Leaky(Client):
 def test_what_is_not_declared_is_found():
     with halves("fedavg", client=Leaky):
         assert undeclared(items_sent("fedavg"), declared("fedavg")) == ["arrays/labels", "metrics/first_label"]
+
+
+def test_what_protection_adds_to_replies_is_in_the_ledger():
+    overrides = {
+        "model.norm": "none",
+        "privacy.client": {"noise_multiplier": 1.0, "clipping": "adaptive", "quantile_noise": 2.0},
+        "privacy.example": {"noise_multiplier": 1.0},
+    }
+    sent = items_sent("fedavg", overrides)
+    assert "arrays/privacy.unclipped" in sent
+    assert undeclared(sent, begin("fedavg", overrides).state.ledger.releases) == []
+    assert undeclared(sent, declared("fedavg")) == ["arrays/privacy.unclipped"]

@@ -297,11 +297,9 @@ def test_a_worker_that_dies_changes_no_bit(ray_engine: MakeEngine, undisturbed, 
 
 
 def cohort_of(sim: Simulation, server_round: int) -> list[int]:
-    from fedsim.randomness import generator
-    from fedsim.server import sample_cohort
+    from fedsim.server import draw_cohort
 
-    rng = generator(sim.config.seed, "cohort", server_round)
-    return list(sample_cohort(rng, sim.data.partition.sizes, sim.config.cohort_size))
+    return list(draw_cohort(sim.config, sim.data.partition.sizes, server_round))
 
 
 @pytest.mark.ray

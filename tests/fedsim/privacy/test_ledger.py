@@ -6,7 +6,7 @@ from fedsim.privacy.ledger import Ledger, Release, Spent, undeclared
 UPDATE = Release(what="updates", covers=("model",))
 LOSS = Release(what="loss", covers=("metrics/loss", "metrics/loss_*"))
 STEPS = Release(
-    what="gradients", covers=("model",), mechanism="gaussian", unit="example", noise=1.5,
+    what="gradients", covers=("model",), mechanism="gaussian", unit="example", noise=1.5, delta=1e-5,
     sampling_rate=(0.5, 0.25, 1.0), times=(2, 4, 1),
 )  # fmt: skip
 LABELS = Release(
@@ -14,13 +14,13 @@ LABELS = Release(
     noise=2.0, when="once",
 )  # fmt: skip
 MEAN = Release(
-    what="mean", covers=("model",), mechanism="gaussian", unit="client", against="readers", noise=3.0,
+    what="mean", covers=("model",), mechanism="gaussian", unit="client", against="readers", noise=3.0, delta=1e-3,
     sampling_rate=0.1, when="every round",
 )  # fmt: skip
 
 
 def ledger(*releases: Release) -> Ledger:
-    return Ledger(releases=releases, deltas={"example": 1e-5}, took_part=[0, 0, 0])
+    return Ledger(releases=releases, took_part=[0, 0, 0])
 
 
 def test_releases_are_counted_by_when_they_happen():
