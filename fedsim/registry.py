@@ -123,6 +123,8 @@ def load_strategy(name: str) -> Strategy:
     FedsimError
         If there is no such method.
     """
+    if name in _strategies:  # of a file read before, or registered by other code of this process
+        return _strategies[name]
     known = describe("strategies")
     if name not in known:
         raise FedsimError(f"strategy.name: unknown strategy {name!r}; {nearest(name, known)}")
