@@ -10,15 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.privacy.guarantees import UNITS, Guarantee, guarantees
-from fedsim.privacy.ledger import Ledger, Release
+from fedsim.privacy.ledger import Ledger
 
 if TYPE_CHECKING:
     from fedsim.privacy.audit import Audit
 
-_AGAINST = {
-    "server": "everybody, the server included",
-    "readers": "whoever sees the global models; not the server",
-}
+_AGAINST = {"server": "everybody", "readers": "model's readers"}  # the server among the former alone
 
 
 def render_ledger(ledger: Ledger) -> RenderableType:
@@ -39,7 +36,8 @@ def render_ledger(ledger: Ledger) -> RenderableType:
         parts.append(Text("Nothing is protected: this run has no privacy section; epsilon is infinite for every unit."))
     for unit in units or UNITS[-1:]:
         heading = f"\nNot covered, for one {unit}" if found else "\nWhat is shown"
-        parts += [Text(heading, style="bold"), _uncovered(ledger.uncovered(unit))]
+        parts += [Text(heading, style="bold")]
+        parts += [Text(f"- {release.what}: {release.note}") for release in ledger.uncovered(unit)]
     parts.append(
         Text(
             "\nThis is a simulation: its noise is seeded and in floating point, so it guards no real data.", style="dim"
@@ -64,13 +62,6 @@ def _table(found: list[Guarantee]) -> Table:
 def format_epsilon(epsilon: float) -> str:
     """Return an epsilon for people, rounded up: a guarantee is not to look better than it is."""
     return "infinity" if math.isinf(epsilon) else f"{math.ceil(epsilon * 1000) / 1000:.3f}"
-
-
-def _uncovered(releases: list[Release]) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for release in releases:
-        table.add_row(Text(f"- {release.what}"), Text(release.note, style="dim"))
-    return table
 
 
 def render_audits(audits: list[Audit]) -> RenderableType:
