@@ -194,6 +194,10 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _possible(self) -> RunConfig:
+        if self.history.keep != "none" and self.privacy.client is not None:
+            raise ValueError(
+                "history.keep: must be none with privacy.client, where clients send clipped differences and no models"
+            )
         if isinstance(self.cohort, int) and self.cohort > self.clients:
             raise ValueError(f"cohort: must be at most clients ({self.clients}), got {self.cohort}")
         if self.min_replies > self.cohort_size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,8 @@ class Federation:
             kept = self._history[0]
         model, state = self.read(kept)
         server.load_state_dict(*state)
-        return self._run_rounds(RunState(model, state, kept.number - 1), self._simulation)
+        begun = replace(self._simulation.begin(), tensors=model, server=state, round=kept.number - 1)
+        return self._run_rounds(begun, self._simulation)
 
     def go_on(self, model: Tensors, rounds: int) -> Tensors:
         """Return what further rounds of the recipe, without the clients to forget, make of a model."""
@@ -205,7 +207,8 @@ class Federation:
         simulation = Simulation(
             self.config.model_copy(update={"rounds": total, "eval_every": total}), self._progress, self.left
         )
-        return self._run_rounds(RunState(model, simulation.server.state_dict(), self.config.rounds), simulation)
+        begun = replace(simulation.begin(), tensors=model, round=self.config.rounds)
+        return self._run_rounds(begun, simulation)
 
     def _run_rounds(self, state: RunState, simulation: Simulation) -> Tensors:
         self._require("clients")

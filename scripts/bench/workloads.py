@@ -117,8 +117,8 @@ class Federation:
 
     def cohort(self, server_round: int) -> list[int]:
         """Return who trains in a round, counted from 1."""
-        rng = generator(SEED, "cohort", server_round)
-        return sorted(rng.choice(self.workload.clients, self.workload.cohort, replace=False).tolist())
+        lots = generator(SEED, "cohort", server_round).random(self.workload.clients)
+        return sorted(np.argsort(lots)[: self.workload.cohort].tolist())
 
     def order(self, server_round: int, client: int) -> Tensor:
         """Return a client's samples, epoch after epoch, (epochs, samples), in the order of its steps."""

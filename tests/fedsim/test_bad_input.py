@@ -25,6 +25,10 @@ from tiny_runs import TINY_FLAGS, Cli
 CASES = [
     # Names that do not exist: the nearest one is offered.
     ("run --strategy fedlodge", "strategy.name: ... 'fedlodge' ... did you mean 'fedloge'? ... fedprox"),
+    (
+        "run --set history.keep=updates --set privacy.client.noise_multiplier=1",
+        "history.keep: must be none with privacy.client, where clients send clipped differences",
+    ),
     ("run --strategy ''", "strategy.name: ... '' ... valid: ... fedavg"),
     ("run --set strategy=3", "strategy.name: ... 3 ... valid: ... fedavg"),
     ("run --set strategy.name=null", "strategy.name: ... null ... valid: ... fedavg"),
