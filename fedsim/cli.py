@@ -61,7 +61,7 @@ def run_command(
     clients: Annotated[int | None, typer.Option(help="Registered clients.")] = None,
     cohort: Annotated[str | None, typer.Option(help="Clients per round: a number, or a share such as 30%.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Federated rounds.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set, or npz:PATH; see: fedsim list datasets.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set, or npz:PATH, csv:PATH; see: fedsim list.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of named data sets; else $FEDSIM_DATA.")] = None,
     partition: Annotated[str | None, typer.Option(help="How data is split; see: fedsim list partitions.")] = None,
     model: Annotated[str | None, typer.Option(help="Model; see: fedsim list models.")] = None,

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedsim.data.config import StrongView
+from fedsim.errors import FedsimError
 from fedsim.models.functional import FunctionalModel
 from fedsim.privacy.ledger import Release
 from fedsim.records import Tensors
@@ -40,7 +41,7 @@ class Batch(NamedTuple):
     x: Tensor
     """(B, *input_shape) float32, normalised."""
     y: Tensor
-    """(B,) int64 class indices, -1 where the client does not know the label."""
+    """(B,) int64 class indices, -1 where the client does not know the label; or numbers in the type of `x`."""
     mask: Tensor | None = None
     """(B,) float32: 1 for a sample, 0 for padding; None when all are samples."""
     strong: Tensor | None = None
@@ -59,7 +60,15 @@ class Batch(NamedTuple):
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """Return the mean cross-entropy of logits (B, C) against the labels, shape ()."""
+        if self.y.is_floating_point():
+            raise FedsimError("strategy.name: this method needs classes, and the data has numbers; try fedavg")
         return self.mean(F.cross_entropy(logits, self.y, reduction="none"))
+
+    def loss(self, outputs: Tensor) -> Tensor:
+        """Return the mean cross-entropy of logits (B, C), or, against numbers, mean squared error of (B, 1)."""
+        if self.y.is_floating_point():
+            return self.mean((outputs[:, 0] - self.y).square())
+        return self.cross_entropy(outputs)
 
 
 class Extras(NamedTuple):
@@ -151,6 +160,10 @@ class Client:
     """Whether clients, as the method has it, never predict a class that they have no training sample of."""
     reports: ClassVar[tuple[str, ...]] = ()
     """Names of the metrics that its losses return: the server sees each client's mean as it is."""
+    item: ClassVar[str] = "sample"
+    """What the method trains on, one by one: the example that example-level privacy is about."""
+    needs_classes = False
+    """Whether the method makes no sense for numbers to predict, so that such data is refused."""
 
     def __init__(self, config: RunConfig, model: Classifier) -> None:
         self.config = config
@@ -179,7 +192,7 @@ class Client:
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
         """Return the local objective of one batch, and metrics to report; see `Loss`."""
-        return batch.cross_entropy(self.model.logits(params, buffers, batch.x, train=True)), {}
+        return batch.loss(self.model.logits(params, buffers, batch.x, train=True)), {}
 
     def finish(self, update: Update, extras: Extras) -> Update:
         """Return what the clients send, keep and weigh, given what they do by default."""

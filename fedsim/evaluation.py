@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -43,6 +43,28 @@ class HeadScore:
         return out
 
 
+@dataclass(frozen=True)
+class ErrorScore:
+    """How one way to predict a number does on the test set."""
+
+    loss: float
+    """Mean squared error, in the units of the data set's targets."""
+    r2: float
+    """1 - loss / variance of the targets: 0 for predicting their mean, below 0 where that would be better."""
+    excess_risk: float | None
+    """Mean squared distance to E[y | x], where that is known."""
+    per_class: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    """(0,): there are no classes."""
+
+    def metrics(self, prefix: str, groups: dict[str, npt.NDArray[np.intp]]) -> dict[str, float]:
+        """Return the score under metric names."""
+        out = {f"{prefix}/mse": self.loss, f"{prefix}/r2": self.r2}
+        return out if self.excess_risk is None else out | {f"{prefix}/excess_risk": self.excess_risk}
+
+
+Score = HeadScore | ErrorScore
+
+
 class TestSet:
     """The global test set on a device, ready to be predicted."""
 
@@ -56,22 +78,31 @@ class TestSet:
         metrics: Literal["auto", "accuracy", "all"] = "auto",
     ) -> None:
         self.dtype = dtype
-        sizes = np.bincount(dataset.y_test, minlength=dataset.num_classes)
-        hidden = dataset.num_classes == 2 or sizes.max() >= _UNEVEN * sizes.min()
-        self.imbalance = hidden if metrics == "auto" else metrics == "all"
+        self.imbalance = metrics == "all"
+        if metrics == "auto" and not dataset.is_regression:
+            sizes = np.bincount(dataset.y_test, minlength=dataset.num_classes)
+            self.imbalance = bool(dataset.num_classes == 2 or sizes.max() >= _UNEVEN * sizes.min())
         self.num_classes = dataset.num_classes
         self.x = torch.from_numpy(dataset.x_test).to(device)
         self.y = torch.from_numpy(dataset.y_test).to(device)
+        self.truth = None if dataset.truth_test is None else torch.from_numpy(dataset.truth_test).to(device)
         self.mean, self.std = (torch.tensor(v, device=device) for v in (dataset.mean, dataset.std))
 
     @torch.no_grad()
-    def score(self, heads: Callable[[Tensor], Tensors]) -> dict[str, HeadScore]:
-        """Return the score of every head; `heads` maps inputs (B, ...) to logits (B, C) by name."""
+    def score(self, heads: Callable[[Tensor], Tensors]) -> dict[str, Score]:
+        """Return the score of every head; `heads` maps inputs (B, ...) to logits (B, C), or numbers (B, 1), by name."""
         parts: dict[str, list[Tensor]] = {}
         for x in torch.split(self.x, _BATCH):
             for head, logits in heads(normalize(x, self.mean, self.std).to(self.dtype)).items():
                 parts.setdefault(head, []).append(logits)
-        return {head: self._score(torch.cat(logits)) for head, logits in parts.items()}
+        score = self._error if self.y.is_floating_point() else self._score
+        return {head: score(torch.cat(outputs)) for head, outputs in parts.items()}
+
+    def _error(self, outputs: Tensor) -> ErrorScore:
+        predicted = outputs[:, 0].double()
+        loss, null = float((predicted - self.y).square().mean()), float(self.y.double().var(correction=0))
+        excess = None if self.truth is None else float((predicted - self.truth).square().mean())
+        return ErrorScore(loss, 1 - loss / null if null else 0.0, excess)
 
     def _score(self, logits: Tensor) -> HeadScore:
         right = (logits.argmax(1) == self.y).cpu().numpy()

@@ -54,7 +54,7 @@ def _headline(config: RunConfig, choices: dict[str, str]) -> str:
 
 
 def _measures(metrics: dict[str, float]) -> str:
-    names = {"acc": "global/accuracy", "clients": "clients/accuracy", "loss": "train/loss"}
+    names = {"acc": "global/accuracy", "mse": "global/mse", "clients": "clients/accuracy", "loss": "train/loss"}
     return "  ".join(f"{short} {metrics[name]:.4f}" for short, name in names.items() if name in metrics)
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fedsim.client import Client
+    from fedsim.config import RunConfig
+    from fedsim.data.federation import FederatedData
     from fedsim.server import Server
 
 
@@ -36,6 +38,7 @@ class Strategy:
     client: type[Client]
     server: Callable[..., Server]
     run_defaults: dict[str, object]
+    prepare: Callable[[RunConfig, FederatedData], FederatedData] | None
 
 
 _strategies: dict[str, Strategy] = {}
@@ -48,12 +51,14 @@ def strategy(
     server: Callable[..., Server],
     *,
     run_defaults: dict[str, object] | None = None,
+    prepare: Callable[[RunConfig, FederatedData], FederatedData] | None = None,
     summary: str = "",
 ) -> None:
     """Register a federated method under `name`; called at the top level of its file, the name a literal string.
 
-    `run_defaults` maps dotted keys of the run configuration to the values this method's runs start from. `summary`
-    (a literal too) describes it in lists; by default that is the first line of the file's docstring.
+    `run_defaults` maps dotted keys of the run configuration to the values this method's runs start from. `prepare`
+    makes of the federated data what the clients hold before the first round; nothing else of it reaches the run.
+    `summary` (a literal too) describes it in lists; by default that is the first line of the file's docstring.
 
     Raises
     ------
@@ -62,7 +67,7 @@ def strategy(
     """
     if name in _strategies:
         raise ValueError(f"strategy {name!r} is registered twice")
-    _strategies[name] = Strategy(name, config, client, server, run_defaults or {})
+    _strategies[name] = Strategy(name, config, client, server, run_defaults or {}, prepare)
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ def _leave(
 
 def _folder_for(config: RunConfig, force: bool) -> Path:
     """Return the folder of a new run, having refused one that may not be written to."""
-    dataset = Path(config.data.name.removeprefix("npz:")).stem
+    dataset = Path(config.data.name.partition(":")[2] or config.data.name).stem
     name = config.name or f"{config.strategy.name}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = config.out.expanduser() / name
     try:
@@ -256,7 +256,7 @@ def _make_folder(folder: Path, simulation: Simulation) -> None:
         described = environment(simulation.worker.device) | {"data_sha256": simulation.data.content_hash}
         write_atomically(temporary / "environment.json", json.dumps(described, indent=1).encode())
         dataset = simulation.data.dataset
-        counts = simulation.data.partition.label_counts(dataset.y_train, dataset.num_classes)
+        counts = simulation.data.partition.label_counts(dataset.strata_train, dataset.num_strata)
         with (temporary / "partition.npz").open("wb") as file:
             np.savez_compressed(file, label_counts=counts)
         if simulation.config.name is not None and folder.exists():

@@ -24,7 +24,7 @@ from fedsim.engine.inprocess import InProcessEngine
 from fedsim.engine.select import choose_cohort, choose_engine
 from fedsim.engine.states import ClientStates
 from fedsim.errors import FedsimError, RunFailed
-from fedsim.evaluation import HeadScore, TestSet
+from fedsim.evaluation import Score, TestSet
 from fedsim.history import HistoryWriter
 from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
@@ -66,7 +66,7 @@ class RunState:
     """Client replies lost."""
     seconds: float = 0.0
     """Wall time spent in rounds."""
-    scores: dict[str, HeadScore] | None = None
+    scores: dict[str, Score] | None = None
     """Of every head in the newest evaluation; None before the first one in this process."""
     clip_norm: float | None = None
     """The clipping norm of the next round, where client-level privacy has one."""
@@ -75,15 +75,22 @@ class RunState:
 class Simulation:
     """One run, prepared but not begun: whatever a bad configuration can break has been tried by then.
 
-    It is run on `data` in place of what the configuration describes, where that is given.
+    It is run on `data` in place of what the configuration describes, where that is given; `self.data` is what the
+    method makes of it.
     """
 
     def __init__(self, config: RunConfig, progress: Progress | None = None, data: FederatedData | None = None) -> None:
         self.progress = progress or Quiet()
         self.strategy = load_strategy(config.strategy.name)
         config, why_engine = choose_engine(config)
-        self.data = data or federate(config.data, config.clients, config.seed)
+        data = data or federate(config.data, config.clients, config.seed)
+        self.data = data if self.strategy.prepare is None else self.strategy.prepare(config, data)
         dataset = self.data.dataset
+        if dataset.is_regression and self.strategy.client.needs_classes:
+            raise FedsimError(
+                f"strategy.name: {self.strategy.name} needs classes, and {dataset.name} has numbers to predict; "
+                "try fedavg"
+            )
         sizes = self.data.partition.sizes
         config, why_noise = calibrated(config, sizes, lambda: self.strategy.client(config, self.new_model(config)))
         self.worker = Worker(config, self.data)
@@ -225,12 +232,12 @@ class Simulation:
         numbers = {name: metrics[metric] for name, metric in shown.items() if metric in metrics}
         engine.report({"round": state.round, "failures": state.failures, **numbers})
 
-    def scores(self, tensors: Tensors) -> dict[str, HeadScore]:
+    def scores(self, tensors: Tensors) -> dict[str, Score]:
         """Return how every global head does on the test set."""
         current = self.server.split(tensors)
         return self._tests.score(lambda x: self.server.heads(current, x))
 
-    def _global_metrics(self, scores: dict[str, HeadScore]) -> Metrics:
+    def _global_metrics(self, scores: dict[str, Score]) -> Metrics:
         out: Metrics = {}
         for number, (head, score) in enumerate(scores.items()):
             out |= score.metrics("global" if number == 0 else f"global_{head}", self.groups)

@@ -74,10 +74,11 @@ class Worker:
         model = prepare(model, config.training, self.device)
         set_matrix_units(config.training)
         self.client = load_strategy(config.strategy.name).client(config, model)
+        dtype = model.classifier.weight.dtype
         mean, std = (torch.tensor(v, device=self.device) for v in (dataset.mean, dataset.std))
         self.train_set = TrainingData(
-            from_numpy(dataset.x_train).to(self.device), from_numpy(data.visible_labels).to(self.device), mean, std,
-            config.data.augment, crop_padding(dataset.input_shape), model.classifier.weight.dtype,
+            from_numpy(dataset.x_train).to(self.device), self._targets(data.visible_labels, dtype), mean, std,
+            config.data.augment, crop_padding(dataset.input_shape), dtype,
         )  # fmt: skip
         self._test_set: TrainingData | None = None
         self._reads_unlabelled = any("unlabelled" in phase.streams for phase in self.client.phases())
@@ -88,6 +89,10 @@ class Worker:
         )
         self._buffer_names = {name for name, _ in model.named_buffers()}
         self._received: _Received | None = None
+
+    def _targets(self, y: npt.NDArray[Any], dtype: torch.dtype) -> Tensor:
+        tensor = from_numpy(y).to(self.device)
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
     def run_chunk(
         self, kind: str, contents: Sequence[RecordDict], clients: Sequence[int], states: Sequence[RecordDict]
@@ -246,20 +251,25 @@ class Worker:
 
     @torch.no_grad()
     def _score(self, client: int, state: State, constants: Tensors) -> RecordDict:
-        """Measure a client's predictions on its own test samples; a client without any reports no accuracy."""
+        """Measure a client's predictions on its own test samples; a client without any reports nothing."""
         rows = torch.from_numpy(self.data.client_test[client]).to(self.device)
         metrics: dict[str, Any] = {"num-examples": len(rows)}
         if len(rows):
-            owned = np.bincount(
-                self.data.dataset.y_train[self.data.partition[client]], minlength=self.client.num_classes
-            )
+            dataset = self.data.dataset
+            owned = np.bincount(dataset.strata_train[self.data.partition[client]], minlength=dataset.num_strata)
+            if len(owned) < self.client.num_classes:  # it does not know its classes, so that none is absent
+                owned = np.full(self.client.num_classes, owned[0])
             parts: dict[str, list[Tensor]] = {}
             for some in torch.split(rows, _EVAL_BATCH):
                 for head, logits in self.client.heads(state, constants, self._tests.batch(some, None)[0]).items():
                     parts.setdefault(head, []).append(logits)
             labels = self._tests.y[rows]
             for number, (head, logits_parts) in enumerate(parts.items()):
-                measured = score(torch.cat(logits_parts), labels, owned, masked=self.client.masks_absent_classes)
+                outputs = torch.cat(logits_parts)
+                if dataset.is_regression:
+                    measured = {"mse": float((outputs[:, 0] - labels).square().mean())}
+                else:
+                    measured = score(outputs, labels, owned, masked=self.client.masks_absent_classes)
                 metrics |= {name if number == 0 else f"{head}:{name}": value for name, value in measured.items()}
         return RecordDict({"metrics": MetricRecord(metrics)})
 
@@ -272,7 +282,7 @@ class Worker:
             self._test_set = replace(
                 self.train_set,
                 x=from_numpy(dataset.x_test).to(self.device),
-                y=from_numpy(dataset.y_test).to(self.device),
+                y=self._targets(dataset.y_test, self.train_set.dtype),
             )
         return self._test_set
 

@@ -37,6 +37,8 @@ class FedETFConfig(StrategyConfig):
 class FedETFClient(Client):
     """SGD on the features alone."""
 
+    needs_classes = True
+
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
         """Return CE(V f_theta(x), y) of one batch."""
         f = self.model.features(params, buffers, batch.x, train=True)

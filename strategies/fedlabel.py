@@ -96,6 +96,7 @@ def _w_u(tensors: Tensors) -> Tensors:
 class FedLabelClient(Client):
     """Trains w_L in the place of the global model, then w_U beside it."""
 
+    needs_classes = True
     reports = (
         "loss_pseudo",
         "loss_divergence",

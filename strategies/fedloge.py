@@ -71,6 +71,7 @@ class FedLoGeClient(Client):
     personalised = True
     masks_absent_classes = True
     reports = ("loss_etf", "loss_global", "loss_local")
+    needs_classes = True
 
     def personal(self, client: int, start: State) -> State:
         """Return phi_k, a linear layer at torch's default initialisation, drawn for this client."""

@@ -37,6 +37,7 @@ class FixMatchConfig(StrategyConfig):
 class FixMatchClient(Client):
     """SGD on labelled and unlabelled samples together."""
 
+    needs_classes = True
     reports = ("loss_labelled", "loss_pseudo", "pseudo_labels:made")
 
     def phases(self) -> Sequence[Phase]:

@@ -30,6 +30,10 @@ DATASETS = {
     "cifar10": "60,000 32x32 colour photographs; 10 classes",
     "cifar100": "60,000 32x32 colour photographs; 100 classes",
     **{name: f"{what} (MedMNIST)" for name, what in _MEDMNIST.items()},
+    "breast_cancer": "569 tumours, 30 measures, embedded (scikit-learn); 2 classes",
+    "diabetes": "442 patients, 10 measures, embedded (scikit-learn); predicts a number",
+    "linear": "draws of y = <x, theta> + noise, theta known, sized by data.linear; predicts a number",
+    "csv:PATH": "any table with a header, .csv or .csv.gz; predicts data.csv.target, numbers or classes",
     "npz:PATH": "any NumPy archive: x_train, y_train, x_test, y_test; or x, y; or MedMNIST's names",
 }
 
@@ -123,15 +127,46 @@ class StrongView(Config):
     """Standard deviation of noise on a row's features, in units of theirs."""
 
 
+class LinearConfig(Config):
+    """The synthetic data set `linear`: x ~ N(0, I_d), y = <x, theta> + N(0, sigma^2), theta a random unit vector."""
+
+    d: int = Field(20, ge=1)
+    """Columns."""
+    n: int = Field(6000, ge=1)
+    """Training rows of all clients."""
+    sigma: float = Field(0.5, ge=0)
+    """Standard deviation of the noise in y."""
+    n_test: int = Field(2000, ge=1)
+    """Test rows."""
+
+
+class CsvConfig(Config):
+    """How a `csv:PATH` is read."""
+
+    target: str | None = None
+    """The column to predict; the last one by default."""
+    drop: tuple[str, ...] = ()
+    """Columns to leave out."""
+    classes: bool = False
+    """Take the numbers of the target for classes; words always are."""
+
+
 class DataConfig(Config):
     """Which data, and who holds what of it."""
 
     name: str = "digits"
-    """A name that `fedsim list datasets` shows, or npz:PATH."""
+    """A name that `fedsim list datasets` shows, npz:PATH or csv:PATH."""
     root: Path | None = None
     """Folder of the named sets; else FEDSIM_DATA, else ~/.cache/fedsim."""
     test_fraction: float = Field(0.2, gt=0, lt=1)
-    """Test share of an npz file that holds only x and y."""
+    """Test share of a data set that brings no test set of its own."""
+    csv: CsvConfig = CsvConfig()
+    """Columns of a csv file."""
+    linear: LinearConfig = LinearConfig()
+    """Size of the synthetic linear data."""
+    target_scale: tuple[float, Annotated[float, Field(gt=0)]] | None = None
+    """(centre, unit): a number y is learned as (y - centre) / unit; by default mean and standard deviation of the
+    training rows, which privacy guarantees then take for public."""
     partition: PartitionConfig = Dirichlet()
     """Options of a partitioner, or just its name."""
     imbalance_factor: float = Field(1.0, gt=0, le=1)
@@ -154,7 +189,7 @@ class DataConfig(Config):
     @classmethod
     def _known_name(cls, value: str) -> str:
         prefix, _, path = value.partition(":")
-        if not (path if prefix == "npz" else value in DATASETS):
+        if not (path if prefix in ("npz", "csv") else value in DATASETS):
             raise ValueError(f"no dataset {value!r}; {nearest(value, DATASETS)}")
         return value
 

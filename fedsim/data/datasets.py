@@ -1,4 +1,4 @@
-"""Data sets in memory: images as uint8, labels as int64, by name or from a file."""
+"""Data sets in memory: images as uint8 or tables as floats, with classes or numbers to predict; by name or file."""
 
 import contextlib
 import gzip
@@ -6,13 +6,15 @@ import importlib.util
 import os
 import socket
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from fedsim.data.config import DataConfig
-from fedsim.data.npz import Array, IntArray, Part, read_npz
+from fedsim.data.npz import Array, IntArray, Part, read_npz, split
+from fedsim.data.tabular import EMBEDDED_TABLES, embedded, linear_model, read_csv
 from fedsim.errors import FedsimError
 from fedsim.randomness import generator
 
@@ -28,18 +30,20 @@ _PATIENCE_SECONDS = 20
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Inputs and labels of one data set.
+    """Inputs and targets of one data set.
 
-    Images are uint8 (n, C, H, W), C-contiguous; tables are float32 (n, D). Labels are int64 (n,) in
-    0..num_classes - 1, identities int64 (n,).
+    Images are uint8 (n, C, H, W), C-contiguous; tables are float32 (n, D). Classes are int64 (n,) in
+    0..num_classes - 1, numbers to predict float32 (n,) in the units of `DataConfig.target_scale`, identities int64
+    (n,). Methods that do not train on samples have put their own items into `x_train` and `y_train`, such as bags.
     """
 
     name: str
     x_train: Array
-    y_train: IntArray
+    y_train: Array
     x_test: Array
-    y_test: IntArray
+    y_test: Array
     num_classes: int
+    """What a model puts out: a logit per class, or one number."""
     mean: Floats
     """Of the training inputs: per channel over pixels / 255, or per column of a table."""
     std: Floats
@@ -47,11 +51,28 @@ class Dataset:
     class_names: tuple[str, ...] | None = None
     identity_train: IntArray | None = None
     identity_test: IntArray | None = None
+    truth_test: Array | None = None
+    """E[y | x] of the test rows, float32 (n,), where it is known."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """(C, H, W) of an image or (D,) of a row."""
-        return self.x_train.shape[1:]
+        return self.x_test.shape[1:]
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether numbers are to be predicted."""
+        return self.y_test.dtype.kind == "f"
+
+    @cached_property
+    def strata_train(self) -> IntArray:
+        """What training items are counted by, int64 (n,): their classes, or 0 for all where they have none."""
+        return self.y_train if self.y_train.dtype.kind == "i" else np.zeros(len(self.y_train), np.int64)
+
+    @property
+    def num_strata(self) -> int:
+        """The number of classes, or 1 where training items have none."""
+        return self.num_classes if self.y_train.dtype.kind == "i" else 1
 
 
 @dataclass(frozen=True)
@@ -82,7 +103,7 @@ _NAMED = {
 
 
 def load_dataset(config: DataConfig, seed: int) -> Dataset:
-    """Read the data set that `config.name` names; `seed` splits only files that bring no test set.
+    """Read the data set that `config.name` names; `seed` splits those without a test set, and draws `linear`.
 
     Raises
     ------
@@ -91,7 +112,16 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
     """
     name, _, file = config.name.partition(":")
     if name == "npz":
-        return _dataset(config.name, *read_npz(Path(file).expanduser(), config.test_fraction, seed))
+        parts = read_npz(Path(file).expanduser(), config.test_fraction, seed)
+        return _dataset(config.name, *parts, scale=config.target_scale)
+    if name == "csv" or name in EMBEDDED_TABLES:
+        whole, classes = read_csv(Path(file).expanduser(), config.csv) if name == "csv" else embedded(name)
+        train, test = split(whole, config.test_fraction, seed)
+        return _dataset(config.name, train, test, classes, config.target_scale)
+    if name == "linear":
+        train, test, truth = linear_model(config.linear, seed)
+        mean, std = (0.0,) * config.linear.d, (1.0,) * config.linear.d
+        return Dataset(name, train.x, train.y, test.x, test.y, 1, mean, std, truth_test=truth)
     if name == "digits":
         return _dataset(name, *_digits())
     root = config.root or Path(os.environ.get("FEDSIM_DATA") or "~/.cache/fedsim")
@@ -106,17 +136,25 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
     return _dataset(name, *_torchvision(name, archive))
 
 
-def _dataset(name: str, train: Part, test: Part) -> Dataset:
+def _dataset(
+    name: str, train: Part, test: Part, classes: tuple[str, ...] | None = None, scale: tuple[float, float] | None = None
+) -> Dataset:
     known = _NAMED.get(name)
     if known and train.x.ndim == 4 and train.x.shape[1] == len(known.mean):
         mean, std = known.mean, known.std
     else:
         mean, std = _moments(train.x)
-    num_classes = int(train.y.max()) + 1
-    class_names = known.class_names if known and len(known.class_names or ()) == num_classes else None
+    if train.y.dtype.kind == "f":
+        centre, unit = scale or (float(train.y.mean(dtype=np.float64)), float(train.y.std(dtype=np.float64)) or 1.0)
+        targets = [((part.y - centre) / unit).astype(np.float32) for part in (train, test)]
+        num_classes = 1
+    else:
+        targets, num_classes = [train.y, test.y], int(train.y.max()) + 1
+    class_names = classes or (known.class_names if known and len(known.class_names or ()) == num_classes else None)
     return Dataset(
-        name, train.x, train.y, test.x, test.y, num_classes, mean, std, class_names, train.identity, test.identity
-    )
+        name, train.x, targets[0], test.x, targets[1], num_classes, mean, std, class_names, train.identity,
+        test.identity,
+    )  # fmt: skip
 
 
 def _moments(x: Array) -> tuple[Floats, Floats]:

@@ -12,7 +12,9 @@ from fedsim.data.client_test import matched_test, split_labels, split_test
 from fedsim.data.config import DataConfig
 from fedsim.data.datasets import Dataset, load_dataset
 from fedsim.data.longtail import long_tail_indices
+from fedsim.data.npz import Array
 from fedsim.data.partition import Partition, make_partition
+from fedsim.errors import FedsimError
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,15 +28,15 @@ class FederatedData:
     """Test rows of each client, indices into the arrays that `client_test_source` names."""
     client_test_source: Literal["test", "train"]
     class_counts: npt.NDArray[np.int64]
-    """Labelled training samples of all clients by class, (C,)."""
+    """Labelled training samples of all clients by class, (C,); (1,) where there are no classes."""
     unlabelled: Partition
     """Training rows of each client whose labels it does not know; other rows than those of `partition`."""
 
     @cached_property
-    def visible_labels(self) -> npt.NDArray[np.int64]:
-        """Training labels as clients know them, (N,): -1 where hidden."""
+    def visible_labels(self) -> Array:
+        """Training labels as clients know them, (N,): -1, or NaN in place of a number, where hidden."""
         labels = self.dataset.y_train.copy()
-        labels[self.unlabelled.indices] = -1
+        labels[self.unlabelled.indices] = -1 if labels.dtype.kind == "i" else np.nan
         return labels
 
     @cached_property
@@ -55,7 +57,7 @@ class FederatedData:
         kept = ~np.isin(partition.indices, rows)
         sizes = np.bincount(partition.owners[kept], minlength=len(partition))
         left = Partition(partition.indices[kept], np.concatenate([[0], np.cumsum(sizes)]))
-        counts = np.bincount(self.dataset.y_train[left.indices], minlength=self.dataset.num_classes)
+        counts = np.bincount(self.dataset.strata_train[left.indices], minlength=self.dataset.num_strata)
         return replace(self, partition=left, class_counts=counts)
 
 
@@ -68,8 +70,11 @@ def federate(config: DataConfig, clients: int, seed: int) -> FederatedData:
         If the data cannot be had, or cannot be split as asked.
     """
     dataset = load_dataset(config, seed)
-    y = dataset.y_train
-    rows = long_tail_indices(y, dataset.num_classes, config.imbalance_factor, config.max_per_class, seed)
+    if dataset.is_regression:
+        _require_no_classes(config)
+    y = dataset.strata_train
+    y_test = np.zeros(len(dataset.y_test), np.int64) if dataset.is_regression else dataset.y_test
+    rows = long_tail_indices(y, dataset.num_strata, config.imbalance_factor, config.max_per_class, seed)
     identity = None if dataset.identity_train is None else dataset.identity_train[rows]
     split = make_partition(config.partition, y[rows], clients, seed, identity)
     partition = Partition(rows[split.indices], split.offsets)
@@ -79,7 +84,20 @@ def federate(config: DataConfig, clients: int, seed: int) -> FederatedData:
         partition, client_test = split_test(partition, config.client_test_fraction, seed)
     else:
         source = "test"
-        client_test = matched_test(partition, y, dataset.y_test, seed)
+        client_test = matched_test(partition, y, y_test, seed)
     partition, unlabelled = split_labels(partition, config.labelled_fraction, config.labelled_min, seed)
-    class_counts = np.bincount(y[partition.indices], minlength=dataset.num_classes)
+    class_counts = np.bincount(y[partition.indices], minlength=dataset.num_strata)
     return FederatedData(dataset, partition, client_test, source, class_counts, unlabelled)
+
+
+def _require_no_classes(config: DataConfig) -> None:
+    """Refuse what goes by classes for data that has numbers to predict."""
+    cut = config.partition.name
+    if cut not in ("iid", "natural"):
+        raise FedsimError(
+            f"data.partition: {cut} splits by class, and {config.name} has numbers to predict; use --partition iid"
+        )
+    if config.imbalance_factor < 1:
+        raise FedsimError(
+            f"data.imbalance_factor: a long tail needs classes, and {config.name} has numbers; leave it out"
+        )

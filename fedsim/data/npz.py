@@ -27,10 +27,10 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One half of a data set: `x` uint8 (n, C, H, W) or float32 (n, D), `y` (n,), `identity` (n,) or none."""
+    """One half of a data set: `x` uint8 (n, C, H, W) or float32 (n, D), `y` int64 or float32 (n,), `identity` (n,)."""
 
     x: Array
-    y: IntArray
+    y: Array
     identity: IntArray | None = None
 
 
@@ -39,7 +39,7 @@ def read_npz(path: Path, test_fraction: float, seed: int) -> tuple[Part, Part]:
 
     Keys: `x_train, y_train, x_test, y_test` with optional `identity_train, identity_test`; or `x, y` with optional
     `identity` (which stands in for a missing `y`), split class by class with the run's seed; or MedMNIST's names,
-    whose `val` is left out unless it has to serve as test.
+    whose `val` is left out unless it has to serve as test. The targets of a table may be floats: numbers to predict.
 
     Raises
     ------
@@ -55,14 +55,18 @@ def read_npz(path: Path, test_fraction: float, seed: int) -> tuple[Part, Part]:
         train = archive.part("train_images", "train_labels")
         test = archive.part(f"{held}_images", f"{held}_labels")
     elif "x" in archive:
-        train, test = _split(archive.part("x", "y" if "y" in archive else "identity", "identity"), test_fraction, seed)
+        train, test = split(archive.part("x", "y" if "y" in archive else "identity", "identity"), test_fraction, seed)
     else:
         raise archive.error(f"holds none of the keys it should; needs {_LAYOUTS}")
-    classes = int(train.y.max()) + 1
     if not len(test.y):
         raise archive.error("data.test_fraction leaves no test samples; raise it")
     if train.x.shape[1:] != test.x.shape[1:]:
         raise archive.error(f"training inputs are {train.x.shape[1:]}, test inputs {test.x.shape[1:]}")
+    if train.y.dtype != test.y.dtype:
+        raise archive.error(f"training targets are {train.y.dtype}, test targets {test.y.dtype}; give both as one")
+    if train.y.dtype.kind == "f":
+        return train, test
+    classes = int(train.y.max()) + 1
     if len(np.unique(train.y)) != classes:
         raise archive.error(f"training labels must be all of 0..{classes - 1}; number the classes without gaps")
     if test.y.max() >= classes:
@@ -70,10 +74,12 @@ def read_npz(path: Path, test_fraction: float, seed: int) -> tuple[Part, Part]:
     return train, test
 
 
-def _split(whole: Part, test_fraction: float, seed: int) -> tuple[Part, Part]:
+def split(whole: Part, test_fraction: float, seed: int) -> tuple[Part, Part]:
+    """Return (train, test) of a data set that has no test set, class by class where it has classes."""
     is_test = np.zeros(len(whole.y), dtype=np.bool_)
-    for c in np.unique(whole.y):
-        rows = generator(seed, "test-split", int(c)).permutation(np.flatnonzero(whole.y == c))
+    strata = whole.y if whole.y.dtype.kind == "i" else np.zeros(len(whole.y), np.int64)
+    for c in np.unique(strata):
+        rows = generator(seed, "test-split", int(c)).permutation(np.flatnonzero(strata == c))
         is_test[rows[: min(round(test_fraction * len(rows)), len(rows) - 1)]] = True
 
     def take(mask: npt.NDArray[np.bool_]) -> Part:
@@ -108,7 +114,7 @@ class _Archive:
     def part(self, x_key: str, y_key: str, identity_key: str = "") -> Part:
         x = self._inputs(x_key)
         identity = self._integers(identity_key, len(x)) if identity_key in self else None
-        return Part(x, self._integers(y_key, len(x)), identity)
+        return Part(x, self._targets(y_key, x), identity)
 
     def _array(self, key: str) -> Array:
         if key not in self:
@@ -140,6 +146,16 @@ class _Archive:
         if x.size == 0:
             raise self.error(f"{key} is empty")
         return x
+
+    def _targets(self, key: str, x: Array) -> Array:
+        values = self._array(key)
+        if x.ndim > 2 or values.dtype.kind != "f":
+            return self._integers(key, len(x))
+        with np.errstate(over="ignore"):
+            y = values.reshape(len(values), -1).astype(np.float32)
+        if y.shape != (len(x), 1) or not np.isfinite(y).all():
+            raise self.error(f"{key} has shape {values.shape}; needs {len(x)} finite numbers, one per row")
+        return y[:, 0]
 
     def _integers(self, key: str, length: int) -> IntArray:
         values = self._array(key)

@@ -18,14 +18,16 @@ class Classifier(nn.Module):
     feature_dim
         number of features
     num_classes
-        number of logits
+        number of logits; 1 for a model of numbers
+    intercept
+        whether the linear layer has a bias
     """
 
-    def __init__(self, features: nn.Module, feature_dim: int, num_classes: int) -> None:
+    def __init__(self, features: nn.Module, feature_dim: int, num_classes: int, intercept: bool = True) -> None:
         super().__init__()
         self.feature_dim = feature_dim
         self.features = features
-        self.classifier = nn.Linear(feature_dim, num_classes)
+        self.classifier = nn.Linear(feature_dim, num_classes, bias=intercept)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, num_classes) of inputs (B, *input_shape)."""

@@ -22,7 +22,7 @@ def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: 
     input_shape
         shape of one sample: (channels, height, width), or (dimension,)
     num_classes
-        number of logits
+        number of logits; 1 where a number is predicted
     seed
         the run's seed
     """
@@ -30,13 +30,15 @@ def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: 
     if entry.min_side and (len(input_shape) != 3 or min(input_shape[1:]) < entry.min_side):
         need = f"images (channels, height, width) of at least {entry.min_side}x{entry.min_side}"
         raise FedsimError(f"model.name: {config.name} needs {need}; got inputs of shape {input_shape}; try mlp or cnn")
+    if not entry.intercept and num_classes > 1:
+        raise FedsimError(f"model.name: {config.name} predicts one number, not {num_classes} classes; use logistic")
     builder = getattr(importlib.import_module(f"fedsim.models.{entry.module}"), config.name)
     # Seeding the CPU generator alone: torch.manual_seed would also reseed every accelerator, which fork_rng(devices=[])
     # does not restore.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(torch_seed(seed, "model"))
         features: Features = builder(input_shape, **config.options())
-        return Classifier(*features, num_classes)
+        return Classifier(*features, num_classes, entry.intercept)
 
 
 def has_batch_coupling(model: nn.Module) -> bool:

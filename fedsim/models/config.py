@@ -22,12 +22,14 @@ class ModelEntry(NamedTuple):
     min_side: int
     norms: tuple[Norm, ...] = ("none",)
     options: tuple[str, ...] = ()
+    intercept: bool = True
 
 
 _ANY: tuple[Norm, ...] = ("none", "batch", "group")
 _SOME: tuple[Norm, ...] = ("batch", "group")
 
 MODELS = {
+    "linear": ModelEntry("<x, theta> without an intercept, for numbers to predict", "plain", 0, intercept=False),
     "logistic": ModelEntry("multinomial logistic regression", "plain", 0),
     "mlp": ModelEntry("fully connected ReLU layers, 200 units by default", "plain", 0, _ANY, ("hidden", "dropout")),
     "cnn": ModelEntry("two strided 3x3 convolutions and a layer of 64; the default", "plain", 1, _ANY, ("width",)),

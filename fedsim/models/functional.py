@@ -41,7 +41,7 @@ class FunctionalModel:
 
     def classify(self, params: Tensors, features: Tensor) -> Tensor:
         """Return the logits (B, num_classes) of features (B, feature_dim)."""
-        return nn.functional.linear(features, params["classifier.weight"], params["classifier.bias"])
+        return nn.functional.linear(features, params["classifier.weight"], params.get("classifier.bias"))
 
     def logits(self, params: Tensors, buffers: Tensors, x: Tensor, *, train: bool) -> Tensor:
         """Return the logits (B, num_classes) of inputs (B, *input_shape)."""

@@ -9,6 +9,11 @@ from fedsim.models.base import Features, norm_1d, norm_2d
 from fedsim.models.config import Norm
 
 
+def linear(input_shape: tuple[int, ...]) -> Features:
+    """Return the flattened input itself."""
+    return logistic(input_shape)
+
+
 def logistic(input_shape: tuple[int, ...]) -> Features:
     """Return the flattened input itself."""
     return nn.Flatten(), math.prod(input_shape)

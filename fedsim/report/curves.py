@@ -1,6 +1,7 @@
 """Learning curves: accuracies, losses and what methods report of themselves, over rounds."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedsim.report.figures import COLORS, GROUP_COLORS, NARROW, Plot, add_legend, new_figure, thousands
 from fedsim.report.run_folder import RunFolder, run_labels
-from fedsim.report.wording import families, group_metrics, metric_label, split_name
+from fedsim.report.wording import ERRORS, families, group_metrics, metric_label, split_name
 
 _STYLES: Final = ("-", "--", "-.", ":")
 _MARKED_POINTS: Final = 25
@@ -27,6 +28,7 @@ def learning_curves(folders: Sequence[RunFolder]) -> list[Plot]:
     accuracies = [name for name in names if split_name(name)[1] == "accuracy"]
     shots = [name for name in names if split_name(name)[1] in {f"accuracy_{group}" for group in GROUP_COLORS}]
     losses = [name for name in names if split_name(name)[1] == "loss"]
+    errors = {quantity: [n for n in names if split_name(n)[1] == quantity] for quantity in ERRORS}
     if not any(folder.long_tailed for folder in folders):
         shots = []
     labels = run_labels(folders)
@@ -39,6 +41,7 @@ def learning_curves(folders: Sequence[RunFolder]) -> list[Plot]:
                 _curves(_stem(f"accuracy_groups_{head}"), f"{_head_title(head)} accuracy by class size", curves)
                 for head, curves in _by_head(run, shots).items()
             ),
+            *(_curves(q, title, [(_head_title(n), run, n) for n in errors[q]]) for q, title in ERRORS.items()),
             _curves("loss", "Loss", [(_head_title(n), run, n) for n in losses]),
             *(
                 _curves(_stem(family), metric_label(family), [(_member(name), run, name) for name in members])
@@ -46,7 +49,7 @@ def learning_curves(folders: Sequence[RunFolder]) -> list[Plot]:
             ),
         ]
     else:
-        titles = {name: _metric_title(name) for name in [*accuracies, *shots, *losses]}
+        titles = {name: _metric_title(name) for name in [*accuracies, *shots, *chain(*errors.values()), *losses]}
         titles |= {name: metric_label(name) for members in related.values() for name in members}
         plots = [
             _curves(_stem(name), title, [(label, f, name) for label, f in zip(labels, folders, strict=True)])
@@ -116,7 +119,10 @@ def _member(name: str) -> str:
 
 
 def _metric_title(name: str) -> str:
-    base, _, group = split_name(name)[1].partition("_")
+    quantity = split_name(name)[1]
+    if quantity in ERRORS:
+        return f"{_head_title(name)} {ERRORS[quantity].lower()}"
+    base, _, group = quantity.partition("_")
     return f"{_head_title(name)} {base}" + (f", {group}-shot classes" if group else "")
 
 

@@ -15,6 +15,7 @@ from fedsim.atomic import size_on_disk
 from fedsim.report.run_folder import RunFolder
 from fedsim.report.wording import (
     ABSENT,
+    direction,
     format_duration,
     format_metric,
     group_metrics,
@@ -95,8 +96,9 @@ def _metrics(folder: RunFolder) -> Table | None:
 
 
 def _trend(folder: RunFolder) -> tuple[str, Text] | None:
-    """Return a line with the course of the global accuracy, or of another head's where there is none."""
-    names = ["global/accuracy", *(name for name in folder.metric_names if split_name(name)[1] == "accuracy")]
+    """Return a line with the course of the global accuracy or error, or of another head's where there is none."""
+    others = (name for name in folder.metric_names if split_name(name)[1] in ("accuracy", "mse"))
+    names = ["global/accuracy", "global/mse", *others]
     for name in names:
         rounds, values = folder.series(name)
         rounds, values = rounds[np.isfinite(values)], values[np.isfinite(values)]
@@ -104,9 +106,10 @@ def _trend(folder: RunFolder) -> tuple[str, Text] | None:
             break
     else:
         return None
-    first, last, best = (format_metric(name, value) for value in (values[0], values[-1], values.max()))
+    best_at = values.argmin() if direction(name) == "lower" else values.argmax()
+    first, last, best = (format_metric(name, value) for value in (values[0], values[-1], values[best_at]))
     course = f" {first} → {last}" if len(values) > 1 else f" {last}"
-    peak = f", best {best} at round {rounds[values.argmax()]}" if values.max() > values[-1] else ""
+    peak = f", best {best} at round {rounds[best_at]}" if values[best_at] != values[-1] else ""
     span = f" (rounds {rounds[0]}–{rounds[-1]}{peak})" if len(values) > 1 else f" (round {rounds[0]})"
     return "Trend", Text.assemble((sparkline(values), "cyan"), course, (span, "dim"), (f" {name}", "dim"))
 
@@ -138,16 +141,14 @@ def _files_and_next(folder: RunFolder) -> Table:
         rows.append(("History", f"{kept} ({folder.option('history.keep')}, {size_on_disk(kept) / 1e6:,.1f} MB)"))
     run = shlex.quote(str(folder.path))
     commands = [f"fedsim report {run}"] if not (folder.path / "report.html").exists() and folder.metrics else []
-    if folder.status == "finished":
-        commands.append(f"fedsim unlearn {run} --method METHOD --forget client=0")
-    else:
+    if folder.status != "finished":
         commands.insert(0, f"fedsim run --resume {run}")
-    return _grid(
-        [
-            *((label, Text(_plain(place))) for label, place in rows),
-            ("Next", Text("\n".join(_plain(command) for command in commands), style="bold")),
-        ]
-    )
+    elif not any(name.endswith("/mse") for name in folder.final_metrics):  # numbers are not unlearned
+        commands.append(f"fedsim unlearn {run} --method METHOD --forget client=0")
+    lines = [(label, Text(_plain(place))) for label, place in rows]
+    if commands:
+        lines.append(("Next", Text("\n".join(_plain(command) for command in commands), style="bold")))
+    return _grid(lines)
 
 
 def sparkline(values: NDArray[np.float64], low: float | None = None, high: float | None = None) -> str:

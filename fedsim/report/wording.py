@@ -8,6 +8,9 @@ from fedsim.report.run_folder import RunFolder
 
 GROUPS: Final = ("Global", "Clients", "Other heads", "Training", "Other")
 
+ERRORS: Final = {"mse": "Mean squared error", "excess_risk": "Excess risk"}
+"""Measures of predicted numbers, lower is better."""
+
 ABSENT: Final = "–"
 """Stands where a run has no such value."""
 
@@ -72,7 +75,7 @@ def metric_label(name: str) -> str:
     """Return a metric's name within its group, as "Accuracy (many)", "global_psi: Loss" or "Chosen by: nobody"."""
     head, quantity = split_name(name)
     base, _, shots = quantity.rpartition("_")
-    words = f"{base} ({shots})" if base == "accuracy" else quantity
+    words = f"{base} ({shots})" if base == "accuracy" else ERRORS.get(quantity, quantity)
     words = words.replace("_", " ").replace(":", ": ")
     words = _SCORES.get(quantity, words[:1].upper() + words[1:])
     return f"{head}: {words}" if head and head not in _KNOWN_HEADS else words
@@ -88,7 +91,9 @@ def direction(name: str) -> Literal["higher", "lower"] | None:
         return None
     if "accuracy" in quantity or quantity in _SCORES:
         return "higher"
-    return "lower" if "loss" in quantity else None
+    if quantity == "r2":
+        return "higher"
+    return "lower" if "loss" in quantity or quantity in ERRORS else None
 
 
 def format_metric(name: str, value: float) -> str:

@@ -29,9 +29,9 @@ class TrainingData:
     """The training set on the worker's device, shared by all clients."""
 
     x: Tensor
-    """(N, C, H, W) uint8 images, or (N, D) float32 rows."""
+    """(N, C, H, W) uint8 images, or (N, D) float32 rows; or other items, (N, ...), that a method made of them."""
     y: Tensor
-    """(N,) int64; -1 where the label is hidden."""
+    """(N,) int64 classes, -1 where hidden; or numbers (N,) or (N, C) in `dtype`."""
     mean: Tensor
     """(C,) float32, of pixels scaled to [0, 1]."""
     std: Tensor

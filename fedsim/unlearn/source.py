@@ -14,6 +14,7 @@ from fedsim.data.federation import FederatedData, federate
 from fedsim.engine.select import choose_engine
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
+from fedsim.registry import load_strategy
 from fedsim.report.run_folder import RunFolder
 from fedsim.runner import require_same_data
 from fedsim.simulation import build_run_model
@@ -52,7 +53,11 @@ def open_source(path: Path) -> Source:
     config, _ = choose_engine(resolve(read_yaml(path / "config.yaml")))
     if config.data.labelled_fraction < 1:
         raise FedsimError(f"{path}: was trained with data.labelled_fraction below 1; unlearning needs all labels")
+    if load_strategy(config.strategy.name).prepare is not None:
+        raise FedsimError(f"{path}: {config.strategy.name} does not train on single samples, so none can be forgotten")
     data = federate(config.data, config.clients, config.seed)
+    if data.dataset.is_regression:
+        raise FedsimError(f"{path}: predicts numbers, and unlearning is measured on classes; give a run on classes")
     require_same_data(folder, data)
     torch.set_num_threads(config.engine.threads)
     set_matrix_units(config.training)

@@ -36,6 +36,22 @@ CASES = [
     ("run --config absent.yaml", "--config absent.yaml ... neither a file nor a preset"),
     ("run --dataset mnits", "data.name: ... 'mnits' ... did you mean 'mnist'?"),
     ("run --dataset npz:", "data.name: ... 'npz:' ... npz:PATH"),
+    ("run --dataset csv:", "data.name: ... 'csv:' ... csv:PATH"),
+    ("run --dataset csv:absent.csv", "absent.csv: no such file"),
+    ("run --set data.target_scale=[0,0]", "data.target_scale.1: must be greater than 0, got 0"),
+    ("run --dataset diabetes", "data.partition: dirichlet splits by class ... use --partition iid"),
+    (
+        "run --strategy aggregate --set strategy.bag_size=many",
+        "strategy.bag_size: must be a whole number from 1, or auto, got 'many'",
+    ),
+    (
+        "run --strategy aggregate --set strategy.bag_size=0",
+        "strategy.bag_size: must be a whole number from 1, or auto, got 0",
+    ),
+    (
+        "run --strategy aggregate --set strategy.bag_size=5000",
+        "strategy.bag_size: no client has 5000 samples; lower it",
+    ),
     ("run --partition dirichle", "data.partition: ... 'dirichle' ... did you mean 'dirichlet'?"),
     ("run --model restnet18", "model.name: ... 'restnet18' ... did you mean 'resnet18'?"),
     ("run --engine inproces", "engine.name: ... 'inproces' ... did you mean 'inprocess'? ... ray"),
