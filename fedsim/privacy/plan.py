@@ -130,7 +130,8 @@ def new_ledger(config: RunConfig, sizes: Sizes, client: Client) -> Ledger:
                 delta=example.delta,
                 sampling_rate=tuple(rates),
                 times=tuple(steps),
-                note="clients hold disjoint data: epsilon is the largest of one; drawing clients amplifies nothing",
+                note=f"an example is a {client.item}; clients hold disjoint data: epsilon is the largest of one; "
+                "drawing clients amplifies nothing",
             )
         )
     if (central := config.privacy.client) is not None:

@@ -1,0 +1,247 @@
+"""Learning from aggregate responses: clients know each bag's mean response only, with label privacy (arXiv:2401.11081).
+
+Once, before round 1, client c: cut its samples at random into M_c bags of k (what is left over goes unused); clip
+every response to [-B, B], average per bag, add noise, forget the responses:
+
+    ytilde_a = (1/k) sum_{i in B_a} clip(y_i, -B, B) + Lap(2B / (k eps))          eps-label-DP, one response replaced
+    or + N(0, (tau 2B / k)^2), tau the least noise per sensitivity that is (eps, delta)-DP
+
+Client, each round: SGD over bags, with f_i = f_w(x_i) and fbar_a their mean over the bag, on
+
+    l_a(w) = (ytilde_a - fbar_a)^2 + rho * mean_i (f_i - fbar_a)^2                 L_rho = (1-rho) L_bag + rho L_ins
+
+Server: mean of w weighted by M_c. rho = 0 is the bag-level loss, 1 the instance-level loss, between them less biased
+than the one and less noisy than the other; above 1 is allowed and pays under heavy noise.
+
+Classes: ytilde_a holds the shares of the classes in the bag; L_bag is the cross-entropy of the mean prediction, L_ins
+the mean cross-entropy, L_rho as above. Of two classes one share is released, of more all of them.
+
+Every response lies in one bag and is released once: the guarantee does not grow with rounds, bags or clients. It
+covers neither features nor the number of samples. The noise comes from the run's seed, so that a run repeats: that
+is a simulation of the mechanism, not a deployable one.
+
+Differs from the paper: the noise scale there is quoted as B / (k eps), which is 2 eps-label-DP; responses are clipped
+before they are averaged; the penalty is scaled so that rho = 1 is exactly the instance-level loss; classes and the
+federation are ours.
+"""
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from fedsim.client import Batch, Client, Extras
+from fedsim.config import RunConfig
+from fedsim.data.client_test import matched_test
+from fedsim.data.federation import FederatedData
+from fedsim.data.partition import Partition
+from fedsim.errors import FedsimError
+from fedsim.privacy.ledger import Release
+from fedsim.privacy.mechanisms import gaussian_noise_multiplier, laplace_scale
+from fedsim.randomness import generator
+from fedsim.records import Tensors
+from fedsim.registry import StrategyConfig, strategy
+from fedsim.server import Server
+from strategies.aggregate_theory import best_bag_size
+
+Floats = npt.NDArray[np.float64]
+
+_MOST_IN_A_BAG = 64
+"""Largest bag that `auto` considers."""
+
+
+class AggregateConfig(StrategyConfig):
+    """Options of learning from aggregate responses."""
+
+    bag_size: int | Literal["auto"] = 4
+    """k, samples per bag; auto has the least risk that the theory of linear models predicts."""
+    rho: float = Field(0.1, ge=0)
+    """Weight of the penalty: 0 is the bag-level loss, 1 the instance-level loss."""
+    epsilon: float | None = Field(1.0, gt=0)
+    """Label privacy of one response; null releases exact means, unclipped."""
+    mechanism: Literal["laplace", "gaussian"] = "laplace"
+    """Law of the noise."""
+    delta: float = Field(1e-5, gt=0, lt=1)
+    """Of the Gaussian mechanism; Laplace has none."""
+    clip: float = Field(3.5, gt=0)
+    """B, to which responses that are numbers are clipped, fixed before they are seen; in the units of the targets."""
+    noise_share: float = Field(0.2, ge=0, le=1)
+    """For bag_size auto: the share of the responses' variance, taken to be 1, that no linear model explains."""
+
+    @field_validator("bag_size", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: object) -> object:
+        if value != "auto" and not (isinstance(value, int) and value >= 1):
+            raise ValueError("must be a whole number from 1, or auto")
+        return value
+
+
+def squared_errors(y: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+    """Return per bag (ybar - fbar)^2 and mean_i (f_i - fbar)^2, which is L_ins - L_bag; y (B,), f (B, k) -> (B,)."""
+    f_bar = f.mean(1)
+    return (y - f_bar).square(), (f - f_bar[:, None]).square().mean(1)
+
+
+def cross_entropies(y: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return per bag L_bag = CE(ybar, mean_i p_i) and L_ins - L_bag >= 0; shares y (B, C), logits (B, k, C) -> (B,)."""
+    log_p = logits.log_softmax(2)
+    bag = -(y * (log_p.logsumexp(1) - math.log(log_p.shape[1]))).sum(1)
+    return bag, -(y * log_p.mean(1)).sum(1) - bag
+
+
+def sensitivities(k: int, num_classes: int, bound: float) -> tuple[float, float]:
+    """Return how far one replaced response moves what is released of its bag, in L1 and in L2.
+
+    A number in [-B, B] moves the mean by 2B/k at most, a class the released share of two by 1/k; of more classes, two
+    shares move by 1/k each. `num_classes` is 1 for numbers.
+    """
+    if num_classes > 2:
+        return 2 / k, math.sqrt(2) / k
+    reach = (2 * bound if num_classes == 1 else 1) / k
+    return reach, reach
+
+
+def bag_means(y: npt.NDArray[np.generic], num_classes: int, bound: float | None) -> Floats:
+    """Return what is released of bags before noise: means of clipped numbers (M, 1), share of class 1, or all shares.
+
+    `y` (M, k) holds numbers or classes. Raises ValueError if a number is not finite: clipping would not bound it.
+    """
+    if num_classes > 1:
+        shares: Floats = (y[:, :, None] == np.arange(num_classes)).mean(axis=1)
+        return shares[:, 1:] if num_classes == 2 else shares
+    numbers = np.asarray(y, np.float64)
+    if not np.isfinite(numbers).all():
+        raise ValueError("responses must be finite")
+    means: Floats = (numbers if bound is None else numbers.clip(-bound, bound)).mean(axis=1, keepdims=True)
+    return means
+
+
+def add_noise(means: Floats, options: AggregateConfig, k: int, num_classes: int, rng: np.random.Generator) -> Floats:
+    """Return `means` (M, ...) with the mechanism's noise, calibrated to `sensitivities`."""
+    if options.epsilon is None:
+        return means
+    l1, l2 = sensitivities(k, num_classes, options.clip)
+    if options.mechanism == "laplace":
+        return means + rng.laplace(scale=laplace_scale(options.epsilon, l1), size=means.shape)
+    return means + rng.normal(scale=l2 * gaussian_noise_multiplier(options.epsilon, options.delta), size=means.shape)
+
+
+def as_targets(released: Floats, num_classes: int) -> Floats:
+    """Return training targets: numbers (M,), or shares (M, C) put back onto the simplex, which costs no privacy."""
+    if num_classes == 1:
+        return released[:, 0]
+    if num_classes == 2:
+        share = released.clip(0, 1)
+        return np.concatenate([1 - share, share], axis=1)
+    # The nearest point of the simplex: subtract what makes the positive parts sum to 1.
+    falling = -np.sort(-released, axis=1)
+    excess = (falling.cumsum(axis=1) - 1) / np.arange(1, num_classes + 1)
+    last = (falling > excess).sum(axis=1, keepdims=True) - 1
+    nearest: Floats = (released - np.take_along_axis(excess, last, axis=1)).clip(0)
+    return nearest
+
+
+def choose_bag_size(options: AggregateConfig, data: FederatedData) -> int:
+    """Return k: as asked, or by the least `private_risk` over bags that every client can fill."""
+    if options.bag_size != "auto":
+        return options.bag_size
+    if not data.dataset.is_regression:
+        raise FedsimError("strategy.bag_size: auto is derived for numbers to predict, not classes; give a number")
+    sizes = data.partition.sizes
+    psi = sizes.sum() / math.prod(data.dataset.input_shape)
+    able = range(1, min(int(sizes[sizes > 0].min()), _MOST_IN_A_BAG) + 1)
+    share = options.noise_share
+    try:
+        return best_bag_size(able, psi, options.rho, options.epsilon, bound=options.clip, signal=1 - share, noise=share)
+    except ValueError as error:
+        raise FedsimError(f"strategy.bag_size: auto cannot tell ({error}); give a number") from None
+
+
+def aggregate_responses(config: RunConfig, data: FederatedData) -> FederatedData:
+    """Return data whose items are bags: x (M, k, ...) and noisy targets (M,) or (M, C), and no response of a sample.
+
+    Which samples share a bag is drawn per client, and so is the noise: once, at an address that no round is part of.
+
+    Raises
+    ------
+    FedsimError
+        If the configuration would use responses otherwise, or no client can fill a bag.
+    """
+    options = config.strategy
+    assert isinstance(options, AggregateConfig)
+    if config.data.client_test == "split":
+        raise FedsimError("data.client_test: a test on single responses would show them; must be matched")
+    if config.data.augment != "none":
+        raise FedsimError("data.augment: bags are not augmented; must be none")
+    dataset, k = data.dataset, choose_bag_size(options, data)
+    bound = None if options.epsilon is None else options.clip
+    rows, targets, counts = [], [], []
+    for client in range(len(data.partition)):
+        own = data.partition[client]
+        bags = generator(config.seed, "bags", client).permutation(own)[: len(own) // k * k].reshape(-1, k)
+        means = bag_means(dataset.y_train[bags], dataset.num_classes, bound)
+        rng = generator(config.seed, "label noise", client)
+        targets.append(as_targets(add_noise(means, options, k, dataset.num_classes, rng), dataset.num_classes))
+        rows.append(bags)
+        counts.append(len(bags))
+    total = sum(counts)
+    if not total:
+        raise FedsimError(f"strategy.bag_size: no client has {k} samples; lower it or the number of clients")
+    bagged = replace(
+        dataset,
+        x_train=dataset.x_train[np.concatenate(rows)],
+        y_train=np.concatenate(targets).astype(np.float32),
+        identity_train=None,
+    )
+    partition = Partition(np.arange(total), np.concatenate([[0], np.cumsum(counts)]))
+    # Test rows in a client's own class mix would show the mix: any rows will do.
+    alike, alike_test = (np.zeros(len(y), np.int64) for y in (dataset.y_train, dataset.y_test))
+    tests = matched_test(data.partition, alike, alike_test, config.seed)
+    nothing = Partition.from_lists([[]] * len(partition))
+    return FederatedData(bagged, partition, tests, "test", np.array([total]), nothing)
+
+
+class AggregateClient(Client):
+    """SGD over bags."""
+
+    item = "bag of samples"
+    reports = ("loss_bag", "penalty", "bag_size")
+
+    def releases(self) -> list[Release]:
+        """Return what the base does, and that the noisy means are all that any of it is computed from."""
+        options = self.options(AggregateConfig)
+        if options.epsilon is None:
+            return super().releases()
+        laplace = options.mechanism == "laplace"
+        means = Release(
+            what="bags' mean responses",
+            covers=("model", "metrics/loss", *(f"metrics/{name}" for name in self.reports), "evaluation/*"),
+            mechanism=options.mechanism,
+            unit="response",
+            adjacency="replaced",
+            noise=1 / options.epsilon if laplace else gaussian_noise_multiplier(options.epsilon, options.delta),
+            delta=0.0 if laplace else options.delta,
+            when="once",
+            note="features, numbers of samples, bag size, clip and the targets' scale are taken to be public; "
+            "the noise is drawn from the run's seed, which must stay secret",
+        )
+        return [*super().releases(), means]
+
+    def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
+        """Return L_rho of a batch of bags, x (B, k, ...), and as metrics its two parts and k."""
+        outputs = self.model.logits(params, buffers, batch.x.flatten(0, 1), train=True)
+        outputs = outputs.view(*batch.x.shape[:2], -1)
+        of_numbers = batch.y.dim() == 1
+        bag, spread = squared_errors(batch.y, outputs[:, :, 0]) if of_numbers else cross_entropies(batch.y, outputs)
+        loss_bag, penalty = batch.mean(bag), batch.mean(spread)
+        k = torch.full_like(penalty, batch.x.shape[1])
+        metrics = {"loss_bag": loss_bag, "penalty": penalty, "bag_size": k}
+        return loss_bag + self.options(AggregateConfig).rho * penalty, metrics
+
+
+strategy("aggregate", AggregateConfig, AggregateClient, Server, prepare=aggregate_responses)
