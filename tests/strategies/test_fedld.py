@@ -183,10 +183,13 @@ def test_degenerate_updates_make_finite_steps(case, sign_mode, preserve_norm):
 
 
 def test_a_client_that_stands_still_or_across_does_not_vote():
-    # v_1 = (1, 0): the first client pulls along it, the second stands still, the third moves at right angles.
-    g = torch.tensor([[3.0, 0], [0, 0], [0, 1]], dtype=torch.float64)
+    # v_1 is along the first client; the second stands still, the third moves across, but for rounding.
+    g = torch.zeros(3, 40, dtype=torch.float64)
+    g[0, 0], g[2, 1] = 3.0, 1.0
     share = 9 / 10
-    torch.testing.assert_close(principal(g, kappa=0.4), torch.tensor([share * 3 / 3, 0.0], dtype=torch.float64))
+    for seed in range(8):
+        turn = torch.linalg.qr(random_updates(40, seed=seed))[0]
+        torch.testing.assert_close(principal(g @ turn, kappa=0.4), share / 3 * (g @ turn)[0])
 
 
 # (b) limits
