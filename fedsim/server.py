@@ -165,14 +165,10 @@ class Server(Strategy):
 
 
 class WeightedMean:
-    """A running weighted mean of named tensors: one accumulator, whatever the number of summands.
+    """A running weighted mean of named tensors: one float64 accumulator, whatever the number of summands."""
 
-    Sums are kept in float64, or, for the few clients of a chunk, in the type of the summands.
-    """
-
-    def __init__(self, exact: bool = True) -> None:
+    def __init__(self) -> None:
         self.weight = 0.0
-        self.exact = exact
         self._sums: Tensors = {}
         self._dtypes: dict[str, torch.dtype] = {}
 
@@ -183,8 +179,7 @@ class WeightedMean:
             if name in self._sums:
                 self._sums[name].add_(value, alpha=weight)
             else:
-                exact = self.exact or not value.is_floating_point()
-                self._sums[name] = value.to(torch.float64 if exact else value.dtype) * weight
+                self._sums[name] = value.double() * weight
                 self._dtypes[name] = value.dtype
 
     def result(self) -> Tensors:

@@ -338,7 +338,7 @@ class _ChunkSum:
 
     def __init__(self, own_updates: bool) -> None:
         self.own_updates = own_updates
-        self.mean = WeightedMean(exact=False)
+        self.mean = WeightedMean()
         self._metrics = MeanMetrics()
         self._examples = 0.0
 

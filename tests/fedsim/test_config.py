@@ -194,9 +194,9 @@ def test_every_option_refuses_what_is_no_value_by_its_path(path: str) -> None:
     if section == "data.partition":
         owner = {f"{section}.name": next(name for name in partition_names() if key in _options(name))}
     with pytest.raises(FedsimError) as error:
-        resolve({**owner, path: [[3.5]]})
+        resolve({**owner, path: [[[3.5]]]})
     text = str(error.value)
-    assert text.startswith((f"{path}: ", f"{path}.0: "))
+    assert text.startswith(tuple(f"{path}{place}: " for place in ("", ".0", ".0.0")))
     assert "[3.5]" in text
     assert "nput should" not in text
     assert "\n" not in text
