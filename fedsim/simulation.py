@@ -29,6 +29,7 @@ from fedsim.history import HistoryWriter
 from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.models.build import build_model
+from fedsim.models.config import MODELS
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.plan import calibrated, central_privacy, new_ledger, require_possible
 from fedsim.progress import Progress, Quiet
@@ -86,6 +87,10 @@ class Simulation:
         data = data or federate(config.data, config.clients, config.seed)
         self.data = data if self.strategy.prepare is None else self.strategy.prepare(config, data)
         dataset = self.data.dataset
+        if not (dataset.is_regression or MODELS[config.model.name].intercept):  # methods and unlearning want one
+            raise FedsimError(
+                f"model.name: {config.model.name} predicts one number, not {dataset.num_classes} classes; use logistic"
+            )
         if dataset.is_regression and self.strategy.client.needs_classes:
             raise FedsimError(
                 f"strategy.name: {self.strategy.name} needs classes, and {dataset.name} has numbers to predict; "

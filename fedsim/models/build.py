@@ -30,8 +30,6 @@ def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: 
     if entry.min_side and (len(input_shape) != 3 or min(input_shape[1:]) < entry.min_side):
         need = f"images (channels, height, width) of at least {entry.min_side}x{entry.min_side}"
         raise FedsimError(f"model.name: {config.name} needs {need}; got inputs of shape {input_shape}; try mlp or cnn")
-    if not entry.intercept and num_classes > 1:
-        raise FedsimError(f"model.name: {config.name} predicts one number, not {num_classes} classes; use logistic")
     builder = getattr(importlib.import_module(f"fedsim.models.{entry.module}"), config.name)
     # Seeding the CPU generator alone: torch.manual_seed would also reseed every accelerator, which fork_rng(devices=[])
     # does not restore.
