@@ -113,6 +113,8 @@ def _sign(projection: Tensor) -> Tensor:
 class FedLDClient(Client):
     """SGD on the local loss and the margin penalty."""
 
+    reports = ("margin_penalty",)
+
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
         """Return CE + penalty * R of one batch, and R as a metric."""
         options = self.options(FedLDConfig)

@@ -15,6 +15,7 @@ from torch import Tensor
 from fedsim.client import Client, Extras, Update
 from fedsim.config import RunConfig
 from fedsim.models.base import Classifier
+from fedsim.privacy.ledger import Release
 from fedsim.records import Tensors
 from fedsim.registry import StrategyConfig, strategy
 from fedsim.server import Server
@@ -37,6 +38,13 @@ class FedNovaClient(Client):
             # Below 1 it is only for a client that took no step.
             sent[name] = moved / a.clamp_min(1).to(start).view(-1, *[1] * start.dim())
         return update._replace(sent=sent | {"a": a})
+
+    def releases(self) -> list[Release]:
+        """Add ||a_k||_1."""
+        return [
+            *super().releases(),
+            Release(what="numbers of steps", covers=("arrays/a",), note="they follow from sizes"),
+        ]
 
 
 class FedNovaServer(Server):

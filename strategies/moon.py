@@ -47,6 +47,8 @@ def model_contrastive(z: Tensor, z_glob: Tensor, z_prev: Tensor, temperature: fl
 class MoonClient(Client):
     """SGD on the local and the model-contrastive loss; keeps its last model's features."""
 
+    reports = ("contrastive",)
+
     def personal(self, client: int, start: State) -> State:
         """Return the features of the global model as the client first sees it."""
         return State({}, _of_features(start.params))

@@ -21,6 +21,7 @@ from fedsim.client import Batch, Client, Extras, State, Update
 from fedsim.config import RunConfig
 from fedsim.data.federation import FederatedData
 from fedsim.models.base import Classifier
+from fedsim.privacy.ledger import Release
 from fedsim.records import Tensors
 from fedsim.registry import StrategyConfig, strategy
 from fedsim.server import Server, WeightedMean
@@ -67,6 +68,12 @@ class ScaffoldClient(Client):
             kept[control] = update.kept.buffers[control] + changes[control]
         weights = torch.ones_like(update.weights)
         return update._replace(sent=update.sent | changes, kept=State({}, kept), weights=weights)
+
+    def releases(self) -> list[Release]:
+        """Add c_k+ - c_k."""
+        note = "computed from the model that the client sends and what it kept"
+        controls = Release(what="changes of control variates", covers=(f"arrays/{_CONTROL}*",), note=note)
+        return [*super().releases(), controls]
 
 
 class ScaffoldServer(Server):
