@@ -34,6 +34,8 @@ class LafConfig(UnlearningConfig):
 
     epochs: int = Field(20, ge=0)
     """Passes over the smaller of the two sets; there is no other stopping rule."""
+    min_steps: int = Field(300, ge=0)
+    """More passes than that until this many steps: a set of few batches hardly moves the features in 20 passes."""
     batch_size: int = Field(32, ge=1)
     """Samples of either kind per step, and per step of the VAEs."""
     lr_unlearn: float = Field(2e-4, ge=0)
@@ -90,6 +92,11 @@ def fit(e: Tensor, config: LafConfig, rng: np.random.Generator) -> Vae:
     return vae.requires_grad_(False)
 
 
+def num_epochs(size: int, config: LafConfig) -> int:
+    """Return the passes over the smaller set, of `size` samples; 0 if the options have no epoch."""
+    return max(config.epochs, -(-config.min_steps // -(-size // config.batch_size))) if config.epochs else 0
+
+
 def forget_features(
     model: Classifier, forget: View, retain: View, config: LafConfig, rng: np.random.Generator
 ) -> Classifier:
@@ -102,7 +109,7 @@ def forget_features(
     """
     if not any(True for _ in model.features.parameters()):
         raise FedsimError("--method laf: moves features, and those of this model have no weights; use neggrad")
-    if not len(forget) or not len(retain):
+    if not config.epochs or not len(forget) or not len(retain):
         return model.eval()
     others, vaes = aside(rng), aside(rng)
     features, original = model.eval().features, copy.deepcopy(model.features).requires_grad_(False)
@@ -112,7 +119,7 @@ def forget_features(
     unlearn_step = torch.optim.Adam(features.parameters(), config.lr_unlearn)
     align_step = torch.optim.Adam(features.parameters(), config.lr_align)
 
-    for _ in range(config.epochs):
+    for _ in range(num_epochs(min(len(forget), len(retain)), config)):
         pairs = zip(retain.batches(config.batch_size, rng), forget.batches(config.batch_size, others), strict=False)
         for (x, _), (x_f, _) in pairs:
             m, m_f = squared_error(h, features(x), vaes), squared_error(h_forget, features(x_f), vaes)

@@ -14,6 +14,8 @@ from fedsim.models.base import Classifier
 from fedsim.randomness import generator
 from fedsim.unlearn.roles import Roles
 from fedsim.unlearn.seam import View
+from unlearning.evaluation.accuracies import accuracy
+from unlearning.evaluation.batch_norm import batch_norms, re_estimated
 from unlearning.evaluation.divergence import activation_distance, js_divergence
 from unlearning.evaluation.gaps import GAP_METRICS, average_gap, tug_of_war
 from unlearning.evaluation.model_facts import model_facts
@@ -21,7 +23,7 @@ from unlearning.evaluation.relearn import Relearn, relearn, relearn_ratio
 from unlearning.evaluation.report import ModelFacts, Splits
 from unlearning.evaluation.scores import Array, Floats, losses, margins
 
-_BATCH = 500
+_BATCH, _MOST_KEPT = 500, 1_000
 _RELEARNED, _MOST_SAMPLES, _EPOCHS = 0.1, 200, 20
 
 
@@ -66,7 +68,11 @@ def measure(model: Classifier, roles: Roles, seed: int, oracle: Measured | None 
     logits: Splits[Array] = Splits(*(_logits(model, view) for view in roles.views))
     again = _relearn(model, roles.forget, seed) if _finite(logits) else None
     measured = measure_outputs(labels, logits, generator(seed, "attacks"), again, oracle)
-    return replace(measured, seconds=time.perf_counter() - begun)
+    values = measured.values
+    if measured.facts is not None and batch_norms(model):
+        restored = _logits(_restored(model, roles.retain, seed), roles.forget)
+        values = values | {"accuracy_forget_bn": accuracy(restored, labels.forget)}
+    return replace(measured, values=values, seconds=time.perf_counter() - begun)
 
 
 def measure_outputs(
@@ -103,11 +109,21 @@ def _logits(model: Classifier, view: View) -> Floats:
     return np.concatenate([model(x).double().cpu().numpy() for x, _ in view.batches(_BATCH, None)])
 
 
+def _some(view: View, most: int, rng: np.random.Generator) -> View:
+    """Return at most that many samples, shuffled."""
+    rows = torch.from_numpy(rng.permutation(len(view))[:most]).to(view.x.device)
+    return replace(view, x=view.x[rows], y=_labels(view)[rows])
+
+
+def _restored(model: Classifier, retain: View, seed: int) -> Classifier:
+    """Return the model, batch norm re-estimated on at most 1,000 kept samples."""
+    some = _some(retain, _MOST_KEPT, generator(seed, "batch-norm-samples"))
+    return re_estimated(model, (x for x, _ in some.batches(_BATCH, None)))
+
+
 def _relearn(model: Classifier, forget: View, seed: int) -> Relearn:
     """Fine-tune on at most 200 forgotten samples for at most 20 epochs."""
-    rows = torch.from_numpy(generator(seed, "relearn-samples").permutation(len(forget))[:_MOST_SAMPLES])
-    rows = rows.to(forget.x.device)
-    some = replace(forget, x=forget.x[rows], y=_labels(forget)[rows])
+    some = _some(forget, _MOST_SAMPLES, generator(seed, "relearn-samples"))
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for epoch in range(_EPOCHS):

@@ -45,6 +45,7 @@ COLUMNS = (
     Column("rounds", "Rounds", "{:.0f}".format),
     Column("clients_woken", "Clients woken", "{:.0f}".format),
     Column("history_mb", "History MB", "{:.1f}".format),
+    Column("accuracy_forget_bn", "Forget, batch norm anew", _percent),
     Column("loss_forget", "Forget loss"),
     Column("loss_unseen", "Unseen loss"),
     Column("mia_threshold", "MIA threshold"),

@@ -13,7 +13,7 @@ from fedsim.unlearn.vae import Vae, kl_to_standard, new_vae, squared_error
 from unlearning import laf
 from unlearning.laf import LafConfig, alignment_loss, distance, fit, saturate, unlearning_loss
 
-SHORT = {"epochs": 2, "vae_epochs": 2, "batch_size": 16}
+SHORT = {"epochs": 2, "min_steps": 0, "vae_epochs": 2, "batch_size": 16}
 
 
 def random(*shape, seed=0):
@@ -150,14 +150,25 @@ def test_without_both_rates_nothing_moves_and_each_loss_alone_moves_the_features
 def test_an_epoch_ends_with_the_smaller_set(num_forget, num_retain, steps, monkeypatch):
     calls = []
     monkeypatch.setattr(laf, "alignment_loss", lambda *parts: calls.append(1) or alignment_loss(*parts))
-    apply("laf", new_model(), *few(num_forget, num_retain), epochs=4, vae_epochs=0, batch_size=16)
+    options = {"vae_epochs": 0, "batch_size": 16}
+    apply("laf", new_model(), *few(num_forget, num_retain), epochs=4, min_steps=0, **options)
     assert len(calls) == 4 * steps
+    apply("laf", new_model(), *few(num_forget, num_retain), epochs=1, min_steps=5, **options)
+    assert len(calls) == 4 * steps + math.ceil(5 / steps) * steps  # whole passes
 
 
 def test_the_two_optimisers_have_separate_moments():
     """By hand: on the first step both take lr * sign(gradient), the second where the first one led."""
     model, (forget, retain) = new_model(dtype=torch.float64), few(16, 16, dtype=torch.float64)
-    options = {"epochs": 1, "vae_epochs": 0, "batch_size": 16, "lr_unlearn": 1e-2, "lr_align": 2e-2, "temperature": 1.0}
+    options = {
+        "epochs": 1,
+        "min_steps": 0,
+        "vae_epochs": 0,
+        "batch_size": 16,
+        "lr_unlearn": 1e-2,
+        "lr_align": 2e-2,
+        "temperature": 1.0,
+    }
     first = apply("laf", model, forget, retain, **(options | {"lr_align": 0}))
     both = apply("laf", model, forget, retain, **options)
     original = model.features

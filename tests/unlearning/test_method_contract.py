@@ -23,7 +23,7 @@ every_method = pytest.mark.parametrize("method", METHODS)
 
 def short(method):
     fields = load_unlearning(method).config.model_fields
-    wanted = {"epochs": 1, "vae_epochs": 1, "noise_steps": 3, "batch_size": 37}
+    wanted = {"epochs": 1, "min_steps": 0, "vae_epochs": 1, "noise_steps": 3, "batch_size": 37}
     return {name: value for name, value in wanted.items() if name in fields}
 
 

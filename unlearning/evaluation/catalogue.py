@@ -39,6 +39,9 @@ def _klom(title: str) -> Metric:
 
 METRICS = {
     "accuracy_forget": _accuracy("forget", "FA; UA is 1 - FA. Neither high nor low is good: the oracle's is"),
+    "accuracy_forget_bn": Metric("accuracy on the forget set once batch norm is re-estimated on kept samples", "oracle",
+                                 0, 1, "fraction", "batch_norm.py",
+                                 reading="far above the accuracy on the forget set: hidden, not forgotten"),
     "accuracy_retain": _accuracy("retain"),
     "accuracy_test": _accuracy("test"),
     "accuracy_unseen": _accuracy("never-seen"),

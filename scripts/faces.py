@@ -1,0 +1,103 @@
+"""Procedural faces: people who can be told apart, whose age group and not their name is the label.
+
+For forgetting people where no photograph may be had. A person has the same skin, features and texture in every image;
+age, expression, light and pose are drawn per image, independent of the person, so forgotten and never-seen people are
+exchangeable. Each image depends on (seed, person, number) alone: more people change no image of the others.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from fedsim.randomness import generator
+
+Floats = npt.NDArray[np.float64]
+
+AGES = 8
+"""Classes: age groups, equally likely."""
+AGE_NOISE = 0.8
+"""Standard deviation, in age groups, of how old a face looks for its group."""
+_SKIN = np.array([0.75, 0.58, 0.47])
+_MOUTH = np.array([0.6, 0.15, 0.15])
+
+
+class Person(NamedTuple):
+    """What all images of one person share; lengths in units of the image side."""
+
+    skin: Floats
+    hair: Floats
+    eyes: Floats
+    half_width: float
+    half_height: float
+    eye_offset: float
+    eye_radius: float
+    eye_height: float
+    nose: float
+    mouth_half_width: float
+    mouth_height: float
+    texture: Floats
+    """(5, 5, 3), stretched over the face."""
+
+
+def draw_person(seed: int, person: int) -> Person:
+    """Return the person of a number."""
+    rng = generator(seed, "face-person", person)
+    skin = _SKIN + rng.uniform(-0.15, 0.15, 3)
+    hair, eyes = rng.uniform(0.05, 0.6, 3), rng.uniform(0, 0.5, 3)
+    ranges = (
+        (0.27, 0.36),
+        (0.36, 0.44),
+        (0.11, 0.17),
+        (0.025, 0.05),
+        (-0.1, -0.04),
+        (0.05, 0.12),
+        (0.08, 0.15),
+        (0.17, 0.23),
+    )
+    return Person(skin, hair, eyes, *(float(rng.uniform(*ends)) for ends in ranges), rng.standard_normal((5, 5, 3)))
+
+
+def draw_face(seed: int, number: int, person: int, size: int) -> tuple[npt.NDArray[np.uint8], int]:
+    """Return one image (3, size, size) of a person, and its age group in 0..7."""
+    p, rng = draw_person(seed, person), generator(seed, "face-image", person, number)
+    age, is_male, smiles = int(rng.integers(AGES)), rng.random() < 0.5, rng.random() < 0.5
+    looks = age + AGE_NOISE * rng.standard_normal()
+    centre = (np.arange(size) + 0.5) / size - 0.5
+    dx, dy = rng.uniform(-1 / 16, 1 / 16, 2)
+    x, y = centre[None, :] - dx, centre[:, None] - dy
+    image = np.broadcast_to(rng.uniform(0.2, 0.9, 3), (size, size, 3)).copy()
+
+    def paint(where: npt.NDArray[np.bool_], colour: Floats) -> None:
+        image[where] = colour[where] if colour.ndim == 3 else colour
+
+    stretched = F.interpolate(torch.from_numpy(p.texture).permute(2, 0, 1)[None], (size, size), mode="bilinear")
+    face = (x / p.half_width) ** 2 + (y / p.half_height) ** 2 <= 1
+    paint(face, p.skin + 0.05 * stretched[0].permute(1, 2, 0).numpy())
+    stripes = 1 - 0.035 * max(looks, 0) * (0.5 + 0.5 * np.cos(2 * np.pi * (y + 0.28) / 0.05))
+    forehead = face & (y > -0.34) & (y < -0.13)
+    image[forehead] *= np.broadcast_to(stripes, (size, size))[forehead][:, None]
+    outside = (x / (p.half_width + 0.05)) ** 2 + ((y + 0.02) / (p.half_height + 0.05)) ** 2 <= 1
+    inside = (x / p.half_width) ** 2 + ((y - 0.06) / p.half_height) ** 2 <= 1
+    grey = float(np.clip(looks / 7, 0, 1))
+    paint(outside & ~inside & (y < (0.1 if is_male else 0.3)), (1 - grey) * p.hair + grey * 0.85)
+    for side in (-1, 1):
+        paint((x - side * p.eye_offset) ** 2 + (y - p.eye_height) ** 2 <= p.eye_radius**2, p.eyes)
+    image[(np.abs(x) < 0.012) & (y > 0) & (y < p.nose)] *= 0.75
+    bend = 2.7 * (x**2 - p.mouth_half_width**2 / 4)
+    paint((np.abs(x) < p.mouth_half_width) & (np.abs(y - p.mouth_height + (bend if smiles else -bend)) < 0.02), _MOUTH)
+    image = image * rng.uniform(0.9, 1.1) + 0.04 * rng.standard_normal(image.shape)
+    return (image.clip(0, 1) * 255).round().astype(np.uint8).transpose(2, 0, 1), age
+
+
+def draw_faces(
+    seed: int, people: range, images: int, size: int = 32
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return faces (n, 3, size, size), their age groups (n,) and people (n,), `images` of each person."""
+    drawn = [(*draw_face(seed, number, person, size), person) for person in people for number in range(images)]
+    x, age, person = zip(*drawn, strict=True)
+    return np.stack(x), np.array(age, np.int64), np.array(person, np.int64)
