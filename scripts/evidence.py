@@ -33,7 +33,7 @@ MakeSchedule = Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.L
 
 
 class Ledger:
-    """Numbers by table, row, column and seed; kept in a JSON file as they come, so that seeds can be run one by one."""
+    """Numbers by table, row, column and seed; kept in a JSON file as they come, so that a run can go on from there."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -49,6 +49,11 @@ class Ledger:
         print(f"{table}, seed {seed}, {row}: {told}", flush=True)
         if self.path is not None:
             self.path.write_text(json.dumps(self.tables, indent=1) + "\n", encoding="utf-8")
+
+    def has(self, table: str, row: str, seed: int) -> bool:
+        """Return whether that row is known under that seed."""
+        columns = self.tables.get(table, {}).get(row, {})
+        return any(str(seed) in numbers for numbers in columns.values())
 
     def of(self, table: str, row: str, column: str) -> list[float]:
         """Return one number per seed."""

@@ -1,7 +1,7 @@
 """LAF on a small Fashion-MNIST: class, random-data and noisy-label forgetting beside baselines and controls.
 
 Run `python scripts/laf_fashion.py --data-root FOLDER --out laf_fashion.json`; it takes about TODO minutes on one CPU
-core. Seeds that `--out` already has are kept. 5,000 training images of 14 x 14; the network, the three tasks and the
+core. What `--out` already has is kept. 5,000 training images of 14 x 14; the network, the three tasks and the
 metrics are those of "Label-Agnostic Forgetting" (arXiv:2404.00506), with one linear layer for the two that have no
 activation between. Percentages: Train_r and Train_f are the accuracies on what is kept and forgotten, Test_r and Test_f
 those on test images of kept and forgotten classes, MIA the AUC of telling forgotten from test images by their loss, gap
@@ -116,6 +116,8 @@ def run(task: str, seed: int, root: Path | None, ledger: Ledger) -> None:
     add("original", original, seconds)
 
     def method(row: str, name: str, **options: Any) -> None:
+        if ledger.has(task, row, seed):
+            return
         result = forgotten(name, original, roles, seed, **options)
         add(row, result.model, result.seconds)
 
@@ -124,10 +126,11 @@ def run(task: str, seed: int, root: Path | None, ledger: Ledger) -> None:
         method(f"NegGrad, lr {lr:g}", "neggrad", lr=lr, epochs=5)
     method("bad teacher", "bad_teacher")
     method("SCRUB", "scrub")
-    laf = forgotten("laf", original, roles, seed, **LAF[task])
-    repaired = forgotten("laf_r", laf.model, roles, seed, epochs=0)
-    add("LAF", laf.model, laf.seconds)
-    add("LAF+R", repaired.model, laf.seconds + repaired.seconds)
+    if not ledger.has(task, "LAF+R", seed):
+        laf = forgotten("laf", original, roles, seed, **LAF[task])
+        repaired = forgotten("laf_r", laf.model, roles, seed, epochs=0)
+        add("LAF", laf.model, laf.seconds)
+        add("LAF+R", repaired.model, laf.seconds + repaired.seconds)
     method("R only (control)", "laf_r", epochs=0)
     for row, options in ABLATIONS.items() if task != "noise" else ():
         method(row, "laf", **LAF[task] | options)
