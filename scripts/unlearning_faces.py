@@ -83,11 +83,11 @@ def run(seed: int, ledger: Ledger) -> None:
     original, seconds = new_model(everything, seed)
     add("original", original, seconds)
     add("constant", constant_predictor(original, roles.retain), float("nan"))
+    add_ascent(original, roles, seed, add)
     for name in METHODS:
         if not ledger.has("faces", name, seed):
             result = forgotten(name, original, roles, seed)
             add(name, result.model, result.seconds)
-    add_ascent(original, roles, seed, add)
 
 
 def add_ascent(original: Classifier, roles: Roles, seed: int, add: Any) -> None:

@@ -18,11 +18,13 @@ class NegGradConfig(RepairConfig):
     epochs: int = Field(10, ge=0)
     """Passes over the samples to forget."""
     lr: float = Field(2e-3, gt=0)
-    """Learning rate of SGD; very sensitive: three times as much can ruin a model, half of it leave it as it is."""
+    """Learning rate of SGD; very sensitive: twice as much can ruin a model and half of it leave it as it is, and what
+    suits one model need not suit another."""
     weight_decay: float = Field(0, ge=0)
     """L2 penalty of SGD."""
-    ceiling: float = Field(1.0, gt=0)
-    """Loss, in units of log(number of classes), from which on a sample pushes no further; 1 is a uniform guess."""
+    ceiling: float = Field(0.5, gt=0)
+    """Loss, in units of log(number of classes), from which on a sample pushes no further; on the way to 1, a uniform
+    guess, the kept samples suffer too."""
 
 
 @unlearning("neggrad", NegGradConfig, Needs(retain=False), {"class", "samples", "clients"})

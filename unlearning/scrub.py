@@ -3,7 +3,7 @@
 Per epoch, with s the student, t the teacher and KL_T = T² KL(softmax(t/T) ‖ softmax(s/T)):
 first (in the first `max_epochs` epochs only)  max_s E_{D_f} KL_T(t, s),   then  min_s E_{D_r} γ ℓ + α KL_T(t, s).
 "Towards Unbounded Machine Unlearning" (arXiv:2302.09880).
-Differs from the authors' code: SGD at 0.02, where their setting for small sets is Adam at 5e-4; the divergence
+Differs from the authors' code: SGD at 0.01, where their setting for small sets is Adam at 5e-4; the divergence
 of a forgotten sample is capped, as theirs grows without bound. SCRUB+R is `scrub_r`.
 """
 
@@ -34,7 +34,7 @@ from fedsim.unlearn.steps import (
 class ScrubConfig(RepairConfig):
     """Options of SCRUB."""
 
-    lr: float = Field(0.02, gt=0)
+    lr: float = Field(0.01, gt=0)
     """Learning rate of SGD."""
     gamma: float = Field(1.0, ge=0)
     """γ, weight of the cross-entropy on the kept samples."""
