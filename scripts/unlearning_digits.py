@@ -7,6 +7,7 @@ has of runs, originals and oracles is kept. It is `fedsim run --strategy fedavg 
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -17,29 +18,42 @@ from fedsim.unlearn.comparison import Comparison, Row
 from fedsim.unlearn.runner import unlearn
 
 REQUESTS = ("class=3", "client=7", "random=0.05")
-COLUMNS = {
-    "average_gap": 1.0, "accuracy_forget": 100.0, "accuracy_retain": 100.0, "accuracy_test": 100.0, "mia_auc": 100.0,
-    "seconds": 1.0,
-}  # fmt: skip
-"""Metric -> factor."""
 
 
-def markdown(comparison: Comparison) -> str:
-    """Return the rows, nearest to the oracle first: means over the seeds, of the gap with its standard deviation."""
-    lines = [f"| {comparison.forget} | {' | '.join(COLUMNS)} | flags |", "|" + "---|" * (len(COLUMNS) + 2)]
-    for row in comparison.rows:
-        flags = ", ".join(f"{flag} {count}/{comparison.seeds}" for flag, count in row.flags.items())
-        cells = [_cell(row, metric, factor) for metric, factor in COLUMNS.items()]
-        lines.append(f"| {row.name} | {' | '.join(cells)} | {flags} |")
+def markdown(comparisons: list[Comparison]) -> str:
+    """Return the rows by their mean gap over all requests; a method that cannot serve one has no number there.
+
+    Of each request: gap to the oracle (points) with its standard deviation over the seeds, accuracy on what was
+    forgotten (%), AUC of the attack by loss (%). Flags say in how many of all models they were raised; seconds are
+    those of the method in the first request.
+    """
+    heads = [f"{comparison.forget}: gap | forget | MIA" for comparison in comparisons]
+    lines = [f"| | {' | '.join(heads)} | flags | seconds |", "|" + "---|" * (3 * len(comparisons) + 3)]
+    rows: dict[str, dict[str, Row]] = {}
+    for comparison in comparisons:
+        for row in comparison.rows:
+            rows.setdefault(row.name, {})[comparison.forget] = row
+    for name, found in sorted(rows.items(), key=_mean_gap):
+        cells, flags = [], Counter[str]()
+        for comparison in comparisons:
+            at = found.get(comparison.forget)
+            cells += ["-"] * 3 if at is None else _cells(at)
+            flags.update({} if at is None else at.flags)
+        raised = ", ".join(f"{flag} {count}" for flag, count in flags.items())
+        seconds = f"{next(iter(found.values())).mean('seconds'):.2f}"
+        lines.append(f"| {name} | {' | '.join(cells)} | {raised} | {seconds} |")
     return "\n".join(lines)
 
 
-def _cell(row: Row, metric: str, factor: float) -> str:
-    if metric not in row.metrics:
-        return "-"
-    found = row.metrics[metric]
-    text = f"{factor * found.mean:.{2 if metric == 'seconds' else 1}f}"
-    return text if metric != "average_gap" or found.sd is None else f"{text} ± {factor * found.sd:.1f}"
+def _mean_gap(item: tuple[str, dict[str, Row]]) -> float:
+    gaps = [row.mean("average_gap") for row in item[1].values()]
+    return -1 if item[0] == "oracle" else sum(gaps) / len(gaps)
+
+
+def _cells(row: Row) -> list[str]:
+    found = row.metrics.get("average_gap")
+    gap = "-" if found is None else f"{found.mean:.1f}" + ("" if found.sd is None else f" ± {found.sd:.1f}")
+    return [gap, *(f"{100 * row.mean(metric):.1f}" for metric in ("accuracy_forget", "mia_auc"))]
 
 
 def main(
@@ -54,11 +68,12 @@ def main(
     run = out / f"digits-{seed}"
     if not run.exists():
         fedsim.run({"strategy": "fedavg", "clients": 20}, overrides={"seed": seed, "out": str(out), "name": run.name})
+    comparisons = []
     for request in requests or REQUESTS:
-        outcome = unlearn(
-            run, ["all"], request, compare="retrain", seeds=repetitions, name=request.replace("=", "-"), force=True
-        )
-        print(f"\n{markdown(outcome.comparison)}", flush=True)
+        name = request.replace("=", "-")
+        outcome = unlearn(run, ["all"], request, compare="retrain", seeds=repetitions, name=name, force=True, say=print)
+        comparisons.append(outcome.comparison)
+    print(f"\n{markdown(comparisons)}")
 
 
 if __name__ == "__main__":
