@@ -182,7 +182,8 @@ def _sites(config: Sites, labels: IntArray, clients: int, rng: np.random.Generat
         raise FedsimError(f"data.partition.sizes: needs one number per client, {clients}, got {len(sizes)}")
     wanted = sizes[:, None] * priors / priors.sum(axis=1, keepdims=True)
     asked = wanted.sum(axis=0)
-    scale = (held[asked > 0] / asked[asked > 0]).min()
+    with np.errstate(over="ignore"):  # a class that next to nobody asks for
+        scale = (held[asked > 0] / asked[asked > 0]).min()
     # Rounded down along each class, so that no more are due than there are and no site is off by a whole sample; the
     # margin keeps whole products whole.
     due = np.diff(np.floor(scale * wanted.cumsum(axis=0) + 1e-6).astype(np.int64), axis=0, prepend=0)
