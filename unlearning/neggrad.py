@@ -22,9 +22,9 @@ class NegGradConfig(RepairConfig):
     suits one model need not suit another."""
     weight_decay: float = Field(0, ge=0)
     """L2 penalty of SGD."""
-    ceiling: float = Field(0.5, gt=0)
-    """Loss, in units of log(number of classes), from which on a sample pushes no further; on the way to 1, a uniform
-    guess, the kept samples suffer too."""
+    ceiling: float = Field(1.0, gt=0)
+    """Loss, in units of log(number of classes), from which on a sample pushes no further; 1 is a uniform guess.
+    With 0.5 the kept samples suffer less, and a well trained model may still be right."""
 
 
 @unlearning("neggrad", NegGradConfig, Needs(retain=False), {"class", "samples", "clients"})
