@@ -98,6 +98,7 @@ class FedLabelClient(Client):
 
     needs_classes = True
     reports = (
+        "loss_labelled",
         "loss_pseudo",
         "loss_divergence",
         *(f"pseudo_labels:{one}" for one in ("local", "global", "neither", "right")),

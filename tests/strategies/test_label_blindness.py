@@ -26,7 +26,8 @@ def test_poisoned_hidden_labels_change_no_bit(method):
         simulation = Simulation(config, data=given)
         runs.append(Run(simulation, simulation.engine(), simulation.begin()))
         runs[-1].advance(2)
-        assert (simulation.worker.train_set.y[hidden] == -1).all()
+        if simulation.strategy.prepare is None:  # else its samples are no longer these rows
+            assert (simulation.worker.train_set.y[hidden] == -1).all()
     clean, blind = runs
     assert_same_bits(blind.tensors, clean.tensors)
     assert_same_bits(blind.state.server[0], clean.state.server[0])

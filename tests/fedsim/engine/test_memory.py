@@ -18,7 +18,8 @@ from fedsim.records import to_record, to_tensors
 from fedsim.server import Server
 
 size, cohort, chunk = map(int, sys.argv[1:])
-server = object.__new__(Server)  # its aggregation needs no more than the tensors of round 0
+server = object.__new__(Server)  # its aggregation needs little more than the tensors of round 0
+server.measured, server.senders, server.central = {}, [], None
 
 def peak_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
