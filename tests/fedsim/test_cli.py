@@ -144,7 +144,12 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_run_goes_on_to_the_same_bits(
 ) -> None:
     longer = [*TINY_FLAGS, "--rounds=150", "--set=checkpoint_every=1000"]
     with subprocess.Popen(
-        [*FEDSIM, "run", *longer], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*FEDSIM, "run", *longer],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     ) as process:
         assert process.stdout
         assert process.stderr

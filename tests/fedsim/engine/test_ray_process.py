@@ -59,8 +59,19 @@ def start(env: dict[str, str], out: Path, *options: str) -> subprocess.Popen[str
         "--set", "checkpoint_every=100000", "--set", "eval_every=100000", *options,
     ]  # fmt: skip
     return subprocess.Popen(
-        command, env=env, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=env,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
     )
+
+
+def heed_interrupts() -> None:
+    """Undo what a shell does to the processes that it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def rounds(run: Path) -> int:
