@@ -13,6 +13,7 @@ import torch
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from torch import Tensor
 
+from fedsim.allocator import keep_freed_memory
 from fedsim.client import Extras, State, Update
 from fedsim.config import RunConfig
 from fedsim.data.federation import FederatedData
@@ -67,6 +68,7 @@ class Worker:
 
     def __init__(self, config: RunConfig, data: FederatedData) -> None:
         torch.set_num_threads(config.engine.threads)
+        keep_freed_memory()
         self.config, self.data = config, data
         self.device = resolve_device(config.engine.device)
         dataset = data.dataset
