@@ -245,7 +245,7 @@ CASES = [
     ),
     ("report runs/tiny --out notrun", "notrun: cannot be written (Is a directory); give another place"),
     # The command line itself.
-    ("rnu", "fedsim rnu: no such command; did you mean 'run'? ... list, report"),
+    ("rnu", "fedsim rnu: no such command; did you mean 'run'? ... list, privacy, report"),
     ("run --nope", "No such option '--nope' ... see: fedsim run --help"),
     ("run extra", "unexpected extra argument (extra); see: fedsim run --help"),
     ("run --clients", "'--clients' requires an argument; see: fedsim"),
