@@ -2,9 +2,9 @@
 
 Run `python scripts/modhifi_fashion.py --data-root FOLDER --out modhifi_fashion.json`; it takes about 10 minutes on one
 CPU core. What `--out` already has is kept. 5,000 training and 2,000 test images of 14 x 14; a network of four
-convolutions with batch norm, the same twice as wide, and a small vision transformer. Scores are from 200 training images
-of the class (arXiv:2511.19566). Percentages: the accuracy on test images of the forgotten class and of the others, means
-over the ten choices of the class.
+convolutions with batch norm, the same twice as wide, and a small vision transformer. Scores are from 200 training
+images of the class (arXiv:2511.19566). Percentages: the accuracy on test images of the forgotten class and of the
+others, means over the ten choices of the class.
 """
 
 from __future__ import annotations
