@@ -1,11 +1,13 @@
 """Every random draw has an address: (run seed, purpose, ids such as round and client)."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from numpy.random.bit_generator import ISeedSequence
 
 
@@ -21,6 +23,19 @@ def generator(seed: int, purpose: str, *ids: int) -> np.random.Generator:
 def torch_seed(seed: int, purpose: str, *ids: int) -> int:
     """Return the 63-bit seed of one address, for `torch.Generator.manual_seed` and `torch.manual_seed`."""
     return int(generator(seed, purpose, *ids).integers(2**63 - 1))
+
+
+@contextmanager
+def torch_draws(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
+    """Seed torch's own generators, of the CPU and of `device`, and put them back afterwards; None: put back only."""
+    gpus = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        if seed is not None:
+            # Not torch.manual_seed: it reseeds every accelerator, and files a stack trace for each that is not in use.
+            torch.default_generator.manual_seed(seed)
+            for gpu in gpus:
+                torch.cuda.default_generators[gpu.index or 0].manual_seed(seed)
+        yield
 
 
 # Of the hash in numpy.random.SeedSequence, whose streams NumPy promises to keep.

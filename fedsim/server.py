@@ -74,7 +74,7 @@ class Server(Strategy):
     def aggregate(self, updates: Iterator[tuple[Tensors, float]]) -> Tensors | None:
         """Return the next global tensors from (what was sent, weight) of each update or chunk, None if there is none.
 
-        Here it is the weighted mean, summed in float64 in the order they come. `self.current` is what clients got.
+        Here it is the weighted mean, taken in the order they come. `self.current` is what clients got.
         """
         mean = WeightedMean()
         for tensors, weight in updates:
@@ -165,26 +165,39 @@ class Server(Strategy):
 
 
 class WeightedMean:
-    """A running weighted mean of named tensors: one float64 accumulator, whatever the number of summands."""
+    """A running weighted mean of named tensors: m <- m + (w_i / sum_{j <= i} w_j) (x_i - m).
+
+    One accumulator in the summands' own type, float64 for integers, whatever their number; entries that are equal in
+    all of them keep their bits, as a sum that is divided in the end would not. The rounding errors of n summands add up
+    to about sqrt(n / 3) times that of one.
+    """
 
     def __init__(self) -> None:
         self.weight = 0.0
-        self._sums: Tensors = {}
+        self._means: Tensors = {}
         self._dtypes: dict[str, torch.dtype] = {}
+        self._owned = False
 
     def add(self, tensors: Tensors, weight: float) -> None:
-        """Add a summand; all have the same names and shapes."""
+        """Add a summand, which nobody writes to afterwards; all have the same names and shapes."""
+        if not weight:
+            return
         self.weight += weight
-        for name, value in tensors.items():
-            if name in self._sums:
-                self._sums[name].add_(value, alpha=weight)
-            else:
-                self._sums[name] = value.double() * weight
-                self._dtypes[name] = value.dtype
+        summand = {n: value if value.is_floating_point() else value.double() for n, value in tensors.items()}
+        if not self._means:
+            self._means, self._dtypes = summand, {name: value.dtype for name, value in tensors.items()}
+            return
+        means, share = list(self._means.values()), weight / self.weight
+        values = [summand[name] for name in self._means]
+        if self._owned:
+            torch._foreach_lerp_(means, values, share)
+        else:  # the first summand is somebody else's
+            self._means = dict(zip(self._means, torch._foreach_lerp(means, values, share), strict=True))
+            self._owned = True
 
     def result(self) -> Tensors:
         """Return the mean in the summands' own types; integers, such as BatchNorm's counter, are rounded."""
-        return {name: restore_dtype(total / self.weight, self._dtypes[name]) for name, total in self._sums.items()}
+        return {name: restore_dtype(mean, self._dtypes[name]) for name, mean in self._means.items()}
 
 
 def restore_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -31,7 +31,7 @@ from fedsim.config import RunConfig
 from fedsim.data.federation import FederatedData
 from fedsim.models.base import Classifier
 from fedsim.models.etf import sparse_etf
-from fedsim.randomness import generator, torch_seed
+from fedsim.randomness import generator, torch_draws, torch_seed
 from fedsim.records import Tensors
 from fedsim.registry import StrategyConfig, strategy
 from fedsim.server import Server
@@ -75,8 +75,7 @@ class FedLoGeClient(Client):
 
     def personal(self, client: int, start: State) -> State:
         """Return phi_k, a linear layer at torch's default initialisation, drawn for this client."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(torch_seed(self.config.seed, "local head", client))
+        with torch_draws(torch_seed(self.config.seed, "local head", client)):
             head = torch.nn.Linear(self.feature_dim, self.num_classes)
         like = start.params["classifier.weight"]
         return State({f"local.{name}": value.detach().to(like) for name, value in head.named_parameters()}, {})

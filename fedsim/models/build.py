@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier, Features
 from fedsim.models.config import MODELS, ModelConfig
-from fedsim.randomness import torch_seed
+from fedsim.randomness import torch_draws, torch_seed
 
 
 def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: int, seed: int) -> Classifier:
@@ -31,10 +31,7 @@ def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: 
         need = f"images (channels, height, width) of at least {entry.min_side}x{entry.min_side}"
         raise FedsimError(f"model.name: {config.name} needs {need}; got inputs of shape {input_shape}; try mlp or cnn")
     builder = getattr(importlib.import_module(f"fedsim.models.{entry.module}"), config.name)
-    # Seeding the CPU generator alone: torch.manual_seed would also reseed every accelerator, which fork_rng(devices=[])
-    # does not restore.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(torch_seed(seed, "model"))
+    with torch_draws(torch_seed(seed, "model")), torch.device("cpu"):
         features: Features = builder(input_shape, **config.options())
         return Classifier(*features, num_classes, entry.intercept)
 

@@ -14,7 +14,7 @@ from fedsim.client import Annotation, Extras, Phase, State, Stream
 from fedsim.config import TrainingConfig
 from fedsim.data.config import StrongView
 from fedsim.data.transforms import strong_view
-from fedsim.randomness import torch_seed
+from fedsim.randomness import torch_draws, torch_seed
 from fedsim.records import Tensors
 from fedsim.training.batches import BatchPlan, Ints, joined, plan_batches
 from fedsim.training.precision import autocast
@@ -85,8 +85,7 @@ class Feed(NamedTuple):
             out = torch.zeros((*index.shape, *data.x.shape[1:]), dtype=data.dtype, device=data.x.device)
             for lane in np.flatnonzero(counts).tolist():
                 x = data.x[torch.from_numpy(index[lane, : counts[lane]]).to(data.x.device)]
-                with torch.random.fork_rng(devices=[]):
-                    torch.default_generator.manual_seed(self.seeds[lane] + step)
+                with torch_draws(self.seeds[lane] + step):
                     out[lane, : counts[lane]] = strong_view(x, data.mean, data.std, self.strong).to(data.dtype)
             yield out
 

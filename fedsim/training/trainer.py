@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -15,12 +14,13 @@ from torch.func import grad, vmap
 from fedsim.client import Audit, Batch, Client, Extras, Phase, State
 from fedsim.config import TrainingConfig
 from fedsim.data.transforms import augment, normalize
-from fedsim.randomness import torch_seed
+from fedsim.randomness import torch_draws, torch_seed
 from fedsim.records import Tensors
 from fedsim.training.batches import Ints
 from fedsim.training.optimizers import Optimizer, clip
 from fedsim.training.precision import autocast
 from fedsim.training.private_steps import PrivateSteps
+from fedsim.training.recording import Recorder, Step
 from fedsim.training.streams import Annotated, Feed, Feeder, Work
 
 
@@ -87,6 +87,7 @@ class Trainer:
     ) -> None:
         self.client, self.data, self.config, self.seed = client, data, config, seed
         self.batch_coupling, self.private = batch_coupling, private
+        self._recorder = Recorder()
 
     def train(self, start: State, constants: Tensors, works: Sequence[Work], server_round: int) -> Trained:
         """Train `works` together from the global state `start`; nothing given is written to."""
@@ -103,7 +104,7 @@ class Trainer:
         counted: list[list[Ints]] = []
         audits: list[tuple[Audit, Sequence[Annotated | None]]] = []
         # Dropout draws from torch's own generator: it is put to these clients' address, and back afterwards.
-        with _seeded(self.data.x.device, torch_seed(self.seed, "dropout", server_round, works[0].client)):
+        with torch_draws(torch_seed(self.seed, "dropout", server_round, works[0].client), self.data.x.device):
             for number, phase in enumerate(self.client.phases()):
                 if self.private is not None:
                     measured, *taken = self.private.run(phase, number, state, extras, works, server_round, self.data)
@@ -127,31 +128,54 @@ class Trainer:
         trained = [name for name in state.params if phase.trains(name)]
         optimizer = Optimizer(self.config, {name: state.params[name] for name in trained})
         together = plan.counts.shape[1] > 1
-        step_fn = _lanes(phase, extras) if together else _single(phase, extras, self.config.channels_last)
+        step_fn = self._stacked(phase, extras) if together else _single(phase, extras, self.config.channels_last)
         counts = torch.from_numpy(plan.counts).to(device, torch.float32)
+        views: dict[int, tuple[Tensors, ...]] = {}  # of the first so many clients
+
+        def take(rows: Rows) -> tuple[Tensors, ...]:
+            if isinstance(rows, slice) and rows.stop in views:
+                return views[rows.stop]
+            params = _take(state.params, rows)
+            slots = [_take(values, rows) for values in optimizer.state.values()]
+            taken = ({name: params.pop(name) for name in trained}, params, _take(state.buffers, rows), *slots)
+            if isinstance(rows, slice):
+                views[rows.stop] = taken
+            return taken
+
         sums: Tensors = {}
         for step, (sizes, batch) in enumerate(zip(plan.counts, self._batches(feed), strict=True)):
             for rows, width in _groups(sizes, exact=self.batch_coupling):
                 mask = None
-                if (sizes[rows] < width).any():
+                if sizes[rows].min() < width:
                     mask = (torch.arange(width, device=device) < counts[step, rows, None]).float()
-                params, buffers = _take(state.params, rows), _take(state.buffers, rows)
-                moving = {name: params.pop(name) for name in trained}
+                moving, fixed, buffers, *slots = take(rows)
                 with autocast(self.config, device):
-                    grads, loss, metrics = step_fn(moving, params, buffers, _cut(batch, rows, width, mask))
+                    grads, measured = step_fn(moving, fixed, buffers, _cut(batch, rows, width, mask))
+                gradients = list(grads.values())
                 if self.config.clip_norm is not None:
-                    grads = clip(grads, self.config.clip_norm)
-                slots = {slot: _take(values, rows) for slot, values in optimizer.state.items()}
-                optimizer.step(moving, grads, slots, step)
+                    gradients = clip(gradients, self.config.clip_norm)
+                optimizer.step(moving, gradients, dict(zip(optimizer.state, slots, strict=True)), step)
                 if not isinstance(rows, slice):  # the rows were copied out
                     _put(state.params, moving, rows)
                     _put(state.buffers, buffers, rows)
-                    for slot, values in slots.items():
-                        _put(optimizer.state[slot], values, rows)
-                for name, value in ({"loss": loss} | metrics).items():
+                    for whole, values in zip(optimizer.state.values(), slots, strict=True):
+                        _put(whole, values, rows)
+                for name, value in measured.items():
                     total = sums.setdefault(name, torch.zeros_like(counts[0]))
                     total[rows] += value * counts[step, rows]
         return {name: total / counts.sum(0) for name, total in sums.items()}
+
+    def _stacked(self, phase: Phase, extras: Extras) -> StepFn:
+        """Return the step of several clients at once."""
+        lanes = _lanes(phase)
+
+        def step(moving: Tensors, fixed: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensors, Tensors]:
+            there = {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
+            given = (moving, fixed, buffers, extras.start, extras.constants, there, batch.notes)
+            grads, measured = self._recorder(phase.loss, lanes, *given)
+            return grads, measured
+
+        return step
 
     def _batches(self, feed: Feed) -> Iterator[Batch]:
         """Yield what each step trains on, every tensor (clients, B, ...); several steps are read at once."""
@@ -166,17 +190,6 @@ class Trainer:
             notes = feed.noted(some)
             for step, strong in enumerate(feed.strong_views(self.data, range(len(plan.index))[some])):
                 yield Batch(x[step], y[step], None, strong, {name: value[step] for name, value in notes.items()})
-
-
-@contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the generators of this device and the CPU, and put them back afterwards."""
-    # Not torch.manual_seed: where CUDA is not yet in use it files a stack trace for each of its devices.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-        yield
 
 
 def _stack(shared: Tensors, own: Sequence[Tensors]) -> Tensors:
@@ -200,28 +213,25 @@ def _cut(batch: Batch, rows: Rows, width: int, mask: Tensor | None) -> Batch:
     return Batch(batch.x[rows, :width], batch.y[rows, :width], mask, strong, notes)
 
 
-StepFn = Callable[[Tensors, Tensors, Tensors, Batch], tuple[Sequence[Tensor], Tensor, Tensors]]
-"""(trained params, other params, buffers, batch) -> (gradients, loss, metrics), all (clients, ...)."""
+StepFn = Callable[[Tensors, Tensors, Tensors, Batch], tuple[Tensors, Tensors]]
+"""(trained params, other params, buffers, batch) -> (gradients, loss and metrics), all (clients, ...)."""
 
 
-def _lanes(phase: Phase, extras: Extras) -> StepFn:
+def _lanes(phase: Phase) -> Step:
+    """Return the gradients of several clients: (trained params, other params, buffers, start, constants, batch, notes).
+
+    `start` and `constants` are the same for all of them; everything else is stacked, (clients, ...).
+    """
+
     def loss(
-        moving: Tensors, fixed: Tensors, buffers: Tensors, batch: dict[str, Any]
-    ) -> tuple[Tensor, tuple[Tensor, Tensors]]:
-        value, metrics = phase.loss({**moving, **fixed}, buffers, extras, Batch(**batch))
-        return value, (value.detach(), {name: metric.detach() for name, metric in metrics.items()})
+        moving: Tensors, fixed: Tensors, buffers: Tensors, start: Tensors, constants: Tensors, batch: Any, notes: Any
+    ) -> tuple[Tensor, Tensors]:
+        own = Batch(**batch, notes=notes)
+        value, metrics = phase.loss({**moving, **fixed}, buffers, Extras(start, constants), own)
+        return value, {"loss": value.detach()} | {name: metric.detach() for name, metric in metrics.items()}
 
     # The gradient inside of vmap: outside, those of stacked linear layers come transposed, which slows the update.
-    lanes = vmap(grad(loss, has_aux=True), randomness="different")
-
-    def step(
-        moving: Tensors, fixed: Tensors, buffers: Tensors, batch: Batch
-    ) -> tuple[Sequence[Tensor], Tensor, Tensors]:
-        there = {name: value for name, value in batch._asdict().items() if value is not None}  # vmap takes no None
-        grads, (value, metrics) = lanes(moving, fixed, buffers, there)
-        return list(grads.values()), value, metrics
-
-    return step
+    return vmap(grad(loss, has_aux=True), in_dims=(0, 0, 0, None, None, 0, 0), randomness="different")
 
 
 def _single(phase: Phase, extras: Extras, channels_last: bool) -> StepFn:
@@ -233,16 +243,14 @@ def _single(phase: Phase, extras: Extras, channels_last: bool) -> StepFn:
     def images(x: Tensor) -> Tensor:
         return x[0].contiguous(memory_format=torch.channels_last) if channels_last and x.dim() == 5 else x[0]
 
-    def step(
-        moving: Tensors, fixed: Tensors, buffers: Tensors, batch: Batch
-    ) -> tuple[Sequence[Tensor], Tensor, Tensors]:
+    def step(moving: Tensors, fixed: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensors, Tensors]:
         leaves = {name: value.requires_grad_() for name, value in one(moving).items()}
         strong = None if batch.strong is None else images(batch.strong)
         own = Batch(images(batch.x), batch.y[0], None, strong, one(batch.notes))
         loss, metrics = phase.loss(leaves | one(fixed), one(buffers), extras, own)
         grads = torch.autograd.grad(loss, list(leaves.values()))
-        batched = {name: value.detach()[None] for name, value in metrics.items()}
-        return [gradient[None] for gradient in grads], loss.detach()[None], batched
+        measured = {name: value.detach()[None] for name, value in ({"loss": loss} | metrics).items()}
+        return {name: gradient[None] for name, gradient in zip(leaves, grads, strict=True)}, measured
 
     return step
 

@@ -15,7 +15,7 @@ from fedsim.config import HistoryConfig
 from fedsim.config_errors import one_line
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
-from fedsim.randomness import generator, torch_seed
+from fedsim.randomness import generator, torch_draws, torch_seed
 from fedsim.unlearn.federation import Federation
 from fedsim.unlearn.forget import Request
 from fedsim.unlearn.memory import peak_memory
@@ -63,15 +63,14 @@ def unlearn_with(method: Method, options: UnlearningConfig, model: Classifier, r
     device = forget.x.device
     private = copy.deepcopy(model).eval().requires_grad_(method.needs.gradients)
     torch.optim.SGD([torch.zeros(())], lr=1.0)  # a process's first optimiser imports for seconds, which are not its own
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(torch_seed(seed, f"{purpose}-torch"))
-        with peak_memory(device) as peak, torch.set_grad_enabled(method.needs.gradients):
-            begun = time.perf_counter()
-            unlearn = cast("UnlearnSamples[Any]", method.unlearn)
-            result = unlearn(private, forget, retain, options, generator(seed, purpose))
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds = time.perf_counter() - begun
+    draws = torch_draws(torch_seed(seed, f"{purpose}-torch"), device)
+    with draws, peak_memory(device) as peak, torch.set_grad_enabled(method.needs.gradients):
+        begun = time.perf_counter()
+        unlearn = cast("UnlearnSamples[Any]", method.unlearn)
+        result = unlearn(private, forget, retain, options, generator(seed, purpose))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - begun
     if not isinstance(result, Classifier):
         raise TypeError(f"{method.name} must return a Classifier, got {type(result).__name__}")
     costs = {} if peak.megabytes is None else {"peak_mb": peak.megabytes}

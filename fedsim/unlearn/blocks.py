@@ -6,12 +6,12 @@ import copy
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import nn
 
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
+from fedsim.randomness import torch_draws
 from fedsim.unlearn.seam import View
 from fedsim.unlearn.steps import RepairConfig, descend, given, kept_losses, sgd
 
@@ -59,8 +59,7 @@ def reset(modules: Sequence[nn.Module], rng: np.random.Generator) -> None:
         If a module owns weights and has no `reset_parameters`.
     """
     seed = int(rng.integers(2**63 - 1))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with torch_draws(seed):
         for module in modules:
             fresh = copy.deepcopy(module).to("cpu")
             for layer in fresh.modules():

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedsim.randomness import torch_draws
 from fedsim.unlearn.steps import noise
 
 
@@ -72,6 +73,5 @@ def evidence_loss(vae: Vae, e: Tensor, kl_weight: float, rng: np.random.Generato
 def new_vae(like: Tensor, latent: int, *, sigmoid: bool, rng: np.random.Generator) -> Vae:
     """Return an untrained VAE for features (N, dim), on their device and in their type; its weights come from `rng`."""
     seed = int(rng.integers(2**63 - 1))
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
+    with torch_draws(seed), torch.device("cpu"):
         return Vae(like.shape[1], latent, sigmoid=sigmoid).to(like)

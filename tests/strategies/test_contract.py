@@ -6,7 +6,8 @@ from small_runs import assert_same_bits, begin, finished
 
 from fedsim.checkpoint import load_latest
 from fedsim.evaluation import TestSet
-from fedsim.registry import describe
+from fedsim.registry import describe, load_strategy
+from fedsim.training import recording
 
 METHODS = sorted(describe("strategies"))
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -24,6 +25,21 @@ def test_a_run_repeats_and_resumes_to_the_same_bits(method, tmp_path):
     assert_same_bits(resumed.state.server[0], whole.state.server[0])
     for client in range(4):
         assert_same_bits(resumed.personal(client), whole.personal(client))
+
+
+@pytest.mark.parametrize("method", {load_strategy(method).client: method for method in reversed(METHODS)}.values())
+def test_recorded_steps_come_to_the_bits_of_those_called(method, monkeypatch):
+    together = {"model.dropout": 0.3, "training.cohort": "vectorized", "training.chunk": 4, "rounds": 2}
+    runs = []
+    for patience in (10**9, 0):
+        monkeypatch.setattr(recording, "_PATIENCE", patience)
+        runs.append(finished(method, together))
+    called, recorded = runs
+    assert_same_bits(recorded.tensors, called.tensors)
+    for client in range(4):
+        assert_same_bits(recorded.personal(client), called.personal(client))
+    assert not called.simulation.worker.trainer._recorder._recordings
+    assert all(recorded.simulation.worker.trainer._recorder._recordings.values())
 
 
 @every_method
