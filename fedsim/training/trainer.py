@@ -51,6 +51,7 @@ class TrainingData:
 
 
 _BLOCK_FLOATS = 4_000_000  # 16 MB of normalised samples read ahead
+_WIDE = 50_000  # weights of a linear layer
 
 Rows = slice | Ints
 """Some clients of a chunk; a slice is taken as a view."""
@@ -167,7 +168,7 @@ class Trainer:
 
     def _stacked(self, phase: Phase, extras: Extras) -> StepFn:
         """Return the step of several clients at once."""
-        lanes = _lanes(phase)
+        lanes = _lanes(phase, wide=any(value.dim() == 2 and value.numel() > _WIDE for value in extras.start.values()))
 
         def step(moving: Tensors, fixed: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensors, Tensors]:
             there = {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
@@ -217,10 +218,11 @@ StepFn = Callable[[Tensors, Tensors, Tensors, Batch], tuple[Tensors, Tensors]]
 """(trained params, other params, buffers, batch) -> (gradients, loss and metrics), all (clients, ...)."""
 
 
-def _lanes(phase: Phase) -> Step:
+def _lanes(phase: Phase, *, wide: bool) -> Step:
     """Return the gradients of several clients: (trained params, other params, buffers, start, constants, batch, notes).
 
-    `start` and `constants` are the same for all of them; everything else is stacked, (clients, ...).
+    `start` and `constants` are the same for all of them; everything else is stacked, (clients, ...). `wide` tells
+    whether there are large linear layers.
     """
 
     def loss(
@@ -230,8 +232,20 @@ def _lanes(phase: Phase) -> Step:
         value, metrics = phase.loss({**moving, **fixed}, buffers, Extras(start, constants), own)
         return value, {"loss": value.detach()} | {name: metric.detach() for name, metric in metrics.items()}
 
-    # The gradient inside of vmap: outside, those of stacked linear layers come transposed, which slows the update.
-    return vmap(grad(loss, has_aux=True), in_dims=(0, 0, 0, None, None, 0, 0), randomness="different")
+    in_dims = (0, 0, 0, None, None, 0, 0)
+    if wide:  # from outside of vmap the gradients of linear layers come transposed, which slows their update
+        return vmap(grad(loss, has_aux=True), in_dims=in_dims, randomness="different")
+    losses = vmap(loss, in_dims=in_dims, randomness="different")
+
+    def step(moving: Tensors, *given: Tensors) -> tuple[Tensors, Tensors]:
+        leaves = {name: value.detach().requires_grad_() for name, value in moving.items()}
+        values, measured = losses(leaves, *given)
+        # A lane's loss depends on its own parameters alone. torch.func.grad does the same in more of Python, and its
+        # first call imports torch's compiler, which takes longer than many a run.
+        grads = torch.autograd.grad(values.sum(), list(leaves.values()), materialize_grads=True)
+        return dict(zip(leaves, grads, strict=True)), measured
+
+    return step
 
 
 def _single(phase: Phase, extras: Extras, channels_last: bool) -> StepFn:

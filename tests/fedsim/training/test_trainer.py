@@ -1,6 +1,8 @@
 """The trainer against literal torch.optim loops, and its two ways of running a chunk against each other."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -99,6 +101,31 @@ def test_all_at_once_is_one_after_another(norm, options):
         assert torch.allclose(together[lane][name], alone[lane][name], rtol=0, atol=1e-9), (lane, name)
     stuck = [name for name in start.params if torch.equal(together[0][name], start.params[name])]
     assert all(name.endswith("bias") for name in stuck), "only a bias before BatchNorm has no gradient"
+
+
+def test_small_models_are_trained_at_once_without_torchs_compiler(tmp_path):
+    script = """
+import sys
+from fedsim.simulation import Simulation
+from fedsim.config import resolve
+s = Simulation(resolve({"clients": 4, "training": {"cohort": "vectorized"}}, {"engine.name": "inprocess"}))
+state, engine = s.begin(), s.engine()
+s.step(state, engine)
+assert s.worker.trainer._recorder._calls
+assert "torch._dynamo" not in sys.modules, "its import takes longer than many a run"
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_wide_layers_are_differentiated_to_the_same(monkeypatch):
+    _, trainer, start = _setup()
+    results = []
+    for wide in (10**9, 0):
+        monkeypatch.setattr("fedsim.training.trainer._WIDE", wide)
+        results.append(_together(trainer, start, _works()))
+    for lane, name in itertools.product(range(len(SIZES)), start.params):
+        assert torch.allclose(results[0][lane][name], results[1][lane][name], rtol=0, atol=1e-12)
 
 
 def test_a_single_sample_takes_no_step_under_batch_norm_but_does_without():
