@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import log_ndtr
 
 
 class Gaussian(NamedTuple):
@@ -50,6 +49,8 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
     """Return the exact delta of mu-Gaussian DP at `epsilon` >= 0."""
     if mu == 0:
         return 0.0
+    from scipy.special import log_ndtr  # here: it loads for longer than the rest of this file
+
     log_a = log_ndtr(mu / 2 - epsilon / mu)
     log_b = epsilon + log_ndtr(-mu / 2 - epsilon / mu)
     return float(math.exp(log_a) * -math.expm1(min(log_b - log_a, 0.0)))

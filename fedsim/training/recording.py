@@ -7,12 +7,15 @@ operations that it came to, and replayed, to the same bits.
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_aggregate
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedsim.randomness import torch_draws
 from fedsim.records import Tensors
@@ -49,25 +52,70 @@ class Recorder:
         return (recording or step)(*given)
 
 
+class _Scribe(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
+    """Writes down every operation on plain tensors that happens while it is entered, as a graph."""
+
+    def __init__(self, given: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch
+        self.graph = fx.Graph()
+        self._nodes: dict[Hashable, fx.Node] = {}
+        self._seen: list[Tensor] = []  # while they live, no other tensor takes their place in memory
+        for number, tensor in enumerate(given):
+            self._note(tensor, self.graph.placeholder(f"given_{number}"))
+
+    def _note(self, tensor: Tensor, node: fx.Node) -> None:
+        node.meta["layout"] = _layout(tensor)
+        self._nodes[_place(tensor)] = node
+        self._seen.append(tensor)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Say no, as torch's compiler is not in use here: to tell it would import it, for longer than many a run."""
+        return False
+
+    def node_of(self, value: Any) -> Any:
+        """Return what stands for a value in the graph: for a tensor its node, which raises KeyError if there is none.
+
+        What shows the same numbers in the same place is the same tensor: autograd keeps copies of the objects.
+        """
+        return self._nodes[_place(value)] if isinstance(value, Tensor) else value
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do and note one operation."""
+        if _LOOKS & set(func.tags):
+            raise ValueError(f"{func} depends on values")
+        result = func(*args, **(kwargs or {}))
+        named: Any = [map_aggregate(some, self.node_of) for some in (tuple(args), kwargs or {})]
+        node = self.graph.call_function(func, *named)
+        if isinstance(result, Tensor):
+            self._note(result, node)
+        for number, part in enumerate(result if isinstance(result, tuple | list) else ()):
+            if isinstance(part, Tensor):
+                self._note(part, self.graph.call_function(operator.getitem, (node, number)))
+        return result
+
+
+_LOOKS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype
+
+
+def _place(tensor: Tensor) -> Hashable:
+    return tensor.untyped_storage().data_ptr(), *_layout(tensor)
+
+
 class _Recording:
     """The operations of a step on tensors of some shapes."""
 
     def __init__(self, step: Step, given: Sequence[Tensors]) -> None:
-        from torch.fx.experimental.proxy_tensor import make_fx  # here: what it imports takes half a second
-
-        self._names: list[list[str]] = []
-
-        def flat(*tensors: Tensor) -> list[Tensor]:
-            left = iter(tensors)
-            results = step(*({name: next(left) for name in some} for some in given))
-            self._names = [list(some) for some in results]
-            return _flat(results)
-
-        module: fx.GraphModule = make_fx(flat)(*_flat(given))
-        if any(node.op == "get_attr" for node in module.graph.nodes):
-            raise ValueError("the step holds a tensor of its own")
-        _without_idle_views(module)
-        self._replay: Callable[..., list[Tensor]] = module.forward
+        with _Scribe(_flat(given)) as scribe:
+            results = step(*given)
+        self._names = [list(some) for some in results]
+        scribe.graph.output([scribe.node_of(tensor) for tensor in _flat(results)])
+        _drop_idle_views(scribe.graph)
+        self._replay: Callable[..., list[Tensor]] = fx.GraphModule(torch.nn.Module(), scribe.graph).forward
 
     @torch.no_grad()
     def __call__(self, *given: Tensors) -> tuple[Tensors, ...]:
@@ -111,22 +159,16 @@ def _same(one: Tensors, other: Tensors) -> bool:
     )
 
 
-def _without_idle_views(module: fx.GraphModule) -> None:
-    """Drop views, and chains of views, that show a tensor just as it was."""
-    for node in module.graph.nodes:
+def _drop_idle_views(graph: fx.Graph) -> None:
+    """Drop views, and chains of views, that show a tensor just as it was, and all that leads nowhere."""
+    for node in graph.nodes:
         base = node
-        while base.op == "call_function" and (getattr(base.target, "is_view", False)):
+        while base.op == "call_function" and getattr(base.target, "is_view", False):
             base = base.args[0]
-            if _shown(base) == _shown(node):
+            if base.meta["layout"] == node.meta["layout"]:
                 node.replace_all_uses_with(base)
                 break
-    module.graph.eliminate_dead_code()
-    module.recompile()
-
-
-def _shown(node: fx.Node) -> tuple[Any, ...]:
-    value = node.meta["val"]
-    return value.shape, value.stride(), value.storage_offset(), value.dtype
+    graph.eliminate_dead_code()
 
 
 def _remember(known: OrderedDict[Hashable, Any], key: Hashable, value: Any) -> None:
