@@ -1,14 +1,18 @@
 """Every random draw has an address: (run seed, purpose, ids such as round and client)."""
 
+from __future__ import annotations
+
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from numpy.random.bit_generator import ISeedSequence
+
+if TYPE_CHECKING:
+    import torch
 
 
 def generator(seed: int, purpose: str, *ids: int) -> np.random.Generator:
@@ -28,6 +32,8 @@ def torch_seed(seed: int, purpose: str, *ids: int) -> int:
 @contextmanager
 def torch_draws(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
     """Seed torch's own generators, of the CPU and of `device`, and put them back afterwards; None: put back only."""
+    import torch  # here: data are described and cut without it
+
     gpus = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
         if seed is not None:

@@ -143,7 +143,10 @@ def _files_and_next(folder: RunFolder) -> Table:
     commands = [f"fedsim report {run}"] if not (folder.path / "report.html").exists() and folder.metrics else []
     if folder.status != "finished":
         commands.insert(0, f"fedsim run --resume {run}")
-    elif not any(name.endswith("/mse") for name in folder.final_metrics):  # numbers are not unlearned
+    elif not (  # neither numbers nor what was learned without labels can be forgotten
+        any(name.endswith("/mse") for name in folder.final_metrics)
+        or folder.option("data.labelled_fraction") not in (None, 1)
+    ):
         commands.append(f"fedsim unlearn {run} --method METHOD --forget client=0")
     lines = [(label, Text(_plain(place))) for label, place in rows]
     if commands:

@@ -46,6 +46,12 @@ def test_a_finished_run(make_run: MakeRun) -> None:
     assert not [line for line in lines if line.startswith("Report")]
 
 
+@pytest.mark.parametrize("labelled", [0.1, 1])
+def test_forgetting_is_proposed_only_where_all_labels_are_known(labelled: float, make_run: MakeRun) -> None:
+    path = make_run(config={"data": {"name": "digits", "labelled_fraction": labelled}})
+    assert ("fedsim unlearn" in shown(RunFolder.open(path))) == (labelled == 1)
+
+
 def test_an_unfinished_run_tells_how_to_go_on(make_run: MakeRun) -> None:
     path = make_run("a b", rows=ROWS[:3], summary=None)
     (path / "report.html").touch()
