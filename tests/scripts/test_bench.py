@@ -56,7 +56,7 @@ def test_an_unknown_row_is_named() -> None:
 def test_scale_memory_and_gpu_scripts_run(tmp_path: Path) -> None:
     scale = run(tmp_path, "bench_scale.py", "--sizes", "100,200", "--rounds", "3", "--repeats", "1")
     assert scale["clients"]["100 clients"]["slowdown"] == 1
-    memory = run(tmp_path, "bench_memory.py", "--cohort", "4", "--hidden", "100")["memory"]
+    memory = run(tmp_path, "bench_memory.py", "--cohort", "10", "--hidden", "100")["memory"]
     assert memory["in-process"]["parameters"] == memory["two Ray workers"]["parameters"] == 784 * 100 + 100 + 1010
     gpu = run(tmp_path, "bench_gpu.py", "--device", "cpu", "--tiny")
     assert gpu["cifar10_iid"]["auto"]["rounds"] == 3
