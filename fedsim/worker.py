@@ -346,8 +346,7 @@ class _ChunkSum:
 
     def add(self, mean: Tensors, weight: float, examples: Floats, metrics: Mapping[str, Floats]) -> None:
         """Add clients: the weighted mean of what they send, and each one's number of examples and metrics."""
-        if weight:
-            self.mean.add(mean, weight)
+        self.mean.add(mean, weight)
         for name, values in metrics.items():
             measured = ~np.isnan(values)
             if total := float(examples[measured].sum()):
