@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedsim.runner import RunResult as RunResult
-    from fedsim.runner import load_run_model as load_run_model
-    from fedsim.runner import resume as resume
-    from fedsim.runner import run as run
+    from fedsim.runs.runner import RunResult as RunResult
+    from fedsim.runs.runner import load_run_model as load_run_model
+    from fedsim.runs.runner import resume as resume
+    from fedsim.runs.runner import run as run
 
 __version__ = "0.1.0"
 __all__ = ["RunResult", "__version__", "load_run_model", "resume", "run"]
@@ -15,7 +15,7 @@ __all__ = ["RunResult", "__version__", "load_run_model", "resume", "run"]
 def __getattr__(name: str) -> Any:
     # torch takes two seconds to import: not for `fedsim --help`.
     if name in __all__:
-        from fedsim import runner
+        from fedsim.runs import runner
 
         return getattr(runner, name)
     raise AttributeError(f"module 'fedsim' has no attribute {name!r}")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedsim.data.datasets import Dataset
 from fedsim.data.transforms import normalize
-from fedsim.records import Tensors
+from fedsim.flower.records import Tensors
 
 _BATCH = 500
 _UNEVEN = 2.0  # test classes whose sizes differ by less hide little behind an accuracy

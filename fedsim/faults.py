@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fedsim.config import FaultsConfig
+from fedsim.config.run import FaultsConfig
 from fedsim.randomness import generator
 
 Fault = Literal["dropout", "error", "nan"]

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fedsim.config import resolve
-from fedsim.simulation import Simulation
+from fedsim.config.resolve import resolve
+from fedsim.runs.simulation import Simulation
 
 BASE: dict[str, Any] = {
     "strategy": {"name": "aggregate", "clip": 2.11},

@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from fedsim.config import find_config, resolve
+from fedsim.config.resolve import find_config, resolve
 from fedsim.data import federate
 from fedsim.data.tabular import linear_truth
 from fedsim.randomness import generator
-from fedsim.simulation import Simulation
+from fedsim.runs.simulation import Simulation
 from strategies.aggregate import aggregate_responses
 from strategies.aggregate_theory import best_bag_size, cross_validated_rho, limit, private_risk, solution
 

@@ -43,8 +43,8 @@ def resident() -> dict[str, int]:
 
 def measure(workers: int, cohort: int, hidden: int) -> dict[str, Any]:
     """Run one round and return the peak of the server's memory, in models."""
-    from fedsim.config import resolve
-    from fedsim.simulation import Simulation
+    from fedsim.config.resolve import resolve
+    from fedsim.runs.simulation import Simulation
 
     before = resident()
     model = {"name": "mlp", "hidden": [hidden]}

@@ -15,9 +15,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fedsim.config import resolve
+from fedsim.config.resolve import resolve
 from fedsim.privacy.guarantees import guarantees
-from fedsim.simulation import Simulation
+from fedsim.runs.simulation import Simulation
 
 EPSILONS = (1.0, 3.0, 8.0, math.inf)
 BASE: dict[str, Any] = {
@@ -56,7 +56,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="JSON file for all numbers.")] = None,
 ) -> None:
     """Train, and print the table."""
-    from fedsim.config import parse_override
+    from fedsim.config.resolve import parse_override
 
     overrides = dict(map(parse_override, sets or []))
     if data_root is not None:

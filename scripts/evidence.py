@@ -21,12 +21,12 @@ from fedsim.data.config import DataConfig
 from fedsim.data.datasets import load_dataset
 from fedsim.models.base import Classifier
 from fedsim.randomness import generator, torch_seed
-from fedsim.unlearn.apply import Unlearned, options_of, unlearn_with
-from fedsim.unlearn.methods import load_unlearning
-from fedsim.unlearn.roles import Roles
-from fedsim.unlearn.seam import View
+from unlearning.api.registry import load_unlearning
+from unlearning.api.view import View
 from unlearning.evaluation.model_facts import model_facts
 from unlearning.evaluation.report import ModelFacts, Splits
+from unlearning.pipeline.apply import Unlearned, options_of, unlearn_with
+from unlearning.pipeline.roles import Roles
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 MakeSchedule = Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]

@@ -26,9 +26,9 @@ from fedsim.data.config import DataConfig
 from fedsim.data.datasets import Dataset, load_dataset
 from fedsim.models.base import Classifier
 from fedsim.randomness import generator
-from fedsim.unlearn.outcome import Outcome
-from fedsim.unlearn.runner import unlearn
-from fedsim.unlearn.seam import View
+from unlearning.api.view import View
+from unlearning.pipeline.outcome import Outcome
+from unlearning.pipeline.runner import unlearn
 
 CLIENTS, LEAVING, TARGET = 8, 0, 0
 COHORTS = {"all 8 clients": None, "4 of 8 clients": 4}

@@ -21,9 +21,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from fedsim.config import resolve
+from fedsim.config.resolve import resolve
 from fedsim.randomness import generator
-from fedsim.simulation import Simulation
+from fedsim.runs.simulation import Simulation
 
 ALPHAS = (1.0, 0.3, 0.1)
 SPREAD = (0.25 * (1 - 1 / 30) + 0.55**2) ** 0.5

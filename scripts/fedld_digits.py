@@ -19,10 +19,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from fedsim.config import find_config, resolve
+from fedsim.config.resolve import find_config, resolve
 from fedsim.data.federation import federate
 from fedsim.data.transforms import normalize
-from fedsim.simulation import Simulation
+from fedsim.runs.simulation import Simulation
 
 MEAN: dict[str, Any] = {"name": "fedld", "aggregation": "mean", "penalty": 0.0}
 PG: dict[str, Any] = {"name": "fedld", "penalty": 0.0}

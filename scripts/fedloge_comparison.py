@@ -19,10 +19,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedsim.config import find_config, resolve
+from fedsim.config.resolve import find_config, resolve
 from fedsim.evaluation import TestSet
-from fedsim.records import Tensors
-from fedsim.simulation import Metrics, Simulation
+from fedsim.flower.records import Tensors
+from fedsim.runs.simulation import Metrics, Simulation
 from strategies.fedloge import realign_global
 
 COLUMNS = ("global", "tail", "masked", "unmasked")

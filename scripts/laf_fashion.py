@@ -21,8 +21,8 @@ from torch import nn
 
 from fedsim.models.base import Classifier
 from fedsim.randomness import generator
-from fedsim.unlearn.roles import Roles
-from fedsim.unlearn.seam import View
+from unlearning.api.view import View
+from unlearning.pipeline.roles import Roles
 
 NUM_TRAIN = NUM_TEST = 5_000
 LAF: dict[str, dict[str, Any]] = {

@@ -34,9 +34,9 @@ from fedsim.models.fidelity import (
 )
 from fedsim.models.vit import vit
 from fedsim.randomness import generator
-from fedsim.unlearn.roles import Roles
-from fedsim.unlearn.seam import View
+from unlearning.api.view import View
 from unlearning.evaluation.batch_norm import re_estimated
+from unlearning.pipeline.roles import Roles
 
 NUM_TRAIN, NUM_TEST, NUM_STATISTICS, NUM_KEPT = 5_000, 2_000, 200, 1_000
 

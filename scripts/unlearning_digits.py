@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 
 import fedsim
-from fedsim.unlearn.comparison import Comparison, Row
-from fedsim.unlearn.runner import unlearn
+from unlearning.pipeline.comparison import Comparison, Row
+from unlearning.pipeline.runner import unlearn
 
 REQUESTS = ("class=3", "client=7", "random=0.05")
 

@@ -20,10 +20,10 @@ from faces import AGES, draw_faces
 from torch import nn
 
 from fedsim.models.base import Classifier
-from fedsim.unlearn.roles import Roles
-from fedsim.unlearn.runner import constant_predictor
-from fedsim.unlearn.seam import View
+from unlearning.api.view import View
 from unlearning.evaluation.scores import losses
+from unlearning.pipeline.roles import Roles
+from unlearning.pipeline.runner import constant_predictor
 
 FORGET, RETAIN, UNSEEN, TEST = range(18), range(18, 60), range(60, 78), range(78, 108)
 IMAGES = 12

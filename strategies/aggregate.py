@@ -35,18 +35,18 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from fedsim.client import Batch, Client, Extras
-from fedsim.config import RunConfig
-from fedsim.data.client_test import matched_test
+from fedsim.config.run import RunConfig
 from fedsim.data.federation import FederatedData
+from fedsim.data.held_out import matched_test
 from fedsim.data.partition import Partition
 from fedsim.errors import FedsimError
+from fedsim.federated.client import Batch, Client, Extras
+from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.server import Server
+from fedsim.flower.records import Tensors
 from fedsim.privacy.ledger import Release
 from fedsim.privacy.mechanisms import gaussian_noise_multiplier, laplace_scale
 from fedsim.randomness import generator
-from fedsim.records import Tensors
-from fedsim.registry import StrategyConfig, strategy
-from fedsim.server import Server
 from strategies.aggregate_theory import best_bag_size
 
 Floats = npt.NDArray[np.float64]

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pydantic import Field
 from torch import Tensor
 
-from fedsim.client import Batch, Client, Extras, Phase, State
-from fedsim.records import Tensors
-from fedsim.registry import StrategyConfig, strategy
-from fedsim.server import Server
+from fedsim.federated.client import Batch, Client, Extras, Phase, State
+from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.server import Server
+from fedsim.flower.records import Tensors
 from fedsim.training.objectives import proximal_penalty
 
 

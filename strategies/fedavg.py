@@ -3,8 +3,8 @@
 Client: E epochs of SGD on F_k(w) from w_t.   Server: w_{t+1} = sum_k n_k w_k / sum_k n_k.
 """
 
-from fedsim.client import Client
-from fedsim.registry import StrategyConfig, strategy
-from fedsim.server import Server
+from fedsim.federated.client import Client
+from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.server import Server
 
 strategy("fedavg", StrategyConfig, Client, Server)

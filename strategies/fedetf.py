@@ -14,15 +14,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsim.client import Batch, Client, Extras, State
-from fedsim.config import RunConfig
+from fedsim.config.run import RunConfig
 from fedsim.data.federation import FederatedData
+from fedsim.federated.client import Batch, Client, Extras, State
+from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.server import Server
+from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
 from fedsim.models.etf import sparse_etf
 from fedsim.randomness import generator
-from fedsim.records import Tensors
-from fedsim.registry import StrategyConfig, strategy
-from fedsim.server import Server
 
 
 class FedETFConfig(StrategyConfig):

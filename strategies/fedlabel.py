@@ -29,11 +29,11 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from pydantic import Field
 from torch import Tensor
 
-from fedsim.client import Annotation, Batch, Client, Extras, Phase, State, Update
 from fedsim.data.config import StrongView
-from fedsim.records import Tensors
-from fedsim.registry import StrategyConfig, strategy
-from fedsim.server import Server
+from fedsim.federated.client import Annotation, Batch, Client, Extras, Phase, State, Update
+from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.server import Server
+from fedsim.flower.records import Tensors
 from fedsim.training.objectives import kl_divergence, pseudo_labels
 
 

@@ -31,14 +31,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsim.client import Batch, Client, Extras
-from fedsim.config import RunConfig
+from fedsim.config.run import RunConfig
 from fedsim.data.federation import FederatedData
 from fedsim.evaluation import TestSet
+from fedsim.federated.client import Batch, Client, Extras
+from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.server import Server
+from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
-from fedsim.records import Tensors
-from fedsim.registry import StrategyConfig, strategy
-from fedsim.server import Server
 
 SignMode = Literal["code", "majority"]
 

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from fedsim.client import Client, Extras, Update
-from fedsim.config import RunConfig
+from fedsim.config.run import RunConfig
+from fedsim.federated.client import Client, Extras, Update
+from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.server import Server
+from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
 from fedsim.privacy.ledger import Release
-from fedsim.records import Tensors
-from fedsim.registry import StrategyConfig, strategy
-from fedsim.server import Server
 from fedsim.training.optimizers import gradient_weight, require_sgd
 
 

@@ -6,10 +6,10 @@ Client: min_w F_k(w) + (mu/2) ||w - w_t||^2.   Server: as FedAvg.
 from pydantic import Field
 from torch import Tensor
 
-from fedsim.client import Batch, Client, Extras
-from fedsim.records import Tensors
-from fedsim.registry import StrategyConfig, strategy
-from fedsim.server import Server
+from fedsim.federated.client import Batch, Client, Extras
+from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.server import Server
+from fedsim.flower.records import Tensors
 from fedsim.training.objectives import proximal_penalty
 
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pydantic import Field
 from torch import Tensor
 
-from fedsim.client import Client, Phase, State
-from fedsim.records import Tensors
-from fedsim.registry import StrategyConfig, strategy
-from fedsim.server import Server
+from fedsim.federated.client import Client, Phase, State
+from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.server import Server
+from fedsim.flower.records import Tensors
 
 
 class FedRepConfig(StrategyConfig):

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from fedsim.client import Batch, Client, Extras, Phase
 from fedsim.data.config import StrongView
-from fedsim.records import Tensors
-from fedsim.registry import StrategyConfig, strategy
-from fedsim.server import Server
+from fedsim.federated.client import Batch, Client, Extras, Phase
+from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.server import Server
+from fedsim.flower.records import Tensors
 from fedsim.training.objectives import pseudo_labels
 
 

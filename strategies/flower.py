@@ -18,16 +18,16 @@ from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 from pydantic import Field
 
-from fedsim.client import Client
-from fedsim.config import RunConfig
+from fedsim.config.run import RunConfig
 from fedsim.data.federation import FederatedData
-from fedsim.engine.flower_internals import seeded_choice
 from fedsim.errors import FedsimError
+from fedsim.federated.client import Client
+from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.server import Server, WeightedMean, restore_dtype
+from fedsim.flower.internals import seeded_choice
+from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.models.base import Classifier
 from fedsim.randomness import torch_seed
-from fedsim.records import Tensors, scalars, to_record, to_tensors
-from fedsim.registry import StrategyConfig, strategy
-from fedsim.server import Server, WeightedMean, restore_dtype
 
 
 class FedAvgMConfig(StrategyConfig):

@@ -17,14 +17,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsim.client import Batch, Client, Extras, State, Update
-from fedsim.config import RunConfig
+from fedsim.config.run import RunConfig
 from fedsim.data.federation import FederatedData
+from fedsim.federated.client import Batch, Client, Extras, State, Update
+from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.server import Server, WeightedMean
+from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
 from fedsim.privacy.ledger import Release
-from fedsim.records import Tensors
-from fedsim.registry import StrategyConfig, strategy
-from fedsim.server import Server, WeightedMean
 from fedsim.training.optimizers import gradient_weight, require_sgd
 
 _CONTROL = "control."

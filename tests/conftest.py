@@ -1,9 +1,14 @@
-"""What all tests share."""
+"""What all tests share: one thread, the command line in this process, and one small finished run to look at."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+import fedsim
+from fedsim.cli.main import main
+from tests.tiny_runs import TINY, Cli, Outcome
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +18,31 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run a command line in this process."""
+
+    def run(*arguments: str | Path) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        assert isinstance(end.value.code, int)
+        return Outcome(end.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out plots and report, which take most of a small run's time."""
+    monkeypatch.setattr("fedsim.runs.runner._write_pictures", lambda folder: None)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished run of TINY, without pictures; nobody writes to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedsim.runs.runner._write_pictures", lambda folder: None)
+        return fedsim.run(TINY, overrides={"out": str(tmp_path_factory.mktemp("runs"))}).folder

@@ -10,9 +10,9 @@ import yaml
 
 import fedsim
 import strategies
-from fedsim import registry
-from fedsim.cli import main
-from fedsim.config import resolve
+from fedsim.cli.main import main
+from fedsim.config.resolve import resolve
+from fedsim.federated import registry
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 CODE = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -25,7 +25,7 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fedsim.runner._write_pictures", lambda folder: None)
+    monkeypatch.setattr("fedsim.runs.runner._write_pictures", lambda folder: None)
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.models.base import Classifier
-from fedsim.unlearn.blocks import reset
-from fedsim.unlearn.seam import Needs, UnlearningConfig, View, unlearning
-from fedsim.unlearn.steps import aside, descend, distillation, endless, forgotten_logits, given, kept_logits, sample
+from unlearning.api.view import Needs, UnlearningConfig, View, unlearning
+from unlearning.parts.blocks import reset
+from unlearning.parts.steps import aside, descend, distillation, endless, forgotten_logits, given, kept_logits, sample
 
 
 class BadTeacherConfig(UnlearningConfig):

@@ -7,8 +7,8 @@ Differs from the common code: the frozen blocks keep the running statistics of b
 import numpy as np
 
 from fedsim.models.base import Classifier
-from fedsim.unlearn.blocks import TailConfig, repair_tail
-from fedsim.unlearn.seam import Needs, View, unlearning
+from unlearning.api.view import Needs, View, unlearning
+from unlearning.parts.blocks import TailConfig, repair_tail
 
 
 class CfkConfig(TailConfig):

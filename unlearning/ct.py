@@ -11,8 +11,8 @@ from torch import nn
 
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
-from fedsim.unlearn.seam import Needs, View, unlearning
-from fedsim.unlearn.steps import RepairConfig, repair
+from unlearning.api.view import Needs, View, unlearning
+from unlearning.parts.steps import RepairConfig, repair
 
 
 class CtConfig(RepairConfig):

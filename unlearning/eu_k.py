@@ -8,9 +8,9 @@ statistics of batch norm too.
 import numpy as np
 
 from fedsim.models.base import Classifier
-from fedsim.unlearn.blocks import TailConfig, repair_tail, reset, tail
-from fedsim.unlearn.seam import Needs, View, unlearning
-from fedsim.unlearn.steps import aside
+from unlearning.api.view import Needs, View, unlearning
+from unlearning.parts.blocks import TailConfig, repair_tail, reset, tail
+from unlearning.parts.steps import aside
 
 
 class EukConfig(TailConfig):

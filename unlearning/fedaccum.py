@@ -10,10 +10,10 @@ Buffers are what clients sent, averaged.
 from collections.abc import Iterator
 
 from fedsim.errors import FedsimError
-from fedsim.history import Sent
-from fedsim.records import Tensors
-from fedsim.unlearn.federation import Federation, Round
-from fedsim.unlearn.seam import Needs, UnlearningConfig, unlearning
+from fedsim.flower.records import Tensors
+from fedsim.runs.history import Sent
+from unlearning.api.federation import Federation, Round
+from unlearning.api.view import Needs, UnlearningConfig, unlearning
 
 
 class FedAccumConfig(UnlearningConfig):

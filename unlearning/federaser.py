@@ -17,10 +17,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from fedsim.history import Sent, norm
-from fedsim.records import Tensors
-from fedsim.unlearn.federation import Federation, Round
-from fedsim.unlearn.seam import Needs, UnlearningConfig, unlearning
+from fedsim.flower.records import Tensors
+from fedsim.runs.history import Sent, norm
+from unlearning.api.federation import Federation, Round
+from unlearning.api.view import Needs, UnlearningConfig, unlearning
 
 EPSILON = 1e-12
 

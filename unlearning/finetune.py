@@ -6,8 +6,8 @@ min_w E_{(x, y) in D_r} CE(f_w(x), y), by SGD with momentum; the plain baseline 
 import numpy as np
 
 from fedsim.models.base import Classifier
-from fedsim.unlearn.seam import Needs, View, unlearning
-from fedsim.unlearn.steps import RepairConfig, repair
+from unlearning.api.view import Needs, View, unlearning
+from unlearning.parts.steps import RepairConfig, repair
 
 
 class FineTuneConfig(RepairConfig):

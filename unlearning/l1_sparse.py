@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.models.base import Classifier
-from fedsim.unlearn.seam import Needs, View, unlearning
-from fedsim.unlearn.steps import RepairConfig, descend, given, kept_losses, sgd
+from unlearning.api.view import Needs, View, unlearning
+from unlearning.parts.steps import RepairConfig, descend, given, kept_losses, sgd
 
 
 class L1SparseConfig(RepairConfig):

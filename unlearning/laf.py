@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
-from fedsim.unlearn.seam import Needs, UnlearningConfig, View, unlearning
-from fedsim.unlearn.steps import aside, descend, given
-from fedsim.unlearn.vae import Vae, evidence_loss, new_vae, squared_error
+from unlearning.api.view import Needs, UnlearningConfig, View, unlearning
+from unlearning.parts.steps import aside, descend, given
+from unlearning.parts.vae import Vae, evidence_loss, new_vae, squared_error
 
 
 class LafConfig(UnlearningConfig):

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from fedsim.models.base import Classifier
-from fedsim.unlearn.seam import Needs, View, unlearning
-from fedsim.unlearn.steps import descend, given
+from unlearning.api.view import Needs, View, unlearning
 from unlearning.laf import LafConfig, forget_features
+from unlearning.parts.steps import descend, given
 
 
 class LafRepairConfig(LafConfig):

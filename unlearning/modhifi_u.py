@@ -22,7 +22,7 @@ from fedsim.models.fidelity import (
     singleton_fidelity,
     top_components,
 )
-from fedsim.unlearn.seam import Needs, UnlearningConfig, View, unlearning
+from unlearning.api.view import Needs, UnlearningConfig, View, unlearning
 
 
 class ModHiFiConfig(UnlearningConfig):

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
-from fedsim.unlearn.blocks import reset
-from fedsim.unlearn.seam import Needs, View, unlearning
-from fedsim.unlearn.steps import RepairConfig, aside, descend, extreme, given, kept_losses, mean_gradient, sgd
+from unlearning.api.view import Needs, View, unlearning
+from unlearning.parts.blocks import reset
+from unlearning.parts.steps import RepairConfig, aside, descend, extreme, given, kept_losses, mean_gradient, sgd
 
 
 class MsgConfig(RepairConfig):

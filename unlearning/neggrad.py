@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from fedsim.models.base import Classifier
-from fedsim.unlearn.seam import Needs, View, unlearning
-from fedsim.unlearn.steps import RepairConfig, capped_cross_entropy, descend, forgotten_logits, given, sgd
+from unlearning.api.view import Needs, View, unlearning
+from unlearning.parts.steps import RepairConfig, capped_cross_entropy, descend, forgotten_logits, given, sgd
 
 
 class NegGradConfig(RepairConfig):

@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import nn
 
 from fedsim.models.base import Classifier
-from fedsim.unlearn.seam import Needs, View, unlearning
-from fedsim.unlearn.steps import RepairConfig, repair
+from unlearning.api.view import Needs, View, unlearning
+from unlearning.parts.steps import RepairConfig, repair
 
 
 class NotConfig(RepairConfig):

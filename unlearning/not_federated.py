@@ -7,9 +7,9 @@ No history and nothing of the clients to forget is needed.
 
 from pydantic import Field
 
-from fedsim.records import Tensors
-from fedsim.unlearn.federation import Federation
-from fedsim.unlearn.seam import Needs, UnlearningConfig, unlearning
+from fedsim.flower.records import Tensors
+from unlearning.api.federation import Federation
+from unlearning.api.view import Needs, UnlearningConfig, unlearning
 from unlearning.not_ import first_layers
 
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from fedsim.models.base import Classifier
-from fedsim.unlearn.seam import Needs, View, unlearning
-from fedsim.unlearn.steps import RepairConfig, aside, descend, given, other_labels, relabelled_losses, sgd
+from unlearning.api.view import Needs, View, unlearning
+from unlearning.parts.steps import RepairConfig, aside, descend, given, other_labels, relabelled_losses, sgd
 
 
 class RandomLabelsConfig(RepairConfig):

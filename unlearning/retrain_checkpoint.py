@@ -7,9 +7,9 @@ every round is kept it begins with the last one kept up to t*; where clients kee
 As in Plato's federated unlearning (github.com/TL-System/plato).
 """
 
-from fedsim.records import Tensors
-from fedsim.unlearn.federation import Federation
-from fedsim.unlearn.seam import Needs, UnlearningConfig, unlearning
+from fedsim.flower.records import Tensors
+from unlearning.api.federation import Federation
+from unlearning.api.view import Needs, UnlearningConfig, unlearning
 
 
 class CheckpointConfig(UnlearningConfig):

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
-from fedsim.unlearn.seam import Needs, View, unlearning
-from fedsim.unlearn.steps import given
+from unlearning.api.view import Needs, View, unlearning
+from unlearning.parts.steps import given
 from unlearning.scrub import ScrubConfig, students
 
 

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.models.base import Classifier
-from fedsim.unlearn.seam import Needs, UnlearningConfig, View, unlearning
-from fedsim.unlearn.steps import batch_gradients, given, union
+from unlearning.api.view import Needs, UnlearningConfig, View, unlearning
+from unlearning.parts.steps import batch_gradients, given, union
 
 
 class SsdConfig(UnlearningConfig):

@@ -16,8 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.models.base import Classifier
-from fedsim.unlearn.seam import Needs, UnlearningConfig, View, unlearning
-from fedsim.unlearn.steps import aside, descend, forgotten_logits, given, kept_logits, kept_losses, noise, sample
+from unlearning.api.view import Needs, UnlearningConfig, View, unlearning
+from unlearning.parts.steps import aside, descend, forgotten_logits, given, kept_logits, kept_losses, noise, sample
 
 
 class UnsirConfig(UnlearningConfig):

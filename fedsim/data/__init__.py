@@ -1,9 +1,9 @@
 """Data sets, and who holds what of them. Importing this package imports no torch; `transforms` does."""
 
-from fedsim.data.client_test import matched_counts, matched_test, split_labels, split_test
 from fedsim.data.config import DataConfig, PartitionConfig, available_datasets, partition_names
 from fedsim.data.datasets import Dataset, load_dataset
 from fedsim.data.federation import FederatedData, federate
+from fedsim.data.held_out import matched_counts, matched_test, split_labels, split_test
 from fedsim.data.longtail import long_tail_counts, long_tail_indices, shot_groups
 from fedsim.data.partition import Partition, make_partition
 

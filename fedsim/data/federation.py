@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from fedsim.data.client_test import matched_test, split_labels, split_test
 from fedsim.data.config import DataConfig
 from fedsim.data.datasets import Dataset, load_dataset
+from fedsim.data.held_out import matched_test, split_labels, split_test
 from fedsim.data.longtail import long_tail_indices
 from fedsim.data.npz import Array
 from fedsim.data.partition import Partition, make_partition

@@ -15,9 +15,9 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from fedsim.engine.flower_internals import client_of, error_reply, new_run, node_of, reply_to, set_message_id
 from fedsim.engine.states import ClientStates
-from fedsim.worker import Reply
+from fedsim.engine.worker import Reply
+from fedsim.flower.internals import client_of, error_reply, new_run, node_of, reply_to, set_message_id
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Chunk:
 
 
 class ChunkRunner(Protocol):
-    """What answers a chunk: a run's `Worker`, or a Flower `ClientApp` behind `fedsim.apps.AppWorker`."""
+    """What answers a chunk: a run's `Worker`, or a Flower `ClientApp` behind `fedsim.flower.apps.AppWorker`."""
 
     def run_chunk(
         self, kind: str, contents: Sequence[RecordDict], clients: Sequence[int], states: Sequence[RecordDict]

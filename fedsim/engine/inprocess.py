@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer
 from fedsim.engine.states import ClientStates
-from fedsim.worker import Reply
+from fedsim.engine.worker import Reply
 
 
 class InProcessEngine(Engine):

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from flwr.app import RecordDict
 
-from fedsim.config import EngineConfig
+from fedsim.config.run import EngineConfig
 from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer
+from fedsim.engine.client_state_file import size_bytes
 from fedsim.engine.ray_cluster import Cluster, metrics_address
 from fedsim.engine.ray_metrics import Gauges
-from fedsim.engine.record_file import size_bytes
 from fedsim.engine.states import ClientStates
+from fedsim.engine.worker import Reply
 from fedsim.errors import FedsimError
-from fedsim.records import TensorArray, copy_records
-from fedsim.worker import Reply
+from fedsim.flower.records import TensorArray, copy_records
 
 if TYPE_CHECKING:
     import ray

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fedsim.config import EngineConfig
+from fedsim.config.run import EngineConfig
 from fedsim.errors import FedsimError
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

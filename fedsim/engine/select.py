@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from fedsim.atomic import write_atomically
-from fedsim.client import State
-from fedsim.config import EngineConfig, RunConfig
+from fedsim.config.run import EngineConfig, RunConfig
+from fedsim.engine.worker import Worker
 from fedsim.errors import FedsimError
-from fedsim.records import Tensors
+from fedsim.federated.client import State
+from fedsim.flower.records import Tensors
 from fedsim.training.trainer import Trainer
-from fedsim.worker import Worker
 
 _CHUNK = {"vectorized": 50, "sequential": 5}
 _WORTHWHILE = 1.1  # vectorised has to be this much faster: a coin toss should not decide

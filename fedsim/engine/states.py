@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flwr.app import RecordDict
 
-from fedsim.engine.record_file import read_records, size_bytes, write_records
+from fedsim.engine.client_state_file import read_records, size_bytes, write_records
 
 _DEFAULT_MEMORY = 1 << 30
 

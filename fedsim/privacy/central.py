@@ -20,12 +20,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fedsim.client import Update
 from fedsim.errors import FedsimError
+from fedsim.federated.client import Update
+from fedsim.flower.records import Tensors
 from fedsim.privacy.config import ClientPrivacyConfig
 from fedsim.privacy.mechanisms import clip_factors, gaussian_like, seeded
 from fedsim.randomness import torch_seed
-from fedsim.records import Tensors
 
 UNCLIPPED = "privacy.unclipped"
 """The name under which b_k - 1/2 is sent."""

@@ -13,7 +13,7 @@ from fedsim.privacy.guarantees import UNITS, Guarantee, guarantees
 from fedsim.privacy.ledger import Ledger
 
 if TYPE_CHECKING:
-    from fedsim.privacy.audit import Audit
+    from fedsim.runs.privacy_audit import Audit
 
 _AGAINST = {"server": "everybody", "readers": "model's readers"}  # the server among the former alone
 

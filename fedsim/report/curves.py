@@ -10,8 +10,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from fedsim.report.figures import COLORS, GROUP_COLORS, NARROW, Plot, add_legend, new_figure, thousands
-from fedsim.report.run_folder import RunFolder, run_labels
 from fedsim.report.wording import ERRORS, families, group_metrics, metric_label, split_name
+from fedsim.runs.folder import RunFolder, run_labels
 
 _STYLES: Final = ("-", "--", "-.", ":")
 _MARKED_POINTS: Final = 25

@@ -14,7 +14,6 @@ from markupsafe import Markup
 from fedsim import __version__
 from fedsim.atomic import write_atomically
 from fedsim.report.plots import Plot, all_plots, png
-from fedsim.report.run_folder import RunFolder, flatten, run_labels
 from fedsim.report.wording import (
     ABSENT,
     best_of,
@@ -26,6 +25,7 @@ from fedsim.report.wording import (
     metric_label,
     rounds_text,
 )
+from fedsim.runs.folder import RunFolder, flatten, run_labels
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from fedsim.report.figures import COLORS, GREY, GRID, MUTED, Plot, add_legend, id_ticks, thousands, tidy, width_of
-from fedsim.report.run_folder import RunFolder, run_labels
+from fedsim.runs.folder import RunFolder, run_labels
 
 _SHARES = LinearSegmentedColormap.from_list("shares", ["#F7FAFC", "#9CC9E3", "#0072B2", "#08305C"])
 _MOST_BUBBLE_CLIENTS: Final = 50

@@ -21,7 +21,7 @@ from fedsim.report.figures import (
     tidy,
     width_of,
 )
-from fedsim.report.run_folder import RunFolder, run_labels
+from fedsim.runs.folder import RunFolder, run_labels
 
 
 def per_class_plots(folders: Sequence[RunFolder]) -> list[Plot]:

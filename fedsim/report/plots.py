@@ -11,7 +11,7 @@ from fedsim.report.curves import learning_curves
 from fedsim.report.figures import Plot, png
 from fedsim.report.partition import partition_plot, partition_plots
 from fedsim.report.per_class import per_class_plots
-from fedsim.report.run_folder import RunFolder
+from fedsim.runs.folder import RunFolder
 
 __all__ = [
     "Plot",

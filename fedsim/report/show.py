@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.atomic import size_on_disk
-from fedsim.report.run_folder import RunFolder
 from fedsim.report.wording import (
     ABSENT,
     direction,
@@ -24,6 +23,7 @@ from fedsim.report.wording import (
     rounds_text,
     split_name,
 )
+from fedsim.runs.folder import RunFolder
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _TREND_WIDTH: Final = 40

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
-from fedsim.report.run_folder import RunFolder
+from fedsim.runs.folder import RunFolder
 
 GROUPS: Final = ("Global", "Clients", "Other heads", "Training", "Other")
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fedsim.records import Tensors
+from fedsim.flower.records import Tensors
 
 
 def proximal_penalty(params: Tensors, anchor: Tensors, mu: float) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from fedsim.config import RunConfig, TrainingConfig
+from fedsim.config.run import RunConfig, TrainingConfig
 from fedsim.errors import FedsimError
-from fedsim.records import Tensors
+from fedsim.flower.records import Tensors
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
 

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from fedsim.config import TrainingConfig
+from fedsim.config.run import TrainingConfig
 from fedsim.models.base import Classifier
 
 

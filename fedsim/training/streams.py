@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.client import Annotation, Extras, Phase, State, Stream
-from fedsim.config import TrainingConfig
+from fedsim.config.run import TrainingConfig
 from fedsim.data.config import StrongView
 from fedsim.data.transforms import strong_view
+from fedsim.federated.client import Annotation, Extras, Phase, State, Stream
+from fedsim.flower.records import Tensors
 from fedsim.randomness import torch_draws, torch_seed
-from fedsim.records import Tensors
 from fedsim.training.batches import BatchPlan, Ints, joined, plan_batches
 from fedsim.training.precision import autocast
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from fedsim.client import Audit, Batch, Client, Extras, Phase, State
-from fedsim.config import TrainingConfig
+from fedsim.config.run import TrainingConfig
 from fedsim.data.transforms import augment, normalize
+from fedsim.federated.client import Audit, Batch, Client, Extras, Phase, State
+from fedsim.flower.records import Tensors
 from fedsim.randomness import torch_draws, torch_seed
-from fedsim.records import Tensors
 from fedsim.training.batches import Ints
+from fedsim.training.dp_sgd import PrivateSteps
 from fedsim.training.optimizers import Optimizer, clip
 from fedsim.training.precision import autocast
-from fedsim.training.private_steps import PrivateSteps
-from fedsim.training.recording import Recorder, Step
+from fedsim.training.step_cache import Recorder, Step
 from fedsim.training.streams import Annotated, Feed, Feeder, Work
 
 

@@ -27,8 +27,8 @@ def run(
     The data are CIFAR-10 where `data_root` has it, else synthetic of the same shape.
     """
     begun = time.perf_counter()
-    from fedsim.config import resolve
-    from fedsim.simulation import Simulation
+    from fedsim.config.resolve import resolve
+    from fedsim.runs.simulation import Simulation
 
     real = data_root is not None and any(data_root.glob("cifar*10*"))
     data = {"data.name": "cifar10", "data.root": data_root} if real else {}

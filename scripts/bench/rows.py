@@ -112,8 +112,8 @@ class _LocalClock:
 
 def fedsim(workload: Workload, meter: Meter, *, mode: str, workers: int = 0) -> Outcome:
     """Run fedsim in this process, or on so many Ray workers."""
-    from fedsim.config import resolve
-    from fedsim.simulation import Simulation
+    from fedsim.config.resolve import resolve
+    from fedsim.runs.simulation import Simulation
 
     engine: dict[str, Any] = {"engine.name": "inprocess", "engine.device": str(meter.device)}
     if workers:

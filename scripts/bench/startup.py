@@ -14,7 +14,7 @@ def main(begun: float, out: str) -> None:
     """Run the quickstart until its first round is over; print seconds since the import and since the start."""
     imported = time.time()
     import fedsim
-    from fedsim.progress import Quiet
+    from fedsim.runs.progress import Quiet
 
     class FirstRound(Quiet):
         def round_done(self, server_round: int, metrics: dict[str, float]) -> None:

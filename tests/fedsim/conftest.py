@@ -1,37 +1,81 @@
-"""The command line in this process, and one small finished run for all who only look at it."""
-
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from tiny_runs import TINY, Cli, Outcome
+import yaml
 
-import fedsim
-from fedsim.cli import main
+MakeRun = Callable[..., Path]
+
+CONFIG = {
+    "name": None,
+    "seed": 7,
+    "rounds": 4,
+    "clients": 3,
+    "strategy": {"name": "fedloge", "mu": 0.01},
+    "data": {"name": "digits", "imbalance_factor": 1.0, "partition": {"name": "dirichlet", "alpha": 0.3}},
+    "model": {"name": "cnn", "width": None},
+    "engine": {"name": "auto", "threads": 1},
+}
+
+# Two evaluations, in rounds 2 and 4; a third value of the loss in between.
+ROWS = [
+    {"round": 1, "time_s": 0.5, "metrics": {"train/loss": 2.0}},
+    {"round": 2, "time_s": 1.0, "metrics": {"train/loss": 1.5, "global/accuracy": 0.25, "global/loss": 1.75}},
+    {"round": 3, "time_s": 1.5, "metrics": {"train/loss": 1.0}},
+    {
+        "round": 4,
+        "time_s": 2.0,
+        "metrics": {
+            "train/loss": 0.5,
+            "global/accuracy": 0.875,
+            "global/loss": 0.5,
+            "clients/accuracy": 0.75,
+            "global_psi/accuracy": 0.9,
+        },
+    },
+]
+COUNTS = [[5, 0, 1], [0, 7, 0], [2, 2, 2]]
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run a command line in this process."""
+def make_run(tmp_path: Path) -> MakeRun:
+    """Write a run folder and return its path; a part given as None is left out."""
 
-    def run(*arguments: str | Path) -> Outcome:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        assert isinstance(end.value.code, int)
-        return Outcome(end.value.code, *capsys.readouterr())
+    def make(
+        folder: str = "run",
+        rows: Sequence[Mapping[str, Any]] | None = ROWS,
+        summary: Mapping[str, Any] | None = {},
+        counts: Any = COUNTS,
+        config: Mapping[str, Any] = {},
+        environment: Mapping[str, Any] | None = {"python": "3.11", "versions": {"torch": "2.11"}},
+    ) -> Path:
+        path = tmp_path / folder
+        path.mkdir(parents=True)
+        (path / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **config}, sort_keys=False))
+        if environment is not None:
+            (path / "environment.json").write_text(json.dumps(environment))
+        if rows is not None:
+            (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if counts is not None:
+            np.savez(path / "partition.npz", label_counts=np.asarray(counts))
+        if summary is not None:
+            ended = {
+                "status": "finished",
+                "name": folder,
+                "rounds_done": 4,
+                "rounds": 4,
+                "engine": {"name": "inprocess"},
+                "wall_time_s": 125.0,
+                "model_sha256": "ab" * 32,
+                "metrics": rows[-1]["metrics"] if rows else {},
+                "per_class_accuracy": [0.9, 0.5, None],
+                "class_counts": [7, 9, 3],
+                "failures": 0,
+            }
+            (path / "summary.json").write_text(json.dumps({**ended, **summary}))
+        return path
 
-    return run
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out plots and report, which take most of a small run's time."""
-    monkeypatch.setattr("fedsim.runner._write_pictures", lambda folder: None)
-
-
-@pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a finished run of TINY, without pictures; nobody writes to it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedsim.runner._write_pictures", lambda folder: None)
-        return fedsim.run(TINY, overrides={"out": str(tmp_path_factory.mktemp("runs"))}).folder
+    return make

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
-from tiny_runs import TINY_FLAGS, Cli
+
+from tests.tiny_runs import TINY_FLAGS, Cli
 
 # (command line, what its one line says, parts of it left out as ...); {port} is filled in. They run in `place`.
 CASES = [

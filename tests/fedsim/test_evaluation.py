@@ -77,7 +77,7 @@ def test_the_last_round_is_evaluated_once(tmp_path, no_pictures, monkeypatch):
     options = {"out": str(tmp_path), "name": "r", "clients": 3, "rounds": 2, "model.name": "logistic"}
     result = fedsim.run(options)
     assert len(scored) == 2
-    summary = fedsim.report.run_folder.RunFolder.open(result.folder).summary
+    summary = fedsim.runs.folder.RunFolder.open(result.folder).summary
     assert summary.per_class_accuracy == scored[-1]["model"].per_class.tolist()
     assert np.mean(summary.per_class_accuracy) == pytest.approx(result.final["global/accuracy"])
     fedsim.resume(result.folder)  # whose last round was evaluated in another process, for all that is known
@@ -87,7 +87,7 @@ def test_the_last_round_is_evaluated_once(tmp_path, no_pictures, monkeypatch):
 def test_a_run_does_not_import_scikit_learn(tmp_path):
     options = {"out": str(tmp_path), "clients": 3, "rounds": 1, "model.name": "logistic", "eval_metrics": "all"}
     program = (
-        "import sys; from fedsim import runner; runner._write_pictures = id; "
+        "import sys; from fedsim.runs import runner; runner._write_pictures = id; "
         f"runner.run({options | {'data.partition': 'iid'}!r}); print('sklearn' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

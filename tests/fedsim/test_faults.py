@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tiny_runs import TINY, Cli
 
 import fedsim
-import fedsim.simulation
-from fedsim.checkpoint import load_latest
-from fedsim.config import FaultsConfig, resolve
+import fedsim.runs.simulation
+from fedsim.config.resolve import resolve
+from fedsim.config.run import FaultsConfig
 from fedsim.faults import fault_of
-from fedsim.records import to_tensors
-from fedsim.runner import sha256
-from fedsim.simulation import Simulation
+from fedsim.flower.records import to_tensors
+from fedsim.runs.checkpoint import load_latest
+from fedsim.runs.runner import sha256
+from fedsim.runs.simulation import Simulation
+from tests.tiny_runs import TINY, Cli
 
 FAULTY = {**TINY, "clients": 8, "rounds": 4, "faults": {"dropout": 0.2, "error": 0.15, "nan": 0.15}}
 REASONS = {
@@ -62,7 +63,7 @@ def faulty_runs(tmp_path_factory: pytest.TempPathFactory) -> list[fedsim.RunResu
     """Two runs of FAULTY."""
     folder = str(tmp_path_factory.mktemp("faulty"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedsim.runner._write_pictures", lambda folder: None)
+        patch.setattr("fedsim.runs.runner._write_pictures", lambda folder: None)
         return [fedsim.run(FAULTY, overrides={"out": folder, "name": name}) for name in ("first", "second")]
 
 
@@ -109,9 +110,9 @@ def test_the_aggregate_is_that_of_the_others(fault: str, strategy: str, monkeypa
         return state.tensors, engine.states.committed()
 
     tensors, kept = one_round()
-    sample = fedsim.simulation.draw_cohort
+    sample = fedsim.runs.simulation.draw_cohort
     monkeypatch.setattr(
-        fedsim.simulation, "draw_cohort", lambda *a: [client for client in sample(*a) if client not in failed]
+        fedsim.runs.simulation, "draw_cohort", lambda *a: [client for client in sample(*a) if client not in failed]
     )
     others, others_kept = one_round(**{f"faults.{fault}": 0.0})
     assert tensors.keys() == others.keys()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import fedsim
-from fedsim.config import resolve
+from fedsim.config.resolve import resolve
 from fedsim.data import federate
 from fedsim.models.build import build_model
 from fedsim.training.batches import plan_batches

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from fedsim.config import find_config, preset_names, presets_folder, resolve
+from fedsim.config.resolve import find_config, preset_names, presets_folder, resolve
 
 PRESETS = sorted(preset_names())
 

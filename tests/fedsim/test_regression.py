@@ -6,14 +6,14 @@ import torch
 from rich.console import Console
 
 import fedsim
-from fedsim.config import resolve
+from fedsim.config.resolve import resolve
 from fedsim.errors import FedsimError
 from fedsim.report.curves import learning_curves
-from fedsim.report.run_folder import RunFolder
 from fedsim.report.show import render_summary
-from fedsim.runner import load_run_model
-from fedsim.simulation import Simulation
-from fedsim.unlearn.source import open_source
+from fedsim.runs.folder import RunFolder
+from fedsim.runs.runner import load_run_model
+from fedsim.runs.simulation import Simulation
+from unlearning.pipeline.source import open_source
 
 LINEAR = {
     "data": {"name": "linear", "linear": {"d": 6, "n": 400, "sigma": 0.5, "n_test": 300}, "partition": "iid"},

@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from fedsim import registry
-from fedsim.checkpoint import Checkpoint
-from fedsim.config import RunConfig, resolve
+from fedsim.config.resolve import resolve
+from fedsim.config.run import RunConfig
 from fedsim.engine.base import Engine
+from fedsim.federated import registry
+from fedsim.federated.registry import load_strategy
+from fedsim.federated.server import sample_cohort
+from fedsim.flower.records import Tensors, to_tensors
 from fedsim.models.build import has_batch_coupling
 from fedsim.randomness import generator
-from fedsim.records import Tensors, to_tensors
-from fedsim.registry import load_strategy
-from fedsim.server import sample_cohort
-from fedsim.simulation import RunState, Simulation
+from fedsim.runs.checkpoint import Checkpoint
+from fedsim.runs.simulation import RunState, Simulation
 from fedsim.training.batches import plan_batches
 
 BASE: dict[str, Any] = {

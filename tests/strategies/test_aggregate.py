@@ -15,16 +15,15 @@ from flwr.app import ArrayRecord
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from small_runs import assert_same_bits
 
-from fedsim.client import Batch, Extras
-from fedsim.config import resolve
+from fedsim.config.resolve import resolve
 from fedsim.data.federation import federate
 from fedsim.data.partition import Partition
 from fedsim.errors import FedsimError
+from fedsim.federated.client import Batch, Extras
+from fedsim.flower.records import to_tensors
 from fedsim.privacy.guarantees import guarantees
-from fedsim.records import to_tensors
-from fedsim.simulation import Simulation
+from fedsim.runs.simulation import Simulation
 from strategies.aggregate import (
     AggregateConfig,
     add_noise,
@@ -37,6 +36,7 @@ from strategies.aggregate import (
     squared_errors,
 )
 from strategies.aggregate_theory import solution
+from tests.strategies.small_runs import assert_same_bits
 
 LINEAR = {
     "strategy": {"name": "aggregate", "bag_size": 4, "rho": 0.1, "epsilon": 1.0},
@@ -349,7 +349,7 @@ def test_noise_is_drawn_once_and_the_same_in_another_process():
     advanced(simulation, 3)
     assert_same_bits({"y": simulation.worker.train_set.y}, {"y": targets})
     code = (
-        f"from fedsim.config import resolve; from fedsim.data import federate; "
+        f"from fedsim.config.resolve import resolve; from fedsim.data import federate; "
         f"from strategies.aggregate import aggregate_responses as hold; config = resolve({LINEAR!r}); "
         f"print(hold(config, federate(config.data, config.clients, config.seed)).content_hash)"
     )

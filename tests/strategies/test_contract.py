@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from small_runs import assert_same_bits, begin, finished
 
-from fedsim.checkpoint import load_latest
 from fedsim.evaluation import TestSet
-from fedsim.registry import describe, load_strategy
-from fedsim.training import recording
+from fedsim.federated.registry import describe, load_strategy
+from fedsim.runs.checkpoint import load_latest
+from tests.strategies.small_runs import assert_same_bits, begin, finished
 
 METHODS = sorted(describe("strategies"))
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -32,7 +31,7 @@ def test_recorded_steps_come_to_the_bits_of_those_called(method, monkeypatch):
     together = {"model.dropout": 0.3, "training.cohort": "vectorized", "training.chunk": 4, "rounds": 2}
     runs = []
     for patience in (10**9, 0):
-        monkeypatch.setattr(recording, "_PATIENCE", patience)
+        monkeypatch.setattr(step_cache, "_PATIENCE", patience)
         runs.append(finished(method, together))
     called, recorded = runs
     assert_same_bits(recorded.tensors, called.tensors)

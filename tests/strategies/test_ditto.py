@@ -2,9 +2,9 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from small_runs import assert_same_bits, batches_of, begin, finished, names_sent
 
-from fedsim.records import Tensors
+from fedsim.flower.records import Tensors
+from tests.strategies.small_runs import assert_same_bits, batches_of, begin, finished, names_sent
 
 
 def test_the_global_path_is_fedavg():

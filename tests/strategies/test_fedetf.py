@@ -1,10 +1,10 @@
 import pytest
 import torch
-from small_runs import assert_same_bits, begin, finished
 
-from fedsim.client import Batch, Extras
 from fedsim.errors import FedsimError
+from fedsim.federated.client import Batch, Extras
 from fedsim.models.etf import ideal_angle, pairwise_angles
+from tests.strategies.small_runs import assert_same_bits, begin, finished
 
 
 def test_the_loss_is_cross_entropy_against_the_fixed_classifier():

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_runs import assert_same_bits, begin, finished, halves
 
-from fedsim.client import Batch, Extras, State, Update
+from fedsim.federated.client import Batch, Extras, State, Update
 from fedsim.training.batches import plan_batches
 from fedsim.training.objectives import kl_divergence
 from strategies.fedlabel import FedLabelClient, FedLabelConfig, assimilate, confidence
+from tests.strategies.small_runs import assert_same_bits, begin, finished, halves
 
 SMALL = {
     "data.max_per_class": 40, "data.imbalance_factor": 1.0, "data.labelled_fraction": 0.3, "model.norm": "none",

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_runs import assert_cohorts_agree, assert_same_bits, batches_of, begin, finished, halves
 
-from fedsim.client import Batch, Client
-from fedsim.server import Server
+from fedsim.federated.client import Batch, Client
+from fedsim.federated.server import Server
 from strategies.fedld import FedLDClient, margin_penalty, num_kept, principal_weights
+from tests.strategies.small_runs import assert_cohorts_agree, assert_same_bits, batches_of, begin, finished, halves
 
 
 def round_of(run):

@@ -8,15 +8,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_runs import assert_cohorts_agree, assert_same_bits, batches_of, begin, finished, halves, names_sent
 
-import fedsim.simulation
-from fedsim.checkpoint import load_latest
-from fedsim.client import Batch, Extras, State
+import fedsim.runs.simulation
+from fedsim.engine.worker import score
 from fedsim.evaluation import TestSet
+from fedsim.federated.client import Batch, Extras, State
+from fedsim.runs.checkpoint import load_latest
 from fedsim.training.trainer import Trainer
-from fedsim.worker import score
 from strategies.fedloge import FedLoGeClient, FedLoGeServer, realign_global, realign_personal
+from tests.strategies.small_runs import (
+    assert_cohorts_agree,
+    assert_same_bits,
+    batches_of,
+    begin,
+    finished,
+    halves,
+    names_sent,
+)
 
 # (a) formulas against slow twins
 
@@ -263,7 +271,7 @@ def test_a_client_goes_on_with_the_head_it_left(monkeypatch):
         return train(self, start, constants, works, server_round)
 
     rounds = iter(cohorts.values())
-    monkeypatch.setattr(fedsim.simulation, "draw_cohort", lambda *_: next(rounds))
+    monkeypatch.setattr(fedsim.runs.simulation, "draw_cohort", lambda *_: next(rounds))
     monkeypatch.setattr(Trainer, "train", spy)
     run = begin("fedloge", {"cohort": 2, "rounds": 5, "eval_clients": "none"})
     run.advance(1)

@@ -1,9 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small_runs import assert_cohorts_agree, batches_of, begin, cohort_of, finished
 
 from fedsim.errors import FedsimError
+from tests.strategies.small_runs import assert_cohorts_agree, batches_of, begin, cohort_of, finished
 
 EXACT = {"model.norm": "none", "training.precision": "float64"}
 

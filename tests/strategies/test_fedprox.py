@@ -1,8 +1,8 @@
 import pytest
 import torch
-from small_runs import assert_same_bits, batches_of, finished
 
 from fedsim.training.objectives import proximal_penalty
+from tests.strategies.small_runs import assert_same_bits, batches_of, finished
 
 ALONE = {"rounds": 1, "clients": 1, "model.norm": "none", "training.precision": "float64"}
 

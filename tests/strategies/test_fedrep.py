@@ -1,7 +1,7 @@
 import torch
-from small_runs import begin, finished, halves, names_sent
 
 from strategies.fedrep import FedRepClient
+from tests.strategies.small_runs import begin, finished, halves, names_sent
 
 
 def is_head(name):

@@ -1,10 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small_runs import begin
 
-from fedsim.client import Batch, Extras
+from fedsim.federated.client import Batch, Extras
 from fedsim.training.batches import plan_batches
+from tests.strategies.small_runs import begin
 
 SMALL = {
     "data.max_per_class": 40, "data.imbalance_factor": 1.0, "data.labelled_fraction": 0.3, "model.norm": "none",

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from flwr.serverapp import strategy as flower
-from small_runs import BASE, begin, finished, halves
 
-from fedsim.client import Client
 from fedsim.errors import FedsimError
-from fedsim.registry import describe, load_strategy
+from fedsim.federated.client import Client
+from fedsim.federated.registry import describe, load_strategy
 from strategies.flower import _server
+from tests.strategies.small_runs import BASE, begin, finished, halves
 
 FLOWERS = sorted(name for name, (module, _) in describe("strategies").items() if module == "strategies.flower")
 

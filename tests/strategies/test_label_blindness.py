@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_runs import Run, assert_same_bits, configure
 
 from fedsim.data.federation import federate
-from fedsim.registry import describe
-from fedsim.simulation import Simulation
+from fedsim.federated.registry import describe
+from fedsim.runs.simulation import Simulation
+from tests.strategies.small_runs import Run, assert_same_bits, configure
 
 OPTIONS = {"data.labelled_fraction": 0.3, "cohort": 3, "rounds": 2, "training.steps": None, "eval_clients": "none"}
 

@@ -3,9 +3,17 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from small_runs import assert_cohorts_agree, assert_same_bits, batches_of, begin, cohort_of, finished, names_sent
 
 from strategies.moon import model_contrastive
+from tests.strategies.small_runs import (
+    assert_cohorts_agree,
+    assert_same_bits,
+    batches_of,
+    begin,
+    cohort_of,
+    finished,
+    names_sent,
+)
 
 EXACT = {"training.precision": "float64"}
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import begin, halves
 
-from fedsim.client import Client, Update
+from fedsim.federated.client import Client, Update
+from fedsim.federated.registry import describe
+from fedsim.flower.records import scalars
 from fedsim.privacy.ledger import undeclared
-from fedsim.records import scalars
-from fedsim.registry import describe
+from tests.strategies.small_runs import begin, halves
 
 
 def items_of(record_sets: Any, model: set[str], kind: str) -> Iterator[str]:

@@ -1,10 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small_runs import assert_cohorts_agree, batches_of, begin, cohort_of, finished, halves
 
-from fedsim.client import Client
 from fedsim.errors import FedsimError
+from fedsim.federated.client import Client
+from tests.strategies.small_runs import assert_cohorts_agree, batches_of, begin, cohort_of, finished, halves
 
 EXACT = {"model.norm": "none", "training.precision": "float64"}
 

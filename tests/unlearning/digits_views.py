@@ -12,7 +12,7 @@ from fedsim.data.config import DataConfig
 from fedsim.data.datasets import load_dataset
 from fedsim.models.build import build_model
 from fedsim.models.config import ModelConfig
-from fedsim.unlearn.seam import View, load_unlearning
+from unlearning.api.view import View, load_unlearning
 
 DIGIT = 3
 

@@ -3,7 +3,8 @@
 from functools import cache
 
 import pytest
-from digits_views import DIGIT, accuracy, apply, new_model, of_class, train, view
+
+from tests.unlearning.digits_views import DIGIT, accuracy, apply, new_model, of_class, train, view
 
 
 @cache

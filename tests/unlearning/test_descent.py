@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from digits_views import apply, assert_same_bits, differs, few, gradient, new_model
 
-from fedsim.unlearn.blocks import blocks, reset, tail
-from fedsim.unlearn.steps import other_labels, sample
+from tests.unlearning.digits_views import apply, assert_same_bits, differs, few, gradient, new_model
 from unlearning.l1_sparse import penalty_at
+from unlearning.parts.blocks import blocks, reset, tail
+from unlearning.parts.steps import other_labels, sample
 from unlearning.unsir import UnsirConfig, adverse_noise
 
 ONE_STEP = {"epochs": 1, "batch_size": 1000, "momentum": 0, "weight_decay": 0, "lr": 0.1}

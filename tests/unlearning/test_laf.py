@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from digits_views import apply, assert_same_bits, differs, few, new_model
 
-from fedsim.unlearn.vae import Vae, kl_to_standard, new_vae, squared_error
+from tests.unlearning.digits_views import apply, assert_same_bits, differs, few, new_model
 from unlearning import laf
 from unlearning.laf import LafConfig, alignment_loss, distance, fit, saturate, unlearning_loss
+from unlearning.parts.vae import Vae, kl_to_standard, new_vae, squared_error
 
 SHORT = {"epochs": 2, "min_steps": 0, "vae_epochs": 2, "batch_size": 16}
 

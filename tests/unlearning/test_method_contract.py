@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from digits_views import apply, assert_same_bits, differs, few, new_model
 
 from fedsim.errors import FedsimError
-from fedsim.unlearn.methods import describe_unlearning
-from fedsim.unlearn.seam import load_unlearning
+from tests.unlearning.digits_views import apply, assert_same_bits, differs, few, new_model
+from unlearning.api.registry import describe_unlearning
+from unlearning.api.view import load_unlearning
 
-# Those that work on the federation are tested in tests/fedsim/unlearn/test_federation.py.
+# Those that work on the federation are tested in tests/unlearning/api/test_federation.py.
 METHODS = sorted(name for name in describe_unlearning() if not load_unlearning(name).needs.federation)
 MODELS = [("logistic", None), ("mlp", "batch"), ("cnn", "group"), ("resnet8", "batch"), ("vit", None)]
 REFUSED = {

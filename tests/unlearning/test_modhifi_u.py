@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from digits_views import apply, assert_same_bits, differs, few, new_model
 
 from fedsim.models.fidelity import component_sums, editable_layers, singleton_fidelity
+from tests.unlearning.digits_views import apply, assert_same_bits, differs, few, new_model
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from digits_views import apply, assert_same_bits, differs, few, new_model
 
+from tests.unlearning.digits_views import apply, assert_same_bits, differs, few, new_model
 from unlearning.ct import transpose_kernels
 from unlearning.msg import kernel_names
 from unlearning.not_ import negate_first

@@ -1,10 +1,10 @@
 """The attack on hidden classes is measured for every model with batch norm, and for no other."""
 
 import torch
-from digits_views import new_model, of_class, train, view
 
-from fedsim.unlearn.measure import measure
-from fedsim.unlearn.roles import Roles
+from tests.unlearning.digits_views import new_model, of_class, train, view
+from unlearning.pipeline.measure import measure
+from unlearning.pipeline.roles import Roles
 
 
 def test_a_class_hidden_by_shifted_statistics_is_found_again():

@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from digits_views import apply, assert_same_bits, differs, new_model, train, view
 
 from fedsim.errors import FedsimError
-from fedsim.unlearn.steps import union
+from tests.unlearning.digits_views import apply, assert_same_bits, differs, new_model, train, view
+from unlearning.parts.steps import union
 
 EPOCHS = 5
 

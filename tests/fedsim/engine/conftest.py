@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedsim.config import EngineConfig
+from fedsim.config.run import EngineConfig
 from fedsim.engine.base import Engine
 
 

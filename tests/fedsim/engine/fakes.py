@@ -11,12 +11,12 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.apps import AppWorker
-from fedsim.config import RunConfig
+from fedsim.config.run import RunConfig
 from fedsim.data.federation import FederatedData
-from fedsim.engine.flower_internals import node_of
-from fedsim.records import to_record, to_tensors
-from fedsim.worker import Reply, Worker
+from fedsim.engine.worker import Reply, Worker
+from fedsim.flower.apps import AppWorker
+from fedsim.flower.internals import node_of
+from fedsim.flower.records import to_record, to_tensors
 
 
 class EchoWorker:

@@ -10,21 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fakes
 import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedMedian
 
-from fedsim.config import HistoryConfig, resolve
+import tests.fedsim.engine.fakes as fakes
+from fedsim.config.resolve import resolve
+from fedsim.config.run import HistoryConfig
 from fedsim.engine.base import Engine
-from fedsim.engine.flower_internals import client_of, node_of
 from fedsim.engine.inprocess import InProcessEngine
-from fedsim.history import HistoryWriter
-from fedsim.records import to_record
-from fedsim.simulation import RunState, Simulation
-from fedsim.worker import Worker
+from fedsim.engine.worker import Worker
+from fedsim.flower.internals import client_of, node_of
+from fedsim.flower.records import to_record
+from fedsim.runs.history import HistoryWriter
+from fedsim.runs.simulation import RunState, Simulation
 
 MakeEngine = Callable[..., Engine]
 
@@ -298,7 +299,7 @@ def test_a_worker_that_dies_changes_no_bit(ray_engine: MakeEngine, undisturbed, 
 
 
 def cohort_of(sim: Simulation, server_round: int) -> list[int]:
-    from fedsim.server import draw_cohort
+    from fedsim.federated.server import draw_cohort
 
     return list(draw_cohort(sim.config, sim.data.partition.sizes, server_round))
 

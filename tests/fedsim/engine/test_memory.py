@@ -9,13 +9,14 @@ import pytest
 
 SCRIPT = """
 import resource, sys
-import fakes, torch
+import torch
+import tests.fedsim.engine.fakes as fakes
 from flwr.app import ConfigRecord, Message, RecordDict
-from fedsim.client import State
-from fedsim.engine.flower_internals import node_of
+from fedsim.federated.client import State
+from fedsim.flower.internals import node_of
 from fedsim.engine.inprocess import InProcessEngine
-from fedsim.records import to_record, to_tensors
-from fedsim.server import Server
+from fedsim.flower.records import to_record, to_tensors
+from fedsim.federated.server import Server
 
 size, cohort, chunk = map(int, sys.argv[1:])
 server = object.__new__(Server)  # its aggregation needs little more than the tensors of round 0
@@ -42,10 +43,10 @@ print((peak_bytes() - before) / (4 * size))
 @pytest.mark.parametrize(("size", "cohort"), [(1_000_000, 60), pytest.param(10_000_000, 1000, marks=pytest.mark.slow)])
 def test_in_models(size: int, cohort: int) -> None:
     """A cohort of 1,000 with 10 M parameters takes less than 12 models, five of which are a chunk's replies."""
-    here = Path(__file__).parent
+    path = os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(size), str(cohort), "5"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *sys.path]), "MALLOC_MMAP_THRESHOLD_": "1000000"},
+        env={**os.environ, "PYTHONPATH": path, "MALLOC_MMAP_THRESHOLD_": "1000000"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

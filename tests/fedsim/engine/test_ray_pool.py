@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import fakes
 import numpy as np
 import pytest
 
+import tests.fedsim.engine.fakes as fakes
 from fedsim.engine.base import Engine
 from fedsim.errors import FedsimError
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.checkpoint import load_latest
+from fedsim.runs.checkpoint import load_latest
 
 MARK = "FEDSIM_TEST_MARK"
 
@@ -111,8 +111,8 @@ def test_kill_leaves_no_process_either(tmp_path: Path, marked: dict[str, str]) -
 
 WATCHED = """
 import json, sys, time, urllib.request
-from fedsim.config import resolve
-from fedsim.simulation import Simulation
+from fedsim.config.resolve import resolve
+from fedsim.runs.simulation import Simulation
 
 port = int(sys.argv[1])
 config = {"strategy": "fedavg", "clients": 8, "data.partition": "iid", "rounds": 99, "faults.dropout": 0.2,
@@ -194,17 +194,17 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path, marked: dict[st
 WITHOUT_RAY = """
 import json, sys
 sys.modules["ray"] = None  # as where it is not installed
-import fedsim.cli, fedsim.runner
+import fedsim.cli.main, fedsim.runs.runner
 from fedsim.errors import FedsimError
 
-fedsim.runner._write_pictures = lambda folder: None
+fedsim.runs.runner._write_pictures = lambda folder: None
 config = {"strategy": "fedavg", "clients": 4, "rounds": 1, "out": sys.argv[1], "data.partition": "iid"}
-result = fedsim.runner.run(config, overrides={"name": "fine"})
+result = fedsim.runs.runner.run(config, overrides={"name": "fine"})
 assert result.config.engine.name == "inprocess"
 refused = []
 for number, option in enumerate([{"engine.name": "ray"}, {"engine.num_workers": 2}, {"engine.dashboard": True}]):
     try:
-        fedsim.runner.run(config, overrides={"name": f"refused-{number}", **option})
+        fedsim.runs.runner.run(config, overrides={"name": f"refused-{number}", **option})
     except FedsimError as error:
         refused.append(str(error))
 import fedsim.engine.ray

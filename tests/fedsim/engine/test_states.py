@@ -7,10 +7,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim.engine.record_file import read_records, require_whole, write_records
+from fedsim.engine.client_state_file import read_records, require_whole, write_records
 from fedsim.engine.states import ClientStates
 from fedsim.errors import FedsimError
-from fedsim.records import to_record
+from fedsim.flower.records import to_record
 
 CLIENTS = st.integers(0, 4)
 ACTIONS = st.one_of(

@@ -10,8 +10,7 @@ from fedsim.models import ModelConfig
 from fedsim.models.base import Classifier, group_norm
 from fedsim.models.build import build_model, has_batch_coupling
 from fedsim.models.config import MODELS
-
-from .zoo import NUM_CLASSES, VARIANTS, inputs, small_model
+from tests.fedsim.models.zoo import NUM_CLASSES, VARIANTS, inputs, small_model
 
 
 @pytest.mark.parametrize(("name", "norm"), VARIANTS)

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from fedsim.models.fidelity import component_sums, editable_layers
-
-from .zoo import inputs, small_model
+from tests.fedsim.models.zoo import inputs, small_model
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from torch.nn.functional import cross_entropy
 from fedsim.models.base import Classifier
 from fedsim.models.config import MODELS
 from fedsim.models.functional import FunctionalModel
-
-from .zoo import NUM_CLASSES, VARIANTS, inputs, small_config, small_model
+from tests.fedsim.models.zoo import NUM_CLASSES, VARIANTS, inputs, small_config, small_model
 
 NUM_CLIENTS, BATCH = 3, 4
 Tensors = dict[str, Tensor]

@@ -8,16 +8,16 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, RecordDict
 
-from fedsim.client import State, Update
-from fedsim.config import resolve
+from fedsim.config.resolve import resolve
 from fedsim.engine.base import Engine
 from fedsim.errors import FedsimError
+from fedsim.federated.client import State, Update
+from fedsim.federated.server import poisson_cohort
+from fedsim.flower.records import Tensors, to_record
 from fedsim.privacy.accountant import gaussian_epsilon
 from fedsim.privacy.central import UNCLIPPED, CentralPrivacy, clipped_updates, joint_norms
 from fedsim.privacy.config import ClientPrivacyConfig
-from fedsim.records import Tensors, to_record
-from fedsim.server import poisson_cohort
-from fedsim.simulation import RunState, Simulation
+from fedsim.runs.simulation import RunState, Simulation
 
 START = {"w": torch.zeros(3, 4), "b": torch.zeros(())}
 
@@ -232,7 +232,7 @@ def test_poisson_cohorts_are_independent_coins():
 
 
 def test_the_clipping_norm_is_part_of_a_checkpoint(tmp_path):
-    from fedsim.checkpoint import load_latest
+    from fedsim.runs.checkpoint import load_latest
 
     adaptive = {"noise_multiplier": 0.3, "clipping": "adaptive", "quantile_noise": 1.0}
     simulation, state, engine = begin(adaptive, {"rounds": 4})

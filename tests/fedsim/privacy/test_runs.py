@@ -12,12 +12,12 @@ import yaml
 from rich.console import Console
 
 import fedsim
-from fedsim.config import resolve
+from fedsim.config.resolve import resolve
 from fedsim.privacy.accountant import Gaussian, epsilon, gaussian_epsilon, rdp_epsilon
 from fedsim.privacy.guarantees import Guarantee, composed, guarantees
 from fedsim.privacy.ledger import Ledger, Release, Spent
 from fedsim.privacy.show import format_epsilon, render_ledger
-from fedsim.simulation import Simulation
+from fedsim.runs.simulation import Simulation
 
 TINY = {
     "clients": 6, "rounds": 4, "eval_every": 100, "model": {"name": "mlp", "hidden": [16]},

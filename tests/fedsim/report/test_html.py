@@ -10,9 +10,8 @@ from markupsafe import Markup
 from fedsim.errors import FedsimError
 from fedsim.report.html import Section, render_report, write_report
 from fedsim.report.plots import Plot, partition_plot
-from fedsim.report.run_folder import RunFolder
-
-from .conftest import MakeRun
+from fedsim.runs.folder import RunFolder
+from tests.fedsim.conftest import MakeRun
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 

@@ -18,9 +18,8 @@ from fedsim.report.plots import (
     png,
     write_plots,
 )
-from fedsim.report.run_folder import RunFolder
-
-from .conftest import MakeRun
+from fedsim.runs.folder import RunFolder
+from tests.fedsim.conftest import MakeRun
 
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 

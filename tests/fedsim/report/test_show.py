@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedsim.report.run_folder import RunFolder
 from fedsim.report.show import render_summary, sparkline
-
-from .conftest import ROWS, MakeRun
+from fedsim.runs.folder import RunFolder
+from tests.fedsim.conftest import ROWS, MakeRun
 
 
 def shown(folder: RunFolder, width: int = 200) -> str:

@@ -2,7 +2,6 @@ import math
 
 import pytest
 
-from fedsim.report.run_folder import RunFolder
 from fedsim.report.wording import (
     best_of,
     direction,
@@ -14,8 +13,8 @@ from fedsim.report.wording import (
     metric_label,
     rounds_text,
 )
-
-from .conftest import MakeRun
+from fedsim.runs.folder import RunFolder
+from tests.fedsim.conftest import MakeRun
 
 NAN = math.nan
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedsim.client import Annotation, Client, Extras, Phase, State
-from fedsim.config import resolve
+from fedsim.config.resolve import resolve
 from fedsim.data.config import StrongView
+from fedsim.federated.client import Annotation, Client, Extras, Phase, State
 from fedsim.models.build import build_model
 from fedsim.training.streams import Feeder, Work
 from fedsim.training.trainer import Trainer, TrainingData

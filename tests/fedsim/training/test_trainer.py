@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedsim.client import Client, Phase, State
-from fedsim.config import resolve
+from fedsim.config.resolve import resolve
+from fedsim.federated.client import Client, Phase, State
 from fedsim.models.build import build_model, has_batch_coupling
 from fedsim.models.config import ModelConfig
 from fedsim.training.batches import plan_batches
@@ -106,8 +106,8 @@ def test_all_at_once_is_one_after_another(norm, options):
 def test_small_models_are_trained_at_once_without_torchs_compiler(tmp_path):
     script = """
 import sys
-from fedsim.simulation import Simulation
-from fedsim.config import resolve
+from fedsim.runs.simulation import Simulation
+from fedsim.config.resolve import resolve
 s = Simulation(resolve({"clients": 4, "training": {"cohort": "vectorized"}}, {"engine.name": "inprocess"}))
 state, engine = s.begin(), s.engine()
 s.step(state, engine)

@@ -1,0 +1,148 @@
+"""From presets, YAML files and flags to one configuration; every mistake is told in one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from fedsim.config.errors import one_line, shown
+from fedsim.config.run import NAMED_SECTIONS, RunConfig, flatten
+from fedsim.errors import FedsimError, nearest
+from fedsim.federated.registry import describe, load_strategy
+
+Nested = dict[str, Any]
+
+
+def presets_folder() -> Path:
+    """Return the folder of the presets: inside the installed package, or `configs/` of a source tree."""
+    package = Path(__file__).parents[1]
+    return package / "presets" if (package / "presets").is_dir() else package.parent / "configs"
+
+
+def preset_names() -> dict[str, str]:
+    """Return {preset name: its first comment line}."""
+    return {
+        path.stem: path.read_text(encoding="utf-8").split("\n")[0].lstrip("# ")
+        for path in sorted(presets_folder().glob("*.yaml"))
+    }
+
+
+def read_yaml(path: Path) -> Nested:
+    """Return the mapping in a YAML file.
+
+    Raises
+    ------
+    FedsimError
+        If the file cannot be read or holds no mapping.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        if isinstance(content, dict):
+            list(flatten(content))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise FedsimError(f"{path}: cannot be read as a configuration ({reason}); give a YAML file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise FedsimError(f"{path}: {where}not valid YAML ({reason}); mend it") from None
+    except (RecursionError, ValueError) as error:  # an alias to what it is in; a date such as 2024-13-01
+        raise FedsimError(f"{path}: not a configuration ({' '.join(str(error).split())}); mend it") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise FedsimError(f"{path}: must hold `key: value` lines, got {shown(content)}")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML and refuses a key that is given twice, of which it would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen and key.value != "<<":
+                    problem = f"the key {key.value!r} is given twice"
+                    raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def find_config(name_or_path: str) -> Nested:
+    """Return the raw configuration of a preset, a YAML file or a run folder."""
+    given = Path(name_or_path)
+    for path in (presets_folder() / f"{name_or_path}.yaml", given, given / "config.yaml"):
+        if path.is_file():
+            return read_yaml(path)
+    names = preset_names()
+    raise FedsimError(f"--config {name_or_path}: neither a file nor a preset; {nearest(name_or_path, names)}")
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Return (dotted key, value) of `key.path=value`; the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", key.strip()):
+        raise FedsimError(f"--set {text}: must have the form key.path=value, such as training.lr=0.1")
+    try:
+        return key.strip(), yaml.load(value, _Loader)
+    except (yaml.YAMLError, ValueError):
+        raise FedsimError(f"--set {text}: the value is not valid YAML; quote it") from None
+
+
+def set_key(target: Nested, key: str, value: Any) -> None:
+    """Set a dotted key in nested mappings, in place. Another `name` drops the options that belonged to the old one."""
+    *parents, last = key.split(".")
+    path = []
+    for parent in parents:
+        path.append(parent)
+        inner = target.get(parent)
+        inner = {} if inner is None else inner
+        if not isinstance(inner, dict):
+            raise FedsimError(f"{key}: {'.'.join(path)} is the value {shown(inner)}, not a section")
+        target[parent] = inner
+        target = inner
+    section = ".".join(parents)
+    if last == "name" and section in NAMED_SECTIONS and target.get("name", NAMED_SECTIONS[section]) != value:
+        target.clear()
+    target[last] = value
+
+
+def _apply(target: Nested, layer: Mapping[str, Any]) -> None:
+    # Names first, so that a section's other keys are set after the name they belong to.
+    for key, value in sorted(flatten(layer), key=lambda item: not item[0].endswith(".name")):
+        set_key(target, key, value)
+
+
+def resolve(*layers: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration that the layers make, later ones over earlier ones, all over the method's defaults.
+
+    A layer is a nested mapping, as in YAML, or one of dotted keys, as on the command line.
+
+    Raises
+    ------
+    FedsimError
+        One line naming the key, the rule, the value given, and the nearest valid name.
+    """
+    raw: Nested = {"strategy": {"name": NAMED_SECTIONS["strategy"]}}
+    for layer in layers:
+        _apply(raw, layer)
+    name = raw["strategy"].get("name") if isinstance(raw["strategy"], dict) else raw["strategy"]
+    if not isinstance(name, str):
+        raise FedsimError(f"strategy.name: must be a name, got {shown(name)}; {nearest('', describe('strategies'))}")
+    method = load_strategy(name)
+    merged: Nested = {}
+    _apply(merged, method.run_defaults)
+    _apply(merged, raw)
+    try:
+        merged["strategy"] = method.config.model_validate(merged["strategy"])
+    except ValidationError as error:
+        raise FedsimError(one_line(error, method.config, "strategy", owner=name)) from None
+    try:
+        return RunConfig.model_validate(merged)
+    except ValidationError as error:
+        raise FedsimError(one_line(error, RunConfig)) from None

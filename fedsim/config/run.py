@@ -1,0 +1,246 @@
+"""The configuration of a run, as typed and checked models; `resolve` makes one from files and flags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from fedsim.data.config import DataConfig, Dirichlet
+from fedsim.federated.registry import StrategyConfig, load_strategy
+from fedsim.models.config import ModelConfig
+from fedsim.privacy.config import PrivacyConfig
+from fedsim.schema import Config
+
+# Sections whose options belong to the name in them, and the name where none is given.
+NAMED_SECTIONS = {"strategy": "fedavg", "model": ModelConfig().name, "data.partition": Dirichlet().name}
+
+
+class TrainingConfig(Config):
+    """The local work of a client in one round."""
+
+    epochs: int = Field(2, ge=1)
+    """Passes over the client's own data."""
+    steps: int | None = Field(None, ge=1)
+    """SGD steps instead of passes: each takes the next `batch_size` samples, at most all, of shuffled passes."""
+    batch_size: int = Field(10, ge=1)
+    """Samples per step; the last batch of an epoch may be smaller."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """Started afresh in every round."""
+    lr: float = Field(0.1, gt=0)
+    """Learning rate."""
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """Of SGD."""
+    weight_decay: float = Field(0.0, ge=0)
+    """L2 penalty, added to the gradient."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of a client's gradient in one step; none by default."""
+    precision: Literal["float32", "float64", "bf16-mixed"] = "float32"
+    """Number format; bf16-mixed keeps float32 parameters and computes in bfloat16 where that is safe."""
+    tf32: bool = False
+    """Let a GPU round the factors of float32 products to TF32: faster, and other bits."""
+    channels_last: bool = False
+    """Memory layout of images; faster for large convolutions on GPUs. Clients trained at once keep the usual one."""
+    cohort: Literal["auto", "sequential", "vectorized"] = "auto"
+    """Train a chunk's clients one after another, or all at once; auto measures both and records its choice."""
+    chunk: int | None = Field(None, ge=1)
+    """Clients per chunk; by default 50 when vectorized, 5 when sequential. It fixes the order of all sums."""
+
+
+class EngineConfig(Config):
+    """Where clients run. None of it changes a result."""
+
+    name: Literal["auto", "inprocess", "ray"] = "auto"
+    """inprocess: in this process; ray: a pool of Ray actors; auto: inprocess unless Ray can help."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of torch per worker."""
+    num_workers: int | None = Field(None, ge=1)
+    """Ray actors; by default as many as fit the machine."""
+    cpus_per_worker: float = Field(1.0, gt=0)
+    """CPUs reserved for each Ray actor."""
+    gpus_per_worker: float = Field(0.0, ge=0)
+    """GPUs reserved for each Ray actor; a fraction lets actors share one."""
+    ray_address: str | None = None
+    """Address of a Ray cluster to join; by default a local Ray is started."""
+    dashboard: bool = False
+    """Serve Ray's dashboard on 127.0.0.1."""
+    dashboard_port: int = Field(8265, ge=1, le=65535)
+    """Port of the dashboard."""
+    retries: int = Field(2, ge=0)
+    """How often a chunk is tried again when its Ray actor dies or hangs."""
+    chunk_timeout_s: float | None = Field(None, gt=0)
+    """Seconds after which a Ray actor that works on a chunk counts as hanging; by default it never does."""
+    state_memory_mb: int = Field(1024, ge=0)
+    """Memory for the states that clients keep; beyond it, those not used for longest wait on disk."""
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+            raise ValueError("must be auto, cpu, cuda or cuda:N")
+        return value
+
+
+class HistoryConfig(Config):
+    """What is kept of the rounds, for methods that make clients forgotten. None of it changes a result."""
+
+    keep: Literal["none", "norms", "updates"] = "none"
+    """norms: the models that were sent, who answered, and how far each one moved; updates: what each sent, too."""
+    every: int = Field(1, ge=1)
+    """Rounds between those that are kept, from the first on; who answered is kept of all."""
+    quota_mb: int = Field(1024, ge=1)
+    """Most that it may take on disk; a run that needs more is refused, or stops there."""
+
+
+class FaultsConfig(Config):
+    """Failures to inject, drawn per (round, client); all zero by default."""
+
+    dropout: float = Field(0.0, ge=0, le=1)
+    """Share of clients that never answer."""
+    error: float = Field(0.0, ge=0, le=1)
+    """Share of clients that raise."""
+    nan: float = Field(0.0, ge=0, le=1)
+    """Share of clients whose update is not a number."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> FaultsConfig:
+        total = self.dropout + self.error + self.nan
+        if total > 1:
+            raise ValueError(f"dropout + error + nan, shares of the same clients, must be at most 1, got {total:g}")
+        return self
+
+
+class RunConfig(Config):
+    """A whole run. The file that a run folder keeps is one of these, and reruns the run."""
+
+    name: str | None = None
+    """Name of the run folder; by default strategy-dataset-time."""
+    out: Path = Path("runs")
+    """Folder that holds run folders."""
+    seed: int = Field(0, ge=0)
+    """Seed of every random draw."""
+    rounds: int = Field(20, ge=1)
+    """Federated rounds."""
+    clients: int = Field(20, ge=1)
+    """Registered clients."""
+    cohort: int | str | None = None
+    """Clients sampled in a round: a number, a share such as 30%, or all by default."""
+    min_replies: int = Field(1, ge=1)
+    """Fewest good replies a round needs; with fewer the run stops at its last checkpoint."""
+    eval_every: int = Field(1, ge=1)
+    """Rounds between evaluations; the last round is always evaluated."""
+    eval_clients: Literal["auto", "none", "all", "seen"] = "auto"
+    """Whose local test sets are evaluated: auto is all for personalised methods, else none; seen: trained ones."""
+    eval_metrics: Literal["auto", "accuracy", "all"] = "auto"
+    """all: balanced accuracy, macro F1 and AUC too; auto does so for two classes or a test set of uneven ones."""
+    checkpoint_every: int = Field(10, ge=1)
+    """Rounds between checkpoints; the last round always leaves one."""
+    strategy: SerializeAsAny[StrategyConfig]
+    """The federated method and its options."""
+    data: DataConfig = DataConfig()
+    """Data set, partition and long tail."""
+    model: ModelConfig = ModelConfig()
+    """Model of every client."""
+    training: TrainingConfig = TrainingConfig()
+    """Local training."""
+    engine: EngineConfig = EngineConfig()
+    """Execution; changes no result."""
+    faults: FaultsConfig = FaultsConfig()
+    """Failures to inject."""
+    history: HistoryConfig = HistoryConfig()
+    """What is kept of the rounds; changes no result."""
+    privacy: PrivacyConfig = PrivacyConfig()
+    """Differential privacy."""
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _own_options(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = {"name": value}
+        if isinstance(value, Mapping):
+            if not isinstance(value.get("name"), str):
+                raise ValueError("needs a name; `fedsim list strategies` shows them")
+            return load_strategy(value["name"]).config.model_validate(value)
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _folder_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+            raise ValueError("must be letters, digits, '.', '_' and '-', the first no sign; folders go to --out")
+        return value
+
+    @field_validator("cohort", mode="before")
+    @classmethod
+    def _number_or_share(cls, value: object) -> int | str | None:
+        if value is None:
+            return None
+        text = str(value).strip() if isinstance(value, int | str) and not isinstance(value, bool) else ""
+        if re.fullmatch(r"[+-]?\d+", text):
+            if int(text) < 1:
+                raise ValueError("must be at least 1")
+            return int(text)
+        share = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text)
+        if not share or not 0 < float(share[1]) <= 100:
+            raise ValueError("must be a whole number of clients, or a share of them from above 0% to 100%")
+        return text
+
+    @model_validator(mode="after")
+    def _possible(self) -> RunConfig:
+        if self.history.keep != "none" and self.privacy.client is not None:
+            raise ValueError(
+                "history.keep: must be none with privacy.client, where clients send clipped differences and no models"
+            )
+        if isinstance(self.cohort, int) and self.cohort > self.clients:
+            raise ValueError(f"cohort: must be at most clients ({self.clients}), got {self.cohort}")
+        if self.min_replies > self.cohort_size:
+            raise ValueError(f"min_replies: must be at most the cohort ({self.cohort_size}), got {self.min_replies}")
+        central, example = self.privacy.client, self.privacy.example
+        if central is not None and central.delta * self.clients >= 1:
+            raise ValueError(f"privacy.client.delta: must be below one over clients ({1 / self.clients:g})")
+        if example is not None and self.training.clip_norm is not None:
+            raise ValueError(
+                "training.clip_norm: privacy.example clips the gradient of each sample; leave one of them out"
+            )
+        return self
+
+    @property
+    def cohort_size(self) -> int:
+        """Clients sampled in a round."""
+        if self.cohort is None:
+            return self.clients
+        if isinstance(self.cohort, int):
+            return self.cohort
+        return max(1, round(self.clients * float(self.cohort.rstrip(" %")) / 100))
+
+    def recipe(self) -> dict[str, Any]:
+        """Return by dotted key all that decides what a round comes to and leaves, where its data come from aside."""
+        elsewhere = {
+            "name", "out", "engine", "rounds", "min_replies", "eval_every", "eval_clients", "eval_metrics",
+            "checkpoint_every",
+        }  # fmt: skip
+        dumped = dict(flatten(self.model_dump(mode="json", exclude=elsewhere)))
+        return {
+            key: value for key, value in dumped.items() if key not in ("data.name", "data.root", "history.quota_mb")
+        }
+
+    def to_yaml(self) -> str:
+        """Return the complete configuration as YAML; loading it gives an equal configuration."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of nested sections; a section given as a bare name yields its `name`."""
+    for key, value in nested.items():
+        if f"{prefix}{key}" in NAMED_SECTIONS and isinstance(value, str):
+            yield f"{prefix}{key}.name", value
+        elif isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

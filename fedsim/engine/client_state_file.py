@@ -1,0 +1,109 @@
+"""One client's records as one safetensors file: arrays as tensors, the rest as JSON in its header."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedsim.errors import FedsimError
+from fedsim.flower.records import TensorArray
+
+_HEADER = "records"
+
+
+def write_records(path: Path, records: RecordDict) -> None:
+    """Write records to `path`. The order of keys and names is kept: sums over them depend on it."""
+    tensors: dict[str, Tensor] = {}
+    header: list[list[Any]] = []
+    for key, record in records.items():
+        if isinstance(record, ArrayRecord):
+            described: list[Any] = []
+            for name, array in record.items():
+                where = str(len(tensors))
+                if isinstance(array, TensorArray):
+                    tensors[where] = array.tensor.cpu().contiguous().clone()  # two names may share memory
+                    described.append([name, where])
+                else:  # its bytes are in whatever encoding its maker chose
+                    tensors[where] = torch.frombuffer(bytearray(array.data), dtype=torch.uint8) if array.data else _NONE
+                    described.append([name, where, array.dtype, list(array.shape), array.stype])
+            header.append([key, "arrays", described])
+        else:
+            kind = "metrics" if isinstance(record, MetricRecord) else "config"
+            header.append([key, kind, [[name, _to_json(value)] for name, value in record.items()]])
+    save_file(tensors, path, {_HEADER: json.dumps(header)})
+
+
+_NONE = torch.empty(0, dtype=torch.uint8)
+
+
+def read_records(path: Path) -> RecordDict:
+    """Return the records in a file that `write_records` wrote.
+
+    Raises
+    ------
+    FedsimError
+        If it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            records = RecordDict()
+            for key, kind, entries in json.loads(file.metadata()[_HEADER]):
+                if kind == "arrays":
+                    arrays = ArrayRecord()
+                    for name, where, *encoded in entries:
+                        tensor = file.get_tensor(where)
+                        if encoded:
+                            dtype, shape, stype = encoded
+                            arrays[name] = Array(dtype, tuple(shape), stype, tensor.numpy().tobytes())
+                        else:
+                            arrays[name] = TensorArray(tensor)
+                    records[key] = arrays
+                else:
+                    values = {name: _from_json(value) for name, value in entries}
+                    records[key] = MetricRecord(values) if kind == "metrics" else ConfigRecord(values)
+            return records
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise FedsimError(f"{path}: not a readable client state ({type(error).__name__})") from None
+
+
+def require_whole(path: Path) -> None:
+    """Refuse a file of records that is missing or cut short; its header is read, not its arrays.
+
+    Raises
+    ------
+    FedsimError
+        If it is.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            json.loads(file.metadata()[_HEADER])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise FedsimError(f"{path}: not a readable client state ({type(error).__name__})") from None
+
+
+def size_bytes(records: RecordDict) -> int:
+    """Return about how much memory records take."""
+    return 1000 + sum(
+        array.tensor.nbytes if isinstance(array, TensorArray) else len(array.data)
+        for record in records.array_records.values()
+        for array in record.values()
+    )
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"hex": value.hex()}
+    return [_to_json(v) for v in value] if isinstance(value, list) else value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return bytes.fromhex(value["hex"])
+    return [_from_json(v) for v in value] if isinstance(value, list) else value

@@ -1,0 +1,387 @@
+"""What a worker does with a chunk: the client half of a run, on this process's device, whichever engine calls it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+from fedsim.allocator import keep_freed_memory
+from fedsim.config.run import RunConfig
+from fedsim.data.federation import FederatedData
+from fedsim.data.longtail import shot_groups
+from fedsim.data.transforms import crop_padding
+from fedsim.faults import fault_of
+from fedsim.federated.client import Extras, State, Update
+from fedsim.federated.registry import load_strategy
+from fedsim.federated.server import MeanMetrics, WeightedMean
+from fedsim.flower.records import Tensors, from_numpy, to_record, to_tensors
+from fedsim.models.build import build_model, has_batch_coupling
+from fedsim.privacy.central import clipped_updates
+from fedsim.training.dp_sgd import PrivateSteps
+from fedsim.training.precision import prepare, set_matrix_units
+from fedsim.training.streams import Work
+from fedsim.training.trainer import Trained, Trainer, TrainingData
+
+_EVAL_BATCH = 500
+
+OWN_UPDATES = "own-updates"
+"""Key of a training message's configuration: every client's own update is wanted, if only the sum is aggregated."""
+_OWN = "own-"
+
+Floats = npt.NDArray[np.float64]
+
+
+class Reply(NamedTuple):
+    """One client's answer: a content, or the reason why there is none; and its new state if that changed."""
+
+    content: RecordDict | None
+    error: str = ""
+    state: RecordDict | None = None
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that `engine.device` names; auto is a GPU if there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+@dataclass(frozen=True)
+class _Received:
+    """A broadcast on this worker's device; kept, since all clients of a round receive the same one."""
+
+    content: RecordDict
+    state: State
+    constants: Tensors
+    clip_norm: float | None
+    """The largest norm of an update that client-level privacy allows in this round."""
+
+
+class Worker:
+    """Trains and evaluates clients of one run."""
+
+    def __init__(self, config: RunConfig, data: FederatedData) -> None:
+        torch.set_num_threads(config.engine.threads)
+        keep_freed_memory()
+        self.config, self.data = config, data
+        self.device = resolve_device(config.engine.device)
+        dataset = data.dataset
+        model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
+        model = prepare(model, config.training, self.device)
+        set_matrix_units(config.training)
+        self.client = load_strategy(config.strategy.name).client(config, model)
+        dtype = model.classifier.weight.dtype
+        mean, std = (torch.tensor(v, device=self.device) for v in (dataset.mean, dataset.std))
+        self.train_set = TrainingData(
+            from_numpy(dataset.x_train).to(self.device), self._targets(data.visible_labels, dtype), mean, std,
+            config.data.augment, crop_padding(dataset.input_shape), dtype,
+        )  # fmt: skip
+        self._test_set: TrainingData | None = None
+        self._reads_unlabelled = any("unlabelled" in phase.streams for phase in self.client.phases())
+        example = config.privacy.example
+        private = None if example is None else PrivateSteps(example, config.training, config.seed)
+        self.trainer = Trainer(
+            self.client, self.train_set, config.training, config.seed, has_batch_coupling(model), private
+        )
+        self._buffer_names = {name for name, _ in model.named_buffers()}
+        self._received: _Received | None = None
+
+    def _targets(self, y: npt.NDArray[Any], dtype: torch.dtype) -> Tensor:
+        tensor = from_numpy(y).to(self.device)
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    def run_chunk(
+        self, kind: str, contents: Sequence[RecordDict], clients: Sequence[int], states: Sequence[RecordDict]
+    ) -> list[Reply]:
+        """Answer one message per client, in order. `kind` is "train" or "evaluate".
+
+        A client that fails costs its own reply; the others of its chunk are answered.
+        """
+        handle = {"train": self._train, "evaluate": self._evaluate}.get(kind)
+        if handle is None:
+            return [Reply(None, f"no client function for messages of type {kind!r}")] * len(clients)
+        replies: list[Reply] = []
+        start = 0
+        for stop in range(1, len(clients) + 1):  # clients that got the same content go together
+            if stop == len(clients) or contents[stop] is not contents[start]:
+                replies += handle(contents[start], clients[start:stop], states[start:stop])
+                start = stop
+        return replies
+
+    def _receive(self, content: RecordDict) -> _Received:
+        if self._received is None or self._received.content is not content:
+            tensors = to_tensors(content.array_records["arrays"], self.device)
+            constants = to_tensors(content.array_records.get("constants", ArrayRecord()), self.device)
+            clip_norm = content.config_records["config"].get("clip-norm")
+            assert clip_norm is None or isinstance(clip_norm, float)
+            self._received = _Received(content, self._split(tensors), constants, clip_norm)
+        return self._received
+
+    def _split(self, tensors: Tensors) -> State:
+        buffers = {name: value for name, value in tensors.items() if name in self._buffer_names}
+        return State({name: value for name, value in tensors.items() if name not in buffers}, buffers)
+
+    def _personal(self, client: int, start: State, state: RecordDict) -> State:
+        if "personal" in state:
+            records = state.array_records
+            return State(*(to_tensors(records[part], self.device) for part in ("personal", "personal-buffers")))
+        return self.client.personal(client, start)
+
+    def work(self, client: int, personal: State, most: int | None = None) -> Work:
+        """Return what a client trains on, or the first `most` samples of each stream."""
+        unlabelled = self.data.unlabelled[client][: most if self._reads_unlabelled else 0]
+        return Work(client, self.data.partition[client][:most], personal, unlabelled)
+
+    # Training -----------------------------------------------------------------------------------------------------
+
+    def _train(self, content: RecordDict, clients: Sequence[int], states: Sequence[RecordDict]) -> list[Reply]:
+        received = self._receive(content)
+        config = content.config_records["config"]
+        server_round = int(config["server-round"])  # type: ignore[arg-type]  # the record's values are of many types
+        replies: dict[int, Reply] = {}
+        works = []
+        for client, state in zip(clients, states, strict=True):
+            fault = fault_of(self.config.faults, self.config.seed, server_round, client)
+            if fault in ("dropout", "error"):
+                replies[client] = Reply(None, f"injected {fault}")
+            else:
+                works.append(self.work(client, self._personal(client, received.state, state)))
+        chunk = _ChunkSum(bool(config.get(OWN_UPDATES))) if config.get("reply") == "sum" else None
+        together = self.config.training.cohort == "vectorized"
+        for group in [works] if together and works else [[work] for work in works]:
+            replies |= self._train_group(received, group, server_round, chunk)
+        if chunk is not None:
+            carrier = next(
+                (reply.content for client in clients if (reply := replies[client]).content is not None), None
+            )
+            if carrier is not None:
+                carrier["metrics"] = chunk.metrics()
+                if chunk.mean.weight:
+                    carrier["arrays"] = to_record(chunk.mean.result())
+        return [replies[client] for client in clients]
+
+    def _train_group(
+        self, received: _Received, works: list[Work], server_round: int, chunk: _ChunkSum | None
+    ) -> dict[int, Reply]:
+        try:
+            trained = self.trainer.train(received.state, received.constants, works, server_round)
+            update = self._update(received, trained, works, server_round)
+        except Exception as error:
+            if len(works) > 1:  # find out whose fault it is: the others still count
+                return {
+                    client: reply
+                    for work in works
+                    for client, reply in self._train_group(received, [work], server_round, chunk).items()
+                }
+            return {works[0].client: _failed(error)}
+        examples = np.array([works[lane].num_samples for lane in trained.lanes], np.float64)
+        metrics = {name: np.array(value.tolist()) for name, value in trained.metrics.items()} | self._audit(trained)
+        good = np.arange(len(examples))
+        mean = None if chunk is None else weighted_mean(update.sent, update.weights)
+        # A mean is finite only where every summand is, which saves looking at each.
+        if mean is None or not _is_finite(mean):
+            good = np.flatnonzero(_finite_rows(update.sent))
+            if chunk is not None and 0 < len(good) < len(examples):
+                mean = weighted_mean({name: value[good] for name, value in update.sent.items()}, update.weights[good])
+        if chunk is not None and len(good):
+            chunk.add(
+                mean or {}, float(update.weights[good].sum()), examples[good], {n: v[good] for n, v in metrics.items()}
+            )
+        replies = {works[lane].client: Reply(None, "its update holds NaN or Inf") for lane in trained.lanes}
+        for row in good.tolist():
+            content = RecordDict()
+            if chunk is None or chunk.own_updates:
+                prefix = "" if chunk is None else _OWN
+                content[f"{prefix}arrays"] = to_record({name: value[row] for name, value in update.sent.items()})
+                own: dict[str, Any] = {
+                    n: float(values[row]) for n, values in metrics.items() if values[row] == values[row]
+                }
+                own |= {"num-examples": int(examples[row]), "weight": float(update.weights[row])}
+                content[f"{prefix}metrics"] = MetricRecord(own)
+            client = works[trained.lanes[row]].client
+            replies[client] = Reply(content, state=_kept(update.kept, row))
+        return replies
+
+    def _update(self, received: _Received, trained: Trained, works: list[Work], server_round: int) -> Update:
+        for row, lane in enumerate(trained.lanes):
+            if fault_of(self.config.faults, self.config.seed, server_round, works[lane].client) == "nan":
+                for value in trained.state.params.values():
+                    value[row] = torch.nan
+        sent: Tensors = {}
+        kept = State({}, {})
+        for part, like, own in zip(trained.state, received.state, kept, strict=True):
+            for name, value in part.items():
+                (sent if name in like else own)[name] = value
+        weights = torch.tensor([works[lane].num_samples for lane in trained.lanes], dtype=torch.float64)
+        update = Update(sent, kept, weights, trained.steps, trained.samples, trained.drawn)
+        update = self.client.finish(update, Extras(received.state.params, received.constants))
+        central = self.config.privacy.client
+        if central is None or received.clip_norm is None:
+            return update
+        start = received.state.params | received.state.buffers
+        return clipped_updates(update, start, received.clip_norm, adaptive=central.clipping == "adaptive")
+
+    def _audit(self, trained: Trained) -> dict[str, Floats]:
+        """Measure what was noted of samples against their labels, which nothing before this has seen."""
+        out: dict[str, Floats] = {}
+        for audit, annotated in trained.audits:
+            for row, each in enumerate(annotated):
+                if each is not None:
+                    labels = from_numpy(self.data.dataset.y_train[each.rows]).to(self.device)
+                    for name, value in audit(each.annotation, labels).items():
+                        out.setdefault(name, np.full(len(annotated), np.nan))[row] = float(value)
+        return out
+
+    # Evaluation ---------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, content: RecordDict, clients: Sequence[int], states: Sequence[RecordDict]) -> list[Reply]:
+        received = self._receive(content)
+        replies = []
+        for client, state in zip(clients, states, strict=True):
+            try:
+                personal = self._personal(client, received.state, state)
+                replies.append(Reply(self._score(client, received.state.merged(personal), received.constants)))
+            except Exception as error:
+                replies.append(_failed(error))
+        return replies
+
+    @torch.no_grad()
+    def _score(self, client: int, state: State, constants: Tensors) -> RecordDict:
+        """Measure a client's predictions on its own test samples; a client without any reports nothing."""
+        rows = torch.from_numpy(self.data.client_test[client]).to(self.device)
+        metrics: dict[str, Any] = {"num-examples": len(rows)}
+        if len(rows):
+            dataset = self.data.dataset
+            owned = np.bincount(dataset.strata_train[self.data.partition[client]], minlength=dataset.num_strata)
+            if len(owned) < self.client.num_classes:  # it does not know its classes, so that none is absent
+                owned = np.full(self.client.num_classes, owned[0])
+            parts: dict[str, list[Tensor]] = {}
+            for some in torch.split(rows, _EVAL_BATCH):
+                for head, logits in self.client.heads(state, constants, self._tests.batch(some, None)[0]).items():
+                    parts.setdefault(head, []).append(logits)
+            labels = self._tests.y[rows]
+            for number, (head, logits_parts) in enumerate(parts.items()):
+                outputs = torch.cat(logits_parts)
+                if dataset.is_regression:
+                    measured = {"mse": float((outputs[:, 0] - labels).square().mean())}
+                else:
+                    measured = score(outputs, labels, owned, masked=self.client.masks_absent_classes)
+                metrics |= {name if number == 0 else f"{head}:{name}": value for name, value in measured.items()}
+        return RecordDict({"metrics": MetricRecord(metrics)})
+
+    @property
+    def _tests(self) -> TrainingData:
+        if self.data.client_test_source == "train":
+            return replace(self.train_set, augment="none")
+        if self._test_set is None:
+            dataset = self.data.dataset
+            self._test_set = replace(
+                self.train_set,
+                x=from_numpy(dataset.x_test).to(self.device),
+                y=self._targets(dataset.y_test, self.train_set.dtype),
+            )
+        return self._test_set
+
+
+def score(logits: Tensor, labels: Tensor, owned: npt.NDArray[np.int64], *, masked: bool) -> dict[str, float]:
+    """Return a client's accuracies in [0, 1]: with absent classes ruled out, without, and by its own shot groups.
+
+    Parameters
+    ----------
+    logits
+        (N, C).
+    labels
+        (N,) int64.
+    owned
+        (C,) training samples of each class that the client has.
+    masked
+        Which of the two is the method's own `accuracy`, and which the groups are measured with.
+    """
+    absent = torch.from_numpy(owned == 0).to(logits.device)
+    hits = {
+        "unmasked": (logits.argmax(1) == labels).cpu().numpy(),
+        "masked": (logits.masked_fill(absent, -torch.inf).argmax(1) == labels).cpu().numpy(),
+    }
+    own = hits["masked" if masked else "unmasked"]
+    metrics = {"accuracy": own.mean()} | {f"accuracy_{rule}": right.mean() for rule, right in hits.items()}
+    for group, classes in shot_groups(owned).items():
+        there = np.isin(labels.cpu().numpy(), classes)
+        if there.any():
+            metrics[f"accuracy_{group}"] = own[there].mean()
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def own_update(content: RecordDict) -> RecordDict:
+    """Return the arrays and metrics that one client sent: beside the sum that it carries for its chunk, or alone."""
+    prefix = _OWN if f"{_OWN}arrays" in content else ""
+    return RecordDict({key: content[f"{prefix}{key}"] for key in ("arrays", "metrics")})
+
+
+def _failed(error: Exception) -> Reply:
+    return Reply(None, f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}")
+
+
+def _kept(state: State, row: int) -> RecordDict | None:
+    """Return what a client keeps, copied: a view would keep its whole chunk in memory."""
+    if not state.params and not state.buffers:
+        return None
+    params, buffers = ({name: value[row].clone() for name, value in part.items()} for part in state)
+    return RecordDict({"personal": to_record(params), "personal-buffers": to_record(buffers)})
+
+
+class _ChunkSum:
+    """What a chunk's clients add up to, where the server needs no more than that."""
+
+    def __init__(self, own_updates: bool) -> None:
+        self.own_updates = own_updates
+        self.mean = WeightedMean()
+        self._metrics = MeanMetrics()
+        self._examples = 0.0
+
+    def add(self, mean: Tensors, weight: float, examples: Floats, metrics: Mapping[str, Floats]) -> None:
+        """Add clients: the weighted mean of what they send, and each one's number of examples and metrics."""
+        self.mean.add(mean, weight)
+        for name, values in metrics.items():
+            measured = ~np.isnan(values)
+            if total := float(examples[measured].sum()):
+                mean_value = float((values[measured] * examples[measured]).sum()) / total
+                self._metrics.add({"num-examples": total, name: mean_value})
+        self._examples += float(examples.sum())
+
+    def metrics(self) -> MetricRecord:
+        """Return the clients' metrics, weighted by their examples, and their total weights."""
+        record = self._metrics.result()
+        record["num-examples"], record["weight"] = self._examples, self.mean.weight
+        return record
+
+
+def _is_finite(tensors: Tensors) -> bool:
+    return bool(torch.stack([value.sum() for value in tensors.values()]).sum().isfinite())
+
+
+def _finite_rows(tensors: Tensors) -> npt.NDArray[np.bool_]:
+    """Return per client, (clients,), whether all of its tensors are finite: a sum is not where a summand is not."""
+    sums = [value.reshape(len(value), -1).sum(1).double() for value in tensors.values()]
+    return torch.stack(sums).sum(0).isfinite().cpu().numpy()
+
+
+def weighted_mean(tensors: Tensors, weights: Tensor) -> Tensors:
+    """Return sum_i w_i tensor[i] / sum_i w_i of stacked tensors (N, ...); integers come back as float64.
+
+    One summand, or none that weighs anything, makes the first.
+    """
+    total = weights.sum()
+    if len(weights) == 1 or not total:
+        return {name: value[0] for name, value in tensors.items()}
+    shares = weights / total
+    out = {}
+    for name, value in tensors.items():
+        real = value if value.is_floating_point() else value.double()
+        out[name] = torch.tensordot(shares.to(real.device, real.dtype), real, dims=1)
+    return out

@@ -1,0 +1,137 @@
+"""Finds methods by name without importing them: to list a file of `strategies/`, it is read, not run."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedsim.errors import FedsimError, nearest
+from fedsim.schema import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fedsim.config.run import RunConfig
+    from fedsim.data.federation import FederatedData
+    from fedsim.federated.client import Client
+    from fedsim.federated.server import Server
+
+
+class StrategyConfig(Config):
+    """Options of one federated method; each method adds its own."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One federated method: its options, its two halves, and what a run of it changes in the defaults."""
+
+    name: str
+    config: type[StrategyConfig]
+    client: type[Client]
+    server: Callable[..., Server]
+    run_defaults: dict[str, object]
+    prepare: Callable[[RunConfig, FederatedData], FederatedData] | None
+
+
+_strategies: dict[str, Strategy] = {}
+
+
+def strategy(
+    name: str,
+    config: type[StrategyConfig],
+    client: type[Client],
+    server: Callable[..., Server],
+    *,
+    run_defaults: dict[str, object] | None = None,
+    prepare: Callable[[RunConfig, FederatedData], FederatedData] | None = None,
+    summary: str = "",
+) -> None:
+    """Register a federated method under `name`; called at the top level of its file, the name a literal string.
+
+    `run_defaults` maps dotted keys of the run configuration to the values this method's runs start from. `prepare`
+    makes of the federated data what the clients hold before the first round; nothing else of it reaches the run.
+    `summary` (a literal too) describes it in lists; by default that is the first line of the file's docstring.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken.
+    """
+    if name in _strategies:
+        raise ValueError(f"strategy {name!r} is registered twice")
+    _strategies[name] = Strategy(name, config, client, server, run_defaults or {}, prepare)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """How a file of a package declares a method."""
+
+    module: str
+    summary: str
+    """One line."""
+    call: ast.Call
+    """The declaring call, its arguments unevaluated."""
+
+
+@cache
+def declared(package: str, marker: str) -> dict[str, Declaration]:
+    """Return the methods of a package by name, read from its source.
+
+    A method is a call `marker("name", ...)` at the top level of a file, or such a decorator of a function there.
+
+    Raises
+    ------
+    ValueError
+        If two methods have one name.
+    """
+    found: dict[str, Declaration] = {}
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(folder).glob("*.py")):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            docstring = (ast.get_docstring(tree) or "").split("\n")[0]
+            for call in _marked_calls(tree, marker):
+                name = str(ast.literal_eval(call.args[0]))
+                if name in found:
+                    raise ValueError(f"{name!r} is declared in {found[name].module} and in {package}.{path.stem}")
+                own = [str(ast.literal_eval(k.value)) for k in call.keywords if k.arg == "summary"]
+                found[name] = Declaration(f"{package}.{path.stem}", own[0] if own else docstring, call)
+    return found
+
+
+def _marked_calls(tree: ast.Module, marker: str) -> Iterator[ast.Call]:
+    for node in tree.body:
+        calls = [node.value] if isinstance(node, ast.Expr) else getattr(node, "decorator_list", [])
+        for call in calls:
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == marker and call.args:
+                yield call
+
+
+def describe(package: str) -> dict[str, tuple[str, str]]:
+    """Return {strategy name: (module, one-line description)} of a package of strategies, read from its source."""
+    return {name: (method.module, method.summary) for name, method in declared(package, "strategy").items()}
+
+
+def load_strategy(name: str) -> Strategy:
+    """Return the federated method called `name`, importing its file only.
+
+    Raises
+    ------
+    FedsimError
+        If there is no such method.
+    """
+    if name in _strategies:  # of a file read before, or registered by other code of this process
+        return _strategies[name]
+    known = describe("strategies")
+    if name not in known:
+        raise FedsimError(f"strategy.name: unknown strategy {name!r}; {nearest(name, known)}")
+    importlib.import_module(known[name][0])
+    return _strategies[name]

@@ -1,0 +1,1 @@
+"""All that touches Flower: records of tensors, its messages and its apps."""

@@ -1,0 +1,174 @@
+"""Checkpoints: all that a run needs to go on bit for bit, as safetensors and JSON, there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NotRequired
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from typing_extensions import TypedDict
+
+from fedsim.atomic import fsync
+from fedsim.engine.client_state_file import require_whole
+from fedsim.engine.states import ClientStates, file_name
+from fedsim.errors import FedsimError
+from fedsim.flower.records import Tensors
+
+_KEPT = 2  # the newest, and the one before in case a disk fails
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after `round` rounds."""
+
+    round: int
+    model: Tensors
+    """The global tensors."""
+    server: tuple[Tensors, dict[str, Any]]
+    """The server's `state_dict()`."""
+    clients: ClientStates
+    """The state of each client that has one: written one by one, read when asked for."""
+    trained: list[int]
+    """Clients that have trained."""
+    metrics: list[dict[str, Any]]
+    """The lines of metrics.jsonl so far."""
+    failures: int
+    """Client replies lost so far."""
+    recipe: dict[str, Any]
+    """`RunConfig.recipe()` of the run: what must be as it was for the run to go on."""
+    took_part: list[int]
+    """Per client, the rounds that it was drawn for."""
+    clip_norm: float | None
+    """The clipping norm of the next round, where client-level privacy has one."""
+
+    def save(self, run_folder: Path) -> None:
+        """Write this checkpoint under a run folder and drop old ones.
+
+        A client's state that has not changed since the last one is a hard link to the file there.
+        """
+        folder = run_folder / "checkpoints"
+        for rest in folder.glob(".round-*"):  # of a process that was killed here
+            shutil.rmtree(rest)
+        final, temporary = folder / _name(self.round), folder / f".{_name(self.round)}.tmp"
+        (temporary / "clients").mkdir(parents=True)
+        new = self.clients.write_committed(temporary / "clients")
+        groups = {"model": self.model, "server": self.server[0]}
+        tensors = {f"{group}/{name}": value for group, part in groups.items() for name, value in part.items()}
+        save_file(_saveable(tensors), temporary / "tensors.safetensors")
+        state_json = {
+            "round": self.round, "server": self.server[1], "clients": self.clients.committed(),
+            "names": {group: list(part) for group, part in groups.items()},
+            "trained": self.trained, "metrics": self.metrics, "failures": self.failures,
+            "recipe": self.recipe,
+            "took_part": self.took_part, "clip_norm": self.clip_norm,
+        }  # fmt: skip
+        (temporary / "state.json").write_text(json.dumps(state_json), encoding="utf-8")
+        for path in [*new, temporary / "tensors.safetensors", temporary / "state.json", temporary / "clients"]:
+            fsync(path)
+        fsync(temporary)
+        _remove([final] if final.exists() else [])
+        temporary.rename(final)
+        fsync(folder)
+        self.clients.moved_to(final / "clients")
+        _remove(sorted(folder.glob("round-*"))[:-_KEPT])
+
+
+def load_latest(run_folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint of a run; None if it got to none.
+
+    Raises
+    ------
+    FedsimError
+        If the newest checkpoint is damaged.
+    """
+    folders = sorted((run_folder / "checkpoints").glob("round-*"))
+    if not folders:
+        return None
+    folder = folders[-1]
+    try:
+        tensors = load_file(folder / "tensors.safetensors")
+        state = _StateFile.model_validate_json((folder / "state.json").read_bytes())
+        # In the order of the run that wrote them: files sort names, and a sum over names must not depend on that.
+        model, server = (
+            {name: tensors[f"{group}/{name}"] for name in state.names[group]} for group in ("model", "server")
+        )
+        files = {client: folder / "clients" / file_name(client) for client in state.clients}
+        for path in files.values():
+            require_whole(path)
+        clients = ClientStates()
+        clients.adopt(files)
+        return Checkpoint(
+            state.round, model, (server, state.server), clients, state.trained, list(map(dict, state.metrics)),
+            state.failures, state.recipe, state.took_part, state.clip_norm,
+        )  # fmt: skip
+    except (OSError, FedsimError, SafetensorError, ValueError, KeyError):
+        remedy = "remove that folder to go on from the one before" if len(folders) > 1 else "start the run again"
+        raise FedsimError(f"{folder}: the checkpoint is damaged; {remedy}") from None
+
+
+class _Line(TypedDict):
+    round: int
+    time_s: float
+    metrics: dict[str, float | None]
+    failures: NotRequired[dict[str, list[int]]]
+
+
+class _StateFile(BaseModel):
+    """What state.json holds."""
+
+    model_config = ConfigDict(strict=True)
+
+    round: int = Field(ge=0)
+    server: dict[str, Any]
+    clients: list[int]
+    names: dict[str, list[str]]
+    trained: list[int]
+    metrics: list[_Line]
+    failures: int = Field(ge=0)
+    recipe: dict[str, Any]
+    took_part: list[int]
+    clip_norm: float | None
+
+
+def _name(server_round: int) -> str:
+    return f"round-{server_round:08d}"
+
+
+def _remove(folders: Sequence[Path]) -> None:
+    for old in folders:  # renamed first: a checkpoint is never there in part
+        hidden = old.with_name(f".{old.name}.old")
+        old.rename(hidden)
+        shutil.rmtree(hidden)
+
+
+def _saveable(tensors: Tensors) -> Tensors:
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def save_model(path: Path, tensors: Tensors) -> None:
+    """Write a state dict as one safetensors file, atomically; equal tensors give equal bytes."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(_saveable({name: tensors[name] for name in sorted(tensors)}), temporary)
+    fsync(temporary)
+    temporary.replace(path)
+
+
+def load_model(path: Path) -> dict[str, torch.Tensor]:
+    """Return the state dict in a safetensors file."""
+    try:
+        return load_file(path)  # type: ignore[no-any-return]
+    except (OSError, SafetensorError) as error:
+        raise FedsimError(f"{path}: not a readable model file ({type(error).__name__})") from None
+
+
+def sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,257 @@
+"""What a run keeps of its rounds, for methods that make clients forgotten: a folder for each, whole or not at all.
+
+history/round-00000003/round.json            who was drawn, who answered, how far they moved, and checksums
+history/round-00000003/model.safetensors     the global model as it was sent, and the server's own state
+history/round-00000003/client-7.safetensors  what client 7 sent
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flwr.app import RecordDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedsim.atomic import fsync, size_on_disk, write_atomically
+from fedsim.config.run import HistoryConfig
+from fedsim.engine.client_state_file import read_records, size_bytes, write_records
+from fedsim.engine.worker import own_update
+from fedsim.errors import FedsimError, RunFailed
+from fedsim.federated.client import State
+from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
+from fedsim.runs.checkpoint import sha256
+
+FOLDER = "history"
+_ROUND, _MODEL = "round.json", "model.safetensors"
+
+
+class Share(BaseModel):
+    """What one client did in a round."""
+
+    model_config = ConfigDict(frozen=True)
+
+    weight: float | None = None
+    """Of its update in the server's mean; None, as all below, in a round that was not kept."""
+    norm: float | None = None
+    """‖U_k‖₂, how far its parameters moved; None after a purge."""
+    sha256: str | None = None
+    """Of what it sent; None where only norms are kept, and after a purge."""
+    purged: bool = False
+    """Whether what was kept of it has been removed."""
+
+
+class _RoundFile(BaseModel):
+    """What round.json holds."""
+
+    round: int = Field(ge=1)
+    cohort: list[int]
+    """Those that were drawn."""
+    clients: dict[int, Share]
+    """Those that answered, in the order in which the server took them."""
+    server: dict[str, Any] | None = None
+    """The JSON half of the server's state; None in a round that was not kept."""
+    sha256: str | None = None
+    """Of model.safetensors."""
+
+
+class Sent(NamedTuple):
+    """What a client sent."""
+
+    tensors: Tensors
+    metrics: dict[str, float]
+    """Its `weight` and `num-examples` among them."""
+
+
+def norm(update: Tensors) -> float:
+    """Return ‖U‖₂ over all tensors, in float64."""
+    return math.sqrt(sum(float(value.double().square().sum()) for value in update.values()))
+
+
+def difference(sent: Tensors, params: Tensors) -> Tensors:
+    """Return U_k = θ_k − θ of the parameters θ, as far as the client sent them."""
+    return {name: sent[name] - value.to(sent[name].device) for name, value in params.items() if name in sent}
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+class HistoryWriter:
+    """Keeps the rounds of a run as they end."""
+
+    def __init__(self, run: Path, config: HistoryConfig) -> None:
+        self.folder, self.config = run / FOLDER, config
+        self._bytes = 0
+        self._model = State({}, {})
+        self._round = _RoundFile(round=1, cohort=[], clients={})
+
+    def rewind(self, server_round: int) -> None:
+        """Drop what lies beyond a round: of a run that was killed, and will come to the same rounds again."""
+        for path in self.folder.glob("round-*"):
+            if path.name > _name(server_round):
+                _remove(path)
+        self.discard()
+        self._bytes = size_on_disk(self.folder)
+
+    def begin(
+        self, server_round: int, cohort: Sequence[int], model: State, server: tuple[Tensors, dict[str, Any]]
+    ) -> bool:
+        """Begin a round that starts from `model`; returns whether clients are asked for their own updates."""
+        self.discard()
+        self._temporary.mkdir(parents=True)
+        kept = (server_round - 1) % self.config.every == 0
+        self._model = model
+        self._round = _RoundFile(
+            round=server_round, cohort=list(cohort), clients={}, server=server[1] if kept else None
+        )
+        if kept:
+            records = RecordDict(
+                {"model": to_record({**model.params, **model.buffers}), "server": to_record(server[0])}
+            )
+            self._round.sha256 = self._write(self._temporary / _MODEL, records)
+        return kept
+
+    def add(self, client: int, content: RecordDict) -> None:
+        """Keep a client's good reply."""
+        share = Share()
+        if self._round.sha256 is not None:
+            update = own_update(content)
+            moved = difference(to_tensors(update.array_records["arrays"]), self._model.params)
+            weight = scalars(update.metric_records["metrics"])["weight"]
+            file = self._temporary / _client(client)
+            digest = self._write(file, update) if self.config.keep == "updates" else None
+            share = Share(weight=weight, norm=norm(moved), sha256=digest)
+        self._round.clients[client] = share
+
+    def commit(self) -> None:
+        """Put the round in its place."""
+        write_atomically(self._temporary / _ROUND, self._round.model_dump_json(indent=1).encode())
+        fsync(self._temporary)
+        self._temporary.rename(self.folder / _name(self._round.round))
+        fsync(self.folder)
+
+    def discard(self) -> None:
+        """Drop the round that was begun."""
+        for rest in self.folder.glob(".*"):
+            self._bytes -= size_on_disk(rest)
+            shutil.rmtree(rest)
+
+    @property
+    def _temporary(self) -> Path:
+        return self.folder / ".round.tmp"
+
+    def _write(self, path: Path, records: RecordDict) -> str:
+        if self._bytes + size_bytes(records) > self.config.quota_mb * 10**6:
+            raise RunFailed(
+                f"round {self._round.round}: the history would grow beyond history.quota_mb ({self.config.quota_mb}); "
+                f"raise it in {self.folder.parent / 'config.yaml'} and go on with --resume"
+            )
+        write_records(path, records)
+        fsync(path)
+        self._bytes += path.stat().st_size
+        return sha256(path)
+
+
+def require_room(config: HistoryConfig, model: Tensors, rounds: int, cohort: int) -> None:
+    """Refuse a history that is sure to grow beyond its quota.
+
+    Raises
+    ------
+    FedsimError
+        If `rounds` rounds of `cohort` clients take more.
+    """
+    kept = -(-rounds // config.every)
+    files = kept * (1 + (cohort if config.keep == "updates" else 0))
+    megabytes = files * sum(value.nbytes for value in model.values()) / 1e6
+    if config.keep != "none" and megabytes > config.quota_mb:
+        raise FedsimError(
+            f"history.quota_mb: {kept:,} rounds of {cohort} clients take {megabytes:,.0f} MB, more than "
+            f"{config.quota_mb}; raise it, set history.every higher, or history.keep to norms"
+        )
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+class KeptRound:
+    """One round of a history."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bytes_read = 0
+        path = folder / _ROUND
+        try:
+            self._file = _RoundFile.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            raise FedsimError(f"{path}: cannot be read; run it anew to have a history") from None
+        self.number = self._file.round
+        self.cohort: Sequence[int] = self._file.cohort
+        """Those that were drawn."""
+        self.clients: Mapping[int, Share] = self._file.clients
+        """Those that answered, in the order in which the server took them."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is more than who answered."""
+        return self._file.sha256 is not None
+
+    def model(self) -> tuple[Tensors, tuple[Tensors, dict[str, Any]]]:
+        """Return the global tensors as they were sent, and the server's `state_dict()` of then."""
+        records = self._read(self.folder / _MODEL, self._file.sha256).array_records
+        return to_tensors(records["model"]), (to_tensors(records["server"]), self._file.server or {})
+
+    def sent(self, client: int) -> Sent:
+        """Return what a client sent."""
+        records = self._read(self.folder / _client(client), self.clients[client].sha256)
+        return Sent(to_tensors(records.array_records["arrays"]), scalars(records.metric_records["metrics"]))
+
+    def purge(self, client: int) -> int:
+        """Remove what a client sent; returns the bytes. Twice is once, and once broken off is done by a second."""
+        share, path = self.clients.get(client), self.folder / _client(client)
+        if share is None or share == Share():
+            return 0
+        size = size_on_disk(path)
+        path.unlink(missing_ok=True)
+        self._file.clients[client] = Share(weight=share.weight, purged=True)
+        write_atomically(self.folder / _ROUND, self._file.model_dump_json(indent=1).encode())
+        return size
+
+    def _read(self, path: Path, digest: str | None) -> RecordDict:
+        if digest is None or not path.is_file() or sha256(path) != digest:
+            raise FedsimError(f"{path}: is not what the run kept (gone, or its hash differs); run it anew")
+        self.bytes_read += size_on_disk(path)
+        return read_records(path)
+
+
+def open_history(run: Path, rounds: int) -> list[KeptRound]:
+    """Return the rounds that a finished run of `rounds` rounds has kept, from the first; their files are read later.
+
+    Raises
+    ------
+    FedsimError
+        If one is missing or cannot be read.
+    """
+    return [KeptRound(run / FOLDER / _name(number)) for number in range(1, rounds + 1)]
+
+
+def purge(run: Path, clients: Collection[int]) -> tuple[int, int]:
+    """Remove what these clients sent from a run's history; returns (files, bytes) removed."""
+    sizes = [KeptRound(folder).purge(client) for folder in sorted((run / FOLDER).glob("round-*")) for client in clients]
+    return sum(size > 0 for size in sizes), sum(sizes)
+
+
+def _remove(folder: Path) -> None:
+    hidden = folder.with_name(f".{folder.name}.old")  # a round is never there in part
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def _name(server_round: int) -> str:
+    return f"round-{server_round:08d}"
+
+
+def _client(client: int) -> str:
+    return f"client-{client}.safetensors"

@@ -1,0 +1,177 @@
+"""What a run's `privacy:` section comes to before the first round: refusals, the amount of noise, the ledger."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from fedsim.config.run import RunConfig
+from fedsim.errors import FedsimError
+from fedsim.federated.client import Client
+from fedsim.federated.server import Server, draw_cohort
+from fedsim.models.build import has_batch_coupling
+from fedsim.privacy.accountant import calibrate
+from fedsim.privacy.central import UNCLIPPED, CentralPrivacy
+from fedsim.privacy.config import NoiseConfig
+from fedsim.privacy.ledger import Ledger, Release
+from fedsim.training.dp_sgd import sampling_rate, steps_of
+
+Sizes = npt.NDArray[np.int64]
+C = TypeVar("C", bound=NoiseConfig)
+
+DP_SGD = "gradients of DP-SGD"
+
+_FOLDER = Release(
+    what="the run folder", covers=("folder/*",),
+    note="holds the seed of all noise, the partition, class counts and clients' own states; publish the model alone",
+)  # fmt: skip
+_PUBLIC = Release(
+    what="numbers of classes and samples, input normalisation, the global test set, which clients answer",
+    covers=("public/*",), note="taken to be public, as are all options",
+)  # fmt: skip
+
+
+def calibrated(config: RunConfig, sizes: Sizes, new_client: Callable[[], Client]) -> tuple[RunConfig, dict[str, str]]:
+    """Return the configuration with every `target_epsilon` turned into a noise multiplier, and words on each.
+
+    Parameters
+    ----------
+    sizes
+        (C,) samples of each client.
+    new_client
+        Returns the client half, whose phases tell the number of steps.
+
+    Raises
+    ------
+    FedsimError
+        If a target is too small to be reached.
+    """
+    chosen: dict[str, str] = {}
+    central, example = config.privacy.client, config.privacy.example
+    if central is not None and central.target_epsilon is not None:
+        schedules = [(_client_rate(config), config.rounds)]
+        central, chosen["client privacy"] = _with_noise(central, "client", schedules)
+    if example is not None and example.target_epsilon is not None:
+        rates, steps = _example_schedule(config, sizes, new_client())
+        rounds = Counter(client for number in range(config.rounds) for client in draw_cohort(config, sizes, number + 1))
+        schedules = [(rates[client], steps[client] * count) for client, count in rounds.items()]
+        example, chosen["example privacy"] = _with_noise(example, "example", schedules)
+    privacy = config.privacy.model_copy(update={"client": central, "example": example})
+    return config.model_copy(update={"privacy": privacy}), chosen
+
+
+def require_possible(config: RunConfig, model: nn.Module, server: Server, client: Client) -> None:
+    """Refuse a run whose guarantee would not hold.
+
+    Raises
+    ------
+    FedsimError
+        If model or method break an assumption of the mechanism.
+    """
+    name = config.strategy.name
+    levels = [level for level in ("client", "example") if getattr(config.privacy, level) is not None]
+    for level in levels:
+        if has_batch_coupling(model):
+            why = "BatchNorm mixes the samples of a batch, so clipping does not bound what one of them does"
+            raise FedsimError(f"privacy.{level}: {why}; set model.norm=group")
+        if server.reads_metrics:
+            raise FedsimError(
+                f"privacy.{level}: {name} steers its model by clients' metrics, which carry no noise; "
+                f"use another method"
+            )
+        for release in client.releases():
+            if release.mechanism == "none" and any(item.startswith("arrays/") for item in release.covers):
+                raise FedsimError(
+                    f"privacy.{level}: clients of {name} also send their {release.what}, which would carry no noise; "
+                    f"use another method"
+                )
+    plain = all(phase.streams == ("labelled",) and phase.annotate is None for phase in client.phases())
+    if "example" in levels and not plain:
+        raise FedsimError(
+            f"privacy.example: clients of {name} learn from more than single labelled samples; use another method"
+        )
+    averages = type(server).aggregate is Server.aggregate and type(server).aggregate_train is Server.aggregate_train
+    if "client" in levels and not averages:
+        raise FedsimError(
+            f"privacy.client: {name} does not average its clients' updates, which is what the noise is for; "
+            f"use another method, such as fedavg"
+        )
+
+
+def central_privacy(config: RunConfig) -> CentralPrivacy | None:
+    """Return the server's part of client-level privacy, if the run has any.
+
+    Raises
+    ------
+    FedsimError
+        If the noise on the number of unclipped clients is too small.
+    """
+    central = config.privacy.client
+    return None if central is None else CentralPrivacy(central, config.cohort_size, config.seed)
+
+
+def new_ledger(config: RunConfig, sizes: Sizes, client: Client) -> Ledger:
+    """Return the ledger of a run that has not begun."""
+    releases = [*client.releases(), _FOLDER, _PUBLIC]
+    if (example := config.privacy.example) is not None:
+        rates, steps = _example_schedule(config, sizes, client)
+        releases.append(
+            Release(
+                what=DP_SGD,
+                covers=("model",),
+                mechanism="gaussian",
+                unit="example",
+                noise=example.noise,
+                delta=example.delta,
+                sampling_rate=tuple(rates),
+                times=tuple(steps),
+                note=f"an example is a {client.item}; clients hold disjoint data: epsilon is the largest of one; "
+                "drawing clients amplifies nothing",
+            )
+        )
+    if (central := config.privacy.client) is not None:
+        bits = (f"arrays/{UNCLIPPED}",) if central.clipping == "adaptive" else ()
+        drawn = "its cohort is not shown" if central.sampling == "poisson" else "amplification by sampling is not used"
+        releases.append(
+            Release(
+                what="mean of clipped updates",
+                covers=("model", *bits),
+                mechanism="gaussian",
+                unit="client",
+                against="readers",
+                noise=central.noise,
+                delta=central.delta,
+                sampling_rate=_client_rate(config),
+                when="every round",
+                note=f"the server is trusted with each client's update; {drawn}",
+            )
+        )
+    return Ledger(releases=tuple(releases), took_part=[0] * config.clients)
+
+
+def _client_rate(config: RunConfig) -> float:
+    central = config.privacy.client
+    poisson = central is not None and central.sampling == "poisson"
+    return config.cohort_size / config.clients if poisson else 1.0
+
+
+def _example_schedule(config: RunConfig, sizes: Sizes, client: Client) -> tuple[list[float], list[int]]:
+    """Return every client's sampling rate, and its steps in a round that it takes part in."""
+    phases = client.phases()
+    steps = [sum(steps_of(phase, config.training, int(size)) for phase in phases) for size in sizes]
+    return [sampling_rate(int(size), config.training.batch_size) for size in sizes], steps
+
+
+def _with_noise(config: C, level: str, schedules: Sequence[tuple[float, int]]) -> tuple[C, str]:
+    assert config.target_epsilon is not None
+    try:
+        noise = calibrate(config.target_epsilon, config.delta, schedules)
+    except ValueError as error:
+        raise FedsimError(f"privacy.{level}.target_epsilon: {error}; raise it") from None
+    told = f"noise multiplier {noise:.4g} for epsilon {config.target_epsilon:g}"
+    return config.model_copy(update={"noise_multiplier": noise, "target_epsilon": None}), told

@@ -1,0 +1,135 @@
+"""How a run shows its progress: a bar on a terminal, plain lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from fedsim.config.run import RunConfig
+
+
+class Progress(Protocol):
+    """What a run tells while it goes on."""
+
+    def begin(self, config: RunConfig, choices: dict[str, str], rounds_done: int) -> None:
+        """Say what is run; `choices` are what auto picked and why."""
+
+    def reply(self) -> None:
+        """Count one client's reply."""
+
+    def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
+        """Count one round."""
+
+    def end(self) -> None:
+        """Leave the terminal tidy."""
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def begin(self, config: RunConfig, choices: dict[str, str], rounds_done: int) -> None:
+        """Ignore."""
+
+    def reply(self) -> None:
+        """Ignore."""
+
+    def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
+        """Ignore."""
+
+    def end(self) -> None:
+        """Ignore."""
+
+
+def _headline(config: RunConfig, choices: dict[str, str]) -> str:
+    cohort = f"{config.cohort_size} of {config.clients}" if config.cohort_size < config.clients else str(config.clients)
+    return (
+        f"{config.strategy.name} on {config.data.name}: {cohort} clients, {config.rounds} rounds, "
+        f"{config.model.name}, seed {config.seed}\n"
+        + "\n".join(f"  {what}: {choice}" for what, choice in choices.items())
+    )
+
+
+def _measures(metrics: dict[str, float]) -> str:
+    names = {"acc": "global/accuracy", "mse": "global/mse", "clients": "clients/accuracy", "loss": "train/loss"}
+    return "  ".join(f"{short} {metrics[name]:.4f}" for short, name in names.items() if name in metrics)
+
+
+class Lines(Quiet):
+    """One line per evaluated round, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._config: RunConfig | None = None
+        self._begun = time.monotonic()
+        self._done_before = 0
+
+    def begin(self, config: RunConfig, choices: dict[str, str], rounds_done: int) -> None:
+        """Print the headline."""
+        self._config, self._begun, self._done_before = config, time.monotonic(), rounds_done
+        self._console.print(_headline(config, choices), highlight=False, markup=False)
+
+    def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
+        """Print a line if this round was evaluated."""
+        if self._config is None or not any(name.startswith(("global/", "clients/")) for name in metrics):
+            return
+        spent = time.monotonic() - self._begun
+        left = spent / max(server_round - self._done_before, 1) * (self._config.rounds - server_round)
+        self._console.print(
+            f"round {server_round}/{self._config.rounds}  {_measures(metrics)}  "
+            f"{metrics.get('train/clients_per_s', 0):.0f} clients/s  eta {left:.0f} s",
+            highlight=False,
+        )
+
+
+class Live(Quiet):
+    """A bar with round, accuracy, loss, clients per second and the time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Bar | None = None
+        self._cohort = 0
+        self._replies = 0
+        self._shown: dict[str, float] = {}
+
+    def begin(self, config: RunConfig, choices: dict[str, str], rounds_done: int) -> None:
+        """Print the headline and start the bar."""
+        self._console.print(_headline(config, choices), highlight=False, markup=False)
+        self._bar = Bar(
+            TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"),
+            TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(), console=self._console,
+        )  # fmt: skip
+        self._cohort = config.cohort_size
+        self._task = self._bar.add_task("", total=config.rounds, completed=rounds_done)
+        self._bar.start()
+
+    def reply(self) -> None:
+        """Tell now and then how far the round is."""
+        self._replies += 1
+        if self._bar is not None and self._replies % max(1, self._cohort // 50) == 0:
+            self._bar.update(self._task, description=f"{self._text()}  {self._replies}/{self._cohort} clients")
+
+    def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
+        """Advance the bar."""
+        self._replies = 0
+        self._shown |= metrics
+        if self._bar is not None:
+            self._bar.update(self._task, completed=server_round, description=self._text())
+
+    def _text(self) -> str:
+        return f"{_measures(self._shown)}  {self._shown.get('train/clients_per_s', 0):.0f} clients/s"
+
+    def end(self) -> None:
+        """Stop the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def progress_for(console: Console, quiet: bool) -> Progress:
+    """Return the progress display that fits where the output goes."""
+    if quiet:
+        return Quiet()
+    return Live(console) if console.is_terminal else Lines(console)

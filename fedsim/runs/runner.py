@@ -1,0 +1,334 @@
+"""From a configuration to a finished run folder; and on from where one was left."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import json
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+
+from fedsim.atomic import write_atomically
+from fedsim.config.resolve import find_config, read_yaml, resolve
+from fedsim.config.run import RunConfig
+from fedsim.data.datasets import load_dataset
+from fedsim.data.federation import FederatedData
+from fedsim.engine.base import Engine
+from fedsim.environment import environment, versions
+from fedsim.errors import FedsimError, InUse, RunFailed
+from fedsim.interrupts import uninterrupted
+from fedsim.models.base import Classifier
+from fedsim.runs.checkpoint import load_latest, load_model, save_model, sha256
+from fedsim.runs.folder import RunFolder
+from fedsim.runs.history import HistoryWriter, require_room
+from fedsim.runs.progress import Progress
+from fedsim.runs.simulation import Metrics, RunState, Simulation, TooFewReplies, build_run_model
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What `run` returns."""
+
+    folder: Path
+    config: RunConfig
+    """Resolved: it reruns the run."""
+    metrics: list[dict[str, Any]]
+    """The lines of metrics.jsonl: {"round", "time_s", "metrics"}."""
+    final: Metrics
+    """The newest value of each metric."""
+    model: Classifier
+    """The final global model, in evaluation mode."""
+
+
+def run(
+    config: RunConfig | Mapping[str, Any] | str | Path | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Run a federation and return its metrics and model.
+
+    Parameters
+    ----------
+    config
+        A configuration, the same as a mapping, the name of a preset or the path of a YAML file.
+    overrides
+        Dotted keys over it, such as `{"training.lr": 0.1}`.
+    force
+        Replace an existing run of the same name.
+
+    Raises
+    ------
+    FedsimError
+        If the configuration or the data is bad; nothing was written then.
+    """
+    if isinstance(config, RunConfig):
+        base: Mapping[str, Any] = config.model_dump()
+    else:
+        base = config if isinstance(config, Mapping) else find_config(str(config)) if config is not None else {}
+    return run_layers([base, overrides or {}], force=force, progress=progress)
+
+
+def run_layers(layers: Sequence[Mapping[str, Any]], *, force: bool, progress: Progress | None) -> RunResult:
+    """Run the configuration that the layers make, see `fedsim.config.resolve`, in a new run folder."""
+    config = resolve(*layers)
+    return _begin(_folder_for(config, force), Simulation(config, progress))
+
+
+def resume(folder: str | Path, progress: Progress | None = None) -> RunResult:
+    """Continue a run that was stopped or killed, from its last checkpoint, to the bits it would have come to.
+
+    Raises
+    ------
+    FedsimError
+        If `folder` is no run, its checkpoint is damaged, or its data is another than it began with.
+    """
+    path = RunFolder.open(folder).path
+    return _continue(path, Simulation(resolve(read_yaml(path / "config.yaml")), progress))
+
+
+def begin_or_resume(folder: Path, simulation: Simulation) -> RunResult:
+    """Bring a run to its end in `folder`, from its last checkpoint if it is there already."""
+    return (_continue if folder.exists() else _begin)(folder, simulation)
+
+
+def require_same_data(run: RunFolder, data: FederatedData) -> None:
+    """Refuse data that is not, bit for bit and client for client, what the run began with."""
+    if run.environment.get("data_sha256") != data.content_hash:
+        what = f"{data.dataset.name} or its partition is not what this run was trained on (its hash differs)"
+        raise FedsimError(f"{run.path}: {what}; restore the data, or run it anew")
+
+
+def load_run_model(folder: str | Path) -> Classifier:
+    """Return the final global model of a finished run, in evaluation mode."""
+    path = RunFolder.open(folder).path
+    config = resolve(read_yaml(path / "config.yaml"))
+    dataset = load_dataset(config.data, config.seed)
+    model = build_run_model(config, dataset)
+    model.load_state_dict(load_model(path / "model.safetensors"))
+    return model.eval()
+
+
+def _begin(folder: Path, simulation: Simulation) -> RunResult:
+    config = simulation.config
+    require_room(config.history, simulation.server.initial(), config.rounds, config.cohort_size)
+    with contextlib.closing(simulation.engine()) as engine:  # first: it may not be to be had
+        _make_folder(folder, simulation)
+        with _held(folder):
+            return _finish(folder, simulation, engine, simulation.begin())
+
+
+def _continue(folder: Path, simulation: Simulation) -> RunResult:
+    require_same_data(RunFolder.open(folder), simulation.data)
+    with _held(folder), contextlib.closing(simulation.engine()) as engine:
+        checkpoint = load_latest(folder)
+        try:
+            state = simulation.begin() if checkpoint is None else simulation.restore(checkpoint, engine)
+        except FedsimError as error:
+            raise FedsimError(f"{folder}: {error}") from None
+        return _finish(folder, simulation, engine, state)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other processes from continuing or replacing the run in `folder`; the lock ends with its process."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # a folder without the file, a file system without locks
+            file = held.enter_context((folder / "environment.json").open("r+b"))  # it is there, and never replaced
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InUse(f"{folder}: another process is at work on this run; wait for it or stop it") from None
+        yield
+
+
+def _finish(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> RunResult:
+    """Run what is left of a run, and write all of its folder."""
+    go_on = f"fedsim run --resume {shlex.quote(str(folder))}"
+    try:
+        _run_rounds(folder, simulation, engine, state)
+        exported = simulation.server.export(state.tensors)
+        save_model(folder / "model.safetensors", exported)
+        _write_summary(folder, simulation, state, "finished")
+        _write_pictures(folder)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; to go on: {go_on}") from None
+    except TooFewReplies as error:
+        raise TooFewReplies(f"{error}; {folder} keeps the {state.round} rounds before") from None
+    except (OSError, FedsimError, SafetensorError) as error:
+        if (cause := _disk_cause(error)) is None:
+            raise
+        raise RunFailed(f"{folder}: cannot be written ({cause}); free some room, then: {go_on}") from None
+    model = simulation.new_model(simulation.config)
+    model.load_state_dict({name: value.cpu() for name, value in exported.items()})
+    return RunResult(folder, simulation.config, state.metrics, _newest(state.metrics), model.eval())
+
+
+def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> None:
+    config, saved = simulation.config, state.round
+    history = HistoryWriter(folder, config.history) if config.history.keep != "none" else None
+    try:
+        if history is not None:
+            history.rewind(state.round)
+        for rest in folder.glob(".*.tmp"):  # of a process that was killed as it wrote
+            rest.unlink()
+        engine.states.spill_to(folder / ".states")
+        (folder / "summary.json").unlink(missing_ok=True)
+        state.ledger.save(folder)
+        # What was logged after the checkpoint is run, and logged, again.
+        write_atomically(folder / "metrics.jsonl", "".join(map(_line, state.metrics)).encode())
+        simulation.progress.begin(config, simulation.choices | engine.notes, state.round)
+        with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
+            while state.round < config.rounds:
+                metrics = simulation.step(state, engine, history)
+                log.write(_line(state.metrics[-1]))
+                log.flush()
+                if state.round % config.checkpoint_every == 0 or state.round == config.rounds:
+                    simulation.checkpoint(state, engine).save(folder)
+                    state.ledger.save(folder)
+                    saved = state.round
+                simulation.progress.round_done(state.round, metrics)
+    except BaseException as error:
+        _leave(folder, simulation, state, engine, saved, error)
+        raise
+    finally:
+        if history is not None:
+            history.discard()
+        simulation.progress.end()
+
+
+def _leave(
+    folder: Path, simulation: Simulation, state: RunState, engine: Engine, saved: int, error: BaseException
+) -> None:
+    """Keep the last whole round of a run that ends early."""
+    interrupted = isinstance(error, KeyboardInterrupt)
+    status = "stopped" if interrupted or isinstance(error, TooFewReplies) else "failed"
+    engine.states.discard()
+    # The disk may be what failed; the error itself is on its way up.
+    unwritable = (FedsimError, OSError, SafetensorError)
+    with uninterrupted():
+        with contextlib.suppress(*unwritable):
+            if state.round > saved:
+                simulation.checkpoint(state, engine).save(folder)
+                state.ledger.save(folder)
+        with contextlib.suppress(*unwritable):
+            _write_summary(folder, simulation, state, status, "interrupted" if interrupted else _text(error))
+
+
+def _folder_for(config: RunConfig, force: bool) -> Path:
+    """Return the folder of a new run, having refused one that may not be written to."""
+    dataset = Path(config.data.name.partition(":")[2] or config.data.name).stem
+    name = config.name or f"{config.strategy.name}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = config.out.expanduser() / name
+    try:
+        if config.name is None:  # several runs may begin in one second
+            numbered = (folder.with_name(f"{name}-{number}") for number in itertools.count(2))
+            return next(path for path in (folder, *itertools.islice(numbered, 999)) if not path.exists())
+        there = folder.exists()
+    except OSError as error:
+        raise FedsimError(f"{folder}: cannot be written ({_disk_cause(error)}); choose another --out") from None
+    if there and not force:
+        raise FedsimError(f"{folder}: exists already; choose another --name, or replace it with --force")
+    if there and not (folder / "config.yaml").is_file():
+        raise FedsimError(f"{folder}: is no run folder, so --force does not replace it; choose another --name")
+    with _held(folder):  # by nobody else
+        return folder
+
+
+def _make_folder(folder: Path, simulation: Simulation) -> None:
+    """Make a run folder with configuration, environment and partition, whole or not at all; replace an old one."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    new_parents = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        temporary.mkdir(parents=True)
+        write_atomically(temporary / "config.yaml", simulation.config.to_yaml().encode())
+        described = environment(simulation.worker.device) | {"data_sha256": simulation.data.content_hash}
+        write_atomically(temporary / "environment.json", json.dumps(described, indent=1).encode())
+        dataset = simulation.data.dataset
+        counts = simulation.data.partition.label_counts(dataset.strata_train, dataset.num_strata)
+        with (temporary / "partition.npz").open("wb") as file:
+            np.savez_compressed(file, label_counts=counts)
+        if simulation.config.name is not None and folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except (OSError, FedsimError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for parent in new_parents:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST):
+            raise InUse(f"{folder}: another process has just begun this run; wait for it or stop it") from None
+        raise FedsimError(f"{folder}: cannot be written ({_disk_cause(error)}); choose another --out") from None
+
+
+def _write_summary(
+    folder: Path, simulation: Simulation, state: RunState, status: str, reason: str | None = None
+) -> None:
+    config, counts = simulation.config, simulation.data.class_counts
+    finished = status == "finished"
+    # The last round has been evaluated, unless it was in a process that was killed after its checkpoint.
+    scores = (state.scores or simulation.scores(state.tensors)) if finished else {}
+    head = next(iter(scores.values()), None)
+    group_of = {int(c): group for group, classes in simulation.groups.items() for c in classes}
+    engine = config.engine.model_dump(mode="json", exclude_none=True)
+    summary: dict[str, Any] = {
+        "status": status,
+        "name": folder.name,
+        "strategy": config.strategy.name,
+        "dataset": simulation.data.dataset.name,
+        "seed": config.seed,
+        "rounds": config.rounds,
+        "rounds_done": state.round,
+        "engine": {**engine, "device": str(simulation.worker.device), "why": simulation.choices},
+        "wall_time_s": round(state.seconds, 3),
+        "versions": versions(),
+        "model_sha256": sha256(folder / "model.safetensors") if finished else None,
+        "metrics": _newest(state.metrics),
+        "per_class_accuracy": None if head is None else [v if np.isfinite(v) else None for v in head.per_class],
+        "class_counts": counts.tolist(),
+        "class_groups": [group_of[c] for c in range(len(counts))] if group_of else None,
+        "failures": state.failures,
+        "reason": reason,
+    }
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=1).encode())
+
+
+def _write_pictures(folder: Path) -> None:
+    from fedsim.report.html import write_report  # matplotlib: not before the first round
+    from fedsim.report.plots import write_plots
+
+    opened = RunFolder.open(folder)
+    write_plots(opened)
+    write_report([opened], folder / "report.html")
+
+
+def _newest(lines: list[dict[str, Any]]) -> Metrics:
+    return {name: value for line in lines for name, value in line["metrics"].items()}
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _text(error: BaseException) -> str:
+    return " ".join(str(error).split()) if isinstance(error, FedsimError) else f"{type(error).__name__}: {error}"
+
+
+def _disk_cause(error: Exception) -> str | None:
+    """Return what the disk has to say, if it was the disk."""
+    if isinstance(error, SafetensorError) and "I/O error" in str(error):
+        return str(error)
+    cause = error.__cause__ if isinstance(error, FedsimError) else error
+    return cause.strerror or str(cause) if isinstance(cause, OSError) else None

@@ -1,0 +1,309 @@
+"""The round loop: sample a cohort, train it, aggregate, evaluate. It writes no files; `fedsim.runs.runner` does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ConfigRecord, Message
+
+from fedsim.config.errors import shown
+from fedsim.config.run import RunConfig
+from fedsim.data.datasets import Dataset
+from fedsim.data.federation import FederatedData, federate
+from fedsim.data.longtail import shot_groups
+from fedsim.engine.base import Engine
+from fedsim.engine.inprocess import InProcessEngine
+from fedsim.engine.select import choose_cohort, choose_engine
+from fedsim.engine.states import ClientStates
+from fedsim.engine.worker import OWN_UPDATES, Worker
+from fedsim.errors import FedsimError, RunFailed
+from fedsim.evaluation import Score, TestSet
+from fedsim.federated.registry import load_strategy
+from fedsim.federated.server import draw_cohort
+from fedsim.flower.internals import client_of
+from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
+from fedsim.interrupts import uninterrupted
+from fedsim.models.base import Classifier
+from fedsim.models.build import build_model
+from fedsim.models.config import MODELS
+from fedsim.privacy.ledger import Ledger
+from fedsim.runs.checkpoint import Checkpoint
+from fedsim.runs.history import HistoryWriter
+from fedsim.runs.privacy_setup import calibrated, central_privacy, new_ledger, require_possible
+from fedsim.runs.progress import Progress, Quiet
+from fedsim.training.precision import prepare
+
+Metrics = dict[str, float]
+
+_UNDO = "undo the change to its config.yaml, or start a new run"
+_LONG_TAIL = 2.0  # class sizes that differ by less make no "few" and "many"
+
+
+class TooFewReplies(RunFailed):
+    """A round had fewer good replies than `min_replies`."""
+
+
+@dataclass
+class RunState:
+    """What changes from round to round, and goes into a checkpoint."""
+
+    tensors: Tensors
+    """The global model."""
+    server: tuple[Tensors, dict[str, Any]]
+    """The server's `state_dict()`."""
+    ledger: Ledger
+    """What clients have shown."""
+    round: int = 0
+    """Rounds done."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """The lines of metrics.jsonl."""
+    failures: int = 0
+    """Client replies lost."""
+    seconds: float = 0.0
+    """Wall time spent in rounds."""
+    scores: dict[str, Score] | None = None
+    """Of every head in the newest evaluation; None before the first one in this process."""
+    clip_norm: float | None = None
+    """The clipping norm of the next round, where client-level privacy has one."""
+
+
+class Simulation:
+    """One run, prepared but not begun: whatever a bad configuration can break has been tried by then.
+
+    It is run on `data` in place of what the configuration describes, where that is given; `self.data` is what the
+    method makes of it.
+    """
+
+    def __init__(self, config: RunConfig, progress: Progress | None = None, data: FederatedData | None = None) -> None:
+        self.progress = progress or Quiet()
+        self.strategy = load_strategy(config.strategy.name)
+        config, why_engine = choose_engine(config)
+        data = data or federate(config.data, config.clients, config.seed)
+        self.data = data if self.strategy.prepare is None else self.strategy.prepare(config, data)
+        dataset = self.data.dataset
+        if not (dataset.is_regression or MODELS[config.model.name].intercept):  # methods and unlearning want one
+            raise FedsimError(
+                f"model.name: {config.model.name} predicts one number, not {dataset.num_classes} classes; use logistic"
+            )
+        if dataset.is_regression and self.strategy.client.needs_classes:
+            raise FedsimError(
+                f"strategy.name: {self.strategy.name} needs classes, and {dataset.name} has numbers to predict; "
+                "try fedavg"
+            )
+        sizes = self.data.partition.sizes
+        config, why_noise = calibrated(config, sizes, lambda: self.strategy.client(config, self.new_model(config)))
+        self.worker = Worker(config, self.data)
+        model = prepare(self.new_model(config), config.training, self.worker.device)
+        self.server = self.strategy.server(config, model, self.data)
+        require_possible(config, model, self.server, self.worker.client)
+        self.server.central = central_privacy(config)
+        start = self.server.split(self.server.initial())
+        config, why_cohort = choose_cohort(config, self.worker, start, self.server.constants())
+        self.config = self.worker.config = config
+        self.choices = {"engine": why_engine, "cohort": why_cohort, **why_noise}
+        counts = self.data.class_counts
+        self.groups = shot_groups(counts) if counts.max() >= _LONG_TAIL * counts.min() else {}
+        self._tests = TestSet(dataset, self.worker.device, model.classifier.weight.dtype, config.eval_metrics)
+
+    def new_model(self, config: RunConfig) -> Classifier:
+        """Return the model that the run starts from."""
+        return build_run_model(config, self.data.dataset)
+
+    def engine(self) -> Engine:
+        """Return the engine that the configuration names; the caller closes it."""
+        chunk = self.config.training.chunk
+        assert chunk is not None  # choose_cohort has set it
+        if self.config.engine.name == "ray":
+            from fedsim.engine.ray import RayEngine
+
+            return RayEngine(partial(Worker, self.config, self.data), self.config.clients, chunk, self.config.engine)
+        states = ClientStates(self.config.engine.state_memory_mb << 20)
+        return InProcessEngine(self.worker, self.config.clients, chunk, states)
+
+    def begin(self) -> RunState:
+        """Return the state before the first round."""
+        ledger = new_ledger(self.config, self.data.partition.sizes, self.worker.client)
+        central = self.config.privacy.client
+        clip_norm = None if central is None else central.clip_norm
+        return RunState(self.server.initial(), self.server.state_dict(), ledger, clip_norm=clip_norm)
+
+    def restore(self, checkpoint: Checkpoint, engine: Engine) -> RunState:
+        """Return the state that a checkpoint holds, having given server and clients theirs.
+
+        Raises
+        ------
+        FedsimError
+            If it is of another recipe, or of a version that made other tensors of it.
+        """
+        recipe = self.config.recipe()
+        for key in sorted(recipe.keys() | checkpoint.recipe.keys(), key=lambda key: (not key.endswith(".name"), key)):
+            was, now = checkpoint.recipe.get(key), recipe.get(key)
+            if was != now:
+                raise FedsimError(f"{key}: its checkpoint was made with {shown(was)}, not {shown(now)}; {_UNDO}")
+        shapes = {name: value.shape for name, value in self.server.initial().items()}
+        fits = shapes == {name: value.shape for name, value in checkpoint.model.items()}
+        try:
+            if fits:
+                self.server.load_state_dict(*checkpoint.server)
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
+            fits = False
+        if not fits:
+            raise FedsimError(
+                f"its checkpoint is of another version of {self.config.strategy.name} or {self.config.model.name}; "
+                "start a new run"
+            )
+        engine.states.adopt(checkpoint.clients.files())
+        engine.trained |= set(checkpoint.trained)
+        model = {name: value.to(self.worker.device) for name, value in checkpoint.model.items()}
+        seconds = float(checkpoint.metrics[-1]["time_s"]) if checkpoint.metrics else 0.0
+        ledger = self.begin().ledger.model_copy(update={"rounds": checkpoint.round, "took_part": checkpoint.took_part})
+        return RunState(
+            model, checkpoint.server, ledger, checkpoint.round, checkpoint.metrics, checkpoint.failures, seconds,
+            clip_norm=checkpoint.clip_norm,
+        )  # fmt: skip
+
+    def checkpoint(self, state: RunState, engine: Engine) -> Checkpoint:
+        """Return all that is needed to go on after `state.round`."""
+        return Checkpoint(
+            state.round, state.tensors, state.server, engine.states, sorted(engine.trained),
+            state.metrics, state.failures, self.config.recipe(), state.ledger.took_part, state.clip_norm,
+        )  # fmt: skip
+
+    def step(self, state: RunState, engine: Engine, history: HistoryWriter | None = None) -> Metrics:
+        """Run one round, writing to `state`, and to `history`, once it is whole; returns its metrics.
+
+        Raises
+        ------
+        TooFewReplies
+            If too many clients failed; `state` is as it was.
+        """
+        config, server_round = self.config, state.round + 1
+        begun = time.perf_counter()
+        central = self.server.central
+        if central is not None and state.clip_norm is not None:
+            central.clip_norm = state.clip_norm
+        engine.cohort = drawn = draw_cohort(config, self.data.partition.sizes, server_round)
+        message = ConfigRecord()
+        if history is not None:
+            model = self.server.split(state.tensors)
+            message[OWN_UPDATES] = history.begin(server_round, engine.cohort, model, state.server)
+        messages = self.server.configure_train(server_round, to_record(state.tensors), message, engine)
+        replies = _Counted(engine.stream(_by_cohort(messages, engine)), self.progress, history)
+        aggregated, measured = self.server.aggregate_train(server_round, replies)
+        # A Poisson cohort may be small, or empty, without anybody having failed.
+        needed = config.min_replies if central is None else min(config.min_replies, len(drawn))
+        if replies.good < needed or aggregated is None:
+            first = f"; the first failure: {next(iter(replies.failures))}" if replies.failures else ""
+            raise TooFewReplies(
+                f"round {server_round}: {replies.good} good replies of {len(drawn)}, "
+                f"but min_replies is {config.min_replies}{first}"
+            )
+        tensors = to_tensors(aggregated, self.worker.device)
+        metrics = {f"train/{name}": value for name, value in scalars(measured or {}).items()}
+        metrics["train/clients_per_s"] = len(drawn) / (time.perf_counter() - begun)
+        if replies.failed:
+            metrics["train/failures"] = float(replies.failed)
+        scores = state.scores
+        if central is not None:
+            metrics["privacy/next_clip_norm"] = central.clip_norm
+        if server_round % config.eval_every == 0 or server_round == config.rounds:
+            scores = self.scores(tensors)
+            metrics |= self._global_metrics(scores) | self._evaluate_clients(server_round, tensors, engine)
+        with uninterrupted():  # the round counts as a whole or not at all
+            if history is not None:
+                history.commit()
+            engine.states.commit()
+            state.tensors, state.server, state.round = tensors, self.server.state_dict(), server_round
+            state.scores = scores
+            state.ledger.add_round(drawn)
+            state.clip_norm = None if central is None else central.clip_norm
+            state.failures += replies.failed
+            state.seconds += time.perf_counter() - begun
+            line = {"round": server_round, "time_s": round(state.seconds, 4)}
+            lost = {"failures": replies.failures} if replies.failures else {}
+            measures = {name: value if np.isfinite(value) else None for name, value in metrics.items()}
+            state.metrics.append({**line, "metrics": measures, **lost})
+        self._report(state, metrics, engine)
+        return metrics
+
+    def _report(self, state: RunState, metrics: Metrics, engine: Engine) -> None:
+        shown = {"accuracy": "global/accuracy", "clients_per_second": "train/clients_per_s"}
+        numbers = {name: metrics[metric] for name, metric in shown.items() if metric in metrics}
+        engine.report({"round": state.round, "failures": state.failures, **numbers})
+
+    def scores(self, tensors: Tensors) -> dict[str, Score]:
+        """Return how every global head does on the test set."""
+        current = self.server.split(tensors)
+        return self._tests.score(lambda x: self.server.heads(current, x))
+
+    def _global_metrics(self, scores: dict[str, Score]) -> Metrics:
+        out: Metrics = {}
+        for number, (head, score) in enumerate(scores.items()):
+            out |= score.metrics("global" if number == 0 else f"global_{head}", self.groups)
+        return out
+
+    def _evaluate_clients(self, server_round: int, tensors: Tensors, engine: Engine) -> Metrics:
+        which = self.config.eval_clients
+        if which == "auto":
+            which = "all" if self.strategy.client.personalised else "none"
+        if which == "none":
+            return {}
+        able = np.flatnonzero(self.data.partition.sizes).tolist()
+        engine.cohort = [client for client in able if which == "all" or client in engine.trained]
+        messages = self.server.configure_evaluate(server_round, to_record(tensors), ConfigRecord(), engine)
+        measured = self.server.aggregate_evaluate(server_round, engine.stream(messages))
+        out: Metrics = {}
+        for name, value in scalars(measured or {}).items():
+            head, colon, metric = name.rpartition(":")
+            out[f"clients_{head}/{metric}" if colon else f"clients/{name}"] = value
+        return out
+
+
+def build_run_model(config: RunConfig, dataset: Dataset) -> Classifier:
+    """Return a run's initial model on the CPU, in the run's number format."""
+    model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
+    return prepare(model, config.training, torch.device("cpu"))
+
+
+_RECORDED = 100  # clients per reason and round, and reasons per round
+
+
+class _Counted:
+    """Replies on their way to the strategy, counted, and kept where there is a history."""
+
+    def __init__(self, replies: Iterator[Message], progress: Progress, history: HistoryWriter | None) -> None:
+        self._replies, self._progress, self._history = replies, progress, history
+        self.good = 0
+        self.failed = 0
+        self.failures: dict[str, list[int]] = {}
+        """Clients that failed, by the first line of the reason."""
+
+    def __iter__(self) -> Iterator[Message]:
+        for reply in self._replies:
+            if reply.has_error():
+                self.failed += 1
+                self._record(client_of(reply.metadata.src_node_id), reply.error.reason or "no reason given")
+            else:
+                self.good += 1
+                if self._history is not None:
+                    self._history.add(client_of(reply.metadata.src_node_id), reply.content)
+            self._progress.reply()
+            yield reply
+
+    def _record(self, client: int, reason: str) -> None:
+        line = reason.split("\n", 1)[0]
+        clients = self.failures.get(line, [])
+        if clients or len(self.failures) < _RECORDED:
+            self.failures[line] = [*clients, client][:_RECORDED]
+
+
+def _by_cohort(messages: Iterable[Message], engine: Engine) -> list[Message]:
+    """Return messages in the cohort's order: Flower's own strategies shuffle their nodes."""
+    order = {node: position for position, node in enumerate(engine.get_node_ids())}
+    return sorted(messages, key=lambda message: order[message.metadata.dst_node_id])

@@ -1,0 +1,171 @@
+"""Example-level differential privacy: DP-SGD (arXiv:1607.00133) for clients trained together.
+
+Step of client k, whose n samples make L = ceil(n / batch_size) batches of an epoch; q = 1 / L:
+
+    B ~ each sample with probability q        g_i = grad loss(sample i alone)
+    g = (sum_{i in B} g_i * min(1, C / ||g_i||_2) + N(0, (z C)^2 I)) / (q n)
+
+followed by the optimiser's step with g. The batches are Poisson samples, of which the accountant's rate is true: some
+are empty, and those take a step of noise as well. The gradient is that of each sample's own loss, so its norm is
+bounded whatever the loss does with a batch. A gradient entry that is not finite counts as 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from fedsim.config.run import TrainingConfig
+from fedsim.data.transforms import draw_augmentation
+from fedsim.federated.client import Batch, Extras, Phase, State
+from fedsim.flower.records import Tensors
+from fedsim.privacy.config import ExamplePrivacyConfig
+from fedsim.privacy.mechanisms import clip_factors, gaussian_like, seeded
+from fedsim.randomness import generator, torch_seed
+from fedsim.training.batches import BatchPlan, Ints
+from fedsim.training.optimizers import Optimizer
+from fedsim.training.precision import autocast
+
+if TYPE_CHECKING:
+    from fedsim.training.streams import Work
+    from fedsim.training.trainer import TrainingData
+
+_GRADIENT_FLOATS = 50_000_000  # 200 MB of per-sample gradients at once
+
+
+def sampling_rate(samples: int, batch_size: int) -> float:
+    """Return q, the probability with which each of a client's samples is in a batch."""
+    return 1 / max(1, -(-samples // batch_size))
+
+
+def steps_of(phase: Phase, config: TrainingConfig, samples: int) -> int:
+    """Return the steps of a phase of a client with so many samples, none if it has none."""
+    steps, epochs = phase.steps, phase.epochs
+    if steps is None and epochs is None:
+        steps = config.steps
+    if steps is not None:
+        return steps if samples else 0
+    return (epochs or config.epochs) * -(-samples // config.batch_size)
+
+
+def plan_poisson(
+    works: Sequence[Work], address: tuple[int, int, int], *, steps: Sequence[int], batch_size: int, data: TrainingData
+) -> BatchPlan:
+    """Return so many Poisson batches of each client, some of them empty; `address` is (run seed, round, phase)."""
+    seed, server_round, phase = address
+    rngs = [generator(seed, "poisson batches", server_round, work.client, phase) for work in works]
+    batches = []
+    for work, rng, number in zip(works, rngs, steps, strict=True):
+        rate = sampling_rate(len(work.rows), batch_size)
+        batches.append([work.rows[rng.random(len(work.rows)) < rate] for _ in range(number)])
+    width = max((len(batch) for mine in batches for batch in mine), default=0)
+    index = np.zeros((max(steps), len(works), max(1, width)), np.int64)
+    counts = np.zeros(index.shape[:2], np.int64)
+    draws = None if data.augment == "none" else np.zeros((*index.shape, 3), np.int64)
+    for lane, (mine, rng) in enumerate(zip(batches, rngs, strict=True)):
+        for step, batch in enumerate(mine):
+            index[step, lane, : len(batch)] = batch
+            counts[step, lane] = len(batch)
+            if draws is not None and data.augment != "none":
+                draws[step, lane, : len(batch)] = draw_augmentation(rng, len(batch), data.augment, data.pad)
+    return BatchPlan(index, counts, draws)
+
+
+class PrivateSteps:
+    """Runs the phases of clients with DP-SGD in place of SGD."""
+
+    def __init__(self, privacy: ExamplePrivacyConfig, config: TrainingConfig, seed: int) -> None:
+        self.privacy, self.config, self.seed = privacy, config, seed
+
+    def run(
+        self, phase: Phase, number: int, state: State, extras: Extras, works: Sequence[Work], server_round: int,
+        data: TrainingData,
+    ) -> tuple[Tensors, Ints, Ints, Ints]:  # fmt: skip
+        """Take the steps of phase `number`, writing to `state` (clients, ...); works come longest first.
+
+        Returns the mean of each metric over the samples seen, without noise; the steps; the samples that there are; and
+        how many its batches held, all (clients,).
+        """
+        config, device = self.config, data.x.device
+        sizes = np.array([len(work.rows) for work in works])
+        steps = np.array([steps_of(phase, config, size) for size in sizes.tolist()])
+        address = (self.seed, server_round, number)
+        plan = plan_poisson(works, address, steps=steps.tolist(), batch_size=config.batch_size, data=data)
+        trained = [name for name in state.params if phase.trains(name)]
+        optimizer = Optimizer(config, {name: state.params[name] for name in trained})
+        floats = sum(state.params[name][0].numel() for name in trained) * plan.index.shape[2]
+        clipped_sums = clipped_gradient_sums(
+            phase, extras, self.privacy.max_grad_norm, lanes=_GRADIENT_FLOATS // floats
+        )
+        noises = [
+            seeded(torch_seed(self.seed, "example-level noise", server_round, work.client, number), device)
+            for work in works
+        ]
+        expected = torch.tensor(
+            [size * sampling_rate(size, config.batch_size) for size in sizes.tolist()], device=device
+        )
+        counts = torch.from_numpy(plan.counts).to(device, torch.float32)
+        totals: Tensors = {}
+        for step in range(len(plan.index)):
+            active = int((steps > step).sum())  # a prefix, as the longest come first
+            index, draws = (None if a is None else torch.from_numpy(a[step, :active]) for a in (plan.index, plan.draws))
+            assert index is not None
+            x, y = data.batch(index.to(device), None if draws is None else draws.to(device))
+            params, buffers = ({n: value[:active] for n, value in part.items()} for part in state)
+            moving = {name: params.pop(name) for name in trained}
+            mask = (torch.arange(x.shape[1], device=device) < counts[step, :active, None]).float()
+            with autocast(config, device):
+                sums, metrics = clipped_sums(moving, params, buffers, x, y, mask)
+            grads = [
+                (total + self._noise(total, noises[:active])) / _per_lane(expected[:active], total)
+                for total in sums.values()
+            ]
+            slots = {slot: {n: value[:active] for n, value in held.items()} for slot, held in optimizer.state.items()}
+            optimizer.step(moving, grads, slots, step)
+            for name, value in metrics.items():
+                totals.setdefault(name, torch.zeros_like(counts[0]))[:active] += value
+        means = {name: total / counts.sum(0) for name, total in totals.items()}  # NaN where no sample was drawn
+        return means, steps, sizes, plan.counts.sum(0)
+
+    def _noise(self, total: Tensor, noises: Sequence[torch.Generator]) -> Tensor:
+        """Return N(0, (z C)^2) for a sum of gradients (clients, ...), each client's from its own generator."""
+        std = self.privacy.noise * self.privacy.max_grad_norm
+        return torch.stack([gaussian_like(value, std, noise) for value, noise in zip(total, noises, strict=True)])
+
+
+ClippedSums = Callable[[Tensors, Tensors, Tensors, Tensor, Tensor, Tensor], tuple[Tensors, Tensors]]
+"""(trained params, other params, buffers, x, y, mask) -> (sums of clipped gradients, sums of metrics), stacked."""
+
+
+def clipped_gradient_sums(phase: Phase, extras: Extras, bound: float, *, lanes: int) -> ClippedSums:
+    """Return the function that clips each sample's gradient, over all trained tensors, and adds them up per client.
+
+    It works on at most `lanes` clients at once, at least on one.
+    """
+
+    def loss(moving: Tensors, fixed: Tensors, buffers: Tensors, x: Tensor, y: Tensor) -> tuple[Tensor, Tensors]:
+        value, metrics = phase.loss({**moving, **fixed}, buffers, extras, Batch(x[None], y[None]))
+        return value, {"loss": value.detach()} | {name: metric.detach() for name, metric in metrics.items()}
+
+    gradients = vmap(grad(loss, has_aux=True), in_dims=(None, None, None, 0, 0), randomness="different")
+
+    def client(
+        moving: Tensors, fixed: Tensors, buffers: Tensors, x: Tensor, y: Tensor, mask: Tensor
+    ) -> tuple[Tensors, Tensors]:
+        grads, metrics = gradients(moving, fixed, buffers, x, y)
+        grads = {name: g.nan_to_num(0.0, 0.0, 0.0) for name, g in grads.items()}
+        norms = torch.stack([g.reshape(len(g), -1).square().sum(1) for g in grads.values()]).sum(0).sqrt()
+        factors = clip_factors(norms, bound) * mask
+        sums = {name: torch.tensordot(factors.to(g.dtype), g, dims=1) for name, g in grads.items()}
+        return sums, {name: (values * mask).sum() for name, values in metrics.items()}
+
+    return vmap(client, randomness="different", chunk_size=max(1, lanes))
+
+
+def _per_lane(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like.dtype).view(-1, *[1] * (like.dim() - 1))

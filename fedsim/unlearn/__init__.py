@@ -1,1 +1,0 @@
-"""Make a finished run forget, and measure how far the result is from never having known."""

@@ -1,0 +1,36 @@
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from unlearning.evaluation.model_facts import model_facts
+from unlearning.pipeline.forget import parse_forget
+from unlearning.pipeline.roles import Roles, assign_roles
+from unlearning.pipeline.source import Source, open_source
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of a small run, to be unlearned by all tests of a module."""
+    return shutil.copytree(tiny_run, tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def source(tiny_run: Path) -> Source:
+    return open_source(tiny_run)
+
+
+@pytest.fixture(scope="module")
+def roles(source: Source) -> Roles:
+    """Return the views of a request for client 2."""
+    request = parse_forget("client=2", source.data, seed=0)
+    return assign_roles(source.data, request, 0, source.device)
+
+
+@pytest.fixture(autouse=True)
+def _light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes most of a small run's time: pictures, and the noise floors of attacks."""
+    monkeypatch.setattr("fedsim.runs.runner._write_pictures", lambda folder: None)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *arguments, **options: None)
+    monkeypatch.setattr("unlearning.pipeline.measure.model_facts", partial(model_facts, floors=False))

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+
+from fedsim.data.transforms import normalize
+from unlearning.api.view import View
+from unlearning.pipeline.forget import parse_forget
+from unlearning.pipeline.roles import Roles, assign_roles
+from unlearning.pipeline.source import Source
+
+
+def test_roles_are_the_rows_of_the_request(source: Source, roles: Roles) -> None:
+    dataset = source.data.dataset
+    held = source.data.partition[2]
+    assert np.array_equal(np.sort(held), held)
+    assert np.array_equal(roles.forget.x.numpy(), dataset.x_train[held])
+    assert len(roles.forget) + len(roles.retain) == len(source.data.partition.indices)
+    assert np.array_equal(roles.test.x.numpy(), dataset.x_test)
+
+
+def test_unseen_samples_are_of_the_forgotten_classes(source: Source) -> None:
+    request = parse_forget("class=3", source.data, seed=0)
+    unseen = assign_roles(source.data, request, 0, source.device).unseen
+    assert unseen.y is not None
+    assert unseen.y.tolist() == [3] * 48  # all that the test set has
+
+
+def test_unseen_samples_have_the_mix_of_a_client(roles: Roles) -> None:
+    forget, unseen, test = (
+        torch.bincount(view.y, minlength=10) for view in (roles.forget, roles.unseen, roles.test) if view.y is not None
+    )
+    assert torch.equal(unseen, torch.minimum(forget, test))
+
+
+def test_spare_samples_are_of_the_forgotten_classes_and_none_that_attacks_look_at(roles: Roles) -> None:
+    assert roles.spare is not None
+    forget, unseen, spare, test = (
+        torch.bincount(view.y, minlength=10)
+        for view in (roles.forget, roles.unseen, roles.spare, roles.test)
+        if view.y is not None
+    )
+    assert torch.equal(unseen + spare, torch.where(forget > 0, test, 0))
+    images = {image.numpy().tobytes() for image in roles.unseen.x}
+    assert not images & {image.numpy().tobytes() for image in roles.spare.x}
+
+
+def test_batches_are_normalised_and_all_there() -> None:
+    x = torch.arange(7 * 4, dtype=torch.uint8).reshape(7, 1, 2, 2)
+    view = View(x, torch.arange(7), mean=(0.5,), std=(0.25,))
+    wanted = normalize(x, (0.5,), (0.25,))
+    parts = list(view.batches(3, None))
+    assert [len(part) for part, _ in parts] == [3, 3, 1]
+    assert torch.equal(torch.cat([part for part, _ in parts]), wanted)
+    assert torch.equal(view.all()[0], wanted)
+    rng = np.random.default_rng(0)
+    shuffled = [torch.cat([y for _, y in view.batches(3, rng) if y is not None]) for _ in range(2)]
+    assert [sorted(order.tolist()) for order in shuffled] == [list(range(7))] * 2
+    assert not torch.equal(shuffled[0], shuffled[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batches_are_in_the_models_format_and_labels_may_lack(dtype: torch.dtype) -> None:
+    ((x, y),) = View(torch.ones(2, 3), dtype=dtype).batches(5, None)
+    assert x.dtype is dtype
+    assert y is None

@@ -1,0 +1,263 @@
+"""What a federated method works with: the clients that stay, and what the run kept of its rounds."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+
+from fedsim.config.run import HistoryConfig, RunConfig
+from fedsim.data.federation import FederatedData
+from fedsim.engine.base import Engine
+from fedsim.engine.worker import OWN_UPDATES, own_update
+from fedsim.errors import FedsimError, RunFailed
+from fedsim.flower.internals import client_of, node_of, reply_to
+from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
+from fedsim.models.base import Classifier
+from fedsim.runs.checkpoint import load_latest
+from fedsim.runs.history import KeptRound, Sent, Share, difference, open_history
+from fedsim.runs.progress import Progress
+from fedsim.runs.simulation import RunState, Simulation
+from unlearning.api.registry import Needs
+
+
+class Round:
+    """A kept round, as far as the method may see it."""
+
+    def __init__(self, kept: KeptRound, federation: Federation) -> None:
+        self._kept, self._federation = kept, federation
+        self.number = kept.number
+        self.clients: Mapping[int, Share] = kept.clients
+        """Those that answered, the forgotten ones among them, in the order in which the server took them."""
+
+    @property
+    def staying(self) -> list[int]:
+        """Those of its clients that are not to be forgotten."""
+        return [client for client in self.clients if client not in self._federation.forgotten]
+
+    def model(self) -> Tensors:
+        """Return θ^t, the global tensors as they were sent."""
+        return self._federation.read(self._kept)[0]
+
+    def sent(self, client: int) -> Sent:
+        """Return what a client sent: θ_k, for one that trains the global model."""
+        return self._federation.read_sent(self._kept, client)
+
+
+class Federation:
+    """The clients that stay, ready to train by the run's recipe with its own draws, and the run's history.
+
+    It gives what the method declared to need and nothing else, and counts what that costs.
+
+    Parameters
+    ----------
+    config
+        The run's configuration; its seed gives the draws.
+    data, left
+        The run's data, and what is left without that of the clients to forget.
+    run
+        The folder of the run, or of another that the recipe trained.
+    needs
+        What the method declared.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: FederatedData,
+        left: FederatedData,
+        run: Path,
+        needs: Needs,
+        progress: Progress | None = None,
+    ) -> None:
+        self.config = config.model_copy(
+            update={"history": HistoryConfig(), "eval_every": config.rounds, "eval_clients": "none"}
+        )
+        self.left, self.needs = left, needs
+        self.forgotten = emptied(data, left)
+        """The clients to forget."""
+        self._run = run
+        self._progress = progress
+        self._simulation = Simulation(self.config, progress, left)
+        self.device = self._simulation.worker.device
+        self._history = open_history(run, config.rounds) if needs.history or needs.updates else []
+        self._open = contextlib.ExitStack()
+        self._engines: dict[int, Engine] = {}
+        self._rounds = self._woken = 0
+
+    def __enter__(self) -> Federation:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    # The history --------------------------------------------------------------------------------------------------
+
+    @property
+    def rounds(self) -> list[Round]:
+        """The kept rounds, from the first."""
+        self._require("history")
+        return [Round(kept, self) for kept in self._history if kept.is_kept]
+
+    def first_round(self) -> int:
+        """Return t*, the first round that a client to forget was drawn for; the one after the last if none ever was."""
+        self._require("history")
+        drawn = (kept.number for kept in self._history if self.forgotten.intersection(kept.cohort))
+        return next(drawn, self.config.rounds + 1)
+
+    def read(self, kept: KeptRound) -> tuple[Tensors, tuple[Tensors, dict[str, Any]]]:
+        """Return the model and the server's state of a kept round."""
+        self._require("history")
+        model, server = kept.model()
+        return {name: value.to(self.device) for name, value in model.items()}, server
+
+    def read_sent(self, kept: KeptRound, client: int) -> Sent:
+        """Return what a client sent in a kept round."""
+        self._require("updates")
+        if kept.clients[client].purged:
+            raise FedsimError(f"client {client} was purged from the history of {self._run}; forget it too")
+        sent = kept.sent(client)
+        return sent._replace(tensors={n: v.to(self.device) for n, v in sent.tensors.items()})
+
+    def final(self) -> Tensors:
+        """Return θ^T, the global tensors that the run ended with."""
+        checkpoint = load_latest(self._run)
+        if checkpoint is None or checkpoint.round != self.config.rounds:
+            raise FedsimError(f"{self._run}: its last checkpoint is gone; run it anew")
+        return {name: value.to(self.device) for name, value in checkpoint.model.items()}
+
+    # The clients --------------------------------------------------------------------------------------------------
+
+    @property
+    def epochs(self) -> int:
+        """Local epochs of the run's recipe."""
+        return self.config.training.epochs
+
+    def train(
+        self, model: Tensors, server_round: int, clients: Sequence[int], epochs: int | None = None
+    ) -> Iterator[tuple[int, Sent]]:
+        """Yield what each client sends after training from `model`, in order; one that fails is left out.
+
+        It draws its batches as it did in that round of the run; with fewer `epochs`, the first of them.
+        """
+        self._require("clients")
+        engine = self._engine(self.epochs if epochs is None else epochs)
+        self._rounds += 1
+        self._woken += len(clients)
+        for reply in engine.stream(self._messages(engine, model, server_round, clients, own=True)):
+            if not reply.has_error():
+                update = own_update(reply.content)
+                tensors = to_tensors(update.array_records["arrays"], self.device)
+                metrics = scalars(update.metric_records["metrics"])
+                yield client_of(reply.metadata.src_node_id), Sent(tensors, metrics)
+
+    def aggregate(self, model: Tensors, server_round: int, sent: Iterable[tuple[int, Sent]]) -> Tensors:
+        """Return what the run's server makes of a round that began with `model` if these clients send this.
+
+        Raises
+        ------
+        RunFailed
+            If nobody sends anything.
+        """
+        # So that the server knows what was sent; the messages themselves go to nobody.
+        self._messages(self._engine(self.epochs), model, server_round, [0], own=False)
+
+        def replies() -> Iterator[Message]:
+            for client, (tensors, metrics) in sent:
+                asked = Message(RecordDict(), node_of(client), "train", group_id=str(server_round))
+                content = RecordDict({"arrays": to_record(tensors), "metrics": MetricRecord(dict(metrics))})
+                yield reply_to(asked, content)
+
+        aggregated, _ = self._simulation.server.aggregate_train(server_round, replies())
+        if aggregated is None:
+            raise RunFailed(f"round {server_round}: no client that stays has answered, so there is nothing to go on")
+        return to_tensors(aggregated, self.device)
+
+    def update(self, sent: Sent, model: Tensors) -> Tensors:
+        """Return U_k = θ_k − θ of the parameters of `model`."""
+        return difference(sent.tensors, self._simulation.server.split(model).params)
+
+    def moved(self, sent: Sent, model: Tensors, update: Tensors) -> Sent:
+        """Return what a client sent with θ + U in place of its parameters; buffers and all else stay."""
+        return sent._replace(tensors=sent.tensors | {name: model[name] + value for name, value in update.items()})
+
+    def replay(self, begin: Round) -> Tensors:
+        """Return what the recipe, without the clients to forget, makes of a round's model until its last round.
+
+        Where clients keep a state of their own it goes through all rounds: what they kept then is not in the history.
+        """
+        worker, server = self._simulation.worker, self._simulation.server
+        someone = int(np.argmax(self.left.partition.sizes))
+        kept = self._history[begin.number - 1]
+        if any(worker.client.personal(someone, server.split(server.initial()))):
+            kept = self._history[0]
+        model, state = self.read(kept)
+        server.load_state_dict(*state)
+        begun = replace(self._simulation.begin(), tensors=model, server=state, round=kept.number - 1)
+        return self._run_rounds(begun, self._simulation)
+
+    def go_on(self, model: Tensors, rounds: int) -> Tensors:
+        """Return what further rounds of the recipe, without the clients to forget, make of a model."""
+        total = self.config.rounds + rounds
+        simulation = Simulation(
+            self.config.model_copy(update={"rounds": total, "eval_every": total}), self._progress, self.left
+        )
+        begun = replace(simulation.begin(), tensors=model, round=self.config.rounds)
+        return self._run_rounds(begun, simulation)
+
+    def _run_rounds(self, state: RunState, simulation: Simulation) -> Tensors:
+        self._require("clients")
+        with contextlib.closing(simulation.engine()) as engine:
+            while state.round < simulation.config.rounds:
+                simulation.step(state, engine)
+                self._rounds += 1
+                self._woken += len(engine.cohort or ())
+        return state.tensors
+
+    # The model ----------------------------------------------------------------------------------------------------
+
+    def model(self, tensors: Tensors) -> Classifier:
+        """Return the plain model that predicts as the run's server does with these global tensors."""
+        model = self._simulation.new_model(self.config)
+        model.load_state_dict(self._simulation.server.export(tensors))
+        return model.to(self.device)
+
+    def costs(self) -> dict[str, float]:
+        """Return rounds in which clients trained, how often one did, and megabytes of the history that was read."""
+        read = sum(kept.bytes_read for kept in self._history)
+        return {"rounds": self._rounds, "clients_woken": self._woken, "history_mb": read / 1e6}
+
+    def _require(self, need: str) -> None:
+        if not getattr(self.needs, need):
+            raise TypeError(f"a method that uses {need} must declare so: Needs({need}=True)")
+
+    def _engine(self, epochs: int) -> Engine:
+        """Return clients that train for so many epochs."""
+        if epochs not in self._engines:
+            training = self.config.training.model_copy(update={"epochs": epochs})
+            simulation = self._simulation
+            if epochs != self.epochs:
+                simulation = Simulation(
+                    self.config.model_copy(update={"training": training}), self._progress, self.left
+                )
+            self._engines[epochs] = self._open.enter_context(contextlib.closing(simulation.engine()))
+        return self._engines[epochs]
+
+    def _messages(
+        self, engine: Engine, model: Tensors, server_round: int, clients: Sequence[int], *, own: bool
+    ) -> list[Message]:
+        engine.cohort = clients
+        config = ConfigRecord({OWN_UPDATES: own})
+        messages = self._simulation.server.configure_train(server_round, to_record(model), config, engine)
+        order = {node: position for position, node in enumerate(engine.get_node_ids())}
+        return sorted(messages, key=lambda message: order[message.metadata.dst_node_id])
+
+
+def emptied(data: FederatedData, left: FederatedData) -> frozenset[int]:
+    """Return the clients that had data and have none left."""
+    return frozenset(np.flatnonzero((data.partition.sizes > 0) & (left.partition.sizes == 0)).tolist())

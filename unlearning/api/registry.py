@@ -1,0 +1,153 @@
+"""Unlearning methods by name: what they need, what they forget, their options. Imports no torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Callable, Set
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fedsim.errors import FedsimError, nearest
+from fedsim.federated.registry import declared
+from fedsim.schema import Config
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fedsim.flower.records import Tensors
+    from fedsim.models.base import Classifier
+    from unlearning.api.federation import Federation
+    from unlearning.api.view import View
+
+KINDS = ("class", "samples", "clients")
+"""What a request can name."""
+
+RETRAIN = "retrain"
+"""The name by which the oracle is asked for as a method."""
+RETRAIN_SUMMARY = f"Retraining from scratch without it: the oracle itself. Forgets: {', '.join(KINDS)}."
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method asks for. It is given no more: what it does not need is not in the views it gets."""
+
+    forget_labels: bool = True
+    """Labels of what is to be forgotten."""
+    retain: bool = True
+    """The samples that are kept."""
+    retain_labels: bool = True
+    """Their labels."""
+    gradients: bool = True
+    """Derivatives; without, it runs where autograd records nothing."""
+    unseen: bool = False
+    """Never-seen samples of the forgotten classes, with labels; in the forget view."""
+    synthetic_only: bool = False
+    """It is given noise in place of all samples."""
+    history: bool = False
+    """The models of the run's rounds, and who took part in them. With this or the next two a method works on the
+    federation, of which it sees no sample."""
+    updates: bool = False
+    """What clients sent in those rounds."""
+    clients: bool = False
+    """The clients that stay, to train when they are asked to."""
+
+    @property
+    def federation(self) -> bool:
+        """Whether it is the federation that is worked on."""
+        return self.history or self.updates or self.clients
+
+    def words(self) -> str:
+        """Return what is needed as a list in words."""
+        if self.federation:
+            return ", ".join(name for name in ("history", "updates", "clients") if getattr(self, name))
+        asked = [field.name for field in fields(self) if getattr(self, field.name) and field.name != "synthetic_only"]
+        if not self.retain:
+            asked = [need for need in asked if need != "retain_labels"]
+        asked = (["synthetic data only"] if self.synthetic_only else ["forget"]) + asked
+        return ", ".join(need.replace("_", " ") for need in asked)
+
+
+class UnlearningConfig(Config):
+    """Options of one unlearning method; each method adds its own."""
+
+    name: str
+
+
+Options = TypeVar("Options", bound=UnlearningConfig)
+
+UnlearnSamples = Callable[["Classifier", "View", "View | None", Options, "np.random.Generator"], "Classifier"]
+"""(model, forget, retain, options, generator) -> model.
+
+The model is a private copy on the views' device; it may be changed in place and returned. Torch's own generators are
+seeded by the caller."""
+
+UnlearnClients = Callable[["Federation", Options], "Tensors"]
+"""(federation, options) -> the global tensors: of a method that needs history, updates or clients."""
+
+Unlearn = UnlearnSamples[Options] | UnlearnClients[Options]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One unlearning method."""
+
+    name: str
+    config: type[UnlearningConfig]
+    needs: Needs
+    forgets: frozenset[str]
+    """Of `KINDS`."""
+    unlearn: Unlearn[Any]
+
+
+_methods: dict[str, Method] = {}
+
+
+def unlearning(
+    name: str, config: type[Options], needs: Needs, forgets: Set[str]
+) -> Callable[[Unlearn[Options]], Unlearn[Options]]:
+    """Register the function below as the unlearning method `name`; every argument but `config` is a literal.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken, or `forgets` is not from "class", "samples" and "clients".
+    """
+
+    def register(function: Unlearn[Options]) -> Unlearn[Options]:
+        if name in _methods:
+            raise ValueError(f"unlearning method {name!r} is registered twice")
+        if not forgets or set(forgets) - set(KINDS):
+            raise ValueError(f"unlearning method {name!r} forgets {sorted(forgets)}; allowed: {', '.join(KINDS)}")
+        _methods[name] = Method(name, config, needs, frozenset(forgets), function)
+        return function
+
+    return register
+
+
+def load_unlearning(name: str) -> Method:
+    """Return the unlearning method called `name`, importing its file only.
+
+    Raises
+    ------
+    FedsimError
+        If there is no such method.
+    """
+    known = declared("unlearning", "unlearning")
+    if name not in known:
+        raise FedsimError(f"--method {name}: no such unlearning method; {nearest(name, known)}")
+    importlib.import_module(known[name].module)
+    return _methods[name]
+
+
+def describe_unlearning() -> dict[str, str]:
+    """Return {method name: what it is, forgets and needs}, read from the source: nothing is imported."""
+    lines = {}
+    for name, method in declared("unlearning", "unlearning").items():
+        arguments = dict(zip(("name", "config", "needs", "forgets"), method.call.args, strict=False))
+        arguments |= {keyword.arg: keyword.value for keyword in method.call.keywords if keyword.arg}
+        needs = arguments["needs"].keywords if isinstance(arguments["needs"], ast.Call) else []
+        flags = {need.arg: ast.literal_eval(need.value) for need in needs if need.arg}
+        forgets = sorted(ast.literal_eval(arguments["forgets"]), key=KINDS.index)
+        lines[name] = f"{method.summary} Forgets: {', '.join(forgets)}. Needs: {Needs(**flags).words()}."
+    return lines

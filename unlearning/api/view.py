@@ -1,0 +1,58 @@
+"""The seam between the engine and the methods of `unlearning/`: what a method is given, and how it is registered.
+
+One file, one method: its docstring, its options (an `UnlearningConfig`), and under the decorator
+`@unlearning("name", NameConfig, needs=Needs(retain=False), forgets={"class", "samples", "clients"})` the function
+`unlearn(model, forget, retain, config, rng) -> model`; or, with `needs=Needs(history=True, updates=True, clients=True)`
+or some of these, `unlearn(federation, config) -> global tensors`, see `unlearning.api.federation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.data.transforms import normalize
+from unlearning.api.registry import Method, Needs, UnlearningConfig, load_unlearning, unlearning
+
+__all__ = ["Method", "Needs", "UnlearningConfig", "View", "load_unlearning", "unlearning"]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The samples of one role (forget, retain, test, unseen) on the device; nobody writes to them."""
+
+    x: Tensor
+    """(N, C, H, W) uint8 or (N, D) float32, as stored."""
+    y: Tensor | None = None
+    """(N,) int64; None for a method that needs no labels."""
+    mean: tuple[float, ...] = (0.0,)
+    """Of the data set, see `fedsim.data.transforms.normalize`."""
+    std: tuple[float, ...] = (1.0,)
+    """As `mean`."""
+    dtype: torch.dtype = torch.float32
+    """Of what `batches` gives: the model's."""
+    unseen: View | None = None
+    """Beside what is to be forgotten, where a method needs them: never-seen samples of its classes."""
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batches(self, batch_size: int, rng: np.random.Generator | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield normalised inputs (B, *input_shape) and labels (B,): all of them once, shuffled by `rng` or in order.
+
+        The last batch may be smaller.
+        """
+        order = torch.arange(len(self)) if rng is None else torch.from_numpy(rng.permutation(len(self)))
+        for rows in torch.split(order.to(self.x.device), batch_size) if len(self) else ():
+            yield self._inputs(self.x[rows]), None if self.y is None else self.y[rows]
+
+    def all(self) -> tuple[Tensor, Tensor | None]:
+        """Return all normalised inputs and labels at once: four times the memory of uint8 images."""
+        return self._inputs(self.x), self.y
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        return normalize(x, self.mean, self.std).to(self.dtype)

@@ -1,0 +1,1 @@
+"""From a request to forget to a measured outcome."""

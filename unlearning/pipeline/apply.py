@@ -1,0 +1,87 @@
+"""Runs one unlearning method on one model, with what it declared to need and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from pydantic import ValidationError
+
+from fedsim.config.errors import one_line
+from fedsim.config.run import HistoryConfig
+from fedsim.errors import FedsimError
+from fedsim.models.base import Classifier
+from fedsim.randomness import generator, torch_draws, torch_seed
+from unlearning.api.federation import Federation
+from unlearning.api.registry import Method, UnlearnClients, UnlearningConfig, UnlearnSamples
+from unlearning.pipeline.forget import Request
+from unlearning.pipeline.memory import peak_memory
+from unlearning.pipeline.roles import Roles, granted
+
+
+@dataclass(frozen=True, eq=False)
+class Unlearned:
+    """What a method made of a model."""
+
+    model: Classifier
+    """In evaluation mode."""
+    seconds: float
+    """Of the method alone, evaluation not included."""
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """What else it took, by names of the catalogue."""
+
+
+def options_of(method: Method, given: Mapping[str, Any]) -> UnlearningConfig:
+    """Return a method's options, its defaults where not given; `given` may be wrong."""
+    try:
+        return method.config.model_validate({"name": method.name, **given})
+    except ValidationError as error:
+        raise FedsimError(f"--set {one_line(error, method.config, method.name, owner=method.name)}") from None
+
+
+def refusal(method: Method, request: Request, history: HistoryConfig) -> str | None:
+    """Return why a method cannot serve a request on a run with this history, None if it can."""
+    if request.kind not in method.forgets:
+        return f"{method.name} forgets {' and '.join(sorted(method.forgets))}, not {request.kind}"
+    if method.needs.updates and history.keep != "updates":
+        return f"{method.name} needs what clients sent, which this run has not kept (history.keep=updates keeps it)"
+    if method.needs.history and history.keep == "none":
+        return (
+            f"{method.name} needs the models of all rounds, which this run has not kept (history.keep=norms keeps them)"
+        )
+    return None
+
+
+def unlearn_with(method: Method, options: UnlearningConfig, model: Classifier, roles: Roles, seed: int) -> Unlearned:
+    """Return what the method makes of a copy of `model`; equal arguments give equal bits on one kind of machine."""
+    purpose = f"unlearn-{method.name}"
+    forget, retain = granted(roles, method.needs, generator(seed, f"{purpose}-noise"))
+    device = forget.x.device
+    private = copy.deepcopy(model).eval().requires_grad_(method.needs.gradients)
+    torch.optim.SGD([torch.zeros(())], lr=1.0)  # a process's first optimiser imports for seconds, which are not its own
+    draws = torch_draws(torch_seed(seed, f"{purpose}-torch"), device)
+    with draws, peak_memory(device) as peak, torch.set_grad_enabled(method.needs.gradients):
+        begun = time.perf_counter()
+        unlearn = cast("UnlearnSamples[Any]", method.unlearn)
+        result = unlearn(private, forget, retain, options, generator(seed, purpose))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - begun
+    if not isinstance(result, Classifier):
+        raise TypeError(f"{method.name} must return a Classifier, got {type(result).__name__}")
+    costs = {} if peak.megabytes is None else {"peak_mb": peak.megabytes}
+    return Unlearned(result.eval().requires_grad_(True), seconds, costs)
+
+
+def unlearn_federated(method: Method, options: UnlearningConfig, federation: Federation) -> Unlearned:
+    """Return what a method that works on the federation makes of it; its draws are those of the run."""
+    with peak_memory(federation.device) as peak, federation:
+        begun = time.perf_counter()
+        tensors = cast("UnlearnClients[Any]", method.unlearn)(federation, options)
+        seconds = time.perf_counter() - begun
+    memory = {} if peak.megabytes is None else {"peak_mb": peak.megabytes}
+    return Unlearned(federation.model(tensors).eval(), seconds, federation.costs() | memory)

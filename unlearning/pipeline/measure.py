@@ -1,0 +1,156 @@
+"""What a model does on each role, and how far that is from the oracle: numbers by their names in the catalogue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.models.base import Classifier
+from fedsim.randomness import generator
+from unlearning.api.view import View
+from unlearning.evaluation.accuracies import accuracy
+from unlearning.evaluation.batch_norm import batch_norms, re_estimated
+from unlearning.evaluation.divergence import activation_distance, js_divergence
+from unlearning.evaluation.gaps import GAP_METRICS, average_gap, tug_of_war
+from unlearning.evaluation.model_facts import model_facts
+from unlearning.evaluation.relearn import Relearn, relearn, relearn_ratio
+from unlearning.evaluation.report import ModelFacts, Splits
+from unlearning.evaluation.scores import Array, Floats, losses, margins
+from unlearning.pipeline.roles import Roles
+
+_BATCH, _MOST_KEPT = 500, 1_000
+_RELEARNED, _MOST_SAMPLES, _EPOCHS = 0.1, 200, 20
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One model under one seed."""
+
+    labels: Splits[Array]
+    logits: Splits[Array]
+    facts: ModelFacts | None
+    """None for a model whose outputs are not finite; of it no number is known."""
+    relearn: Relearn | None
+    values: dict[str, float]
+    """By names of `unlearning.evaluation.catalogue.METRICS`; what is not known is left out."""
+    seconds: float = 0.0
+    """That it took to find out: predictions, attacks with their noise floors, relearning."""
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags that are up: "diverged", "over-forgotten", "collapsed"."""
+        if self.facts is None:
+            return ["diverged"]
+        raised = {"over-forgotten": self.facts.over_forgotten, "collapsed": self.facts.collapsed}
+        return [name for name, judged in raised.items() if judged is not None and judged.flag]
+
+    def losses(self, role: str) -> Floats:
+        """Return the cross-entropy of each sample of a role, (N,) nats."""
+        return losses(getattr(self.logits, role), getattr(self.labels, role))
+
+    def margins(self, role: str) -> Floats:
+        """Return the margin of each sample of a role, (N,)."""
+        return margins(getattr(self.logits, role), getattr(self.labels, role))
+
+
+def measure(model: Classifier, roles: Roles, seed: int, oracle: Measured | None = None) -> Measured:
+    """Return what is known of one model; the distance to the oracle too, where there is one.
+
+    `seed` draws the samples that attacks look at and the batches of relearning: the same for every model.
+    """
+    begun = time.perf_counter()
+    labels: Splits[Array] = Splits(*(_labels(view).cpu().numpy() for view in roles.views))
+    logits: Splits[Array] = Splits(*(_logits(model, view) for view in roles.views))
+    again = _relearn(model, roles.forget, seed) if _finite(logits) else None
+    measured = measure_outputs(labels, logits, generator(seed, "attacks"), again, oracle)
+    values = measured.values
+    if measured.facts is not None and batch_norms(model):
+        restored = _logits(_restored(model, roles.retain, seed), roles.forget)
+        values = values | {"accuracy_forget_bn": accuracy(restored, labels.forget)}
+    return replace(measured, values=values, seconds=time.perf_counter() - begun)
+
+
+def measure_outputs(
+    labels: Splits[Array],
+    logits: Splits[Array],
+    rng: np.random.Generator,
+    again: Relearn | None = None,
+    oracle: Measured | None = None,
+) -> Measured:
+    """Return what is known of a model from labels (n_s,) and logits (n_s, C) of each set s, and of relearning.
+
+    Give all models of a comparison generators of one state: attacks then see the same samples.
+    """
+    if not _finite(logits):
+        return Measured(labels, logits, None, None, {})
+    facts = model_facts(labels, logits, rng)
+    values = facts.values | ({"relearn_steps": float(again.steps)} if again and again.reached else {})
+    measured = Measured(labels, logits, facts, again, values)
+    return measured if oracle is None else replace(measured, values=values | _distances(measured, oracle))
+
+
+def _finite(logits: Splits[Array]) -> bool:
+    return all(np.isfinite(z).all() for _, z in logits.items())
+
+
+def _labels(view: View) -> Tensor:
+    assert view.y is not None
+    return view.y
+
+
+@torch.no_grad()
+def _logits(model: Classifier, view: View) -> Floats:
+    model.eval()
+    return np.concatenate([model(x).double().cpu().numpy() for x, _ in view.batches(_BATCH, None)])
+
+
+def _some(view: View, most: int, rng: np.random.Generator) -> View:
+    """Return at most that many samples, shuffled."""
+    rows = torch.from_numpy(rng.permutation(len(view))[:most]).to(view.x.device)
+    return replace(view, x=view.x[rows], y=_labels(view)[rows])
+
+
+def _restored(model: Classifier, retain: View, seed: int) -> Classifier:
+    """Return the model, batch norm re-estimated on at most 1,000 kept samples."""
+    some = _some(retain, _MOST_KEPT, generator(seed, "batch-norm-samples"))
+    return re_estimated(model, (x for x, _ in some.batches(_BATCH, None)))
+
+
+def _relearn(model: Classifier, forget: View, seed: int) -> Relearn:
+    """Fine-tune on at most 200 forgotten samples for at most 20 epochs."""
+    some = _some(forget, _MOST_SAMPLES, generator(seed, "relearn-samples"))
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for epoch in range(_EPOCHS):
+            for x, y in some.batches(32, generator(seed, "relearn", epoch)):
+                assert y is not None
+                yield x, y
+
+    return relearn(
+        model, batches(), (some.all()[0], _labels(some)),
+        threshold=_RELEARNED, lr=0.01, momentum=0.9,
+    )  # fmt: skip
+
+
+def _distances(measured: Measured, oracle: Measured) -> dict[str, float]:
+    if oracle.facts is None:
+        return {}
+    ours, theirs = measured.values, oracle.values
+    target = {name: theirs[name] for name in GAP_METRICS if name in ours and name in theirs}
+    forget, retain, test = ((ours[name], theirs[name]) for name in GAP_METRICS[:3])
+    out = {
+        "average_gap": average_gap(ours, target),
+        "tug_of_war": tug_of_war(forget, retain, test),
+        "js_forget": js_divergence(measured.logits.forget, oracle.logits.forget),
+        "js_test": js_divergence(measured.logits.test, oracle.logits.test),
+        "activation_forget": activation_distance(measured.logits.forget, oracle.logits.forget),
+    }
+    if measured.relearn is not None and oracle.relearn is not None:
+        ratio = relearn_ratio(measured.relearn, oracle.relearn)
+        out |= {} if ratio is None else {"relearn_ratio": ratio}
+    return out

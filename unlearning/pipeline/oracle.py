@@ -1,0 +1,89 @@
+"""The gold standard: the same federation trained from scratch without what is to be forgotten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedsim.config.resolve import resolve
+from fedsim.config.run import HistoryConfig, RunConfig
+from fedsim.data.federation import FederatedData
+from fedsim.errors import FedsimError, InUse
+from fedsim.models.base import Classifier
+from fedsim.runs.folder import RunFolder
+from fedsim.runs.progress import Progress
+from fedsim.runs.runner import begin_or_resume
+from fedsim.runs.simulation import Simulation
+from unlearning.pipeline.source import Source, trained_model
+
+FOLDERS = ("oracles", "originals")
+"""Where under `unlearned/` the trained runs are: without the forgotten samples, and with them under other seeds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A model that a whole run has trained."""
+
+    folder: Path
+    model: Classifier
+    """In evaluation mode, on the source's device."""
+    seconds: float
+    """Wall time of its training, see `training_seconds`."""
+
+
+def retrained(source: Source, data: FederatedData, seed: int, kind: str, progress: Progress | None = None) -> Trained:
+    """Return the source's recipe trained on `data` under `seed`, from the cache where it is there.
+
+    It is a run folder of its own, named by the hash of recipe and data, under `unlearned/` of the source: it shows its
+    progress and goes on where it was left as any run does. Clients draw as they did in the source, from addresses of
+    seed, round and client; those without data are never sampled.
+
+    Parameters
+    ----------
+    source
+        Whose recipe.
+    data
+        The source's data, or what is left of it.
+    seed
+        Of initial weights, cohorts and batches; the partition is that of `data`.
+    kind
+        One of `FOLDERS`.
+    progress
+        Where to show how it goes.
+    """
+    parent = source.folder.path / "unlearned" / kind
+    config = source.config.model_copy(update={"seed": seed})
+    if kind == FOLDERS[0]:
+        config = config.model_copy(update={"history": HistoryConfig()})  # nobody asks it to forget
+    name = recipe_hash(config, data)
+    config = config.model_copy(update={"name": name, "out": parent})
+    folder = parent / name
+    try:
+        if not folder.exists() or RunFolder.open(folder).status != "finished":
+            begin_or_resume(folder, Simulation(config, progress, data))
+        opened = RunFolder.open(folder)
+        model = trained_model(opened, config, data.dataset, source.device)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the same command goes on from here") from None
+    except InUse:
+        raise
+    except FedsimError as error:
+        raise type(error)(f"no {kind.removesuffix('s')} ({error}); removing {folder} makes it begin anew") from None
+    return Trained(folder, model, training_seconds(opened, data))
+
+
+def recipe_hash(config: RunConfig, data: FederatedData) -> str:
+    """Return 16 hexadecimal digits that tell apart all recipes and data that train different models."""
+    recipe = config.model_dump(mode="json", exclude={"name", "out", "engine", "history"})
+    told = json.dumps([recipe, data.content_hash], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def training_seconds(folder: RunFolder, data: FederatedData) -> float:
+    """Return how long a run's clients and server trained, evaluations not included."""
+    cohort = min(resolve(folder.config).cohort_size, int(np.count_nonzero(data.partition.sizes)))
+    return float((cohort / folder.series("train/clients_per_s")[1]).sum())

@@ -1,0 +1,110 @@
+"""The folder of an unlearning: models, numbers, pictures and report, there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from fedsim.atomic import write_atomically
+from fedsim.environment import environment, versions
+from fedsim.errors import FedsimError
+from fedsim.models.base import Classifier
+from fedsim.runs.checkpoint import save_model, sha256
+from unlearning.api.registry import UnlearningConfig
+from unlearning.pipeline.comparison import FILE, Comparison
+from unlearning.pipeline.forget import Request
+from unlearning.pipeline.measure import Measured
+from unlearning.pipeline.source import MARK, Source
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What `unlearn` returns."""
+
+    folder: Path
+    comparison: Comparison
+    firsts: Mapping[str, tuple[Classifier, Measured]]
+    """Every model of the first seed, that of the run itself, and what was measured of it."""
+
+    @property
+    def model(self) -> Classifier:
+        """The model of the method asked for; of several, the one nearest to the oracle."""
+        return self.firsts[self.comparison.best.name][0]
+
+
+def write_outcome(outcome: Outcome, source: Source, request: Request, options: Mapping[str, UnlearningConfig]) -> None:
+    """Write the folder of an outcome, in place of an older one of its name."""
+    final = outcome.folder
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        _write_files(temporary, outcome, source, request, options)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+    except (OSError, FedsimError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FedsimError(f"{final}: cannot be written ({reason})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(temporary)
+
+
+def _write_files(
+    folder: Path, outcome: Outcome, source: Source, request: Request, options: Mapping[str, UnlearningConfig]
+) -> None:
+    from fedsim.report.figures import png  # matplotlib: not before there is something to draw
+    from unlearning.pipeline.page import plots, write_page
+
+    comparison = outcome.comparison
+    methods = {row.name for row in comparison.rows if row.kind in ("method", "baseline")} & set(options)
+    asked = {
+        "run": comparison.run,
+        "forget": comparison.forget,
+        "methods": {name: options[name].model_dump(mode="json", exclude={"name"}) for name in sorted(methods)},
+        "compare": "retrain" if any(row.kind == "oracle" for row in comparison.rows) else None,
+        "seeds": comparison.seeds,
+    }
+    write_atomically(folder / "config.yaml", yaml.safe_dump({MARK: asked}, sort_keys=False).encode())
+    write_atomically(folder / "environment.json", json.dumps(environment(source.device), indent=1).encode())
+    np.save(folder / "forget.npy", request.rows, allow_pickle=False)
+    save_model(folder / "model.safetensors", outcome.model.state_dict())
+    if len(methods) > 1:
+        (folder / "models").mkdir()
+        for name in sorted(methods):
+            save_model(folder / "models" / f"{name}.safetensors", outcome.firsts[name][0].state_dict())
+    write_atomically(folder / FILE, comparison.model_dump_json(indent=1).encode())
+    best = comparison.best
+    summary = {
+        "status": "finished",
+        "name": outcome.folder.name,
+        "strategy": source.config.strategy.name,
+        "dataset": source.data.dataset.name,
+        "seed": source.config.seed,
+        "wall_time_s": best.mean("seconds"),
+        "versions": versions(),
+        "model_sha256": sha256(folder / "model.safetensors"),
+        "metrics": {name: metric.mean for name, metric in best.metrics.items()},
+        "per_class_accuracy": best.class_accuracy,
+        "class_counts": source.data.class_counts.tolist(),
+        "method": best.name,
+        "forgotten": {"spec": request.spec, "kind": request.kind, "samples": len(request.rows)},
+        "source": {
+            "run": comparison.run,
+            "model_sha256": source.folder.summary and source.folder.summary.model_sha256,
+            "data_sha256": source.data.content_hash,
+        },
+    }
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=1).encode())
+    drawn = plots(outcome)
+    for plot in drawn:
+        write_atomically(folder / "plots" / f"{plot.name}.png", png(plot.figure))
+    write_page(folder / "report.html", outcome, drawn)

@@ -1,0 +1,205 @@
+"""The report of an unlearning: what was forgotten, how well, what it cost, for a reader who did not run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
+
+from fedsim.report import html
+from fedsim.report.figures import COLORS, GREY, INK, MUTED, Plot, add_legend, id_ticks, tidy, width_of
+from fedsim.report.html import Section
+from fedsim.report.wording import ABSENT, format_duration
+from unlearning.evaluation.catalogue import METRICS
+from unlearning.pipeline.comparison import Comparison, Row
+from unlearning.pipeline.outcome import Outcome
+from unlearning.pipeline.wording import cell, columns, federation_costs, flag_text, place_text, summary_line
+
+_FLOOR = 1e-6  # nats: losses below are drawn here
+_PANEL_COLUMNS = 3
+
+_KINDS = {
+    "original": "The run as it is, having seen everything.",
+    "oracle": "The same federation retrained from scratch without the forgotten samples: the target of every number.",
+    "baseline": "Beside the methods, unasked: fine-tuning on what is kept, and answering everything alike.",
+}
+
+
+def write_page(path: Path, outcome: Outcome, drawn: Sequence[Plot]) -> Path:
+    """Write the report as one HTML file."""
+    comparison = outcome.comparison
+    title = f"Forgetting {comparison.forget}"
+    losses = [plot for plot in drawn if plot.name == "losses"]
+    classes = [plot for plot in drawn if plot.name == "per_class"]
+    sections = [
+        _request(comparison),
+        _table(comparison),
+        Section("Losses of forgotten and never-seen samples", _LOSSES, plots=losses),
+        Section("Accuracy by class", _CLASSES, plots=classes),
+        _attacks(comparison),
+        _cost(comparison),
+        Section("What the columns mean", rows=[["Column", "Meaning"], *_meanings(comparison)]),
+    ]
+    return html.write_page(path, title, f"{comparison.run} · {outcome.folder.name}", [s for s in sections if s])
+
+
+def plots(outcome: Outcome) -> list[Plot]:
+    """Return the figures of an outcome: histograms of losses, and accuracies by class."""
+    return [
+        Plot("losses", "Distribution of losses, first seed", _histograms(outcome)),
+        Plot("per_class", "Test accuracy of each class, first seed", _per_class(outcome.comparison)),
+    ]
+
+
+_LOSSES = (
+    "Where a model has forgotten, samples that it was asked to forget look like samples that it has never seen: both "
+    "histograms lie on each other, as the oracle's do. Forgotten samples to the left of the unseen are remembered; to "
+    "the right of them the model was damaged, which tells an attacker as much."
+)
+_CLASSES = "Test accuracy of each class (filled bars: the method nearest to the oracle; marks: original and oracle)."
+
+
+def _request(comparison: Comparison) -> Section:
+    counts = ((label, number) for label, number in enumerate(comparison.forgotten_classes) if number)
+    classes = ", ".join(f"{label}: {number:,}" for label, number in counts)
+    rows = [
+        ["Request", comparison.forget],
+        ["Forgotten", f"{comparison.num_forget:,} training samples"],
+        ["By class", classes],
+        ["Kept", f"{comparison.num_retain:,} training samples of {comparison.clients_left} clients"],
+        ["Attacked", f"against {comparison.num_unseen:,} never-seen samples of the same classes"],
+        ["Seeds", str(comparison.seeds)],
+        *(["Note", note] for note in comparison.notes),
+    ]
+    return Section("What was forgotten", f"{summary_line(comparison)}.", rows=[["", ""], *rows])
+
+
+def _table(comparison: Comparison) -> Section:
+    shown = columns(comparison, brief=False)
+    rows = [
+        [
+            f"{place_text(row)} {row.name}",
+            flag_text(row, comparison.seeds) or ABSENT,
+            *(cell(row, column) for column in shown),
+        ]
+        for row in comparison.rows
+    ]
+    ranked = "Nearest to the oracle first; = where its interval meets the first one's."
+    order = ranked if comparison.is_ranked else "Not ranked: there is no oracle (--compare retrain)."
+    present = {row.kind for row in comparison.rows}
+    kinds = [f"{kind.capitalize()}: {meaning}" for kind, meaning in _KINDS.items() if kind in present]
+    spread = " ± is half of the 95 % interval over seeds." if comparison.seeds > 1 else ""
+    return Section(
+        "Models side by side",
+        f"{order} {' '.join(kinds)}{spread} Low accuracy on the forgotten samples is no aim in itself: the "
+        "aim is the oracle's. Flags mark what looks forgotten and is damage: over-forgotten (forgotten samples fit "
+        "worse than never-seen ones, beyond chance), collapsed (one class is more than 90 % of all answers).",
+        rows=[["Model", "Flags", *(column.head for column in shown)], *rows],
+    )
+
+
+def _attacks(comparison: Comparison) -> Section | None:
+    rows = [
+        [row.name, METRICS[name].title, f"{a['value']:.3f}", f"{a['chance']:.3f} ± {a['standard_error']:.3f}",
+         ABSENT if a["floor"] is None else f"{a['floor']['mean']:.3f} ± {a['floor']['sd']:.3f}",
+         {1: "fit worse", 0: "fit equally", -1: "fit better"}[a["sign"]]]
+        for row in comparison.rows for name, a in row.attacks.items()
+    ]  # fmt: skip
+    if not rows:
+        return None
+    head = ["Model", "Attack", "Value", "Chance", "Noise floor", "Forgotten samples than never-seen"]
+    text = (
+        "Membership attacks of the first seed. Within two standard errors of chance nothing was found; the noise floor "
+        "is the same attack between random halves of never-seen samples."
+    )
+    return Section("Attacks", text, rows=[head, *rows])
+
+
+def _cost(comparison: Comparison) -> Section:
+    rows, shown = [], federation_costs(comparison)
+    for row in comparison.rows:
+        seconds, speedup = row.metrics.get("seconds"), row.metrics.get("run_time_efficiency")
+        memory, attacks = row.metrics.get("peak_mb"), row.metrics.get("attack_seconds")
+        rows.append([
+            row.name,
+            ABSENT if seconds is None else format_duration(seconds.mean),
+            ABSENT if speedup is None else f"{1 / speedup.mean:.1%}",
+            ABSENT if memory is None else f"{memory.mean:,.0f} MB",
+            ABSENT if attacks is None else format_duration(attacks.mean),
+            *(cell(row, column) for column in shown),
+        ])  # fmt: skip
+    head = ["Model", "Time", "Of retraining", "Peak memory", "Attacks", *(column.head for column in shown)]
+    return Section(
+        "Cost",
+        "Time of the training or of the method alone, evaluations not included, on this machine; the most memory that "
+        "the method took beyond what was held before; and the time of all attacks on the model, their noise floors and "
+        "relearning included.",
+        rows=[head, *rows],
+    )
+
+
+def _meanings(comparison: Comparison) -> list[list[str]]:
+    return [[column.head, column.meaning] for column in columns(comparison, brief=False)]
+
+
+def _histograms(outcome: Outcome) -> Figure:
+    """Draw one panel per model; all have the same bins."""
+    losses = {
+        name: [np.maximum(measured.losses(role), _FLOOR) for role in ("forget", "unseen")]
+        for name, (_, measured) in outcome.firsts.items()
+        if measured.facts is not None
+    }
+    everything = np.concatenate([side for sides in losses.values() for side in sides])
+    bins = np.geomspace(everything.min() / 2, 2 * everything.max(), 40)
+    lines = -(-len(losses) // _PANEL_COLUMNS)
+    figure = Figure(figsize=(10.8, 0.6 + 2.1 * lines), layout="constrained")
+    panels = figure.subplots(lines, _PANEL_COLUMNS, sharex=True, squeeze=False).ravel()
+    for panel in panels:
+        panel.set_visible(False)
+    for panel, (name, sides) in zip(panels, losses.items(), strict=False):
+        panel.set_visible(True)
+        tidy(panel)
+        for values, color in zip(sides, (COLORS[1], COLORS[0]), strict=True):
+            panel.hist(values, bins, weights=np.full(len(values), 1 / len(values)), color=color, alpha=0.55)
+        panel.set_xscale("log")
+        panel.set_title(name, fontsize=10, color=INK, parse_math=False)
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        panel.xaxis.set_tick_params(labelbottom=True)
+    figure.supxlabel("Cross-entropy (nats)", fontsize=10, color=MUTED)
+    handles = [Patch(color=COLORS[1], alpha=0.55), Patch(color=COLORS[0], alpha=0.55)]
+    add_legend(figure, handles, ["to forget", "never seen"])
+    return figure
+
+
+def _per_class(comparison: Comparison) -> Figure:
+    best = comparison.best
+    classes = np.arange(len(comparison.forgotten_classes))
+    figure = Figure(figsize=(width_of(len(classes)), 3.4), layout="constrained")
+    axes = figure.subplots()
+    tidy(axes)
+    forgotten = np.array(comparison.forgotten_classes) > 0
+    colors = np.where(forgotten, COLORS[1], GREY).tolist()
+    if best.class_accuracy:
+        axes.bar(classes, _accuracies(best), width=0.7, color=colors)
+    handles: list[Patch | Line2D] = [Patch(color=COLORS[1]), Patch(color=GREY)]
+    labels = [f"{best.name}, classes with forgotten samples", f"{best.name}, other classes"]
+    for row, marker, color in zip(comparison.rows, "_x", (INK, COLORS[2]), strict=False):
+        if row.kind in ("original", "oracle") and row.class_accuracy:
+            axes.plot(classes, _accuracies(row), linestyle="", marker=marker, markersize=11, color=color, mew=2)
+            handles.append(Line2D([], [], linestyle="", marker=marker, color=color, mew=2))
+            labels.append(row.name)
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    axes.set_xlabel("Class")
+    id_ticks(axes.xaxis, len(classes))
+    add_legend(figure, handles, labels)
+    return figure
+
+
+def _accuracies(row: Row) -> list[float]:
+    return [np.nan if value is None else value for value in row.class_accuracy]

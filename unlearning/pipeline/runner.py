@@ -1,0 +1,319 @@
+"""From a run and a request to models that have forgotten, beside those that bear witness, in a folder of their own."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedsim.config.run import HistoryConfig
+from fedsim.data.federation import FederatedData
+from fedsim.errors import FedsimError, RunFailed, nearest
+from fedsim.federated.registry import declared
+from fedsim.models.base import Classifier
+from fedsim.randomness import generator
+from fedsim.report.wording import format_duration
+from fedsim.runs.history import purge as purge_history
+from fedsim.runs.progress import Progress
+from unlearning.api.federation import Federation, emptied
+from unlearning.api.registry import RETRAIN, Method, UnlearningConfig, load_unlearning
+from unlearning.api.view import View
+from unlearning.evaluation.constant_predictor import constant_logits
+from unlearning.pipeline.apply import Unlearned, options_of, refusal, unlearn_federated, unlearn_with
+from unlearning.pipeline.comparison import Comparison, Contestant, Kind, make_rows
+from unlearning.pipeline.forget import Request, parse_forget
+from unlearning.pipeline.measure import Measured, measure
+from unlearning.pipeline.oracle import FOLDERS, Trained, retrained, training_seconds
+from unlearning.pipeline.outcome import Outcome, write_outcome
+from unlearning.pipeline.roles import Roles, assign_roles
+from unlearning.pipeline.source import Source, open_source
+
+_BASELINE = "finetune"
+_CONSTANT = "constant"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A method with its options, and whether it was asked for or stands beside."""
+
+    method: Method
+    options: UnlearningConfig
+    kind: Kind
+
+
+def unlearn(
+    run: str | Path,
+    methods: Sequence[str],
+    forget: str,
+    *,
+    compare: str | None = None,
+    seeds: int = 1,
+    name: str | None = None,
+    purge: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Make a finished run forget, and return what came of it; its folder is under `unlearned/` of the run.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    methods
+        Names of unlearning methods, or "all": those that can serve the request. "retrain" is the oracle itself.
+    forget
+        What to forget, see `unlearning.pipeline.forget`.
+    compare
+        "retrain": beside a model retrained from scratch without it, which ranks them.
+    seeds
+        Repetitions: each with an original, an oracle and methods of its own seed.
+    name
+        Of the new folder; by default method and request.
+    purge
+        Remove what the forgotten clients sent from the run's history, and from those of its originals, in the end.
+    overrides
+        Options: {"method.option": value}, or {"option": value} for one method.
+    force
+        Replace the outcome of that name.
+    progress
+        Shows how training goes.
+    say
+        Gets a line for every step.
+
+    Raises
+    ------
+    FedsimError
+        If the run, its data, the request or an option is bad; nothing was written then.
+    """
+    path = Path(run)
+    if compare not in (None, RETRAIN):
+        raise FedsimError(f"--compare {compare}: cannot be compared with; {nearest(compare or '', [RETRAIN])}")
+    if seeds < 1:
+        raise FedsimError(f"--seeds: must be at least 1, got {seeds}")
+    asked = list(dict.fromkeys(methods))
+    if not asked:
+        raise FedsimError("--method: must name a method, several joined with commas, or all")
+    stem = "-".join(asked)
+    if RETRAIN in asked:
+        asked.remove(RETRAIN)
+        compare = RETRAIN
+    for method in asked if asked != ["all"] else []:
+        load_unlearning(method)  # a name that does not exist: before the data is read
+    source = open_source(path)
+    request = parse_forget(forget, source.data, source.config.seed)
+    entries, notes = _entries(asked, request, source.config.history, overrides or {})
+    if purge:
+        _require_purgeable(source, request)
+    folder = _folder_for(path / "unlearned", name, f"{stem}-{forget}", force)
+    dtype = source.model.classifier.weight.dtype
+    roles = assign_roles(source.data, request, source.config.seed, source.device, dtype)
+    contest = _Contest(source, request, roles, entries, notes, say, progress)
+    for number in range(seeds):
+        contest.run_seed(source.config.seed + number, oracle=compare is not None)
+    outcome = contest.outcome(folder, seeds)
+    write_outcome(outcome, source, request, {name: entry.options for name, entry in entries.items()})
+    if purge:
+        _purge(path, contest.left, source.data, say)
+    return outcome
+
+
+class _Contest:
+    """All models of one request, trained, unlearned and measured seed by seed."""
+
+    def __init__(
+        self,
+        source: Source,
+        request: Request,
+        roles: Roles,
+        entries: Mapping[str, _Entry],
+        notes: list[str],
+        say: Callable[[str], None],
+        progress: Progress | None,
+    ) -> None:
+        self.source, self.request, self.roles, self.entries = source, request, roles, entries
+        self.notes, self.say, self.progress = notes, say, progress
+        self.left = source.data.without(request.rows)
+        self.contestants: dict[str, Contestant] = {}
+        self.firsts: dict[str, tuple[Classifier, Measured]] = {}
+        self.asked = [name for name, entry in entries.items() if entry.kind == "method"]
+        self.failed: set[str] = set()
+
+    def run_seed(self, seed: int, *, oracle: bool) -> None:
+        """Add a model of this seed to every contestant."""
+        original = self._original(seed)
+        made = {name: self._apply(name, entry, original, seed) for name, entry in self.entries.items()}
+        if self.asked and not any(made[name] for name in self.asked):
+            raise RunFailed(f"no method came through: {'; '.join(self.notes)}; nothing was written")
+        against: Measured | None = None
+        if oracle:  # after the methods: they are quick to fail
+            self.say(f"seed {seed}: the oracle, trained from scratch without {self.request.spec}")
+            trained = retrained(self.source, self.left, seed, FOLDERS[0], self.progress)
+            against = self._measure(trained.model, None)
+            self._add("oracle", "oracle", trained.model, against, trained.seconds, self._costs_of_all())
+        measured = self._measure(original.model, against)
+        self._add("original", "original", original.model, measured, original.seconds)
+        self.say(
+            f"seed {seed}: attacks took {format_duration(measured.seconds)} on the original; as long on each model"
+        )
+        for name, result in made.items():
+            if result is not None:
+                measured = self._measure(result.model, against)
+                self._add(name, self.entries[name].kind, result.model, measured, result.seconds, result.costs)
+        constant = constant_predictor(original.model, self.roles.retain)
+        self._add(_CONSTANT, "baseline", constant, self._measure(constant, against), math.nan)
+
+    def _original(self, seed: int) -> Trained:
+        source = self.source
+        if seed == source.config.seed:
+            return Trained(source.folder.path, source.model, training_seconds(source.folder, source.data))
+        self.say(f"seed {seed}: an original")
+        return retrained(source, source.data, seed, FOLDERS[1], self.progress)
+
+    def _apply(self, name: str, entry: _Entry, original: Trained, seed: int) -> Unlearned | None:
+        """Return what a method made of a model; None, and never tried again, where it failed."""
+        if name in self.failed:
+            return None
+        try:
+            if entry.method.needs.federation:
+                result = unlearn_federated(entry.method, entry.options, self._federation(entry.method, original, seed))
+            else:
+                result = unlearn_with(entry.method, entry.options, original.model, self.roles, seed)
+        except Exception as error:
+            if isinstance(error, FedsimError) and len(self.asked) == 1 and entry.kind == "method":
+                raise  # it says what is wrong with the request
+            reason = f"{type(error).__name__}: {error}"
+            self.notes.append(str(error) if isinstance(error, FedsimError) else f"{name} failed ({reason})")
+            self.say(f"seed {seed}: {self.notes[-1]}")
+            self.failed.add(name)
+            self.contestants.pop(name, None)
+            return None
+        memory = f" and up to {result.costs['peak_mb']:,.0f} MB" if "peak_mb" in result.costs else ""
+        self.say(f"seed {seed}: {name} took {result.seconds:.2f} s{memory}")
+        return result
+
+    def _federation(self, method: Method, original: Trained, seed: int) -> Federation:
+        config = self.source.config.model_copy(update={"seed": seed})
+        return Federation(config, self.source.data, self.left, original.folder, method.needs, self.progress)
+
+    def _measure(self, model: Classifier, against: Measured | None) -> Measured:
+        return measure(model, self.roles, self.source.config.seed, against)
+
+    def _costs_of_all(self) -> dict[str, float]:
+        """Return what retraining costs the federation; nothing where no method is to be compared by that."""
+        if not any(entry.method.needs.federation for entry in self.entries.values()):
+            return {}
+        config, able = self.source.config, np.count_nonzero(self.left.partition.sizes)
+        return {"rounds": config.rounds, "clients_woken": config.rounds * min(config.cohort_size, int(able))}
+
+    def _add(
+        self,
+        name: str,
+        kind: Kind,
+        model: Classifier,
+        measured: Measured,
+        seconds: float,
+        costs: Mapping[str, float] | None = None,
+    ) -> None:
+        contestant = self.contestants.setdefault(name, Contestant(kind))
+        contestant.runs.append(measured)
+        contestant.seconds.append(seconds)
+        contestant.costs.append(costs or {})
+        self.firsts.setdefault(name, (model, measured))
+
+    def outcome(self, folder: Path, seeds: int) -> Outcome:
+        """Return all of it, ranked."""
+        source, request = self.source, self.request
+        rows = make_rows(self.contestants, generator(source.config.seed, "ensembles"))
+        before, after = (np.count_nonzero(data.partition.sizes) for data in (source.data, self.left))
+        comparison = Comparison(
+            run=str(source.folder.path), forget=request.spec, kind=request.kind, num_forget=len(request.rows),
+            num_retain=len(request.retain), num_unseen=len(self.roles.unseen), clients=before, clients_left=after,
+            forgotten_classes=(source.data.class_counts - self.left.class_counts).tolist(), seeds=seeds, rows=rows,
+            notes=self.notes,
+        )  # fmt: skip
+        return Outcome(folder, comparison, {row.name: self.firsts[row.name] for row in rows})
+
+
+@torch.no_grad()
+def constant_predictor(model: Classifier, retain: View) -> Classifier:
+    """Return a copy that answers everything with the class frequencies of what is kept."""
+    assert retain.y is not None
+    constant = copy.deepcopy(model)
+    logits = constant_logits(retain.y.cpu().numpy(), model.classifier.out_features, 1)[0]
+    constant.classifier.weight.zero_()
+    constant.classifier.bias.copy_(torch.from_numpy(logits))
+    return constant
+
+
+def _entries(
+    asked: Sequence[str], request: Request, history: HistoryConfig, overrides: Mapping[str, Any]
+) -> tuple[dict[str, _Entry], list[str]]:
+    """Return the methods to run, the baseline among them, and why others that `all` names cannot."""
+    names = sorted(declared("unlearning", "unlearning")) if asked == ["all"] else list(asked)
+    methods = {name: load_unlearning(name) for name in dict.fromkeys([*names, _BASELINE])}
+    given = _sorted_options(overrides, names, methods)
+    entries, notes = {}, []
+    for name, method in methods.items():
+        if (reason := refusal(method, request, history)) is None:
+            asked_for = name in names and (name != _BASELINE or asked != ["all"])
+            entries[name] = _Entry(method, options_of(method, given[name]), "method" if asked_for else "baseline")
+        elif asked != ["all"] and name in names:
+            raise FedsimError(f"--method {name}: {reason}; fedsim list unlearning shows what each can do")
+        else:
+            notes.append(f"left out: {reason}")
+    if names and not any(entry.kind == "method" for entry in entries.values()):
+        raise FedsimError(f"--method all: no method can serve --forget {request.spec} ({'; '.join(notes)})")
+    return entries, notes
+
+
+def _sorted_options(
+    overrides: Mapping[str, Any], asked: Sequence[str], methods: Mapping[str, Method]
+) -> dict[str, dict[str, Any]]:
+    """Return the options given for each method."""
+    given: dict[str, dict[str, Any]] = {name: {} for name in methods}
+    for key, value in overrides.items():
+        name, dot, option = key.partition(".")
+        if not dot and len(asked) == 1:
+            name, option = asked[0], key
+        elif not dot or name not in methods:
+            raise FedsimError(f"--set {key}: must be METHOD.option=value; {nearest(name, methods)}")
+        given[name][option] = value
+    return given
+
+
+def _require_purgeable(source: Source, request: Request) -> None:
+    if request.kind != "clients":
+        raise FedsimError(f"--purge: removes what clients sent, and --forget {request.spec} names no clients alone")
+    if source.config.history.keep == "none":
+        raise FedsimError("--purge: this run has no history; leave it out")
+
+
+def _purge(run: Path, left: FederatedData, data: FederatedData, say: Callable[[str], None]) -> None:
+    """Remove the forgotten clients' updates wherever this run's history, or that of one of its originals, has them."""
+    gone = emptied(data, left)
+    removed = [purge_history(folder, gone) for folder in (run, *(run / "unlearned" / FOLDERS[1]).glob("*"))]
+    files, size = (sum(values) for values in zip(*removed, strict=True))
+    say(f"purged: {files:,} stored updates, {size / 1e6:.1f} MB, of {len(gone)} clients")
+
+
+def _folder_for(parent: Path, name: str | None, described: str, force: bool) -> Path:
+    """Return the folder of a new outcome, having refused one that may not be written to."""
+    if name is None:
+        stem = re.sub(r"[^A-Za-z0-9.]+", "-", described)[:80].strip("-.")
+        names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
+        return next(folder for other in names if not (folder := parent / other).exists())
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name in FOLDERS:
+        raise FedsimError(f"--name {name}: must be letters, digits, '.', '_' and '-', and none of {', '.join(FOLDERS)}")
+    folder = parent / name
+    if folder.exists() and not force:
+        raise FedsimError(f"{folder}: exists already; choose another --name, or replace it with --force")
+    return folder
