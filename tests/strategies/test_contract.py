@@ -6,6 +6,7 @@ import torch
 from fedsim.evaluation import TestSet
 from fedsim.federated.registry import describe, load_strategy
 from fedsim.runs.checkpoint import load_latest
+from fedsim.training import step_cache
 from tests.strategies.small_runs import assert_same_bits, begin, finished
 
 METHODS = sorted(describe("strategies"))

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import grad, vmap
 
+from fedsim.training import step_cache
 from fedsim.training.step_cache import Recorder
 
 
