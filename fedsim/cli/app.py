@@ -1,0 +1,53 @@
+"""The application that commands add themselves to, and the exit code of an interrupt."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from fedsim import __version__
+from fedsim.errors import FedsimError, RunFailed, nearest
+
+typer.core.HAS_RICH = False  # with it, help texts say "\\[required]"; tables and bars are printed by rich itself
+
+
+class _Commands(TyperGroup):
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands:
+            raise FedsimError(f"fedsim {cmd_name}: no such command; {nearest(cmd_name, self.commands)}")
+        return super().get_command(ctx, cmd_name)
+
+
+app = typer.Typer(
+    name="fedsim",
+    cls=_Commands,
+    help="Train federations with published methods, and make their models forget; both leave evidence.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"fedsim {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+class Interrupted(RunFailed):
+    """Ctrl-C during a command: exit code 130."""
+
+    exit_code = 130

@@ -1,0 +1,33 @@
+"""`fedsim privacy`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedsim.cli.app import app
+
+
+@app.command("privacy")
+def privacy_command(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    audit: Annotated[bool, typer.Option("--audit", help="Attack its mechanism with canaries, at small scale.")] = False,
+) -> None:
+    """Print the epsilon and delta that the run in the folder RUN has come to, and what they do not cover."""
+    from fedsim.privacy.ledger import Ledger
+    from fedsim.privacy.show import render_ledger
+    from fedsim.runs.folder import RunFolder
+
+    folder = RunFolder.open(run)
+    ledger = Ledger.read(folder.path)
+    console = Console(soft_wrap=True)
+    console.print(render_ledger(ledger))
+    if audit:
+        from fedsim.config.resolve import resolve
+        from fedsim.privacy.show import render_audits
+        from fedsim.runs.privacy_audit import audit_run
+
+        console.print(render_audits(audit_run(resolve(folder.config), ledger)))

@@ -1,0 +1,29 @@
+"""`fedsim report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedsim.cli.app import app
+from fedsim.errors import FedsimError
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[Path | None, typer.Option(help="The HTML file; by default report.html in the first run.")] = None,
+) -> None:
+    """Write one HTML report of the run folders RUNS: of one, or of several side by side."""
+    from fedsim.report.html import write_report
+    from fedsim.runs.folder import RunFolder
+
+    folders = [RunFolder.open(run) for run in runs]
+    for folder in folders:
+        if "unlearn" in folder.config:
+            raise FedsimError(f"{folder.path}: is the result of an unlearning; its report is there: report.html")
+    path = write_report(folders, out or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html")))
+    Console(soft_wrap=True).print(str(path), highlight=False, markup=False)

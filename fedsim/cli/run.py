@@ -1,0 +1,83 @@
+"""`fedsim run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fedsim.cli.app import Interrupted, app
+from fedsim.errors import FedsimError
+
+
+@app.command("run")
+def run_command(
+    config: Annotated[str | None, typer.Option(help="A preset's name or a YAML file.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Federated method; see: fedsim list strategies.")] = None,
+    clients: Annotated[int | None, typer.Option(help="Registered clients.")] = None,
+    cohort: Annotated[str | None, typer.Option(help="Clients per round: a number, or a share such as 30%.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Federated rounds.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set, or npz:PATH, csv:PATH; see: fedsim list.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of named data sets; else $FEDSIM_DATA.")] = None,
+    partition: Annotated[str | None, typer.Option(help="How data is split; see: fedsim list partitions.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model; see: fedsim list models.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, inprocess or ray.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Serve Ray's dashboard on 127.0.0.1.")] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder that holds run folders.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Any option: key.path=value. Repeatable.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run from its last checkpoint.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a run of the same name.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
+) -> None:
+    """Train a federation. Offline and without options: FedAvg on the embedded digits."""
+    flags: dict[str, Any] = {
+        "strategy.name": strategy,
+        "clients": clients,
+        "cohort": cohort,
+        "rounds": rounds,
+        "data.name": dataset,
+        "data.root": None if data_root is None else str(data_root),
+        "data.partition.name": partition,
+        "model.name": model,
+        "seed": seed,
+        "engine.name": engine,
+        "engine.ray_address": ray_address,
+        "engine.dashboard": dashboard or None,
+        "name": name,
+        "out": None if out is None else str(out),
+    }
+    flags = {key: value for key, value in flags.items() if value is not None}
+    from fedsim.config.resolve import find_config, parse_override
+
+    overrides = dict(map(parse_override, sets or []))
+    given = {"--config": config, "--force": force, **flags, **overrides}
+    if resume is not None and (useless := [key for key, value in given.items() if value not in (None, False)]):
+        raise FedsimError(
+            f"--resume: the run keeps the configuration in {resume / 'config.yaml'}; leave out {useless[0]}"
+        )
+    layers = [find_config(config)] if config else []
+
+    console = Console(soft_wrap=True)
+    from fedsim.runs import runner
+    from fedsim.runs.progress import progress_for
+
+    progress = progress_for(console, quiet)
+    try:
+        if resume is not None:
+            result = runner.resume(resume, progress)
+        else:
+            result = runner.run_layers([*layers, flags, overrides], force=force, progress=progress)
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(str(interrupt) or "interrupted") from None
+    if quiet:
+        console.print(str(result.folder), highlight=False, markup=False)
+    else:
+        from fedsim.report.show import render_summary
+        from fedsim.runs.folder import RunFolder
+
+        Console().print(render_summary(RunFolder.open(result.folder)))

@@ -1,0 +1,27 @@
+"""`fedsim show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedsim.cli.app import app
+
+
+@app.command()
+def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Show what the run in the folder RUN did, and where its files are."""
+    from fedsim.report.show import render_summary
+    from fedsim.runs.folder import RunFolder
+
+    folder = RunFolder.open(run)
+    if "unlearn" in folder.config:
+        from unlearning.pipeline.comparison import read_comparison
+        from unlearning.pipeline.table import render_comparison
+
+        Console().print(render_comparison(read_comparison(run), run))
+    else:
+        Console().print(render_summary(folder))

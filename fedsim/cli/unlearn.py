@@ -1,0 +1,56 @@
+"""`fedsim unlearn`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedsim.cli.app import Interrupted, app
+
+
+@app.command("unlearn")
+def unlearn_command(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    forget: Annotated[
+        str,
+        typer.Option(
+            help="client=7, clients=7,9, class=3, identity=12, indices=FILE or random=0.01; several joined with +."
+        ),
+    ],
+    method: Annotated[str, typer.Option(help="Names joined with commas, or all; see: fedsim list unlearning.")],
+    compare: Annotated[str | None, typer.Option(help="retrain: the model to come near to, from scratch.")] = None,
+    seeds: Annotated[int, typer.Option(help="Repetitions, each with its own original and oracle.")] = 1,
+    name: Annotated[str | None, typer.Option(help="Name of the folder under RUN/unlearned.")] = None,
+    purge: Annotated[bool, typer.Option("--purge", help="Then remove what these clients sent from history.")] = False,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="METHOD.option=value. Repeatable.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an outcome of the same name.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
+) -> None:
+    """Make the finished run in the folder RUN forget, and measure how far that is from never having known."""
+    from fedsim.config.resolve import parse_override
+
+    overrides = dict(map(parse_override, sets or []))
+    methods = [word for part in method.split(",") if (word := part.strip())]
+    console = Console(soft_wrap=True)
+    from fedsim.runs.progress import progress_for
+    from unlearning.pipeline.runner import unlearn
+    from unlearning.pipeline.table import render_comparison
+
+    def say(line: str) -> None:
+        if not quiet:
+            console.print(line, highlight=False, markup=False)
+
+    try:
+        outcome = unlearn(
+            run, methods, forget, compare=compare, seeds=seeds, name=name, purge=purge, overrides=overrides,
+            force=force, progress=progress_for(console, quiet), say=say,
+        )  # fmt: skip
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(str(interrupt) or "interrupted") from None
+    if quiet:
+        console.print(str(outcome.folder), highlight=False, markup=False)
+    else:
+        Console().print("", render_comparison(outcome.comparison, outcome.folder))
