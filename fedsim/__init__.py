@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fedsim.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from fedsim.runs.runner import RunResult as RunResult
     from fedsim.runs.runner import load_run_model as load_run_model
     from fedsim.runs.runner import resume as resume
     from fedsim.runs.runner import run as run
 
-__version__ = "0.1.0"
 __all__ = ["RunResult", "__version__", "load_run_model", "resume", "run"]
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-import fedsim
+from fedsim.version import VERSION
 
 _LIBRARIES = ("torch", "torchvision", "flwr", "ray", "numpy", "opacus", "scikit-learn", "flwr-datasets")
 
 
 def versions() -> dict[str, str]:
     """Return the versions of fedsim, Python and the libraries that shape results; those not installed are left out."""
-    found = {"fedsim": fedsim.__version__, "python": platform.python_version()}
+    found = {"fedsim": VERSION, "python": platform.python_version()}
     for library in _LIBRARIES:
         try:
             found[library] = importlib.metadata.version(library)

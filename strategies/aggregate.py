@@ -36,13 +36,15 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from fedsim.config.run import RunConfig
+from fedsim.config.strategy import StrategyConfig
 from fedsim.data.federation import FederatedData
 from fedsim.data.held_out import matched_test
 from fedsim.data.partition import Partition
 from fedsim.errors import FedsimError
-from fedsim.federated.client import Batch, Client, Extras
-from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.client import Client
+from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
+from fedsim.federated.types import Batch, Extras
 from fedsim.flower.records import Tensors
 from fedsim.privacy.ledger import Release
 from fedsim.privacy.mechanisms import gaussian_noise_multiplier, laplace_scale

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pydantic import Field
 from torch import Tensor
 
-from fedsim.federated.client import Batch, Client, Extras, Phase, State
-from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.config.strategy import StrategyConfig
+from fedsim.federated.client import Client
+from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
+from fedsim.federated.types import Batch, Extras, Phase, State
 from fedsim.flower.records import Tensors
 from fedsim.training.objectives import proximal_penalty
 

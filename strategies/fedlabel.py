@@ -29,10 +29,12 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from pydantic import Field
 from torch import Tensor
 
+from fedsim.config.strategy import StrategyConfig
 from fedsim.data.config import StrongView
-from fedsim.federated.client import Annotation, Batch, Client, Extras, Phase, State, Update
-from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.client import Client
+from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
+from fedsim.federated.types import Annotation, Batch, Extras, Phase, State, Update
 from fedsim.flower.records import Tensors
 from fedsim.training.objectives import kl_divergence, pseudo_labels
 

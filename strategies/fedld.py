@@ -32,11 +32,13 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.config.run import RunConfig
+from fedsim.config.strategy import StrategyConfig
 from fedsim.data.federation import FederatedData
 from fedsim.evaluation import TestSet
-from fedsim.federated.client import Batch, Client, Extras
-from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.client import Client
+from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
+from fedsim.federated.types import Batch, Extras
 from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
 

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from fedsim.config.run import RunConfig
-from fedsim.federated.client import Client, Extras, Update
-from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.config.strategy import StrategyConfig
+from fedsim.federated.client import Client
+from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
+from fedsim.federated.types import Extras, Update
 from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
 from fedsim.privacy.ledger import Release

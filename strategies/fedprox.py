@@ -6,9 +6,11 @@ Client: min_w F_k(w) + (mu/2) ||w - w_t||^2.   Server: as FedAvg.
 from pydantic import Field
 from torch import Tensor
 
-from fedsim.federated.client import Batch, Client, Extras
-from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.config.strategy import StrategyConfig
+from fedsim.federated.client import Client
+from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
+from fedsim.federated.types import Batch, Extras
 from fedsim.flower.records import Tensors
 from fedsim.training.objectives import proximal_penalty
 

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pydantic import Field
 from torch import Tensor
 
-from fedsim.federated.client import Client, Phase, State
-from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.config.strategy import StrategyConfig
+from fedsim.federated.client import Client
+from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
+from fedsim.federated.types import Phase, State
 from fedsim.flower.records import Tensors
 
 

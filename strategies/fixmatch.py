@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from fedsim.config.strategy import StrategyConfig
 from fedsim.data.config import StrongView
-from fedsim.federated.client import Batch, Client, Extras, Phase
-from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.client import Client
+from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
+from fedsim.federated.types import Batch, Extras, Phase
 from fedsim.flower.records import Tensors
 from fedsim.training.objectives import pseudo_labels
 

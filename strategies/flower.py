@@ -19,11 +19,13 @@ from flwr.serverapp import strategy as flower
 from pydantic import Field
 
 from fedsim.config.run import RunConfig
+from fedsim.config.strategy import StrategyConfig
 from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError
+from fedsim.federated.aggregation import WeightedMean, restore_dtype
 from fedsim.federated.client import Client
-from fedsim.federated.registry import StrategyConfig, strategy
-from fedsim.federated.server import Server, WeightedMean, restore_dtype
+from fedsim.federated.registry import strategy
+from fedsim.federated.server import Server
 from fedsim.flower.internals import seeded_choice
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.models.base import Classifier

@@ -17,9 +17,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from fedsim.federated.client import Batch, Client, Extras, State, Update
-from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.config.strategy import StrategyConfig
+from fedsim.federated.client import Client
+from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
+from fedsim.federated.types import Batch, Extras, State, Update
 from fedsim.flower.records import Tensors
 
 _PREVIOUS = "previous."

@@ -15,7 +15,9 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.models.base import Classifier
-from unlearning.api.view import Needs, UnlearningConfig, View, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import UnlearningConfig, unlearning
+from unlearning.api.view import View
 from unlearning.parts.blocks import reset
 from unlearning.parts.steps import aside, descend, distillation, endless, forgotten_logits, given, kept_logits, sample
 

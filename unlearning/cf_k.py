@@ -7,7 +7,9 @@ Differs from the common code: the frozen blocks keep the running statistics of b
 import numpy as np
 
 from fedsim.models.base import Classifier
-from unlearning.api.view import Needs, View, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import unlearning
+from unlearning.api.view import View
 from unlearning.parts.blocks import TailConfig, repair_tail
 
 

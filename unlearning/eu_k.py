@@ -8,7 +8,9 @@ statistics of batch norm too.
 import numpy as np
 
 from fedsim.models.base import Classifier
-from unlearning.api.view import Needs, View, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import unlearning
+from unlearning.api.view import View
 from unlearning.parts.blocks import TailConfig, repair_tail, reset, tail
 from unlearning.parts.steps import aside
 

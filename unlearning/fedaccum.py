@@ -13,7 +13,8 @@ from fedsim.errors import FedsimError
 from fedsim.flower.records import Tensors
 from fedsim.runs.history import Sent
 from unlearning.api.federation import Federation, Round
-from unlearning.api.view import Needs, UnlearningConfig, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import UnlearningConfig, unlearning
 
 
 class FedAccumConfig(UnlearningConfig):

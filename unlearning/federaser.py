@@ -20,7 +20,8 @@ from pydantic import Field
 from fedsim.flower.records import Tensors
 from fedsim.runs.history import Sent, norm
 from unlearning.api.federation import Federation, Round
-from unlearning.api.view import Needs, UnlearningConfig, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import UnlearningConfig, unlearning
 
 EPSILON = 1e-12
 

@@ -6,7 +6,9 @@ min_w E_{(x, y) in D_r} CE(f_w(x), y), by SGD with momentum; the plain baseline 
 import numpy as np
 
 from fedsim.models.base import Classifier
-from unlearning.api.view import Needs, View, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import unlearning
+from unlearning.api.view import View
 from unlearning.parts.steps import RepairConfig, repair
 
 

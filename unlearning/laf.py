@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
-from unlearning.api.view import Needs, UnlearningConfig, View, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import UnlearningConfig, unlearning
+from unlearning.api.view import View
 from unlearning.parts.steps import aside, descend, given
 from unlearning.parts.vae import Vae, evidence_loss, new_vae, squared_error
 

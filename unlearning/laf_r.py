@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from fedsim.models.base import Classifier
-from unlearning.api.view import Needs, View, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import unlearning
+from unlearning.api.view import View
 from unlearning.laf import LafConfig, forget_features
 from unlearning.parts.steps import descend, given
 

@@ -22,7 +22,9 @@ from fedsim.models.fidelity import (
     singleton_fidelity,
     top_components,
 )
-from unlearning.api.view import Needs, UnlearningConfig, View, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import UnlearningConfig, unlearning
+from unlearning.api.view import View
 
 
 class ModHiFiConfig(UnlearningConfig):

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
-from unlearning.api.view import Needs, View, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import unlearning
+from unlearning.api.view import View
 from unlearning.parts.blocks import reset
 from unlearning.parts.steps import RepairConfig, aside, descend, extreme, given, kept_losses, mean_gradient, sgd
 

@@ -8,7 +8,9 @@ import numpy as np
 from pydantic import Field
 
 from fedsim.models.base import Classifier
-from unlearning.api.view import Needs, View, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import unlearning
+from unlearning.api.view import View
 from unlearning.parts.steps import RepairConfig, capped_cross_entropy, descend, forgotten_logits, given, sgd
 
 

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from fedsim.flower.records import Tensors
 from unlearning.api.federation import Federation
-from unlearning.api.view import Needs, UnlearningConfig, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import UnlearningConfig, unlearning
 from unlearning.not_ import first_layers
 
 

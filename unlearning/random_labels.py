@@ -11,7 +11,9 @@ from dataclasses import replace
 import numpy as np
 
 from fedsim.models.base import Classifier
-from unlearning.api.view import Needs, View, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import unlearning
+from unlearning.api.view import View
 from unlearning.parts.steps import RepairConfig, aside, descend, given, other_labels, relabelled_losses, sgd
 
 

@@ -9,7 +9,8 @@ As in Plato's federated unlearning (github.com/TL-System/plato).
 
 from fedsim.flower.records import Tensors
 from unlearning.api.federation import Federation
-from unlearning.api.view import Needs, UnlearningConfig, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import UnlearningConfig, unlearning
 
 
 class CheckpointConfig(UnlearningConfig):

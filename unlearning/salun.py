@@ -14,7 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.models.base import Classifier
-from unlearning.api.view import Needs, View, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import unlearning
+from unlearning.api.view import View
 from unlearning.parts.steps import (
     RepairConfig,
     aside,

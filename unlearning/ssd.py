@@ -10,7 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.models.base import Classifier
-from unlearning.api.view import Needs, UnlearningConfig, View, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import UnlearningConfig, unlearning
+from unlearning.api.view import View
 from unlearning.parts.steps import batch_gradients, given, union
 
 

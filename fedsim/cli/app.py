@@ -11,8 +11,8 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from fedsim import __version__
 from fedsim.errors import FedsimError, RunFailed, nearest
+from fedsim.version import VERSION
 
 typer.core.HAS_RICH = False  # with it, help texts say "\\[required]"; tables and bars are printed by rich itself
 
@@ -41,7 +41,7 @@ def _main(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
-        typer.echo(f"fedsim {__version__}")
+        typer.echo(f"fedsim {VERSION}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from fedsim.config.strategy import StrategyConfig
 from fedsim.data.config import DataConfig, Dirichlet
-from fedsim.federated.registry import StrategyConfig, load_strategy
 from fedsim.models.config import ModelConfig
 from fedsim.privacy.config import PrivacyConfig
 from fedsim.schema import Config
@@ -157,17 +157,6 @@ class RunConfig(Config):
     """What is kept of the rounds; changes no result."""
     privacy: PrivacyConfig = PrivacyConfig()
     """Differential privacy."""
-
-    @field_validator("strategy", mode="before")
-    @classmethod
-    def _own_options(cls, value: object) -> object:
-        if isinstance(value, str):
-            value = {"name": value}
-        if isinstance(value, Mapping):
-            if not isinstance(value.get("name"), str):
-                raise ValueError("needs a name; `fedsim list strategies` shows them")
-            return load_strategy(value["name"]).config.model_validate(value)
-        return value
 
     @field_validator("name")
     @classmethod

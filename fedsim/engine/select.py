@@ -17,7 +17,7 @@ from fedsim.atomic import write_atomically
 from fedsim.config.run import EngineConfig, RunConfig
 from fedsim.engine.worker import Worker
 from fedsim.errors import FedsimError
-from fedsim.federated.client import State
+from fedsim.federated.types import State
 from fedsim.flower.records import Tensors
 from fedsim.training.trainer import Trainer
 
@@ -98,7 +98,7 @@ def measure_speedup(config: RunConfig, worker: Worker, start: State, constants: 
     if len(clients) < 2:
         return 1.0
     rows = _TRIED_BATCHES * config.training.batch_size
-    works = [worker.work(c, worker.client.personal(c, start), rows) for c in clients if sizes[c]]
+    jobs = [worker.job(c, worker.client.personal(c, start), rows) for c in clients if sizes[c]]
     steps = None if config.training.steps is None else _TRIED_BATCHES
     trainer = Trainer(
         worker.client, worker.train_set, config.training.model_copy(update={"epochs": 1, "steps": steps}), config.seed,
@@ -107,7 +107,7 @@ def measure_speedup(config: RunConfig, worker: Worker, start: State, constants: 
 
     def seconds(together: bool) -> float:
         begun = time.perf_counter()
-        for group in [works] if together else [[work] for work in works]:
+        for group in [jobs] if together else [[job] for job in jobs]:
             trainer.train(start, constants, group, 0)
         if worker.device.type == "cuda":
             torch.cuda.synchronize(worker.device)

@@ -19,16 +19,16 @@ from fedsim.data.federation import FederatedData
 from fedsim.data.longtail import shot_groups
 from fedsim.data.transforms import crop_padding
 from fedsim.faults import fault_of
-from fedsim.federated.client import Extras, State, Update
+from fedsim.federated.aggregation import MeanMetrics, WeightedMean
 from fedsim.federated.registry import load_strategy
-from fedsim.federated.server import MeanMetrics, WeightedMean
+from fedsim.federated.types import Extras, State, Update
 from fedsim.flower.records import Tensors, from_numpy, to_record, to_tensors
 from fedsim.models.build import build_model, has_batch_coupling
 from fedsim.privacy.central import clipped_updates
+from fedsim.training.data import Job, TrainingData
 from fedsim.training.dp_sgd import PrivateSteps
 from fedsim.training.precision import prepare, set_matrix_units
-from fedsim.training.streams import Work
-from fedsim.training.trainer import Trained, Trainer, TrainingData
+from fedsim.training.trainer import Trained, Trainer
 
 _EVAL_BATCH = 500
 
@@ -133,10 +133,10 @@ class Worker:
             return State(*(to_tensors(records[part], self.device) for part in ("personal", "personal-buffers")))
         return self.client.personal(client, start)
 
-    def work(self, client: int, personal: State, most: int | None = None) -> Work:
+    def job(self, client: int, personal: State, most: int | None = None) -> Job:
         """Return what a client trains on, or the first `most` samples of each stream."""
         unlabelled = self.data.unlabelled[client][: most if self._reads_unlabelled else 0]
-        return Work(client, self.data.partition[client][:most], personal, unlabelled)
+        return Job(client, self.data.partition[client][:most], personal, unlabelled)
 
     # Training -----------------------------------------------------------------------------------------------------
 
@@ -145,16 +145,16 @@ class Worker:
         config = content.config_records["config"]
         server_round = int(config["server-round"])  # type: ignore[arg-type]  # the record's values are of many types
         replies: dict[int, Reply] = {}
-        works = []
+        jobs = []
         for client, state in zip(clients, states, strict=True):
             fault = fault_of(self.config.faults, self.config.seed, server_round, client)
             if fault in ("dropout", "error"):
                 replies[client] = Reply(None, f"injected {fault}")
             else:
-                works.append(self.work(client, self._personal(client, received.state, state)))
+                jobs.append(self.job(client, self._personal(client, received.state, state)))
         chunk = _ChunkSum(bool(config.get(OWN_UPDATES))) if config.get("reply") == "sum" else None
         together = self.config.training.cohort == "vectorized"
-        for group in [works] if together and works else [[work] for work in works]:
+        for group in [jobs] if together and jobs else [[job] for job in jobs]:
             replies |= self._train_group(received, group, server_round, chunk)
         if chunk is not None:
             carrier = next(
@@ -167,20 +167,20 @@ class Worker:
         return [replies[client] for client in clients]
 
     def _train_group(
-        self, received: _Received, works: list[Work], server_round: int, chunk: _ChunkSum | None
+        self, received: _Received, jobs: list[Job], server_round: int, chunk: _ChunkSum | None
     ) -> dict[int, Reply]:
         try:
-            trained = self.trainer.train(received.state, received.constants, works, server_round)
-            update = self._update(received, trained, works, server_round)
+            trained = self.trainer.train(received.state, received.constants, jobs, server_round)
+            update = self._update(received, trained, jobs, server_round)
         except Exception as error:
-            if len(works) > 1:  # find out whose fault it is: the others still count
+            if len(jobs) > 1:  # find out whose fault it is: the others still count
                 return {
                     client: reply
-                    for work in works
-                    for client, reply in self._train_group(received, [work], server_round, chunk).items()
+                    for job in jobs
+                    for client, reply in self._train_group(received, [job], server_round, chunk).items()
                 }
-            return {works[0].client: _failed(error)}
-        examples = np.array([works[lane].num_samples for lane in trained.lanes], np.float64)
+            return {jobs[0].client: _failed(error)}
+        examples = np.array([jobs[lane].num_samples for lane in trained.lanes], np.float64)
         metrics = {name: np.array(value.tolist()) for name, value in trained.metrics.items()} | self._audit(trained)
         good = np.arange(len(examples))
         mean = None if chunk is None else weighted_mean(update.sent, update.weights)
@@ -193,7 +193,7 @@ class Worker:
             chunk.add(
                 mean or {}, float(update.weights[good].sum()), examples[good], {n: v[good] for n, v in metrics.items()}
             )
-        replies = {works[lane].client: Reply(None, "its update holds NaN or Inf") for lane in trained.lanes}
+        replies = {jobs[lane].client: Reply(None, "its update holds NaN or Inf") for lane in trained.lanes}
         for row in good.tolist():
             content = RecordDict()
             if chunk is None or chunk.own_updates:
@@ -204,13 +204,13 @@ class Worker:
                 }
                 own |= {"num-examples": int(examples[row]), "weight": float(update.weights[row])}
                 content[f"{prefix}metrics"] = MetricRecord(own)
-            client = works[trained.lanes[row]].client
+            client = jobs[trained.lanes[row]].client
             replies[client] = Reply(content, state=_kept(update.kept, row))
         return replies
 
-    def _update(self, received: _Received, trained: Trained, works: list[Work], server_round: int) -> Update:
+    def _update(self, received: _Received, trained: Trained, jobs: list[Job], server_round: int) -> Update:
         for row, lane in enumerate(trained.lanes):
-            if fault_of(self.config.faults, self.config.seed, server_round, works[lane].client) == "nan":
+            if fault_of(self.config.faults, self.config.seed, server_round, jobs[lane].client) == "nan":
                 for value in trained.state.params.values():
                     value[row] = torch.nan
         sent: Tensors = {}
@@ -218,7 +218,7 @@ class Worker:
         for part, like, own in zip(trained.state, received.state, kept, strict=True):
             for name, value in part.items():
                 (sent if name in like else own)[name] = value
-        weights = torch.tensor([works[lane].num_samples for lane in trained.lanes], dtype=torch.float64)
+        weights = torch.tensor([jobs[lane].num_samples for lane in trained.lanes], dtype=torch.float64)
         update = Update(sent, kept, weights, trained.steps, trained.samples, trained.drawn)
         update = self.client.finish(update, Extras(received.state.params, received.constants))
         central = self.config.privacy.client

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedsim.config.strategy import StrategyConfig
 from fedsim.errors import FedsimError, nearest
-from fedsim.schema import Config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from fedsim.data.federation import FederatedData
     from fedsim.federated.client import Client
     from fedsim.federated.server import Server
-
-
-class StrategyConfig(Config):
-    """Options of one federated method; each method adds its own."""
-
-    name: str
 
 
 @dataclass(frozen=True)

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from fedsim.federated.client import Options, State
+from fedsim.config.run import RunConfig
+from fedsim.config.strategy import Options
+from fedsim.data.federation import FederatedData
+from fedsim.federated.aggregation import MeanMetrics, WeightedMean, restore_dtype
+from fedsim.federated.types import State
 from fedsim.flower.internals import broadcast, client_of
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
+from fedsim.models.base import Classifier
 from fedsim.models.functional import FunctionalModel
-from fedsim.randomness import generator
-
-if TYPE_CHECKING:
-    from fedsim.config.run import RunConfig
-    from fedsim.data.federation import FederatedData
-    from fedsim.models.base import Classifier
-    from fedsim.privacy.central import CentralPrivacy
+from fedsim.privacy.central import CentralPrivacy
 
 
 class Server(Strategy):
@@ -162,97 +158,3 @@ class Server(Strategy):
 
     def summary(self) -> None:
         """Do nothing: the run folder tells what the strategy is."""
-
-
-class WeightedMean:
-    """A running weighted mean of named tensors: m <- m + (w_i / sum_{j <= i} w_j) (x_i - m).
-
-    One accumulator in the summands' own type, float64 for integers, whatever their number; entries that are equal in
-    all of them keep their bits, as a sum that is divided in the end would not. The rounding errors of n summands add up
-    to about sqrt(n / 3) times that of one.
-    """
-
-    def __init__(self) -> None:
-        self.weight = 0.0
-        self._means: Tensors = {}
-        self._dtypes: dict[str, torch.dtype] = {}
-        self._owned = False
-
-    def add(self, tensors: Tensors, weight: float) -> None:
-        """Add a summand, which nobody writes to afterwards; all have the same names and shapes."""
-        if not weight:
-            return
-        self.weight += weight
-        summand = {n: value if value.is_floating_point() else value.double() for n, value in tensors.items()}
-        if not self._means:
-            self._means, self._dtypes = summand, {name: value.dtype for name, value in tensors.items()}
-            return
-        means, share = list(self._means.values()), weight / self.weight
-        values = [summand[name] for name in self._means]
-        if self._owned:
-            torch._foreach_lerp_(means, values, share)
-        else:  # the first summand is somebody else's
-            self._means = dict(zip(self._means, torch._foreach_lerp(means, values, share), strict=True))
-            self._owned = True
-
-    def result(self) -> Tensors:
-        """Return the mean in the summands' own types; integers, such as BatchNorm's counter, are rounded."""
-        return {name: restore_dtype(mean, self._dtypes[name]) for name, mean in self._means.items()}
-
-
-def restore_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a float tensor as `dtype`, rounded to the nearest integer if that is an integer type."""
-    return (value if dtype.is_floating_point else value.round()).to(dtype)
-
-
-class MeanMetrics:
-    """The mean over clients of each scalar metric, weighted by their number of examples or not."""
-
-    def __init__(self, weighted: bool = True) -> None:
-        self.weighted = weighted
-        self._sums: dict[str, float] = {}
-        self._weights: dict[str, float] = {}
-
-    def add(self, metrics: dict[str, float]) -> None:
-        """Add one client's metrics; it need not have all of them."""
-        weight = metrics["num-examples"] if self.weighted else 1.0
-        for name, value in metrics.items():
-            if name not in ("num-examples", "weight"):
-                self._sums[name] = self._sums.get(name, 0.0) + weight * value
-                self._weights[name] = self._weights.get(name, 0.0) + weight
-
-    def result(self) -> MetricRecord:
-        """Return the means."""
-        return MetricRecord({name: total / self._weights[name] for name, total in self._sums.items()})
-
-
-def draw_cohort(config: RunConfig, sizes: npt.NDArray[np.int64], server_round: int) -> Sequence[int]:
-    """Return the clients of a round, largest first; `sizes` are all clients' numbers of samples."""
-    rng = generator(config.seed, "cohort", server_round)
-    central = config.privacy.client
-    if central is not None and central.sampling == "poisson":
-        return poisson_cohort(rng, sizes, config.cohort_size / config.clients)
-    return sample_cohort(rng, sizes, config.cohort_size)
-
-
-def poisson_cohort(rng: np.random.Generator, sizes: npt.NDArray[np.int64], rate: float) -> Sequence[int]:
-    """Return clients that have data, each drawn with probability `rate` whatever the others are; maybe none."""
-    drawn = np.flatnonzero((rng.random(len(sizes)) < rate) & (sizes > 0))
-    return _largest_first(drawn, sizes)
-
-
-def sample_cohort(rng: np.random.Generator, sizes: npt.NDArray[np.int64], cohort: int) -> Sequence[int]:
-    """Return the clients of a round, drawn without replacement from those that have data, largest first.
-
-    Every client draws a lot and the lowest take part, so that a federation without some client has the same cohort in
-    every round which that client was not in. Largest first lets long chunks start early, and puts clients of like size
-    into one chunk.
-    """
-    lots = rng.random(len(sizes))
-    able = np.flatnonzero(sizes)
-    lowest = np.argpartition(lots[able], cohort)[:cohort] if cohort < len(able) else slice(None)
-    return _largest_first(np.sort(able[lowest]), sizes)
-
-
-def _largest_first(drawn: npt.NDArray[np.intp], sizes: npt.NDArray[np.int64]) -> Sequence[int]:
-    return drawn[np.argsort(-sizes[drawn], kind="stable")].tolist()  # type: ignore[no-any-return]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fedsim.errors import FedsimError
-from fedsim.federated.client import Update
+from fedsim.federated.types import Update
 from fedsim.flower.records import Tensors
 from fedsim.privacy.config import ClientPrivacyConfig
 from fedsim.privacy.mechanisms import clip_factors, gaussian_like, seeded

@@ -11,7 +11,6 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fedsim import __version__
 from fedsim.atomic import write_atomically
 from fedsim.report.plots import Plot, all_plots, png
 from fedsim.report.wording import (
@@ -26,6 +25,7 @@ from fedsim.report.wording import (
     rounds_text,
 )
 from fedsim.runs.folder import RunFolder, flatten, run_labels
+from fedsim.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _render(**parts: Any) -> str:
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(files("fedsim.report").joinpath("template.html.j2").read_text(encoding="utf-8"))
-    return template.render(**parts, data_uri=_data_uri, version=__version__)
+    return template.render(**parts, data_uri=_data_uri, version=VERSION)
 
 
 def _data_uri(plot: Plot) -> str:

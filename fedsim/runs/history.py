@@ -21,7 +21,7 @@ from fedsim.config.run import HistoryConfig
 from fedsim.engine.client_state_file import read_records, size_bytes, write_records
 from fedsim.engine.worker import own_update
 from fedsim.errors import FedsimError, RunFailed
-from fedsim.federated.client import State
+from fedsim.federated.types import State
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.runs.checkpoint import sha256
 

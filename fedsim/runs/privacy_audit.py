@@ -23,13 +23,15 @@ from scipy.stats import binom
 
 from fedsim.config.resolve import resolve
 from fedsim.config.run import RunConfig
+from fedsim.config.strategy import StrategyConfig
 from fedsim.data.datasets import Dataset
 from fedsim.data.federation import FederatedData
 from fedsim.data.partition import Partition
 from fedsim.errors import FedsimError
-from fedsim.federated.client import Batch, Client, Extras
-from fedsim.federated.registry import StrategyConfig, strategy
+from fedsim.federated.client import Client
+from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
+from fedsim.federated.types import Batch, Extras
 from fedsim.flower.records import Tensors
 from fedsim.privacy.guarantees import Guarantee, guarantees
 from fedsim.privacy.ledger import Ledger, Unit

@@ -13,7 +13,8 @@ from torch import nn
 from fedsim.config.run import RunConfig
 from fedsim.errors import FedsimError
 from fedsim.federated.client import Client
-from fedsim.federated.server import Server, draw_cohort
+from fedsim.federated.sampling import draw_cohort
+from fedsim.federated.server import Server
 from fedsim.models.build import has_batch_coupling
 from fedsim.privacy.accountant import calibrate
 from fedsim.privacy.central import UNCLIPPED, CentralPrivacy

@@ -25,7 +25,7 @@ from fedsim.engine.worker import OWN_UPDATES, Worker
 from fedsim.errors import FedsimError, RunFailed
 from fedsim.evaluation import Score, TestSet
 from fedsim.federated.registry import load_strategy
-from fedsim.federated.server import draw_cohort
+from fedsim.federated.sampling import draw_cohort
 from fedsim.flower.internals import client_of
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.interrupts import uninterrupted

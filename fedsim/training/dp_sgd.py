@@ -13,7 +13,6 @@ bounded whatever the loss does with a batch. A gradient entry that is not finite
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,18 +21,15 @@ from torch.func import grad, vmap
 
 from fedsim.config.run import TrainingConfig
 from fedsim.data.transforms import draw_augmentation
-from fedsim.federated.client import Batch, Extras, Phase, State
+from fedsim.federated.types import Batch, Extras, Phase, State
 from fedsim.flower.records import Tensors
 from fedsim.privacy.config import ExamplePrivacyConfig
 from fedsim.privacy.mechanisms import clip_factors, gaussian_like, seeded
 from fedsim.randomness import generator, torch_seed
 from fedsim.training.batches import BatchPlan, Ints
+from fedsim.training.data import Job, TrainingData
 from fedsim.training.optimizers import Optimizer
 from fedsim.training.precision import autocast
-
-if TYPE_CHECKING:
-    from fedsim.training.streams import Work
-    from fedsim.training.trainer import TrainingData
 
 _GRADIENT_FLOATS = 50_000_000  # 200 MB of per-sample gradients at once
 
@@ -54,17 +50,17 @@ def steps_of(phase: Phase, config: TrainingConfig, samples: int) -> int:
 
 
 def plan_poisson(
-    works: Sequence[Work], address: tuple[int, int, int], *, steps: Sequence[int], batch_size: int, data: TrainingData
+    jobs: Sequence[Job], address: tuple[int, int, int], *, steps: Sequence[int], batch_size: int, data: TrainingData
 ) -> BatchPlan:
     """Return so many Poisson batches of each client, some of them empty; `address` is (run seed, round, phase)."""
     seed, server_round, phase = address
-    rngs = [generator(seed, "poisson batches", server_round, work.client, phase) for work in works]
+    rngs = [generator(seed, "poisson batches", server_round, job.client, phase) for job in jobs]
     batches = []
-    for work, rng, number in zip(works, rngs, steps, strict=True):
-        rate = sampling_rate(len(work.rows), batch_size)
-        batches.append([work.rows[rng.random(len(work.rows)) < rate] for _ in range(number)])
+    for job, rng, number in zip(jobs, rngs, steps, strict=True):
+        rate = sampling_rate(len(job.rows), batch_size)
+        batches.append([job.rows[rng.random(len(job.rows)) < rate] for _ in range(number)])
     width = max((len(batch) for mine in batches for batch in mine), default=0)
-    index = np.zeros((max(steps), len(works), max(1, width)), np.int64)
+    index = np.zeros((max(steps), len(jobs), max(1, width)), np.int64)
     counts = np.zeros(index.shape[:2], np.int64)
     draws = None if data.augment == "none" else np.zeros((*index.shape, 3), np.int64)
     for lane, (mine, rng) in enumerate(zip(batches, rngs, strict=True)):
@@ -83,19 +79,19 @@ class PrivateSteps:
         self.privacy, self.config, self.seed = privacy, config, seed
 
     def run(
-        self, phase: Phase, number: int, state: State, extras: Extras, works: Sequence[Work], server_round: int,
+        self, phase: Phase, number: int, state: State, extras: Extras, jobs: Sequence[Job], server_round: int,
         data: TrainingData,
     ) -> tuple[Tensors, Ints, Ints, Ints]:  # fmt: skip
-        """Take the steps of phase `number`, writing to `state` (clients, ...); works come longest first.
+        """Take the steps of phase `number`, writing to `state` (clients, ...); jobs come longest first.
 
         Returns the mean of each metric over the samples seen, without noise; the steps; the samples that there are; and
         how many its batches held, all (clients,).
         """
         config, device = self.config, data.x.device
-        sizes = np.array([len(work.rows) for work in works])
+        sizes = np.array([len(job.rows) for job in jobs])
         steps = np.array([steps_of(phase, config, size) for size in sizes.tolist()])
         address = (self.seed, server_round, number)
-        plan = plan_poisson(works, address, steps=steps.tolist(), batch_size=config.batch_size, data=data)
+        plan = plan_poisson(jobs, address, steps=steps.tolist(), batch_size=config.batch_size, data=data)
         trained = [name for name in state.params if phase.trains(name)]
         optimizer = Optimizer(config, {name: state.params[name] for name in trained})
         floats = sum(state.params[name][0].numel() for name in trained) * plan.index.shape[2]
@@ -103,8 +99,8 @@ class PrivateSteps:
             phase, extras, self.privacy.max_grad_norm, lanes=_GRADIENT_FLOATS // floats
         )
         noises = [
-            seeded(torch_seed(self.seed, "example-level noise", server_round, work.client, number), device)
-            for work in works
+            seeded(torch_seed(self.seed, "example-level noise", server_round, job.client, number), device)
+            for job in jobs
         ]
         expected = torch.tensor(
             [size * sampling_rate(size, config.batch_size) for size in sizes.tolist()], device=device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,35 +13,14 @@ from torch import Tensor
 from fedsim.config.run import TrainingConfig
 from fedsim.data.config import StrongView
 from fedsim.data.transforms import strong_view
-from fedsim.federated.client import Annotation, Extras, Phase, State, Stream
+from fedsim.federated.types import Annotation, Extras, Phase, State, Stream
 from fedsim.flower.records import Tensors
 from fedsim.randomness import torch_draws, torch_seed
 from fedsim.training.batches import BatchPlan, Ints, joined, plan_batches
+from fedsim.training.data import Job, TrainingData
 from fedsim.training.precision import autocast
 
-if TYPE_CHECKING:
-    from fedsim.training.trainer import TrainingData
-
 _ANNOTATED_TOGETHER = 500  # samples
-
-
-class Work(NamedTuple):
-    """What one client is to train on."""
-
-    client: int
-    rows: Ints
-    """Of the training set, those with labels."""
-    personal: State
-    unlabelled: Ints = np.empty(0, np.int64)
-
-    def stream(self, stream: Stream) -> Ints:
-        """Return the rows of a stream."""
-        return self.rows if stream == "labelled" else self.unlabelled
-
-    @property
-    def num_samples(self) -> int:
-        """Rows of all streams."""
-        return len(self.rows) + len(self.unlabelled)
 
 
 class Annotated(NamedTuple):
@@ -94,17 +73,17 @@ class Feeder:
     """Makes the feeds of a chunk's clients."""
 
     def __init__(
-        self, data: TrainingData, config: TrainingConfig, seed: int, batch_coupling: bool, works: Sequence[Work]
+        self, data: TrainingData, config: TrainingConfig, seed: int, batch_coupling: bool, jobs: Sequence[Job]
     ) -> None:
-        self.data, self.config, self.seed, self.batch_coupling, self.works = data, config, seed, batch_coupling, works
+        self.data, self.config, self.seed, self.batch_coupling, self.jobs = data, config, seed, batch_coupling, jobs
 
     def feed(self, phase: Phase, server_round: int, number: int, state: State, extras: Extras) -> Feed:
         """Return the batches of phase `number`, which begins with the clients' `state`, stacked (clients, ...)."""
         seeds = []
         if phase.strong is not None:
-            ids = [(server_round, work.client, number) for work in self.works]
+            ids = [(server_round, job.client, number) for job in self.jobs]
             seeds = [torch_seed(self.seed, "strong view", *where) // 2 for where in ids]
-        samples = [[work.stream(stream) for work in self.works] for stream in phase.streams]
+        samples = [[job.stream(stream) for job in self.jobs] for stream in phase.streams]
         if phase.annotate is None:
             plans = [
                 self._plan(phase, server_round, number, *pair) for pair in zip(samples, phase.streams, strict=True)
@@ -134,7 +113,7 @@ class Feeder:
         labelled = stream == "labelled"
         return plan_batches(
             samples,
-            [work.client for work in self.works],
+            [job.client for job in self.jobs],
             (self.seed, server_round, number),
             epochs=epochs or self.config.epochs,
             batch_size=self.config.batch_size,

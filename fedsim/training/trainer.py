@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,43 +11,17 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from fedsim.config.run import TrainingConfig
-from fedsim.data.transforms import augment, normalize
-from fedsim.federated.client import Audit, Batch, Client, Extras, Phase, State
+from fedsim.federated.client import Client
+from fedsim.federated.types import Audit, Batch, Extras, Phase, State
 from fedsim.flower.records import Tensors
 from fedsim.randomness import torch_draws, torch_seed
 from fedsim.training.batches import Ints
+from fedsim.training.data import Job, TrainingData
 from fedsim.training.dp_sgd import PrivateSteps
 from fedsim.training.optimizers import Optimizer, clip
 from fedsim.training.precision import autocast
 from fedsim.training.step_cache import Recorder, Step
-from fedsim.training.streams import Annotated, Feed, Feeder, Work
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """The training set on the worker's device, shared by all clients."""
-
-    x: Tensor
-    """(N, C, H, W) uint8 images, or (N, D) float32 rows; or other items, (N, ...), that a method made of them."""
-    y: Tensor
-    """(N,) int64 classes, -1 where hidden; or numbers (N,) or (N, C) in `dtype`."""
-    mean: Tensor
-    """(C,) float32, of pixels scaled to [0, 1]."""
-    std: Tensor
-    """(C,) float32."""
-    augment: Literal["none", "crop", "crop_flip"]
-    pad: int
-    dtype: torch.dtype = torch.float32
-    """Of the batches."""
-
-    def batch(self, index: Tensor, draws: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return normalised samples (*index.shape, ...) and labels of the rows `index`."""
-        # The same as `self.x[index]`, which for images takes twenty times as long.
-        x = self.x.flatten(1).index_select(0, index.flatten()).view(*index.shape, *self.x.shape[1:])
-        if draws is not None:
-            x = augment(x.flatten(0, index.dim() - 1), draws.flatten(0, -2), self.pad).view_as(x)
-        return normalize(x, self.mean, self.std).to(self.dtype), self.y[index]
-
+from fedsim.training.streams import Annotated, Feed, Feeder
 
 _BLOCK_FLOATS = 4_000_000  # 16 MB of normalised samples read ahead
 _WIDE = 50_000  # weights of a linear layer
@@ -61,7 +34,7 @@ class Trained(NamedTuple):
     """What clients trained together became; tensors are stacked, (clients, ...)."""
 
     lanes: list[int]
-    """Row by row, the position in `works`."""
+    """Row by row, the position in `jobs`."""
     state: State
     metrics: Tensors
     steps: Tensor
@@ -90,25 +63,25 @@ class Trainer:
         self.batch_coupling, self.private = batch_coupling, private
         self._recorder = Recorder()
 
-    def train(self, start: State, constants: Tensors, works: Sequence[Work], server_round: int) -> Trained:
-        """Train `works` together from the global state `start`; nothing given is written to."""
+    def train(self, start: State, constants: Tensors, jobs: Sequence[Job], server_round: int) -> Trained:
+        """Train `jobs` together from the global state `start`; nothing given is written to."""
         extras = Extras(start.params, constants)
         # Longest first: the clients still at work in any step are then a prefix, reached without a copy.
-        lanes = sorted(range(len(works)), key=lambda lane: -len(works[lane].rows))
-        works = [works[lane] for lane in lanes]
+        lanes = sorted(range(len(jobs)), key=lambda lane: -len(jobs[lane].rows))
+        jobs = [jobs[lane] for lane in lanes]
         state = State(
-            _stack(start.params, [work.personal.params for work in works]),
-            _stack(start.buffers, [work.personal.buffers for work in works]),
+            _stack(start.params, [job.personal.params for job in jobs]),
+            _stack(start.buffers, [job.personal.buffers for job in jobs]),
         )
         metrics: Tensors = {}
-        feeder = Feeder(self.data, self.config, self.seed, self.batch_coupling, works)
+        feeder = Feeder(self.data, self.config, self.seed, self.batch_coupling, jobs)
         counted: list[list[Ints]] = []
         audits: list[tuple[Audit, Sequence[Annotated | None]]] = []
         # Dropout draws from torch's own generator: it is put to these clients' address, and back afterwards.
-        with torch_draws(torch_seed(self.seed, "dropout", server_round, works[0].client), self.data.x.device):
+        with torch_draws(torch_seed(self.seed, "dropout", server_round, jobs[0].client), self.data.x.device):
             for number, phase in enumerate(self.client.phases()):
                 if self.private is not None:
-                    measured, *taken = self.private.run(phase, number, state, extras, works, server_round, self.data)
+                    measured, *taken = self.private.run(phase, number, state, extras, jobs, server_round, self.data)
                 else:
                     feed = feeder.feed(phase, server_round, number, state, extras)
                     measured = self._run_phase(phase, state, extras, feed)

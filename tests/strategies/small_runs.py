@@ -13,7 +13,7 @@ from fedsim.config.run import RunConfig
 from fedsim.engine.base import Engine
 from fedsim.federated import registry
 from fedsim.federated.registry import load_strategy
-from fedsim.federated.server import sample_cohort
+from fedsim.federated.sampling import sample_cohort
 from fedsim.flower.records import Tensors, to_tensors
 from fedsim.models.build import has_batch_coupling
 from fedsim.randomness import generator

@@ -20,7 +20,7 @@ from fedsim.config.resolve import resolve
 from fedsim.data.federation import federate
 from fedsim.data.partition import Partition
 from fedsim.errors import FedsimError
-from fedsim.federated.client import Batch, Extras
+from fedsim.federated.types import Batch, Extras
 from fedsim.flower.records import to_tensors
 from fedsim.privacy.guarantees import guarantees
 from fedsim.runs.simulation import Simulation

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fedsim.errors import FedsimError
-from fedsim.federated.client import Batch, Extras
+from fedsim.federated.types import Batch, Extras
 from fedsim.models.etf import ideal_angle, pairwise_angles
 from tests.strategies.small_runs import assert_same_bits, begin, finished
 

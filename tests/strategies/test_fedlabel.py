@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedsim.federated.client import Batch, Extras, State, Update
+from fedsim.federated.types import Batch, Extras, State, Update
 from fedsim.training.batches import plan_batches
 from fedsim.training.objectives import kl_divergence
 from strategies.fedlabel import FedLabelClient, FedLabelConfig, assimilate, confidence
@@ -341,8 +341,8 @@ def test_training_the_student_leaves_the_local_expert_alone_buffers_too():
             run = begin("fedlabel", options)
         worker = run.simulation.worker
         start = run.simulation.server.split(run.tensors)
-        works = [worker.work(client, worker.client.personal(client, start)) for client in range(4)]
-        state = worker.trainer.train(start, {}, works, 1).state
+        jobs = [worker.job(client, worker.client.personal(client, start)) for client in range(4)]
+        state = worker.trainer.train(start, {}, jobs, 1).state
         trained.append({n: v for part in state for n, v in part.items()})
     whole, first = trained
     ours = [name for name in whole if not name.startswith("unlabelled.")]

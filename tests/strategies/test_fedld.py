@@ -5,8 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedsim.federated.client import Batch, Client
+from fedsim.federated.client import Client
 from fedsim.federated.server import Server
+from fedsim.federated.types import Batch
 from strategies.fedld import FedLDClient, margin_penalty, num_kept, principal_weights
 from tests.strategies.small_runs import assert_cohorts_agree, assert_same_bits, batches_of, begin, finished, halves
 

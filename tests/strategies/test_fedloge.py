@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import fedsim.runs.simulation
 from fedsim.engine.worker import score
 from fedsim.evaluation import TestSet
-from fedsim.federated.client import Batch, Extras, State
+from fedsim.federated.types import Batch, Extras, State
 from fedsim.runs.checkpoint import load_latest
 from fedsim.training.trainer import Trainer
 from strategies.fedloge import FedLoGeClient, FedLoGeServer, realign_global, realign_personal

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedsim.federated.client import Batch, Extras
+from fedsim.federated.types import Batch, Extras
 from fedsim.training.batches import plan_batches
 from tests.strategies.small_runs import begin
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from fedsim.federated.client import Client, Update
+from fedsim.federated.client import Client
 from fedsim.federated.registry import describe
+from fedsim.federated.types import Update
 from fedsim.flower.records import scalars
 from fedsim.privacy.ledger import undeclared
 from tests.strategies.small_runs import begin, halves

@@ -12,7 +12,8 @@ from fedsim.data.config import DataConfig
 from fedsim.data.datasets import load_dataset
 from fedsim.models.build import build_model
 from fedsim.models.config import ModelConfig
-from unlearning.api.view import View, load_unlearning
+from unlearning.api.registry import load_unlearning
+from unlearning.api.view import View
 
 DIGIT = 3
 

@@ -8,8 +8,7 @@ import torch
 
 from fedsim.errors import FedsimError
 from tests.unlearning.digits_views import apply, assert_same_bits, differs, few, new_model
-from unlearning.api.registry import describe_unlearning
-from unlearning.api.view import load_unlearning
+from unlearning.api.registry import describe_unlearning, load_unlearning
 
 # Those that work on the federation are tested in tests/unlearning/api/test_federation.py.
 METHODS = sorted(name for name in describe_unlearning() if not load_unlearning(name).needs.federation)

@@ -23,7 +23,7 @@ from fedsim.runs.checkpoint import load_latest
 from fedsim.runs.history import KeptRound, Sent, Share, difference, open_history
 from fedsim.runs.progress import Progress
 from fedsim.runs.simulation import RunState, Simulation
-from unlearning.api.registry import Needs
+from unlearning.api.needs import Needs
 
 
 class Round:

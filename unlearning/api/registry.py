@@ -1,16 +1,23 @@
-"""Unlearning methods by name: what they need, what they forget, their options. Imports no torch."""
+"""Unlearning methods by name: what they need, what they forget, their options. Imports no torch.
+
+One file, one method: its docstring, its options (an `UnlearningConfig`), and under the decorator
+`@unlearning("name", NameConfig, needs=Needs(retain=False), forgets={"class", "samples", "clients"})` the function
+`unlearn(model, forget, retain, config, rng) -> model`; or, with `needs=Needs(history=True, updates=True, clients=True)`
+or some of these, `unlearn(federation, config) -> global tensors`, see `unlearning.api.federation`.
+"""
 
 from __future__ import annotations
 
 import ast
 import importlib
 from collections.abc import Callable, Set
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedsim.errors import FedsimError, nearest
 from fedsim.federated.registry import declared
 from fedsim.schema import Config
+from unlearning.api.needs import Needs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,46 +33,6 @@ KINDS = ("class", "samples", "clients")
 RETRAIN = "retrain"
 """The name by which the oracle is asked for as a method."""
 RETRAIN_SUMMARY = f"Retraining from scratch without it: the oracle itself. Forgets: {', '.join(KINDS)}."
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a method asks for. It is given no more: what it does not need is not in the views it gets."""
-
-    forget_labels: bool = True
-    """Labels of what is to be forgotten."""
-    retain: bool = True
-    """The samples that are kept."""
-    retain_labels: bool = True
-    """Their labels."""
-    gradients: bool = True
-    """Derivatives; without, it runs where autograd records nothing."""
-    unseen: bool = False
-    """Never-seen samples of the forgotten classes, with labels; in the forget view."""
-    synthetic_only: bool = False
-    """It is given noise in place of all samples."""
-    history: bool = False
-    """The models of the run's rounds, and who took part in them. With this or the next two a method works on the
-    federation, of which it sees no sample."""
-    updates: bool = False
-    """What clients sent in those rounds."""
-    clients: bool = False
-    """The clients that stay, to train when they are asked to."""
-
-    @property
-    def federation(self) -> bool:
-        """Whether it is the federation that is worked on."""
-        return self.history or self.updates or self.clients
-
-    def words(self) -> str:
-        """Return what is needed as a list in words."""
-        if self.federation:
-            return ", ".join(name for name in ("history", "updates", "clients") if getattr(self, name))
-        asked = [field.name for field in fields(self) if getattr(self, field.name) and field.name != "synthetic_only"]
-        if not self.retain:
-            asked = [need for need in asked if need != "retain_labels"]
-        asked = (["synthetic data only"] if self.synthetic_only else ["forget"]) + asked
-        return ", ".join(need.replace("_", " ") for need in asked)
 
 
 class UnlearningConfig(Config):

@@ -1,10 +1,4 @@
-"""The seam between the engine and the methods of `unlearning/`: what a method is given, and how it is registered.
-
-One file, one method: its docstring, its options (an `UnlearningConfig`), and under the decorator
-`@unlearning("name", NameConfig, needs=Needs(retain=False), forgets={"class", "samples", "clients"})` the function
-`unlearn(model, forget, retain, config, rng) -> model`; or, with `needs=Needs(history=True, updates=True, clients=True)`
-or some of these, `unlearn(federation, config) -> global tensors`, see `unlearning.api.federation`.
-"""
+"""The samples that an unlearning method is given."""
 
 from __future__ import annotations
 
@@ -16,9 +10,6 @@ import torch
 from torch import Tensor
 
 from fedsim.data.transforms import normalize
-from unlearning.api.registry import Method, Needs, UnlearningConfig, load_unlearning, unlearning
-
-__all__ = ["Method", "Needs", "UnlearningConfig", "View", "load_unlearning", "unlearning"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fedsim.models.base import Classifier
-from unlearning.api.view import UnlearningConfig, View
+from unlearning.api.registry import UnlearningConfig
+from unlearning.api.view import View
 
 T = TypeVar("T")
 Batch = tuple[Tensor, Tensor | None]

@@ -11,7 +11,8 @@ import torch
 from fedsim.data.federation import FederatedData
 from fedsim.flower.records import from_numpy
 from fedsim.randomness import generator
-from unlearning.api.view import Needs, View
+from unlearning.api.needs import Needs
+from unlearning.api.view import View
 from unlearning.evaluation.noise_floor import match_classes
 from unlearning.pipeline.forget import Request
 

@@ -299,7 +299,7 @@ def test_a_worker_that_dies_changes_no_bit(ray_engine: MakeEngine, undisturbed, 
 
 
 def cohort_of(sim: Simulation, server_round: int) -> list[int]:
-    from fedsim.federated.server import draw_cohort
+    from fedsim.federated.sampling import draw_cohort
 
     return list(draw_cohort(sim.config, sim.data.partition.sizes, server_round))
 

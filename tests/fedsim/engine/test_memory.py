@@ -12,7 +12,7 @@ import resource, sys
 import torch
 import tests.fedsim.engine.fakes as fakes
 from flwr.app import ConfigRecord, Message, RecordDict
-from fedsim.federated.client import State
+from fedsim.federated.types import State
 from fedsim.flower.internals import node_of
 from fedsim.engine.inprocess import InProcessEngine
 from fedsim.flower.records import to_record, to_tensors

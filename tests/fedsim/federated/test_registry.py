@@ -8,10 +8,11 @@ import torch
 
 import fedsim
 from fedsim.config.resolve import resolve
+from fedsim.config.strategy import StrategyConfig
 from fedsim.errors import FedsimError
 from fedsim.federated import registry
 from fedsim.federated.client import Client
-from fedsim.federated.registry import StrategyConfig, describe, load_strategy, strategy
+from fedsim.federated.registry import describe, load_strategy, strategy
 from fedsim.federated.server import Server
 from fedsim.models.base import Classifier
 from fedsim.runs.checkpoint import load_latest

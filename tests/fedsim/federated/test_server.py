@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from hypothesis import given
 
-from fedsim.federated.server import WeightedMean
+from fedsim.federated.aggregation import WeightedMean
 
 values = hnp.arrays(np.float32, (5, 3), elements=st.floats(-1000, 1000, width=32))
 weights = st.lists(st.floats(0, 1000).filter(lambda w: w == 0 or w > 1e-3), min_size=5, max_size=5).filter(any)

@@ -11,8 +11,8 @@ from flwr.app import ConfigRecord, RecordDict
 from fedsim.config.resolve import resolve
 from fedsim.engine.base import Engine
 from fedsim.errors import FedsimError
-from fedsim.federated.client import State, Update
-from fedsim.federated.server import poisson_cohort
+from fedsim.federated.sampling import poisson_cohort
+from fedsim.federated.types import State, Update
 from fedsim.flower.records import Tensors, to_record
 from fedsim.privacy.accountant import gaussian_epsilon
 from fedsim.privacy.central import UNCLIPPED, CentralPrivacy, clipped_updates, joint_norms

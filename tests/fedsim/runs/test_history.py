@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import fedsim
 from fedsim.errors import FedsimError, RunFailed
-from fedsim.federated.server import sample_cohort
+from fedsim.federated.sampling import sample_cohort
 from fedsim.runs.checkpoint import load_model
 from fedsim.runs.history import open_history, purge
 from tests.tiny_runs import TINY, TINY_FLAGS, Cli

@@ -10,15 +10,14 @@ import torch.nn.functional as F
 
 from fedsim.config.resolve import resolve
 from fedsim.config.run import TrainingConfig
-from fedsim.federated.client import Extras, Phase, State
+from fedsim.federated.types import Extras, Phase, State
 from fedsim.flower.records import Tensors
 from fedsim.privacy.config import ExamplePrivacyConfig
 from fedsim.privacy.mechanisms import gaussian_like
 from fedsim.runs.simulation import Simulation
 from fedsim.training import dp_sgd
+from fedsim.training.data import Job, TrainingData
 from fedsim.training.dp_sgd import PrivateSteps, clipped_gradient_sums, plan_poisson, sampling_rate, steps_of
-from fedsim.training.streams import Work
-from fedsim.training.trainer import TrainingData
 
 TINY = {
     "clients": 3, "rounds": 2, "eval_every": 100, "model": {"name": "cnn", "width": 4},
@@ -109,11 +108,11 @@ def opacus_model(sim: Simulation, rows: list[np.ndarray[Any, Any]], noise: float
 def test_a_client_becomes_what_opacus_makes_of_it_with_the_same_batches_and_noise(noise, monkeypatch):
     sim = simulation(**{"clients": 1, "privacy.example.noise_multiplier": noise, "training.lr": 0.3})
     rows = sim.data.partition[0][:24]  # 4 batches of 6 expected samples
-    work = Work(0, rows, State({}, {}))
+    job = Job(0, rows, State({}, {}))
     assert steps_of(sim.worker.client.phases()[0], sim.config.training, 24) == 8
-    plan = plan_poisson([work], (0, 1, 0), steps=[8], batch_size=6, data=sim.worker.train_set)
+    plan = plan_poisson([job], (0, 1, 0), steps=[8], batch_size=6, data=sim.worker.train_set)
     assert plan.counts.min() > 0  # of an empty batch Opacus's own loop makes something else
-    ours = sim.worker.trainer.train(sim.server.first, {}, [work], 1).state.params
+    ours = sim.worker.trainer.train(sim.server.first, {}, [job], 1).state.params
 
     source = torch.Generator().manual_seed(dp_sgd.torch_seed(0, "example-level noise", 1, 0, 0))
     monkeypatch.setattr(
@@ -129,10 +128,10 @@ def test_a_client_becomes_what_opacus_makes_of_it_with_the_same_batches_and_nois
 def test_without_noise_and_with_a_wide_bound_it_is_sgd_on_poisson_batches():
     sim = simulation(**{"privacy.example.max_grad_norm": 1e6, "training.epochs": 1, "training.precision": "float64"})
     rows = sim.data.partition[1]
-    work = Work(1, rows, State({}, {}))
-    got = sim.worker.trainer.train(sim.server.first, {}, [work], 1).state.params
+    job = Job(1, rows, State({}, {}))
+    got = sim.worker.trainer.train(sim.server.first, {}, [job], 1).state.params
     steps = [-(-len(rows) // 6)]
-    plan = plan_poisson([work], (0, 1, 0), steps=steps, batch_size=6, data=sim.worker.train_set)
+    plan = plan_poisson([job], (0, 1, 0), steps=steps, batch_size=6, data=sim.worker.train_set)
     net = sim.new_model(sim.config)
     expected = len(rows) * sampling_rate(len(rows), 6)
     for index, count in zip(plan.index[:, 0], plan.counts[:, 0], strict=True):
@@ -149,12 +148,12 @@ def test_without_noise_and_with_a_wide_bound_it_is_sgd_on_poisson_batches():
 
 def test_clients_trained_together_or_alone_come_to_the_same():
     sim = simulation(**{"privacy.example.noise_multiplier": 1.0})
-    works = [Work(c, sim.data.partition[c], State({}, {})) for c in range(3)]
-    assert len({len(work.rows) for work in works}) > 1
-    together = sim.worker.trainer.train(sim.server.first, {}, works, 1)
+    jobs = [Job(c, sim.data.partition[c], State({}, {})) for c in range(3)]
+    assert len({len(job.rows) for job in jobs}) > 1
+    together = sim.worker.trainer.train(sim.server.first, {}, jobs, 1)
     for row, lane in enumerate(together.lanes):
-        alone = sim.worker.trainer.train(sim.server.first, {}, [works[lane]], 1)
-        assert alone.steps[0] == together.steps[row] == 2 * -(-len(works[lane].rows) // 6)
+        alone = sim.worker.trainer.train(sim.server.first, {}, [jobs[lane]], 1)
+        assert alone.steps[0] == together.steps[row] == 2 * -(-len(jobs[lane].rows) // 6)
         for name, value in alone.state.params.items():
             torch.testing.assert_close(together.state.params[name][row], value[0], rtol=1e-4, atol=1e-5)
 
@@ -168,9 +167,9 @@ def vector_data(samples: int) -> TrainingData:
 
 
 def test_batches_are_poisson_samples_and_some_are_empty():
-    works = [Work(client, np.arange(10), State({}, {})) for client in range(40)]
+    jobs = [Job(client, np.arange(10), State({}, {})) for client in range(40)]
     assert sampling_rate(10, 2) == 0.2
-    plan = plan_poisson(works, (0, 1, 0), steps=[100] * 40, batch_size=2, data=vector_data(10))
+    plan = plan_poisson(jobs, (0, 1, 0), steps=[100] * 40, batch_size=2, data=vector_data(10))
     counts = plan.counts.ravel()
     assert (counts == 0).mean() == pytest.approx(0.8**10, rel=0.1)
     assert counts.mean() == pytest.approx(2, rel=0.02)
@@ -181,7 +180,7 @@ def test_batches_are_poisson_samples_and_some_are_empty():
         row[index[:count]] = 1
     assert drawn.mean(0) == pytest.approx(0.2, abs=4 * (0.16 / 4000) ** 0.5)
     assert np.abs(np.corrcoef(drawn.T) - np.eye(10)).max() < 4.5 / 4000**0.5
-    other = plan_poisson(works, (0, 2, 0), steps=[100] * 40, batch_size=2, data=vector_data(10))
+    other = plan_poisson(jobs, (0, 2, 0), steps=[100] * 40, batch_size=2, data=vector_data(10))
     assert not np.array_equal(plan.counts, other.counts)
 
 
@@ -189,7 +188,7 @@ def moves(noise: float, rounds: int = 2, clients: int = 3, dim: int = 20_000) ->
     """Return the (rounds, clients, steps, dim) gradients of clients whose loss is flat: noise alone."""
     config = TrainingConfig(epochs=1, batch_size=5, lr=1.0)
     privacy = ExamplePrivacyConfig(noise_multiplier=noise, max_grad_norm=0.5)
-    works = [Work(client, np.arange(10), State({}, {})) for client in range(clients)]
+    jobs = [Job(client, np.arange(10), State({}, {})) for client in range(clients)]
     phase = Phase(lambda params, buffers, extras, batch: ((params["w"] * 0).sum() + 0 * batch.x.sum(), {}))
     steps: list[torch.Tensor] = []
     for server_round in range(rounds):
@@ -204,7 +203,7 @@ def moves(noise: float, rounds: int = 2, clients: int = 3, dim: int = 20_000) ->
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(dp_sgd.Optimizer, "step", spy)
-            PrivateSteps(privacy, config, 0).run(phase, 0, state, Extras({}, {}), works, server_round, vector_data(10))
+            PrivateSteps(privacy, config, 0).run(phase, 0, state, Extras({}, {}), jobs, server_round, vector_data(10))
         torch.testing.assert_close(state.params["w"], before - torch.stack(seen).sum(0))
         steps.append(torch.stack(seen, 1))
     return torch.stack(steps)

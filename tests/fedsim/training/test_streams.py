@@ -8,10 +8,12 @@ import torch
 
 from fedsim.config.resolve import resolve
 from fedsim.data.config import StrongView
-from fedsim.federated.client import Annotation, Client, Extras, Phase, State
+from fedsim.federated.client import Client
+from fedsim.federated.types import Annotation, Extras, Phase, State
 from fedsim.models.build import build_model
-from fedsim.training.streams import Feeder, Work
-from fedsim.training.trainer import Trainer, TrainingData
+from fedsim.training.data import Job, TrainingData
+from fedsim.training.streams import Feeder
+from fedsim.training.trainer import Trainer
 
 SHAPE, CLASSES = (6,), 3
 LABELLED, UNLABELLED = [5, 2, 9], [7, 0, 12]
@@ -25,9 +27,9 @@ def data(augment="none"):
     return TrainingData(x, y, torch.zeros(6), torch.ones(6), augment, 0, torch.float64)
 
 
-def works(clients=(0, 1, 2)):
+def jobs(clients=(0, 1, 2)):
     a, b = np.cumsum([0, *LABELLED]), sum(LABELLED) + np.cumsum([0, *UNLABELLED])
-    return [Work(c, np.arange(a[c], a[c + 1]), State({}, {}), np.arange(b[c], b[c + 1])) for c in clients]
+    return [Job(c, np.arange(a[c], a[c + 1]), State({}, {}), np.arange(b[c], b[c + 1])) for c in clients]
 
 
 def setup(client_type, **training):
@@ -75,7 +77,7 @@ class WeighingAll(Noting):
 @pytest.mark.parametrize("together", [True, False])
 def test_notes_travel_with_their_samples(client_type, together):
     trainer, start = setup(client_type)
-    groups = [works()] if together else [[work] for work in works()]
+    groups = [jobs()] if together else [[job] for job in jobs()]
     for trained, group in [(trainer.train(start, {}, group, 1), group) for group in groups]:
         for row, lane in enumerate(trained.lanes):
             client = group[lane].client
@@ -95,9 +97,9 @@ def test_notes_travel_with_their_samples(client_type, together):
 
 def test_both_ways_of_training_agree_and_the_last_phase_of_a_client_gives_its_loss():
     trainer, start = setup(Noting)
-    whole = trainer.train(start, {}, works(), 1)
+    whole = trainer.train(start, {}, jobs(), 1)
     for row, lane in enumerate(whole.lanes):
-        alone = trainer.train(start, {}, [works()[lane]], 1)
+        alone = trainer.train(start, {}, [jobs()[lane]], 1)
         for name, value in alone.state.params.items():
             assert torch.allclose(whole.state.params[name][row], value[0], rtol=0, atol=1e-12)
         assert float(whole.metrics["loss"][row]) == pytest.approx(float(alone.metrics["loss"][0]))
@@ -108,7 +110,7 @@ def test_strong_views_depend_on_round_client_phase_and_step_alone():
     trainer, start = setup(Client)
 
     def views(clients, server_round=1, number=0):
-        feeder = Feeder(data(), trainer.config, 0, False, works(clients))
+        feeder = Feeder(data(), trainer.config, 0, False, jobs(clients))
         feed = feeder.feed(phase, server_round, number, start, Extras({}, {}))
         return feed, torch.stack(list(feed.strong_views(data(), range(3))))
 
@@ -125,7 +127,7 @@ def test_strong_views_depend_on_round_client_phase_and_step_alone():
 def test_weak_augmentation_is_of_labelled_samples_only():
     trainer, start = setup(Client)
     augmented = replace(data(), augment="crop_flip", pad=2)
-    feeder = Feeder(augmented, trainer.config, 0, False, works([0]))
+    feeder = Feeder(augmented, trainer.config, 0, False, jobs([0]))
     phase = Phase(lambda *_: None, steps=3, streams=("labelled", "unlabelled"))
     plan = feeder.feed(phase, 1, 0, start, Extras({}, {})).plan
     assert (plan.draws[:, :, :4] != plan.draws[0, 0, 0]).any()
@@ -139,6 +141,6 @@ def test_steps_of_a_phase_of_the_configuration_and_passes():
             return [Phase(self.loss), Phase(self.loss, steps=2), Phase(self.loss, epochs=1), Phase(self.loss, steps=0)]
 
     trainer, start = setup(Four, steps=5)
-    trained = trainer.train(start, {}, works([2]), 1)
+    trained = trainer.train(start, {}, jobs([2]), 1)
     assert trained.drawn.tolist() == [[20.0, 8.0, 9.0, 0.0]]
     assert trained.steps.tolist() == [5 + 2 + 3]

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from fedsim.config.resolve import resolve
-from fedsim.federated.client import Client, Phase, State
+from fedsim.federated.client import Client
+from fedsim.federated.types import Phase, State
 from fedsim.models.build import build_model, has_batch_coupling
 from fedsim.models.config import ModelConfig
 from fedsim.training.batches import plan_batches
-from fedsim.training.streams import Work
-from fedsim.training.trainer import Trainer, TrainingData, _groups
+from fedsim.training.data import Job, TrainingData
+from fedsim.training.trainer import Trainer, _groups
 
 SHAPE, CLASSES = (1, 8, 8), 4
 SIZES = [23, 7, 1, 12, 30, 12]  # ragged: full batches, short last ones, a single sample
@@ -29,9 +30,9 @@ def _data(seed=0):
     return TrainingData(x, y, torch.zeros(1), torch.ones(1), "none", 0, torch.float64)
 
 
-def _works(clients=(0, 1, 2, 3, 4, 5)):
+def _jobs(clients=(0, 1, 2, 3, 4, 5)):
     starts = np.cumsum([0, *SIZES])
-    return [Work(c, np.arange(starts[c], starts[c + 1]), State({}, {})) for c in clients]
+    return [Job(c, np.arange(starts[c], starts[c + 1]), State({}, {})) for c in clients]
 
 
 def _setup(norm="none", client_type=Client, **training):
@@ -49,12 +50,12 @@ def _by_client(trained):
     }
 
 
-def _together(trainer, start, works):
-    return _by_client(trainer.train(start, {}, works, 1))
+def _together(trainer, start, jobs):
+    return _by_client(trainer.train(start, {}, jobs, 1))
 
 
-def _one_by_one(trainer, start, works):
-    return {lane: _by_client(trainer.train(start, {}, [work], 1))[0] for lane, work in enumerate(works)}
+def _one_by_one(trainer, start, jobs):
+    return {lane: _by_client(trainer.train(start, {}, [job], 1))[0] for lane, job in enumerate(jobs)}
 
 
 OPTIONS = [
@@ -68,8 +69,8 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_one_client_is_a_literal_torch_loop(options):
     model, trainer, start = _setup(**options)
-    work = _works()[0]
-    got = _one_by_one(trainer, start, [work])[0]
+    job = _jobs()[0]
+    got = _one_by_one(trainer, start, [job])[0]
 
     config = trainer.config
     if config.optimizer == "adam":
@@ -78,7 +79,7 @@ def test_one_client_is_a_literal_torch_loop(options):
         optimizer = torch.optim.SGD(
             model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
-    plan = plan_batches([work.rows], [0], (0, 1, 0), epochs=config.epochs, batch_size=5, drop_single=False)
+    plan = plan_batches([job.rows], [0], (0, 1, 0), epochs=config.epochs, batch_size=5, drop_single=False)
     for index, count in zip(plan.index[:, 0], plan.counts[:, 0], strict=True):
         rows = torch.from_numpy(index[:count])
         optimizer.zero_grad()
@@ -96,7 +97,7 @@ def test_one_client_is_a_literal_torch_loop(options):
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_all_at_once_is_one_after_another(norm, options):
     _, trainer, start = _setup(norm, **options)
-    together, alone = _together(trainer, start, _works()), _one_by_one(trainer, start, _works())
+    together, alone = _together(trainer, start, _jobs()), _one_by_one(trainer, start, _jobs())
     for lane, name in itertools.product(range(len(SIZES)), together[0]):
         assert torch.allclose(together[lane][name], alone[lane][name], rtol=0, atol=1e-9), (lane, name)
     stuck = [name for name in start.params if torch.equal(together[0][name], start.params[name])]
@@ -123,7 +124,7 @@ def test_wide_layers_are_differentiated_to_the_same(monkeypatch):
     results = []
     for wide in (10**9, 0):
         monkeypatch.setattr("fedsim.training.trainer._WIDE", wide)
-        results.append(_together(trainer, start, _works()))
+        results.append(_together(trainer, start, _jobs()))
     for lane, name in itertools.product(range(len(SIZES)), start.params):
         assert torch.allclose(results[0][lane][name], results[1][lane][name], rtol=0, atol=1e-12)
 
@@ -131,17 +132,17 @@ def test_wide_layers_are_differentiated_to_the_same(monkeypatch):
 def test_a_single_sample_takes_no_step_under_batch_norm_but_does_without():
     for norm, stays in [("batch", True), ("group", False)]:
         _, trainer, start = _setup(norm)
-        one = _together(trainer, start, _works([0, 2]))[1]
+        one = _together(trainer, start, _jobs([0, 2]))[1]
         assert torch.equal(one["classifier.weight"], start.params["classifier.weight"]) is stays
 
 
 def test_metrics_are_means_over_the_samples_each_client_saw():
     _, trainer, start = _setup(lr=1e-12)  # the model stands still: every batch is measured at the start
     data = trainer.data
-    works = _works()
-    trained = trainer.train(start, {}, works, 1)
+    jobs = _jobs()
+    trained = trainer.train(start, {}, jobs, 1)
     for row, lane in enumerate(trained.lanes):
-        rows = torch.from_numpy(works[lane].rows)
+        rows = torch.from_numpy(jobs[lane].rows)
         logits = trainer.client.model.logits(start.params, start.buffers, data.x[rows], train=True)
         assert float(trained.metrics["loss"][row]) == pytest.approx(float(F.cross_entropy(logits, data.y[rows])), 1e-5)
 
@@ -149,8 +150,8 @@ def test_metrics_are_means_over_the_samples_each_client_saw():
 def test_what_is_given_is_not_written_to():
     _, trainer, start = _setup("batch", momentum=0.5)
     before = State(*({name: value.clone() for name, value in part.items()} for part in start))
-    _together(trainer, start, _works())
-    _one_by_one(trainer, start, _works())
+    _together(trainer, start, _jobs())
+    _one_by_one(trainer, start, _jobs())
     for part, old in zip(start, before, strict=True):
         assert all(torch.equal(value, old[name]) for name, value in part.items())
 
@@ -162,11 +163,11 @@ def test_dropout_is_seeded_by_address_and_leaves_the_generator_alone():
     start = State({name: value.detach() for name, value in model.named_parameters()}, {})
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = _one_by_one(trainer, start, _works([0]))[0]
+    first = _one_by_one(trainer, start, _jobs([0]))[0]
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
-    second = _one_by_one(trainer, start, _works([0]))[0]
-    other_round = _by_client(trainer.train(start, {}, _works([0]), 2))[0]
+    second = _one_by_one(trainer, start, _jobs([0]))[0]
+    other_round = _by_client(trainer.train(start, {}, _jobs([0]), 2))[0]
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["classifier.weight"], other_round["classifier.weight"])
 
@@ -181,15 +182,15 @@ class _HeadThenRest(Client):
 
 def test_phases_move_only_what_they_train_each_for_its_epochs():
     _, both, start = _setup(client_type=_HeadThenRest)
-    works = _works([0, 1])
-    after = _together(both, start, works)
+    jobs = _jobs([0, 1])
+    after = _together(both, start, jobs)
 
     class HeadOnly(Client):
         def phases(self):
             return _HeadThenRest.phases(self)[:1]
 
     _, head, _ = _setup(client_type=HeadOnly)
-    first = _together(head, start, works)
+    first = _together(head, start, jobs)
     for lane in (0, 1):
         assert torch.equal(after[lane]["classifier.weight"], first[lane]["classifier.weight"])
         assert torch.equal(first[lane]["features.0.weight"], start.params["features.0.weight"])
@@ -218,7 +219,7 @@ def test_mixed_precision_steps_near_full_precision_and_keeps_float32_parameters(
         data = TrainingData(_data().x, _data().y, torch.zeros(1), torch.ones(1), "none", 0)
         trainer = Trainer(Client(config, model), data, config.training, 0, False)
         start = State({name: value.detach() for name, value in model.named_parameters()}, {})
-        results[precision] = _together(trainer, start, _works())[0]
+        results[precision] = _together(trainer, start, _jobs())[0]
     full, mixed = results["float32"], results["bf16-mixed"]
     assert all(value.dtype == torch.float32 for value in mixed.values())
     assert not torch.equal(full["classifier.weight"], mixed["classifier.weight"])
@@ -228,6 +229,6 @@ def test_mixed_precision_steps_near_full_precision_and_keeps_float32_parameters(
 def test_channels_last_changes_the_layout_only():
     _, trainer, start = _setup()
     _, other, _ = _setup(channels_last=True)
-    ours, theirs = _one_by_one(trainer, start, _works()), _one_by_one(other, start, _works())
+    ours, theirs = _one_by_one(trainer, start, _jobs()), _one_by_one(other, start, _jobs())
     for lane, name in itertools.product(range(len(SIZES)), ours[0]):
         assert torch.allclose(ours[lane][name], theirs[lane][name], rtol=0, atol=1e-9)

@@ -13,7 +13,8 @@ from fedsim.flower.records import Tensors
 from fedsim.runs.history import norm, purge
 from tests.tiny_runs import TINY, Cli
 from unlearning.api.federation import Federation
-from unlearning.api.registry import Needs, load_unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import load_unlearning
 from unlearning.federaser import rescaled
 from unlearning.pipeline.apply import options_of
 from unlearning.pipeline.comparison import read_comparison

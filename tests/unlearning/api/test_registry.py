@@ -14,8 +14,9 @@ from fedsim.errors import FedsimError
 from fedsim.federated.registry import declared
 from fedsim.models.base import Classifier
 from unlearning.api import registry as methods
-from unlearning.api.registry import Method, describe_unlearning
-from unlearning.api.view import Needs, UnlearningConfig, View, load_unlearning, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import Method, UnlearningConfig, describe_unlearning, load_unlearning, unlearning
+from unlearning.api.view import View
 from unlearning.pipeline.apply import options_of, unlearn_with
 from unlearning.pipeline.forget import parse_forget
 from unlearning.pipeline.roles import Roles, assign_roles

@@ -15,7 +15,8 @@ from fedsim.models.base import Classifier
 from fedsim.runs.checkpoint import load_model
 from tests.tiny_runs import Cli
 from unlearning.api import registry as methods
-from unlearning.api.registry import Needs, UnlearningConfig, load_unlearning, unlearning
+from unlearning.api.needs import Needs
+from unlearning.api.registry import UnlearningConfig, load_unlearning, unlearning
 from unlearning.api.view import View
 from unlearning.evaluation.catalogue import METRICS
 from unlearning.evaluation.gaps import average_gap

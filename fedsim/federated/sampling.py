@@ -1,0 +1,43 @@
+"""Which clients take part in a round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsim.config.run import RunConfig
+from fedsim.randomness import generator
+
+
+def draw_cohort(config: RunConfig, sizes: npt.NDArray[np.int64], server_round: int) -> Sequence[int]:
+    """Return the clients of a round, largest first; `sizes` are all clients' numbers of samples."""
+    rng = generator(config.seed, "cohort", server_round)
+    central = config.privacy.client
+    if central is not None and central.sampling == "poisson":
+        return poisson_cohort(rng, sizes, config.cohort_size / config.clients)
+    return sample_cohort(rng, sizes, config.cohort_size)
+
+
+def poisson_cohort(rng: np.random.Generator, sizes: npt.NDArray[np.int64], rate: float) -> Sequence[int]:
+    """Return clients that have data, each drawn with probability `rate` whatever the others are; maybe none."""
+    drawn = np.flatnonzero((rng.random(len(sizes)) < rate) & (sizes > 0))
+    return _largest_first(drawn, sizes)
+
+
+def sample_cohort(rng: np.random.Generator, sizes: npt.NDArray[np.int64], cohort: int) -> Sequence[int]:
+    """Return the clients of a round, drawn without replacement from those that have data, largest first.
+
+    Every client draws a lot and the lowest take part, so that a federation without some client has the same cohort in
+    every round which that client was not in. Largest first lets long chunks start early, and puts clients of like size
+    into one chunk.
+    """
+    lots = rng.random(len(sizes))
+    able = np.flatnonzero(sizes)
+    lowest = np.argpartition(lots[able], cohort)[:cohort] if cohort < len(able) else slice(None)
+    return _largest_first(np.sort(able[lowest]), sizes)
+
+
+def _largest_first(drawn: npt.NDArray[np.intp], sizes: npt.NDArray[np.int64]) -> Sequence[int]:
+    return drawn[np.argsort(-sizes[drawn], kind="stable")].tolist()  # type: ignore[no-any-return]

@@ -1,0 +1,140 @@
+"""What the two halves of a method, the trainer and the engines hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedsim.data.config import StrongView
+from fedsim.errors import FedsimError
+from fedsim.flower.records import Tensors
+
+
+class State(NamedTuple):
+    """Named parameters (trained) and buffers (such as BatchNorm's running statistics)."""
+
+    params: Tensors
+    buffers: Tensors
+
+    def merged(self, other: State) -> State:
+        """Return this state with the entries of `other` added."""
+        return State(self.params | other.params, self.buffers | other.buffers)
+
+
+class Batch(NamedTuple):
+    """Samples of one step of one client."""
+
+    x: Tensor
+    """(B, *input_shape) float32, normalised."""
+    y: Tensor
+    """(B,) int64 class indices, -1 where the client does not know the label; or numbers in the type of `x`."""
+    mask: Tensor | None = None
+    """(B,) float32: 1 for a sample, 0 for padding; None when all are samples."""
+    strong: Tensor | None = None
+    """(B, *input_shape) float32, the strongly augmented samples, where the phase asks for them."""
+    notes: Tensors = {}  # noqa: RUF012 -- never written to
+    """{name: (B, ...)}: what the phase's `annotate` noted about each sample."""
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of one value per sample, (B,) -> (), over the samples that are no padding."""
+        return values.mean() if self.mask is None else (values * self.mask).sum() / self.mask.sum()
+
+    def mean_of(self, values: Tensor, some: Tensor) -> Tensor:
+        """Return the mean over the samples in `some`, (B,) bool; 0 if there are none."""
+        weights = some.to(values.dtype) if self.mask is None else some * self.mask
+        return (values * weights).sum() / weights.sum().clamp_min(1.0)
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """Return the mean cross-entropy of logits (B, C) against the labels, shape ()."""
+        if self.y.is_floating_point():
+            raise FedsimError("strategy.name: this method needs classes, and the data has numbers; try fedavg")
+        # As F.cross_entropy, which under vmap takes a dozen operations more to look for labels to leave out.
+        log_p = F.log_softmax(logits, 1)
+        return self.mean(-log_p.gather(1, self.y[:, None]).squeeze(1))
+
+    def loss(self, outputs: Tensor) -> Tensor:
+        """Return the mean cross-entropy of logits (B, C), or, against numbers, mean squared error of (B, 1)."""
+        if self.y.is_floating_point():
+            return self.mean((outputs[:, 0] - self.y).square())
+        return self.cross_entropy(outputs)
+
+
+class Extras(NamedTuple):
+    """What a local objective may look at but does not train."""
+
+    start: Tensors
+    """The global parameters that the round started from."""
+    constants: Tensors
+    """What the server sent besides the model, the same for all clients."""
+
+
+Loss = Callable[[Tensors, Tensors, Extras, Batch], tuple[Tensor, Tensors]]
+"""(params, buffers, extras, batch) -> (loss (), metrics {name: ()}); metrics `family:member` share a plot.
+
+Pure, but for BatchNorm's buffers, which are updated in place. It runs under `torch.func.vmap`, one client a lane:
+no `.item()`, no branch on a tensor's value."""
+
+
+Stream = Literal["labelled", "unlabelled"]
+"""One of the two parts of a client's training samples; without `data.labelled_fraction` all are labelled."""
+
+
+class Annotation(NamedTuple):
+    """What is known of samples before a phase trains on them."""
+
+    keep: Tensor
+    """(B,) bool: which samples the phase is to learn from."""
+    notes: Tensors
+    """{name: (B, ...)}."""
+
+
+Annotate = Callable[[Tensors, Tensors, Extras, Tensor], Annotation]
+"""(params, buffers, extras, x (B, *input_shape)) -> annotation, of one client's state at the beginning of the phase."""
+
+Audit = Callable[[Annotation, Tensor], Tensors]
+"""(annotation, true labels (B,)) -> metrics {name: ()}, NaN for one that cannot be had.
+
+Called after the round with labels that the client does not know; what it returns is reported, and used for nothing."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of a client's round: which parameters follow which loss, for how long. Each has a fresh optimiser."""
+
+    loss: Loss
+    trains: Callable[[str], bool] = lambda name: True
+    epochs: int | None = None
+    """Passes over the client's data; `training.epochs` by default."""
+    steps: int | None = None
+    """SGD steps, in place of passes; `training.steps` by default, if neither is given."""
+    streams: tuple[Stream, ...] = ("labelled",)
+    """Where samples come from; of several streams, each gives a batch to every step, and they are joined."""
+    strong: StrongView | None = None
+    """The augmentation that makes `Batch.strong`."""
+    annotate: Annotate | None = None
+    """Called once before the phase on all samples of its only stream, not augmented, without gradients."""
+    leave_out: bool = True
+    """Whether samples not kept by `annotate` stay out of all batches; else `Batch.notes["keep"]` tells them."""
+    audit: Audit | None = None
+    """Measures the annotation."""
+
+
+class Update(NamedTuple):
+    """What clients trained together make of a round; tensors are stacked, (clients, ...)."""
+
+    sent: Tensors
+    """To the server, by name: the trained global tensors, and whatever else a method adds."""
+    kept: State
+    """By the clients themselves, until they are next called."""
+    weights: Tensor
+    """(clients,) float64 on the CPU, of the server's mean: the number of a client's samples."""
+    steps: Tensor
+    """(clients,) float32, optimiser steps taken."""
+    samples: Tensor
+    """(clients, phases) float64 on the CPU: how many different samples each phase had to learn from."""
+    drawn: Tensor
+    """(clients, phases) float64 on the CPU: how many samples its batches held."""

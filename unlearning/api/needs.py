@@ -1,0 +1,45 @@
+"""What an unlearning method asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method asks for. It is given no more: what it does not need is not in the views it gets."""
+
+    forget_labels: bool = True
+    """Labels of what is to be forgotten."""
+    retain: bool = True
+    """The samples that are kept."""
+    retain_labels: bool = True
+    """Their labels."""
+    gradients: bool = True
+    """Derivatives; without, it runs where autograd records nothing."""
+    unseen: bool = False
+    """Never-seen samples of the forgotten classes, with labels; in the forget view."""
+    synthetic_only: bool = False
+    """It is given noise in place of all samples."""
+    history: bool = False
+    """The models of the run's rounds, and who took part in them. With this or the next two a method works on the
+    federation, of which it sees no sample."""
+    updates: bool = False
+    """What clients sent in those rounds."""
+    clients: bool = False
+    """The clients that stay, to train when they are asked to."""
+
+    @property
+    def federation(self) -> bool:
+        """Whether it is the federation that is worked on."""
+        return self.history or self.updates or self.clients
+
+    def words(self) -> str:
+        """Return what is needed as a list in words."""
+        if self.federation:
+            return ", ".join(name for name in ("history", "updates", "clients") if getattr(self, name))
+        asked = [field.name for field in fields(self) if getattr(self, field.name) and field.name != "synthetic_only"]
+        if not self.retain:
+            asked = [need for need in asked if need != "retain_labels"]
+        asked = (["synthetic data only"] if self.synthetic_only else ["forget"]) + asked
+        return ", ".join(need.replace("_", " ") for need in asked)
