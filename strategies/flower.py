@@ -26,7 +26,7 @@ from fedsim.federated.aggregation import WeightedMean, restore_dtype
 from fedsim.federated.client import Client
 from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
-from fedsim.flower.internals import seeded_choice
+from fedsim.flower.internals import BROADCAST, seeded_choice
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.models.base import Classifier
 from fedsim.randomness import torch_seed
@@ -133,7 +133,11 @@ class FlowerServer(Server):
         theirs = self._without_ours(arrays)
         with seeded_choice(torch_seed(self.config.seed, "flower", server_round)):
             messages = list(self.inner.configure_train(server_round, theirs, config, grid))
-        contents = {id(message.content): RecordDict({**message.content, "arrays": arrays}) for message in messages}
+        contents: dict[int, RecordDict] = {}
+        for message in messages:  # of one content, as a rule
+            told = message.content.config_records["config"]
+            told = ConfigRecord({**told, BROADCAST: f"{server_round}/{len(contents)}"})
+            contents.setdefault(id(message.content), RecordDict({**message.content, "arrays": arrays, "config": told}))
         return [
             Message(
                 contents[id(m.content)], m.metadata.dst_node_id, m.metadata.message_type, group_id=str(server_round)

@@ -6,11 +6,11 @@ import gc
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from flwr.app import RecordDict
+from flwr.app import ArrayRecord, RecordDict
 
 from fedsim.config.run import EngineConfig
 from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer
@@ -20,6 +20,7 @@ from fedsim.engine.ray_metrics import Gauges
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Reply
 from fedsim.errors import FedsimError
+from fedsim.flower.internals import OWN, broadcast_of
 from fedsim.flower.records import TensorArray, copy_records
 
 if TYPE_CHECKING:
@@ -57,14 +58,24 @@ class FedsimWorker:
         self._run = run[0]
 
     def run_chunk(
-        self, run: list[Any], kind: str, refs: list[Any], which: list[int], clients: list[int], states: list[RecordDict]
+        self,
+        run: list[Any],
+        kind: str,
+        refs: list[Any],
+        sent: list[tuple[int, ArrayRecord | None]],
+        clients: list[int],
+        states: list[RecordDict],
     ) -> list[Reply]:
-        """Answer a chunk; client i was sent the broadcast refs[which[i]]."""
+        """Answer a chunk; each client was sent the broadcast refs[i] and, besides, arrays of its own: (i, arrays)."""
         self.prepare(run)
         assert self._worker is not None
         # A broadcast is taken from the object store once per round, not once per chunk.
         self._broadcasts = {ref: self._broadcasts[ref] if ref in self._broadcasts else ray.get(ref) for ref in refs}
-        return answer(self._worker, kind, [self._broadcasts[refs[i]] for i in which], clients, states)
+        contents = [
+            self._broadcasts[refs[i]] if own is None else RecordDict({**self._broadcasts[refs[i]], OWN: own})
+            for i, own in sent
+        ]
+        return answer(self._worker, kind, contents, clients, states)
 
     def release(self) -> None:
         """Let go of a run: what it has in the object store can be freed."""
@@ -133,8 +144,8 @@ class RayEngine(Engine):
         """Yield each chunk's replies in order, with at most a few chunks beyond the oldest unfinished one."""
         _cluster.fill(self._lease)
         window = 2 * self.num_workers + 2
-        broadcasts: dict[int, Any] = {}  # id(content) -> ref: one copy in the store per distinct content
-        uses = Counter(key for chunk in chunks for key in {id(content) for content in chunk.contents})
+        broadcasts: dict[Hashable, Any] = {}  # key -> ref: one copy in the store per broadcast
+        uses = Counter(key for chunk in chunks for key in set(map(_key, chunk.contents)))
         waiting = deque((index, 0) for index in range(len(chunks)))
         after = _predecessors(chunks)
         idle = deque(self._lease.actors)
@@ -162,7 +173,7 @@ class RayEngine(Engine):
                         else:
                             lost = Reply(None, f"its Ray worker failed {tries + 1} times: {self._reason(error)}")
                             done[number] = [lost] * len(chunks[number].clients)
-                for key in {id(content) for content in chunks[index].contents}:
+                for key in set(map(_key, chunks[index].contents)):
                     uses[key] -= 1
                     if not uses[key]:
                         del broadcasts[key]
@@ -171,17 +182,21 @@ class RayEngine(Engine):
             for _, _, actor in running.values():  # the caller stopped early: what still runs is of no use
                 self._kill(actor)
 
-    def _submit(self, actor: Any, chunk: Chunk, broadcasts: dict[int, Any]) -> Any:
-        for content in chunk.contents:
-            if id(content) not in broadcasts:
-                broadcasts[id(content)] = ray.put(content)
-                self._bytes_sent += size_bytes(content)
-        distinct = list(dict.fromkeys(map(id, chunk.contents)))
-        refs = [broadcasts[key] for key in distinct]
-        which = [distinct.index(id(content)) for content in chunk.contents]
+    def _submit(self, actor: Any, chunk: Chunk, broadcasts: dict[Hashable, Any]) -> Any:
+        keys = list(map(_key, chunk.contents))
+        own = [content.array_records.get(OWN) for content in chunk.contents]
+        for key, content in zip(keys, chunk.contents, strict=True):
+            if key not in broadcasts:
+                shared = RecordDict({name: record for name, record in content.items() if name != OWN})
+                broadcasts[key] = ray.put(shared)
+                self._bytes_sent += size_bytes(shared)
+        distinct = list(dict.fromkeys(keys))
+        sent = [(distinct.index(key), arrays) for key, arrays in zip(keys, own, strict=True)]
         states = self.states_of(chunk)
-        self._bytes_sent += sum(map(size_bytes, states))
-        return actor.run_chunk.remote(self._worker, chunk.kind, refs, which, chunk.clients, states)
+        theirs = [*states, *(RecordDict({OWN: arrays}) for arrays in own if arrays is not None)]
+        self._bytes_sent += sum(map(size_bytes, theirs))
+        refs = [broadcasts[key] for key in distinct]
+        return actor.run_chunk.remote(self._worker, chunk.kind, refs, sent, chunk.clients, states)
 
     def _after(self, error: Exception, actor: Any) -> Any:
         """Return an actor that can go on: this one if only its call failed, a new one if it died."""
@@ -213,6 +228,10 @@ class RayEngine(Engine):
         _cluster.give_back(self._lease)
         self._worker = []
         super().close()
+
+
+def _key(content: RecordDict) -> Hashable:
+    return broadcast_of(content) or id(content)
 
 
 def _first(due: Mapping[Any, float]) -> tuple[Any, bool]:

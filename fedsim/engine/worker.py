@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -20,8 +22,10 @@ from fedsim.data.longtail import shot_groups
 from fedsim.data.transforms import crop_padding
 from fedsim.faults import fault_of
 from fedsim.federated.aggregation import MeanMetrics, WeightedMean
+from fedsim.federated.queries import PREFIX, Query, answer, rows_of
 from fedsim.federated.registry import load_strategy
 from fedsim.federated.types import Extras, State, Update
+from fedsim.flower.internals import OWN, broadcast_of
 from fedsim.flower.records import Tensors, from_numpy, to_record, to_tensors
 from fedsim.models.build import build_model, has_batch_coupling
 from fedsim.privacy.central import clipped_updates
@@ -56,15 +60,31 @@ def resolve_device(name: str) -> torch.device:
 class _Received:
     """A broadcast on this worker's device; kept, since all clients of a round receive the same one."""
 
-    content: RecordDict
+    records: Sequence[object]
+    """What it is made of."""
     state: State
     constants: Tensors
     clip_norm: float | None
     """The largest norm of an update that client-level privacy allows in this round."""
 
 
+class _Sent(NamedTuple):
+    """One message of a chunk."""
+
+    client: int
+    state: RecordDict
+    content: RecordDict
+
+
+def _broadcasts(messages: Sequence[_Sent]) -> Iterator[Sequence[_Sent]]:
+    """Yield runs of messages that are of one broadcast; one without an id is alone."""
+    ids = [broadcast_of(sent.content) or number for number, sent in enumerate(messages)]
+    for _, some in itertools.groupby(zip(ids, messages, strict=True), lambda pair: pair[0]):
+        yield [sent for _, sent in some]
+
+
 class Worker:
-    """Trains and evaluates clients of one run."""
+    """Trains, evaluates and asks clients of one run."""
 
     def __init__(self, config: RunConfig, data: FederatedData) -> None:
         torch.set_num_threads(config.engine.threads)
@@ -89,6 +109,8 @@ class Worker:
         self.trainer = Trainer(
             self.client, self.train_set, config.training, config.seed, has_batch_coupling(model), private
         )
+        self.queries = {f"{PREFIX}{name}": query for name, query in self.client.queries().items()}
+        """By the type of their messages."""
         self._buffer_names = {name for name, _ in model.named_buffers()}
         self._received: _Received | None = None
 
@@ -99,29 +121,38 @@ class Worker:
     def run_chunk(
         self, kind: str, contents: Sequence[RecordDict], clients: Sequence[int], states: Sequence[RecordDict]
     ) -> list[Reply]:
-        """Answer one message per client, in order. `kind` is "train" or "evaluate".
+        """Answer one message per client, in order. `kind` is "train", "evaluate" or the type of a query.
 
         A client that fails costs its own reply; the others of its chunk are answered.
         """
+        query = self.queries.get(kind)
         handle = {"train": self._train, "evaluate": self._evaluate}.get(kind)
-        if handle is None:
+        if handle is None and query is None:
             return [Reply(None, f"no client function for messages of type {kind!r}")] * len(clients)
         replies: list[Reply] = []
-        start = 0
-        for stop in range(1, len(clients) + 1):  # clients that got the same content go together
-            if stop == len(clients) or contents[stop] is not contents[start]:
-                replies += handle(contents[start], clients[start:stop], states[start:stop])
-                start = stop
+        sent = list(map(_Sent, clients, states, contents))
+        for some in _broadcasts(sent):  # clients that got the same model go together
+            if handle is not None:
+                replies += handle(some)
+            else:
+                assert query is not None
+                replies += [self._ask(query, each) for each in some]
         return replies
 
     def _receive(self, content: RecordDict) -> _Received:
-        if self._received is None or self._received.content is not content:
+        # All messages of a broadcast share its records; where they are copies, each is read anew.
+        records = [content.get(key) for key in ("arrays", "constants", "config")]
+        if self._received is None or any(map(operator.is_not, self._received.records, records)):
             tensors = to_tensors(content.array_records["arrays"], self.device)
             constants = to_tensors(content.array_records.get("constants", ArrayRecord()), self.device)
             clip_norm = content.config_records["config"].get("clip-norm")
             assert clip_norm is None or isinstance(clip_norm, float)
-            self._received = _Received(content, self._split(tensors), constants, clip_norm)
+            self._received = _Received(records, self._split(tensors), constants, clip_norm)
         return self._received
+
+    def _own(self, content: RecordDict) -> Tensors:
+        """Return what the receiver alone was sent."""
+        return to_tensors(content.array_records.get(OWN, ArrayRecord()), self.device)
 
     def _split(self, tensors: Tensors) -> State:
         buffers = {name: value for name, value in tensors.items() if name in self._buffer_names}
@@ -140,13 +171,14 @@ class Worker:
 
     # Training -----------------------------------------------------------------------------------------------------
 
-    def _train(self, content: RecordDict, clients: Sequence[int], states: Sequence[RecordDict]) -> list[Reply]:
+    def _train(self, sent: Sequence[_Sent]) -> list[Reply]:
+        content = sent[0].content
         received = self._receive(content)
         config = content.config_records["config"]
         server_round = int(config["server-round"])  # type: ignore[arg-type]  # the record's values are of many types
         replies: dict[int, Reply] = {}
         jobs = []
-        for client, state in zip(clients, states, strict=True):
+        for client, state, _ in sent:
             fault = fault_of(self.config.faults, self.config.seed, server_round, client)
             if fault in ("dropout", "error"):
                 replies[client] = Reply(None, f"injected {fault}")
@@ -158,13 +190,13 @@ class Worker:
             replies |= self._train_group(received, group, server_round, chunk)
         if chunk is not None:
             carrier = next(
-                (reply.content for client in clients if (reply := replies[client]).content is not None), None
+                (reply.content for each in sent if (reply := replies[each.client]).content is not None), None
             )
             if carrier is not None:
                 carrier["metrics"] = chunk.metrics()
                 if chunk.mean.weight:
                     carrier["arrays"] = to_record(chunk.mean.result())
-        return [replies[client] for client in clients]
+        return [replies[each.client] for each in sent]
 
     def _train_group(
         self, received: _Received, jobs: list[Job], server_round: int, chunk: _ChunkSum | None
@@ -238,15 +270,30 @@ class Worker:
                         out.setdefault(name, np.full(len(annotated), np.nan))[row] = float(value)
         return out
 
+    # Queries ------------------------------------------------------------------------------------------------------
+
+    def _ask(self, query: Query, sent: _Sent) -> Reply:
+        try:
+            received = self._receive(sent.content)
+            personal = self._personal(sent.client, received.state, sent.state)
+            server_round = int(sent.content.config_records["config"]["server-round"])  # type: ignore[arg-type]
+            rows = rows_of(query, self.job(sent.client, personal).rows, self.config.seed, server_round, sent.client)
+            state, own = received.state.merged(personal), self._own(sent.content)
+            sums = answer(query, state, own, received.constants, self.train_set, rows)
+        except Exception as error:
+            return _failed(error)
+        return Reply(RecordDict({"arrays": to_record(sums), "metrics": MetricRecord({"num-examples": len(rows)})}))
+
     # Evaluation ---------------------------------------------------------------------------------------------------
 
-    def _evaluate(self, content: RecordDict, clients: Sequence[int], states: Sequence[RecordDict]) -> list[Reply]:
-        received = self._receive(content)
+    def _evaluate(self, sent: Sequence[_Sent]) -> list[Reply]:
+        received = self._receive(sent[0].content)
         replies = []
-        for client, state in zip(clients, states, strict=True):
+        for client, state, content in sent:
             try:
-                personal = self._personal(client, received.state, state)
-                replies.append(Reply(self._score(client, received.state.merged(personal), received.constants)))
+                model = received.state.merged(self._split(self._own(content)))
+                model = model.merged(self._personal(client, model, state))
+                replies.append(Reply(self._score(client, model, received.constants)))
             except Exception as error:
                 replies.append(_failed(error))
         return replies

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
 from fedsim.config.run import RunConfig
 from fedsim.config.strategy import Options
+from fedsim.federated.queries import Query
 from fedsim.federated.types import Batch, Extras, Phase, State, Update
 from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
@@ -62,6 +63,13 @@ class Client:
         """Return the local objective of one batch, and metrics to report; see `Loss`."""
         return batch.loss(self.model.logits(params, buffers, batch.x, train=True)), {}
 
+    def queries(self) -> Mapping[str, Query]:
+        """Return what the server may ask clients besides training and evaluation, by name.
+
+        A method that has any tells in `releases` what the answers show: `query.NAME/TENSOR`, one item for each tensor.
+        """
+        return {}
+
     def finish(self, update: Update, extras: Extras) -> Update:
         """Return what the clients send, keep and weigh, given what they do by default."""
         return update
@@ -75,7 +83,8 @@ class Client:
         return [
             Release(what="trained models", covers=("model",), note="sent as they are unless named as protected"),
             Release(
-                what="numbers of samples", covers=("metrics/num-examples", "metrics/weight", "evaluation/num-examples"),
+                what="numbers of samples",
+                covers=("metrics/num-examples", "metrics/weight", "evaluation/num-examples", "query.*/num-examples"),
                 note="taken to be public",
             ),
             Release(

@@ -14,8 +14,9 @@ from fedsim.config.run import RunConfig
 from fedsim.config.strategy import Options
 from fedsim.data.federation import FederatedData
 from fedsim.federated.aggregation import MeanMetrics, WeightedMean, restore_dtype
+from fedsim.federated.exchange import Exchange
 from fedsim.federated.types import State
-from fedsim.flower.internals import broadcast, client_of
+from fedsim.flower.internals import BROADCAST, broadcast, client_of
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.models.base import Classifier
 from fedsim.models.functional import FunctionalModel
@@ -43,6 +44,7 @@ class Server(Strategy):
         """The global tensors that the clients of this round were sent."""
         self.measured: dict[str, float] = {}
         """What `aggregate` has to say about the round, by name; reported beside the clients' metrics."""
+        self._broadcasts = 0
         self.senders: list[int] = []
         """The clients of the updates that `aggregate` has taken in this round; of chunks, one for each."""
 
@@ -92,6 +94,30 @@ class Server(Strategy):
     def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
 
+    # A round ------------------------------------------------------------------------------------------------------
+
+    @property
+    def one_wave(self) -> bool:
+        """Whether a round is one message to each client, and what is made of the replies."""
+        return type(self).exchange is Server.exchange
+
+    def exchange(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Exchange[tuple[ArrayRecord | None, MetricRecord | None]]:
+        """Yield the messages of each wave of a round and take their replies; return the new model and metrics.
+
+        `fedsim.federated.exchange.conduct` drives it: a client lost in a wave is left out of those after it.
+        """
+        replies = yield self.configure_train(server_round, arrays, config, grid)
+        return self.aggregate_train(server_round, replies)
+
+    def exchange_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Exchange[MetricRecord | None]:
+        """Do the same for clients' evaluations of a model; return their metrics."""
+        replies = yield self.configure_evaluate(server_round, arrays, config, grid)
+        return self.aggregate_evaluate(server_round, replies)
+
     # Flower's interface -------------------------------------------------------------------------------------------
 
     def configure_train(
@@ -102,20 +128,31 @@ class Server(Strategy):
         if self.central is not None:
             config["clip-norm"] = self.central.clip_norm
         self.current = to_tensors(arrays, next(iter(self.first.params.values())).device)
-        return self._messages("train", server_round, arrays, config, grid)
+        return self.messages("train", server_round, arrays, config, grid.get_node_ids())
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return one evaluation message per node of the grid, in its order."""
-        return self._messages("evaluate", server_round, arrays, config, grid)
+        return self.messages("evaluate", server_round, arrays, config, grid.get_node_ids())
 
-    def _messages(
-        self, kind: str, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    def messages(
+        self,
+        kind: str,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        nodes: Iterable[int],
+        own: Mapping[int, ArrayRecord] | None = None,
     ) -> list[Message]:
-        config["server-round"] = server_round
-        content = RecordDict({"arrays": arrays, "constants": to_record(self.constants()), "config": config})
-        return broadcast(content, list(grid.get_node_ids()), kind, str(server_round))
+        """Return a message to each node, in order: the arrays, the constants, and what is `own` of that node alone.
+
+        `kind` is train, evaluate, or query.NAME for one of the client half's `queries`.
+        """
+        self._broadcasts += 1
+        told = ConfigRecord({**config, "server-round": server_round, BROADCAST: f"{server_round}/{self._broadcasts}"})
+        content = RecordDict({"arrays": arrays, "constants": to_record(self.constants()), "config": told})
+        return broadcast(content, list(nodes), kind, str(server_round), own)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

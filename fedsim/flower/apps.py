@@ -1,14 +1,18 @@
-"""Both directions between fedsim and Flower: a run's clients as a `ClientApp`, and any `ClientApp` as a worker."""
+"""Both directions between fedsim and Flower: a run's halves as Flower takes them, and any `ClientApp` as a worker."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
 
 from fedsim.engine.worker import Reply, Worker
+from fedsim.federated.exchange import conduct
+from fedsim.federated.server import Server
 from fedsim.flower.internals import client_context, error_reply, new_run, node_of
 from fedsim.flower.records import copy_records
 
@@ -29,7 +33,53 @@ def client_app(worker: Worker) -> ClientApp:
 
     app.train()(answer)
     app.evaluate()(answer)
+    for query in worker.client.queries():
+        app.query(query)(answer)
     return app
+
+
+class FlowerStrategy(Strategy):
+    """A server half as Flower's own round loop drives it: `start(grid, ...)`, as under `flwr run`.
+
+    Flower's rounds are one wave each: all waves of an exchange go over the grid before Flower gets to send its own,
+    which is empty.
+    """
+
+    def __init__(self, server: Server, timeout_s: float = 3600.0) -> None:
+        self.server, self.timeout_s = server, timeout_s
+        self._trained: tuple[ArrayRecord | None, MetricRecord | None] = (None, None)
+        self._evaluated: MetricRecord | None = None
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Conduct the round; returns no messages."""
+        self._trained = conduct(self.server.exchange(server_round, arrays, config, grid), self._over(grid))
+        return []
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return what came of the round."""
+        return self._trained
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Conduct the evaluation by clients; returns no messages."""
+        exchange = self.server.exchange_evaluate(server_round, arrays, config, grid)
+        self._evaluated = conduct(exchange, self._over(grid))
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return what came of the evaluation."""
+        return self._evaluated
+
+    def summary(self) -> None:
+        """Do nothing."""
+
+    def _over(self, grid: Grid) -> Callable[[list[Message]], Iterable[Message]]:
+        return lambda messages: grid.send_and_receive(messages, timeout=self.timeout_s) if messages else []
 
 
 class AppWorker:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read once, when flwr is first imported
 
-from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, Metadata, RecordDict
 from flwr.app.message import recorddict
 from flwr.app.message.typeddict import TypedDict
 from flwr.supercore.run import Run
@@ -22,6 +22,11 @@ from flwr.supercore.task_identity import TaskIdentity
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
 _FIRST_NODE = 2  # 1 is the server
+
+OWN = "own"
+"""Key of the arrays that a message holds for its receiver alone."""
+BROADCAST = "broadcast"
+"""Key, in a message's configuration, of the id of the broadcast that it is part of."""
 
 
 _SyncedDict: Any = recorddict._SyncedDict  # what `RecordDict.array_records` and its like return
@@ -67,12 +72,31 @@ def set_message_id(message: Message, message_id: str) -> None:
     message.metadata.__dict__["_message_id"] = message_id
 
 
-def broadcast(content: RecordDict, nodes: Sequence[int], message_type: str, group_id: str) -> list[Message]:
-    """Return a message with this content to each node, all sharing it."""
+def broadcast(
+    content: RecordDict,
+    nodes: Sequence[int],
+    message_type: str,
+    group_id: str,
+    own: Mapping[int, ArrayRecord] | None = None,
+) -> list[Message]:
+    """Return a message with this content to each node, all sharing it; `own` is what single nodes get besides."""
     if not nodes:
         return []
     first = Message(content, nodes[0], message_type, group_id=group_id)
-    return [first, *(_altered(first, content, _dst_node_id=node) for node in nodes[1:])]
+    messages = [first, *(_altered(first, content, _dst_node_id=node) for node in nodes[1:])]
+    if own is None:
+        return messages
+    return [_altered(m, RecordDict({**content, OWN: own[node]})) for m, node in zip(messages, nodes, strict=True)]
+
+
+def broadcast_of(content: RecordDict) -> str | None:
+    """Return the id of the broadcast that a message is part of, if its configuration has one.
+
+    What is the same for all of a broadcast is told by it, and not by which object a message shares with others: that
+    differs between engines.
+    """
+    told = content.config_records["config"].get(BROADCAST) if "config" in content else None
+    return None if told is None else str(told)
 
 
 def reply_to(message: Message, content: RecordDict) -> Message:

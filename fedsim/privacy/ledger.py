@@ -34,7 +34,8 @@ class Release(BaseModel):
     """In a few words."""
     covers: tuple[str, ...]
     """Items of clients' replies, as `fnmatch` patterns: `model` is every array that the client was sent itself,
-    `arrays/NAME` any other, `metrics/NAME` a metric of training, `evaluation/NAME` one of evaluation."""
+    `arrays/NAME` any other, `metrics/NAME` a metric of training, `evaluation/NAME` one of evaluation,
+    `query.QUERY/NAME` all that answers to a query hold."""
     mechanism: Literal["gaussian", "laplace", "none"] = "none"
     unit: Unit | None = None
     """Whom the mechanism protects; None without one."""

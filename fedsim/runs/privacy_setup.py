@@ -85,6 +85,10 @@ def require_possible(config: RunConfig, model: nn.Module, server: Server, client
                 f"privacy.{level}: {name} steers its model by clients' metrics, which carry no noise; "
                 f"use another method"
             )
+        if client.queries():
+            raise FedsimError(
+                f"privacy.{level}: clients of {name} also answer queries, which carry no noise; use another method"
+            )
         for release in client.releases():
             if release.mechanism == "none" and any(item.startswith("arrays/") for item in release.covers):
                 raise FedsimError(
@@ -96,7 +100,11 @@ def require_possible(config: RunConfig, model: nn.Module, server: Server, client
         raise FedsimError(
             f"privacy.example: clients of {name} learn from more than single labelled samples; use another method"
         )
-    averages = type(server).aggregate is Server.aggregate and type(server).aggregate_train is Server.aggregate_train
+    averages = (
+        server.one_wave
+        and type(server).aggregate is Server.aggregate
+        and type(server).aggregate_train is Server.aggregate_train
+    )
     if "client" in levels and not averages:
         raise FedsimError(
             f"privacy.client: {name} does not average its clients' updates, which is what the noise is for; "

@@ -24,6 +24,7 @@ from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import OWN_UPDATES, Worker
 from fedsim.errors import FedsimError, RunFailed
 from fedsim.evaluation import Score, TestSet
+from fedsim.federated.exchange import conduct
 from fedsim.federated.registry import load_strategy
 from fedsim.federated.sampling import draw_cohort
 from fedsim.flower.internals import client_of
@@ -102,6 +103,11 @@ class Simulation:
         model = prepare(self.new_model(config), config.training, self.worker.device)
         self.server = self.strategy.server(config, model, self.data)
         require_possible(config, model, self.server, self.worker.client)
+        if config.history.keep != "none" and not self.server.one_wave:
+            raise FedsimError(
+                f"history.keep: clients of {self.strategy.name} are sent several messages in a round, and a history "
+                "holds one reply; use none"
+            )
         self.server.central = central_privacy(config)
         start = self.server.split(self.server.initial())
         config, why_cohort = choose_cohort(config, self.worker, start, self.server.constants())
@@ -193,9 +199,9 @@ class Simulation:
         if history is not None:
             model = self.server.split(state.tensors)
             message[OWN_UPDATES] = history.begin(server_round, engine.cohort, model, state.server)
-        messages = self.server.configure_train(server_round, to_record(state.tensors), message, engine)
-        replies = _Counted(engine.stream(_by_cohort(messages, engine)), self.progress, history)
-        aggregated, measured = self.server.aggregate_train(server_round, replies)
+        replies = _Counted(self.progress, history)
+        exchange = self.server.exchange(server_round, to_record(state.tensors), message, engine)
+        aggregated, measured = conduct(exchange, lambda wave: replies.of(engine.stream(_by_cohort(wave, engine))))
         # A Poisson cohort may be small, or empty, without anybody having failed.
         needed = config.min_replies if central is None else min(config.min_replies, len(drawn))
         if replies.good < needed or aggregated is None:
@@ -256,8 +262,8 @@ class Simulation:
             return {}
         able = np.flatnonzero(self.data.partition.sizes).tolist()
         engine.cohort = [client for client in able if which == "all" or client in engine.trained]
-        messages = self.server.configure_evaluate(server_round, to_record(tensors), ConfigRecord(), engine)
-        measured = self.server.aggregate_evaluate(server_round, engine.stream(messages))
+        exchange = self.server.exchange_evaluate(server_round, to_record(tensors), ConfigRecord(), engine)
+        measured = conduct(exchange, engine.stream)
         out: Metrics = {}
         for name, value in scalars(measured or {}).items():
             head, colon, metric = name.rpartition(":")
@@ -277,15 +283,19 @@ _RECORDED = 100  # clients per reason and round, and reasons per round
 class _Counted:
     """Replies on their way to the strategy, counted, and kept where there is a history."""
 
-    def __init__(self, replies: Iterator[Message], progress: Progress, history: HistoryWriter | None) -> None:
-        self._replies, self._progress, self._history = replies, progress, history
+    def __init__(self, progress: Progress, history: HistoryWriter | None) -> None:
+        self._progress, self._history = progress, history
         self.good = 0
+        """Good replies of the newest wave."""
         self.failed = 0
+        """Clients lost in any wave; there is no wave after that for them."""
         self.failures: dict[str, list[int]] = {}
         """Clients that failed, by the first line of the reason."""
 
-    def __iter__(self) -> Iterator[Message]:
-        for reply in self._replies:
+    def of(self, replies: Iterator[Message]) -> Iterator[Message]:
+        """Yield the replies of a wave."""
+        self.good = 0
+        for reply in replies:
             if reply.has_error():
                 self.failed += 1
                 self._record(client_of(reply.metadata.src_node_id), reply.error.reason or "no reason given")

@@ -1,10 +1,11 @@
 """What clients' replies hold is what their method declares that it shows of their data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from flwr.app import Message
 
 from fedsim.federated.client import Client
 from fedsim.federated.registry import describe
@@ -13,36 +14,38 @@ from fedsim.flower.records import scalars
 from fedsim.privacy.ledger import undeclared
 from tests.strategies.small_runs import begin, halves
 
+METRICS = {"train": "metrics", "evaluate": "evaluation"}
 
-def items_of(record_sets: Any, model: set[str], kind: str) -> Iterator[str]:
-    """Yield the names of all that replies hold, as `Release.covers` has them."""
-    for content in record_sets:
-        for record in content.array_records.values():
-            yield from ("model" if name in model else f"arrays/{name}" for name in record)
-        for metrics in content.metric_records.values():
-            yield from (f"{kind}/{name}" for name in scalars(metrics))
-        yield from (f"arrays/{key}" for key in content.config_records)  # none of ours sends any
+
+def items_of(message: Message, reply: Message) -> Iterator[str]:
+    """Yield the names of all that the reply to a message holds, as `Release.covers` has them."""
+    kind, content = message.metadata.message_type, reply.content
+    sent = {name for record in message.content.array_records.values() for name in record}
+    for record in content.array_records.values():
+        if kind in METRICS:
+            yield from ("model" if name in sent else f"arrays/{name}" for name in record)
+        else:
+            yield from (f"{kind}/{name}" for name in record)
+    for metrics in content.metric_records.values():
+        yield from (f"{METRICS.get(kind, kind)}/{name}" for name in scalars(metrics))
+    yield from (f"arrays/{key}" for key in content.config_records)  # none of ours sends any
 
 
 def items_sent(method: str, overrides: dict[str, Any] | None = None) -> set[str]:
     """Run a round with evaluation; return the items of all replies."""
     run = begin(method, {"rounds": 1, "eval_clients": "all", **(overrides or {})})
     items: set[str] = set()
-    model = set(run.tensors)
+    stream = run.engine.stream
 
-    def spied(kind: str, handle: Any) -> Any:
-        def spy(server_round: int, replies: Any) -> Any:
-            kept = list(replies)
-            assert kept
-            items.update(items_of([reply.content for reply in kept], model, kind))
-            return handle(server_round, kept)
+    def spy(messages: Iterable[Message]) -> Iterator[Message]:
+        messages = list(messages)
+        assert messages
+        for message, reply in zip(messages, stream(messages), strict=True):
+            items.update(items_of(message, reply))
+            yield reply
 
-        return spy
-
-    server = run.simulation.server
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "aggregate_train", spied("metrics", server.aggregate_train))
-        patch.setattr(server, "aggregate_evaluate", spied("evaluation", server.aggregate_evaluate))
+        patch.setattr(run.engine, "stream", spy)
         run.advance(1)
     return items
 

@@ -146,6 +146,7 @@ class Federation:
         It draws its batches as it did in that round of the run; with fewer `epochs`, the first of them.
         """
         self._require("clients")
+        self._require_one_wave()
         engine = self._engine(self.epochs if epochs is None else epochs)
         self._rounds += 1
         self._woken += len(clients)
@@ -164,6 +165,7 @@ class Federation:
         RunFailed
             If nobody sends anything.
         """
+        self._require_one_wave()
         # So that the server knows what was sent; the messages themselves go to nobody.
         self._messages(self._engine(self.epochs), model, server_round, [0], own=False)
 
@@ -235,6 +237,11 @@ class Federation:
     def _require(self, need: str) -> None:
         if not getattr(self.needs, need):
             raise TypeError(f"a method that uses {need} must declare so: Needs({need}=True)")
+
+    def _require_one_wave(self) -> None:
+        if not self._simulation.server.one_wave:
+            name = self.config.strategy.name
+            raise FedsimError(f"a client of {name} is sent more than one message in a round; use --method retrain")
 
     def _engine(self, epochs: int) -> Engine:
         """Return clients that train for so many epochs."""

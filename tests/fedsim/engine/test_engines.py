@@ -26,6 +26,8 @@ from fedsim.flower.internals import client_of, node_of
 from fedsim.flower.records import to_record
 from fedsim.runs.history import HistoryWriter
 from fedsim.runs.simulation import RunState, Simulation
+from tests.fedsim.federated.asking import AskingClient, AskingServer, PatchedWorker
+from tests.strategies.small_runs import assert_same_bits, halves
 
 MakeEngine = Callable[..., Engine]
 
@@ -224,6 +226,19 @@ def test_same_bits_on_every_engine(make_engine: MakeEngine, undisturbed, strateg
     sim = simulation(strategy, cohort)
     engine = make_engine(partial(Worker, sim.config, sim.data), 12, 3)
     assert run_rounds(sim, engine) == undisturbed(strategy, cohort)
+
+
+@pytest.mark.ray
+def test_several_waves_come_to_the_same_bits_on_ray(ray_engine: MakeEngine) -> None:
+    with halves("fedavg", client=AskingClient, server=AskingServer):
+        sims = [simulation("fedavg", "vectorized") for _ in range(2)]
+    here = run_rounds(sims[0], sims[0].engine())
+    ray = ray_engine(partial(PatchedWorker, sims[1].config, sims[1].data), 12, 3, num_workers=2)
+    assert run_rounds(sims[1], ray) == here
+    answers, expected = (sim.server.answers for sim in reversed(sims))
+    assert answers.keys() == expected.keys()
+    for key, answer in expected.items():
+        assert_same_bits(answers[key], answer)
 
 
 @pytest.mark.ray
