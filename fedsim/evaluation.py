@@ -38,7 +38,7 @@ class HeadScore:
         out = {f"{prefix}/accuracy": self.accuracy, f"{prefix}/loss": self.loss}
         out |= {f"{prefix}/{name}": value for name, value in self.imbalance.items()}
         for group, classes in groups.items():
-            if len(classes):
+            if np.isfinite(self.per_class[classes]).any():
                 out[f"{prefix}/accuracy_{group}"] = float(np.nanmean(self.per_class[classes]))
         return out
 
@@ -89,14 +89,22 @@ class TestSet:
         self.mean, self.std = (torch.tensor(v, device=device) for v in (dataset.mean, dataset.std))
 
     @torch.no_grad()
-    def score(self, heads: Callable[[Tensor], Tensors]) -> dict[str, Score]:
-        """Return the score of every head; `heads` maps inputs (B, ...) to logits (B, C), or numbers (B, 1), by name."""
+    def score(self, heads: Callable[[Tensor], Tensors], seen: npt.NDArray[np.bool_] | None = None) -> dict[str, Score]:
+        """Return the score of every head; `heads` maps inputs (B, ...) to logits (B, C), or numbers (B, 1), by name.
+
+        Of classes that are not in `seen` (C,) no sample is asked for, and none of them is predicted.
+        """
+        x_test, y, absent = self.x, self.y, None
+        if seen is not None:
+            known = torch.from_numpy(seen).to(y.device)
+            x_test, y, absent = x_test[known[y]], y[known[y]], ~known
         parts: dict[str, list[Tensor]] = {}
-        for x in torch.split(self.x, _BATCH):
+        for x in torch.split(x_test, _BATCH):
             for head, logits in heads(normalize(x, self.mean, self.std).to(self.dtype)).items():
-                parts.setdefault(head, []).append(logits)
-        score = self._error if self.y.is_floating_point() else self._score
-        return {head: score(torch.cat(outputs)) for head, outputs in parts.items()}
+                parts.setdefault(head, []).append(logits if absent is None else logits.masked_fill(absent, -torch.inf))
+        if y.is_floating_point():
+            return {head: self._error(torch.cat(outputs)) for head, outputs in parts.items()}
+        return {head: self._score(torch.cat(outputs), y) for head, outputs in parts.items()}
 
     def _error(self, outputs: Tensor) -> ErrorScore:
         predicted = outputs[:, 0].double()
@@ -104,14 +112,14 @@ class TestSet:
         excess = None if self.truth is None else float((predicted - self.truth).square().mean())
         return ErrorScore(loss, 1 - loss / null if null else 0.0, excess)
 
-    def _score(self, logits: Tensor) -> HeadScore:
-        right = (logits.argmax(1) == self.y).cpu().numpy()
-        labels = self.y.cpu().numpy()
+    def _score(self, logits: Tensor, y: Tensor) -> HeadScore:
+        right = (logits.argmax(1) == y).cpu().numpy()
+        labels = y.cpu().numpy()
         totals = np.bincount(labels, minlength=self.num_classes)
         with np.errstate(invalid="ignore"):
             per_class = np.bincount(labels, weights=right, minlength=self.num_classes) / totals
         imbalance = imbalance_metrics(logits.double().log_softmax(1).cpu().numpy(), labels) if self.imbalance else {}
-        return HeadScore(float(right.mean()), float(F.cross_entropy(logits, self.y)), per_class, imbalance)
+        return HeadScore(float(right.mean()), float(F.cross_entropy(logits, y)), per_class, imbalance)
 
 
 def imbalance_metrics(log_probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from fedsim.config.strategy import StrategyConfig
 from fedsim.data.config import DataConfig, Dirichlet
@@ -157,6 +157,19 @@ class RunConfig(Config):
     """What is kept of the rounds; changes no result."""
     privacy: PrivacyConfig = PrivacyConfig()
     """Differential privacy."""
+
+    @field_validator("data")
+    @classmethod
+    def _stages_fit(cls, value: DataConfig, info: ValidationInfo) -> DataConfig:
+        """Give each stage its share of the rounds, unless told; longer runs of this configuration keep that."""
+        stages, rounds = value.stages, info.data.get("rounds")
+        if stages is None or stages.count == 1 or rounds is None:  # None: it is refused for its own reason
+            return value
+        share = stages.rounds or rounds // stages.count
+        if not share or share * (stages.count - 1) >= rounds:
+            least = stages.count if stages.rounds is None else share * (stages.count - 1) + 1
+            raise ValueError(f"{stages.count} stages need rounds={least} or more, got {rounds}; lower stages.count")
+        return value.model_copy(update={"stages": stages.model_copy(update={"rounds": share})})
 
     @field_validator("name")
     @classmethod

@@ -114,6 +114,19 @@ PartitionConfig = Annotated[
 _PARTITIONERS: tuple[type[Config], ...] = get_args(get_args(PartitionConfig)[0])
 
 
+class StagesConfig(Config):
+    """Classes that arrive over time: in each stage clients hold samples of its classes only, in a fresh partition."""
+
+    count: int = Field(2, ge=1)
+    """Stages: the classes are cut into so many blocks. 1 is a run without stages."""
+    rounds: int | None = Field(None, ge=1)
+    """Rounds of each stage, by default an equal share; the last stage goes on to the end of the run."""
+    order: Literal["seeded", "natural"] = "seeded"
+    """Of the classes: drawn by the run's seed, or as they are numbered."""
+    keep: int = Field(0, ge=0)
+    """How many samples of all its past each client may go on training on."""
+
+
 class StrongView(Config):
     """A strong augmentation: RandAugment (arXiv:1909.13719) of images, dropped and noisy features of flat rows."""
 
@@ -169,6 +182,8 @@ class DataConfig(Config):
     training rows, which privacy guarantees then take for public."""
     partition: PartitionConfig = Dirichlet()
     """Options of a partitioner, or just its name."""
+    stages: StagesConfig | None = None
+    """Classes that arrive over time; by default all are there from the first round."""
     imbalance_factor: float = Field(1.0, gt=0, le=1)
     """n_min / n_max of an exponential long tail over the classes; 1 is no long tail."""
     max_per_class: int | None = Field(None, ge=1)

@@ -14,7 +14,9 @@ from fedsim.data.held_out import matched_test, split_labels, split_test
 from fedsim.data.longtail import long_tail_indices
 from fedsim.data.npz import Array
 from fedsim.data.partition import Partition, make_partition
+from fedsim.data.stages import Stages, class_blocks, make_staged_partition
 from fedsim.errors import FedsimError
+from fedsim.randomness import generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,29 @@ class FederatedData:
     """Labelled training samples of all clients by class, (C,); (1,) where there are no classes."""
     unlabelled: Partition
     """Training rows of each client whose labels it does not know; other rows than those of `partition`."""
+    stages: Stages | None = None
+    """When which classes arrive; None: all are there from the first round. The partitions are those of all stages."""
+
+    def at(self, server_round: int) -> Partition:
+        """Return the labelled training rows that each client may train on in a round."""
+        return self.partition if self.stages is None else self._by_stage[self.stages.of(server_round)][0]
+
+    def unlabelled_at(self, server_round: int) -> Partition:
+        """Return the training rows without labels that each client may train on in a round."""
+        return self.unlabelled if self.stages is None else self._by_stage[self.stages.of(server_round)][1]
+
+    def seen(self, server_round: int) -> npt.NDArray[np.bool_] | None:
+        """Return which classes have arrived by a round, (C,); None in a run without stages."""
+        return None if self.stages is None else self.stages.seen(server_round)
+
+    @cached_property
+    def _by_stage(self) -> list[tuple[Partition, Partition]]:
+        stages, y = self.stages, self.dataset.strata_train
+        assert stages is not None
+        return [
+            (stages.cut(self.partition, y, stage), stages.cut(self.unlabelled, y, stage))
+            for stage in range(len(stages.blocks))
+        ]
 
     @cached_property
     def visible_labels(self) -> Array:
@@ -41,11 +66,14 @@ class FederatedData:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256, hexadecimal, of all samples and labels, of who holds which, and with its label or without."""
+        """SHA-256, hexadecimal, of all samples and labels, of who holds which and when, with its label or without."""
         dataset, digest = self.dataset, hashlib.sha256()
         arrays = (dataset.x_train, dataset.y_train, dataset.identity_train, dataset.x_test, dataset.y_test)
         parts = [self.partition, *([self.unlabelled] if len(self.unlabelled.indices) else [])]
-        for array in (*arrays, *(array for part in parts for array in (part.indices, part.offsets))):
+        schedule: tuple[Array, ...] = ()
+        if (stages := self.stages) is not None:
+            schedule = (*stages.blocks, np.array([stages.rounds, stages.keep]), stages.lots)
+        for array in (*arrays, *(array for part in parts for array in (part.indices, part.offsets)), *schedule):
             if array is not None:
                 digest.update(f"{array.dtype}{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data)
@@ -53,10 +81,7 @@ class FederatedData:
 
     def without(self, rows: npt.NDArray[np.int64]) -> "FederatedData":
         """Return the same federation with those training rows taken from whoever holds them; test sets stay."""
-        partition = self.partition
-        kept = ~np.isin(partition.indices, rows)
-        sizes = np.bincount(partition.owners[kept], minlength=len(partition))
-        left = Partition(partition.indices[kept], np.concatenate([[0], np.cumsum(sizes)]))
+        left = self.partition.only(~np.isin(self.partition.indices, rows))
         counts = np.bincount(self.dataset.strata_train[left.indices], minlength=self.dataset.num_strata)
         return replace(self, partition=left, class_counts=counts)
 
@@ -76,7 +101,11 @@ def federate(config: DataConfig, clients: int, seed: int) -> FederatedData:
     y_test = np.zeros(len(dataset.y_test), np.int64) if dataset.is_regression else dataset.y_test
     rows = long_tail_indices(y, dataset.num_strata, config.imbalance_factor, config.max_per_class, seed)
     identity = None if dataset.identity_train is None else dataset.identity_train[rows]
-    split = make_partition(config.partition, y[rows], clients, seed, identity)
+    stages = _stages(config, dataset, seed)
+    if stages is None:
+        split = make_partition(config.partition, y[rows], clients, seed, identity)
+    else:
+        split = make_staged_partition(config.partition, y[rows], stages.blocks, clients, seed, identity)
     partition = Partition(rows[split.indices], split.offsets)
     source: Literal["test", "train"]
     if config.client_test == "split":
@@ -87,7 +116,17 @@ def federate(config: DataConfig, clients: int, seed: int) -> FederatedData:
         client_test = matched_test(partition, y, y_test, seed)
     partition, unlabelled = split_labels(partition, config.labelled_fraction, config.labelled_min, seed)
     class_counts = np.bincount(y[partition.indices], minlength=dataset.num_strata)
-    return FederatedData(dataset, partition, client_test, source, class_counts, unlabelled)
+    return FederatedData(dataset, partition, client_test, source, class_counts, unlabelled, stages)
+
+
+def _stages(config: DataConfig, dataset: Dataset, seed: int) -> Stages | None:
+    """Return the schedule of the classes; None where all of them are there from the first round."""
+    if config.stages is None or config.stages.count == 1:
+        return None
+    assert config.stages.rounds is not None  # a run's configuration has set it
+    blocks = class_blocks(dataset.num_classes, config.stages, seed)
+    lots = generator(seed, "kept samples").random(len(dataset.y_train))
+    return Stages(blocks, config.stages.rounds, config.stages.keep, lots)
 
 
 def _require_no_classes(config: DataConfig) -> None:
@@ -97,6 +136,8 @@ def _require_no_classes(config: DataConfig) -> None:
         raise FedsimError(
             f"data.partition: {cut} splits by class, and {config.name} has numbers to predict; use --partition iid"
         )
+    if config.stages is not None and config.stages.count > 1:
+        raise FedsimError(f"data.stages: classes arrive in stages, and {config.name} has numbers; leave it out")
     if config.imbalance_factor < 1:
         raise FedsimError(
             f"data.imbalance_factor: a long tail needs classes, and {config.name} has numbers; leave it out"

@@ -64,8 +64,4 @@ def _hold_out(partition: Partition, held: IntArray, rng: np.random.Generator) ->
     is_held[shuffled] = np.arange(len(shuffled)) - np.repeat(partition.offsets[:-1], partition.sizes) < np.repeat(
         held, partition.sizes
     )
-
-    def part(mask: npt.NDArray[np.bool_], sizes: IntArray) -> Partition:
-        return Partition(partition.indices[mask], np.concatenate([[0], np.cumsum(sizes)]))
-
-    return part(~is_held, partition.sizes - held), part(is_held, held)
+    return partition.only(~is_held), partition.only(is_held)

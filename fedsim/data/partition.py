@@ -50,6 +50,11 @@ class Partition:
         sizes = np.bincount(owners[order], minlength=clients)
         return cls(order, np.concatenate([[0], np.cumsum(sizes)]))
 
+    def only(self, kept: npt.NDArray[np.bool_]) -> Self:
+        """Return the partition without the entries that `kept` (n,) leaves out."""
+        sizes = np.bincount(self.owners[kept], minlength=len(self))
+        return type(self)(self.indices[kept], np.concatenate([[0], np.cumsum(sizes)]))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -76,9 +81,12 @@ class Partition:
 
 
 def make_partition(
-    config: PartitionConfig, labels: IntArray, clients: int, seed: int, identity: IntArray | None = None
-) -> Partition:
+    config: PartitionConfig, labels: IntArray, clients: int, seed: int, identity: IntArray | None = None,
+    address: tuple[int, ...] = (),
+) -> Partition:  # fmt: skip
     """Split the rows of `labels` (n,) over `clients`; natural needs the rows' `identity` (n,).
+
+    `address` tells this cut from others of the run, which draw independently of it.
 
     No row has two owners; every row has one, except what shards leave over, what fits no site's class mix, and classes
     that no client holds (pathological with fewer clients than classes). Rows ascend within a client.
@@ -90,7 +98,7 @@ def make_partition(
     """
     if not 1 <= clients <= len(labels):
         raise FedsimError(f"clients: must be from 1 to {len(labels)}, the number of training samples, got {clients}")
-    rng = generator(seed, "partition")
+    rng = generator(seed, "partition", *address)
     match config:
         case Iid():
             # flwr's IidPartitioner is this cut without the permutation, but hands out one Hugging Face dataset per

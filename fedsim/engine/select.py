@@ -93,12 +93,12 @@ def _remembered_speedup(config: RunConfig, worker: Worker, start: State, constan
 
 def measure_speedup(config: RunConfig, worker: Worker, start: State, constants: Tensors) -> float:
     """Return how many times faster a few batches of some clients are when trained together from `start`."""
-    sizes = worker.data.partition.sizes
+    sizes = worker.data.at(1).sizes
     clients = np.argsort(-sizes, kind="stable")[: min(config.cohort_size, _TRIED_CLIENTS)].tolist()
     if len(clients) < 2:
         return 1.0
     rows = _TRIED_BATCHES * config.training.batch_size
-    jobs = [worker.job(c, worker.client.personal(c, start), rows) for c in clients if sizes[c]]
+    jobs = [worker.job(c, worker.client.personal(c, start), 1, rows) for c in clients if sizes[c]]
     steps = None if config.training.steps is None else _TRIED_BATCHES
     trainer = Trainer(
         worker.client, worker.train_set, config.training.model_copy(update={"epochs": 1, "steps": steps}), config.seed,

@@ -164,10 +164,10 @@ class Worker:
             return State(*(to_tensors(records[part], self.device) for part in ("personal", "personal-buffers")))
         return self.client.personal(client, start)
 
-    def job(self, client: int, personal: State, most: int | None = None) -> Job:
-        """Return what a client trains on, or the first `most` samples of each stream."""
-        unlabelled = self.data.unlabelled[client][: most if self._reads_unlabelled else 0]
-        return Job(client, self.data.partition[client][:most], personal, unlabelled)
+    def job(self, client: int, personal: State, server_round: int, most: int | None = None) -> Job:
+        """Return what a client trains on in a round, or the first `most` samples of each stream."""
+        unlabelled = self.data.unlabelled_at(server_round)[client][: most if self._reads_unlabelled else 0]
+        return Job(client, self.data.at(server_round)[client][:most], personal, unlabelled)
 
     # Training -----------------------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Worker:
         content = sent[0].content
         received = self._receive(content)
         config = content.config_records["config"]
-        server_round = int(config["server-round"])  # type: ignore[arg-type]  # the record's values are of many types
+        server_round = _round_of(content)
         replies: dict[int, Reply] = {}
         jobs = []
         for client, state, _ in sent:
@@ -183,7 +183,7 @@ class Worker:
             if fault in ("dropout", "error"):
                 replies[client] = Reply(None, f"injected {fault}")
             else:
-                jobs.append(self.job(client, self._personal(client, received.state, state)))
+                jobs.append(self.job(client, self._personal(client, received.state, state), server_round))
         chunk = _ChunkSum(bool(config.get(OWN_UPDATES))) if config.get("reply") == "sum" else None
         together = self.config.training.cohort == "vectorized"
         for group in [jobs] if together and jobs else [[job] for job in jobs]:
@@ -276,8 +276,9 @@ class Worker:
         try:
             received = self._receive(sent.content)
             personal = self._personal(sent.client, received.state, sent.state)
-            server_round = int(sent.content.config_records["config"]["server-round"])  # type: ignore[arg-type]
-            rows = rows_of(query, self.job(sent.client, personal).rows, self.config.seed, server_round, sent.client)
+            server_round = _round_of(sent.content)
+            rows = self.job(sent.client, personal, server_round).rows
+            rows = rows_of(query, rows, self.config.seed, server_round, sent.client)
             state, own = received.state.merged(personal), self._own(sent.content)
             sums = answer(query, state, own, received.constants, self.train_set, rows)
         except Exception as error:
@@ -293,15 +294,23 @@ class Worker:
             try:
                 model = received.state.merged(self._split(self._own(content)))
                 model = model.merged(self._personal(client, model, state))
-                replies.append(Reply(self._score(client, model, received.constants)))
+                replies.append(Reply(self._score(client, model, received.constants, _round_of(content))))
             except Exception as error:
                 replies.append(_failed(error))
         return replies
 
     @torch.no_grad()
-    def _score(self, client: int, state: State, constants: Tensors) -> RecordDict:
-        """Measure a client's predictions on its own test samples; a client without any reports nothing."""
-        rows = torch.from_numpy(self.data.client_test[client]).to(self.device)
+    def _score(self, client: int, state: State, constants: Tensors, server_round: int) -> RecordDict:
+        """Measure a client's predictions on its own test samples; a client without any reports nothing.
+
+        Where classes arrive in stages, those to come are neither asked for nor predicted.
+        """
+        held, seen = self.data.client_test[client], self.data.seen(server_round)
+        if seen is not None:
+            dataset = self.data.dataset
+            y = dataset.y_train if self.data.client_test_source == "train" else dataset.y_test
+            held = held[seen[y[held]]]
+        rows = torch.from_numpy(held).to(self.device)
         metrics: dict[str, Any] = {"num-examples": len(rows)}
         if len(rows):
             dataset = self.data.dataset
@@ -315,6 +324,9 @@ class Worker:
             labels = self._tests.y[rows]
             for number, (head, logits_parts) in enumerate(parts.items()):
                 outputs = torch.cat(logits_parts)
+                if seen is not None:
+                    owned = np.where(seen, owned, 0)
+                    outputs = outputs.masked_fill(~torch.from_numpy(seen).to(outputs.device), -torch.inf)
                 if dataset.is_regression:
                     measured = {"mse": float((outputs[:, 0] - labels).square().mean())}
                 else:
@@ -362,6 +374,10 @@ def score(logits: Tensor, labels: Tensor, owned: npt.NDArray[np.int64], *, maske
         if there.any():
             metrics[f"accuracy_{group}"] = own[there].mean()
     return {name: float(value) for name, value in metrics.items()}
+
+
+def _round_of(content: RecordDict) -> int:
+    return int(content.config_records["config"]["server-round"])  # type: ignore[arg-type]  # its values are of many types
 
 
 def own_update(content: RecordDict) -> RecordDict:

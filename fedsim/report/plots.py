@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedsim.atomic import write_atomically
+from fedsim.report.continual import stage_plots
 from fedsim.report.curves import learning_curves
 from fedsim.report.figures import Plot, png
 from fedsim.report.partition import partition_plot, partition_plots
@@ -21,6 +22,7 @@ __all__ = [
     "partition_plots",
     "per_class_plots",
     "png",
+    "stage_plots",
     "write_plots",
 ]
 
@@ -31,5 +33,7 @@ def write_plots(folder: RunFolder) -> list[Path]:
 
 
 def all_plots(folders: Sequence[RunFolder]) -> list[Plot]:
-    """Return all plots that the runs have data for: curves over rounds, accuracy per class, partitions."""
-    return [*learning_curves(folders), *per_class_plots(folders), *partition_plots(folders)]
+    """Return all plots that the runs have data for: curves over rounds, accuracies by stage and class, partitions."""
+    return [
+        *learning_curves(folders), *stage_plots(folders), *per_class_plots(folders), *partition_plots(folders)
+    ]  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from fedsim.runs.folder import RunFolder
 
-GROUPS: Final = ("Global", "Clients", "Other heads", "Training", "Other")
+GROUPS: Final = ("Global", "Clients", "Other heads", "Stages", "Training", "Other")
 
 ERRORS: Final = {"mse": "Mean squared error", "excess_risk": "Excess risk"}
 """Measures of predicted numbers, lower is better."""
@@ -14,7 +14,7 @@ ERRORS: Final = {"mse": "Mean squared error", "excess_risk": "Excess risk"}
 ABSENT: Final = "–"
 """Stands where a run has no such value."""
 
-_KNOWN_HEADS: Final = {"global": "Global", "clients": "Clients", "train": "Training"}
+_KNOWN_HEADS: Final = {"global": "Global", "clients": "Clients", "train": "Training", "stages": "Stages"}
 _ORDER: Final = ("accuracy", "balanced_accuracy", "accuracy_many", "accuracy_medium", "accuracy_few", "f1_macro", "auc")
 _SCORES: Final = {"f1_macro": "F1 (macro)", "auc": "AUC"}
 _KEY_OPTIONS: Final = {
@@ -22,6 +22,7 @@ _KEY_OPTIONS: Final = {
     "data.name": "Data",
     "data.imbalance_factor": "Long tail",
     "data.partition": "Partition",
+    "data.stages": "Stages",
     "model": "Model",
     "clients": "Clients",
     "cohort": "Cohort",
@@ -93,7 +94,7 @@ def direction(name: str) -> Literal["higher", "lower"] | None:
         return "higher"
     if quantity == "r2":
         return "higher"
-    return "lower" if "loss" in quantity or quantity in ERRORS else None
+    return "lower" if "loss" in quantity or "forgetting" in quantity or quantity in ERRORS else None
 
 
 def format_metric(name: str, value: float) -> str:

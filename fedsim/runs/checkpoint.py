@@ -118,6 +118,7 @@ class _Line(TypedDict):
     round: int
     time_s: float
     metrics: dict[str, float | None]
+    per_class: NotRequired[list[float | None]]
     failures: NotRequired[dict[str, list[int]]]
 
 

@@ -17,6 +17,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedsim.continual import accuracy_matrix
 from fedsim.data.longtail import shot_groups
 from fedsim.errors import FedsimError, nearest
 
@@ -34,6 +35,18 @@ class MetricRow(BaseModel):
     round: int = Field(ge=0)
     time_s: float | None = None
     metrics: dict[str, float | None] = {}
+    per_class: list[float | None] | None = None
+    """Accuracy of each class in [0, 1], where classes arrive in stages."""
+
+
+class StageRow(BaseModel):
+    """One stage of a run whose classes arrive over time."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    classes: list[int]
+    rounds: list[int] = Field(min_length=2, max_length=2)
+    """Its first and its last round."""
 
 
 class Summary(BaseModel):
@@ -59,6 +72,8 @@ class Summary(BaseModel):
     """Training samples per class."""
     class_groups: list[str] | None = None
     """Per class "many", "medium" or "few"; by FedLoGe's rule on `class_counts` where the run does not say."""
+    stages: list[StageRow] | None = None
+    """Which classes arrived when; null where all were there from the first round."""
     failures: int | None = None
     reason: str | None = None
 
@@ -161,6 +176,21 @@ class RunFolder:
         if self.summary is None or not self.summary.per_class_accuracy:
             return None
         return np.array([_number(value) for value in self.summary.per_class_accuracy], dtype=np.float64)
+
+    @property
+    def stage_matrix(self) -> NDArray[np.float64] | None:
+        """The accuracy on the classes of stage j after stage i `(T, T)`; None for a run without stages, or unfinished.
+
+        NaN where stage j was yet to come.
+        """
+        rows = {row.round: row.per_class for row in self.metrics if row.per_class is not None}
+        stages = self.summary and self.summary.stages
+        if not stages or not all(stage.rounds[1] in rows for stage in stages):
+            return None
+        ends = np.array([rows[stage.rounds[1]] for stage in stages], dtype=np.float64)
+        if ends.ndim != 2 or any(not 0 <= c < ends.shape[1] for stage in stages for c in stage.classes):
+            return None
+        return accuracy_matrix(ends, [np.array(stage.classes, np.int64) for stage in stages])
 
     @property
     def long_tailed(self) -> bool:

@@ -34,6 +34,7 @@ from fedsim.runs.folder import RunFolder
 from fedsim.runs.history import HistoryWriter, require_room
 from fedsim.runs.progress import Progress
 from fedsim.runs.simulation import Metrics, RunState, Simulation, TooFewReplies, build_run_model
+from fedsim.runs.staging import schedule
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,7 @@ def _write_summary(
     config, counts = simulation.config, simulation.data.class_counts
     finished = status == "finished"
     # The last round has been evaluated, unless it was in a process that was killed after its checkpoint.
-    scores = (state.scores or simulation.scores(state.tensors)) if finished else {}
+    scores = (state.scores or simulation.scores(state.tensors, state.round)) if finished else {}
     head = next(iter(scores.values()), None)
     group_of = {int(c): group for group, classes in simulation.groups.items() for c in classes}
     engine = config.engine.model_dump(mode="json", exclude_none=True)
@@ -299,6 +300,7 @@ def _write_summary(
         "per_class_accuracy": None if head is None else [v if np.isfinite(v) else None for v in head.per_class],
         "class_counts": counts.tolist(),
         "class_groups": [group_of[c] for c in range(len(counts))] if group_of else None,
+        "stages": None if simulation.data.stages is None else schedule(simulation.data.stages, config.rounds),
         "failures": state.failures,
         "reason": reason,
     }

@@ -38,6 +38,7 @@ from fedsim.runs.checkpoint import Checkpoint
 from fedsim.runs.history import HistoryWriter
 from fedsim.runs.privacy_setup import calibrated, central_privacy, new_ledger, require_possible
 from fedsim.runs.progress import Progress, Quiet
+from fedsim.runs.staging import require_stageable, stage_metrics
 from fedsim.training.precision import prepare
 
 Metrics = dict[str, float]
@@ -86,6 +87,7 @@ class Simulation:
         self.strategy = load_strategy(config.strategy.name)
         config, why_engine = choose_engine(config)
         data = data or federate(config.data, config.clients, config.seed)
+        require_stageable(config, self.strategy, data)
         self.data = data if self.strategy.prepare is None else self.strategy.prepare(config, data)
         dataset = self.data.dataset
         if not (dataset.is_regression or MODELS[config.model.name].intercept):  # methods and unlearning want one
@@ -194,7 +196,7 @@ class Simulation:
         central = self.server.central
         if central is not None and state.clip_norm is not None:
             central.clip_norm = state.clip_norm
-        engine.cohort = drawn = draw_cohort(config, self.data.partition.sizes, server_round)
+        engine.cohort = drawn = draw_cohort(config, self.data.at(server_round).sizes, server_round)
         message = ConfigRecord()
         if history is not None:
             model = self.server.split(state.tensors)
@@ -218,9 +220,14 @@ class Simulation:
         scores = state.scores
         if central is not None:
             metrics["privacy/next_clip_norm"] = central.clip_norm
-        if server_round % config.eval_every == 0 or server_round == config.rounds:
-            scores = self.scores(tensors)
+        stages, extra = self.data.stages, dict[str, Any]()
+        stage_ends = stages is not None and stages.ends(server_round)
+        if server_round % config.eval_every == 0 or server_round == config.rounds or stage_ends:
+            scores = self.scores(tensors, server_round)
             metrics |= self._global_metrics(scores) | self._evaluate_clients(server_round, tensors, engine)
+            if stages is not None and scores:
+                of_stages, extra = stage_metrics(stages, state.metrics, server_round, next(iter(scores.values())))
+                metrics |= of_stages
         with uninterrupted():  # the round counts as a whole or not at all
             if history is not None:
                 history.commit()
@@ -234,7 +241,7 @@ class Simulation:
             line = {"round": server_round, "time_s": round(state.seconds, 4)}
             lost = {"failures": replies.failures} if replies.failures else {}
             measures = {name: value if np.isfinite(value) else None for name, value in metrics.items()}
-            state.metrics.append({**line, "metrics": measures, **lost})
+            state.metrics.append({**line, "metrics": measures, **extra, **lost})
         self._report(state, metrics, engine)
         return metrics
 
@@ -243,10 +250,10 @@ class Simulation:
         numbers = {name: metrics[metric] for name, metric in shown.items() if metric in metrics}
         engine.report({"round": state.round, "failures": state.failures, **numbers})
 
-    def scores(self, tensors: Tensors) -> dict[str, Score]:
-        """Return how every global head does on the test set."""
-        current = self.server.split(tensors)
-        return self._tests.score(lambda x: self.server.heads(current, x))
+    def scores(self, tensors: Tensors, server_round: int | None = None) -> dict[str, Score]:
+        """Return how every global head does on the test samples of all classes, or of those there by a round."""
+        current, seen = self.server.split(tensors), None if server_round is None else self.data.seen(server_round)
+        return self._tests.score(lambda x: self.server.heads(current, x), seen)
 
     def _global_metrics(self, scores: dict[str, Score]) -> Metrics:
         out: Metrics = {}

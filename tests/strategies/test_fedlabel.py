@@ -341,7 +341,7 @@ def test_training_the_student_leaves_the_local_expert_alone_buffers_too():
             run = begin("fedlabel", options)
         worker = run.simulation.worker
         start = run.simulation.server.split(run.tensors)
-        jobs = [worker.job(client, worker.client.personal(client, start)) for client in range(4)]
+        jobs = [worker.job(client, worker.client.personal(client, start), 1) for client in range(4)]
         state = worker.trainer.train(start, {}, jobs, 1).state
         trained.append({n: v for part in state for n, v in part.items()})
     whole, first = trained

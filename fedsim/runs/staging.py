@@ -1,0 +1,71 @@
+"""What stages, classes that arrive over time, mean for a run: refusals, its metrics, and what its summary tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedsim.config.run import RunConfig
+from fedsim.continual import measures
+from fedsim.data.federation import FederatedData
+from fedsim.data.stages import Stages
+from fedsim.errors import FedsimError
+from fedsim.evaluation import Score
+from fedsim.federated.registry import Strategy
+
+
+def require_stageable(config: RunConfig, strategy: Strategy, data: FederatedData) -> None:
+    """Refuse what goes by who holds what in the whole run.
+
+    Raises
+    ------
+    FedsimError
+        If the run has stages and such a part.
+    """
+    if data.stages is None:
+        return
+    for level in ("client", "example"):
+        if getattr(config.privacy, level) is not None:
+            raise FedsimError(f"privacy.{level}: the accountant knows no data.stages; leave one of them out")
+    if strategy.prepare is not None:
+        raise FedsimError(f"data.stages: {strategy.name} prepares its data once for all rounds; use another method")
+
+
+def stage_metrics(
+    stages: Stages, lines: Sequence[dict[str, Any]], server_round: int, score: Score
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return a round's metrics of old, new and forgotten classes, and its accuracy of each class for metrics.jsonl.
+
+    Parameters
+    ----------
+    stages
+        The schedule.
+    lines
+        The lines of metrics.jsonl of the rounds before.
+    server_round
+        The round.
+    score
+        Of the method's own way to predict, on the classes that have arrived.
+    """
+    before = [line for line in lines if "per_class" in line]
+    table = np.array([*(line["per_class"] for line in before), score.per_class], dtype=np.float64)  # null is NaN
+    begun = stages.of(server_round) + 1
+    ends = [stages.rounds * number for number in range(1, begun)] + [max(stages.rounds * begun, server_round)]
+    rounds = [*(line["round"] for line in before), server_round]
+    told = measures(table, rounds, stages.blocks[:begun], ends)
+    own = [value if np.isfinite(value) else None for value in score.per_class]
+    return {f"stages/{name}": value for name, value in told.items()}, {"per_class": own}
+
+
+def schedule(stages: Stages, rounds: int) -> list[dict[str, Any]]:
+    """Return the classes and the first and last round of every stage, as JSON has them."""
+    last = len(stages.blocks) - 1
+    return [
+        {
+            "classes": classes.tolist(),
+            "rounds": [stages.rounds * stage + 1, rounds if stage == last else stages.rounds * (stage + 1)],
+        }
+        for stage, classes in enumerate(stages.blocks)
+    ]
