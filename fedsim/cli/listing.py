@@ -12,7 +12,7 @@ from rich.table import Table
 from fedsim.cli.app import app
 from fedsim.errors import FedsimError, nearest
 
-_LISTS = ("strategies", "datasets", "models", "partitions", "presets", "unlearning")
+_LISTS = ("strategies", "datasets", "models", "partitions", "presets", "unlearning", "pruning")
 
 
 @app.command("list")
@@ -26,6 +26,7 @@ def list_command(
     from fedsim.data.config import available_datasets, partition_names
     from fedsim.federated.registry import describe
     from fedsim.models.config import available_models
+    from unlearning.api.pruner import describe_pruners
     from unlearning.api.registry import RETRAIN, RETRAIN_SUMMARY, describe_unlearning
 
     rows: Mapping[str, Callable[[], Mapping[str, str]]] = {
@@ -34,6 +35,7 @@ def list_command(
         "models": available_models,
         "partitions": partition_names,
         "presets": preset_names,
+        "pruning": describe_pruners,
         "unlearning": lambda: {RETRAIN: RETRAIN_SUMMARY, **describe_unlearning()},
     }
     console = Console(highlight=False, markup=False)

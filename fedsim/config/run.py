@@ -147,6 +147,10 @@ class RunConfig(Config):
     """Data set, partition and long tail."""
     model: ModelConfig = ModelConfig()
     """Model of every client."""
+    start: Path | None = None
+    """Where the first weights come from: the folder of a finished run, or a .safetensors file; else they are drawn."""
+    start_sha256: str | None = None
+    """Hash of these weights, filled in when the run begins: it goes on from the same ones only."""
     training: TrainingConfig = TrainingConfig()
     """Local training."""
     engine: EngineConfig = EngineConfig()
@@ -229,7 +233,9 @@ class RunConfig(Config):
         }  # fmt: skip
         dumped = dict(flatten(self.model_dump(mode="json", exclude=elsewhere)))
         return {
-            key: value for key, value in dumped.items() if key not in ("data.name", "data.root", "history.quota_mb")
+            key: value
+            for key, value in dumped.items()
+            if key not in ("data.name", "data.root", "history.quota_mb", "start")
         }
 
     def to_yaml(self) -> str:

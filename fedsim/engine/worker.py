@@ -28,6 +28,7 @@ from fedsim.federated.types import Extras, State, Update
 from fedsim.flower.internals import OWN, broadcast_of
 from fedsim.flower.records import Tensors, from_numpy, to_record, to_tensors
 from fedsim.models.build import build_model, has_batch_coupling
+from fedsim.models.start import load_start
 from fedsim.privacy.central import clipped_updates
 from fedsim.training.data import Job, TrainingData
 from fedsim.training.dp_sgd import PrivateSteps
@@ -93,6 +94,8 @@ class Worker:
         self.device = resolve_device(config.engine.device)
         dataset = data.dataset
         model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
+        if config.start is not None:
+            load_start(model, config.start)
         model = prepare(model, config.training, self.device)
         set_matrix_units(config.training)
         self.client = load_strategy(config.strategy.name).client(config, model)

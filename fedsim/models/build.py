@@ -33,7 +33,12 @@ def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: 
     builder = getattr(importlib.import_module(f"fedsim.models.{entry.module}"), config.name)
     with torch_draws(torch_seed(seed, "model")), torch.device("cpu"):
         features: Features = builder(input_shape, **config.options())
-        return Classifier(*features, num_classes, entry.intercept)
+        model = Classifier(*features, num_classes, entry.intercept)
+    if config.widths:
+        from fedsim.models.channels import with_widths  # tracing a network is imported for narrowed models only
+
+        return with_widths(model, input_shape, config.widths)
+    return model
 
 
 def has_batch_coupling(model: nn.Module) -> bool:

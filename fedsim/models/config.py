@@ -63,6 +63,9 @@ class ModelConfig(Config):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of activations dropped in training, at every place where the model drops any."""
 
+    widths: dict[str, Annotated[int, Field(ge=1)]] | None = None
+    """Channels of each group of a narrowed model, as `fedsim prune` writes them; the others keep all of theirs."""
+
     @model_validator(mode="after")
     def _refuse_foreign_options(self) -> Self:
         if self.name not in MODELS:
@@ -79,7 +82,7 @@ class ModelConfig(Config):
 
     def options(self) -> dict[str, object]:
         """Return the keyword arguments for the model's builder: every option that is set and that it reads."""
-        given = self.model_dump(exclude={"name"}, exclude_none=True)
+        given = self.model_dump(exclude={"name", "widths"}, exclude_none=True)
         if MODELS[self.name].norms == ("none",):
             given.pop("norm", None)
         return given

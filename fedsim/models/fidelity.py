@@ -132,6 +132,10 @@ def singleton_fidelity(sums: ComponentSums, *, centred: bool = False) -> Tensor:
     if centred:
         a = sums.a / sums.count
         r, q = r - a * a.sum(1, keepdim=True), q - a.square()
+    return _fidelity(r, q)
+
+
+def _fidelity(r: Tensor, q: Tensor) -> Tensor:
     t = r.sum(1, keepdim=True)
     alive = (q > _DEAD * q.max()) & (t > _DEAD * t.max())
     return torch.where(alive, r.square() / (torch.where(alive, q, 1) * torch.where(alive, t, 1)), 0)
@@ -156,15 +160,96 @@ def edit_components(layer: Layer, mask: Tensor, edit: Literal["zero", "negate"])
         layer.weight.copy_(torch.where(chosen, edited, layer.weight))
 
 
+@dataclass(frozen=True, eq=False)
+class PatchSums:
+    """Second moments of a layer's patches of I components with K weights each, float64; clients' add up."""
+
+    gram: Tensor
+    """(I K, I K) of u uᵀ."""
+    total: Tensor
+    """(I K,) of u."""
+    count: int
+    """M, samples times positions."""
+
+    @classmethod
+    def of(cls, u: Tensor) -> PatchSums:
+        """Return the sums of patches (M, I, K)."""
+        flat = u.flatten(1)
+        return cls(flat.T @ flat, flat.sum(0), len(u))
+
+    def __add__(self, other: PatchSums) -> PatchSums:
+        return PatchSums(self.gram + other.gram, self.total + other.total, self.count + other.count)
+
+    def moments(self, *, centred: bool) -> Tensor:
+        """Return E[u uᵀ], (I K, I K), less the product of the means if `centred`."""
+        gram, mean = self.gram / self.count, self.total / self.count
+        return gram - torch.outer(mean, mean) if centred else gram
+
+
+@torch.no_grad()
+def patch_sums(model: Classifier, layers: Mapping[str, Layer], batches: Iterable[Tensor]) -> dict[str, PatchSums]:
+    """Return the sums of each layer over inputs (B, *input_shape), the model in evaluation mode; {} of no batch.
+
+    A layer with D = I K inputs per position takes 8 D² bytes: 170 MB for 512 channels and 3x3 kernels.
+    """
+    sums: dict[str, PatchSums] = {}
+
+    def add(name: str, layer: Layer, inputs: tuple[Tensor, ...]) -> None:
+        new = PatchSums.of(patches(layer, inputs[0]))
+        sums[name] = sums[name] + new if name in sums else new
+
+    hooks = [layer.register_forward_pre_hook(partial(add, name)) for name, layer in layers.items()]
+    try:
+        model.eval()
+        for x in batches:
+            model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sums
+
+
+def component_fidelity(moments: Tensor, w: Tensor) -> Tensor:
+    """Return s_ci, (C, I), from the moments (I K, I K) of patches and slices (C, I, K); never holds Q."""
+    outputs, inputs, k = w.shape
+    r = ((w.flatten(1) @ moments).view(outputs, inputs, k) * w).sum(2)
+    own = torch.stack([moments[i * k : (i + 1) * k, i * k : (i + 1) * k] for i in range(inputs)])
+    q = torch.einsum("cip,ipq,ciq->ci", w, own, w)
+    return _fidelity(r, q)
+
+
+def similarity_of(moments: Tensor, w: Tensor) -> Tensor:
+    """Return Q_c, (C, I, I), from the moments (I K, I K) of patches and slices (C, I, K)."""
+    inputs, k = w.shape[1:]
+    return torch.einsum("cip,ipjq,cjq->cij", w, moments.view(inputs, k, inputs, k), w)
+
+
 def similarity(u: Tensor, w: Tensor, *, centred: bool = False) -> Tensor:
     """Return all Q_c, (C, I, I), of patches (M, I, K) and slices (C, I, K): means over samples and positions."""
-    flat = u.flatten(1)
-    gram = flat.T @ flat / len(u)
-    if centred:
-        mean = flat.mean(0)
-        gram = gram - torch.outer(mean, mean)
-    inputs, k = u.shape[1:]
-    return torch.einsum("cip,ipjq,cjq->cij", w, gram.reshape(inputs, k, inputs, k), w)
+    return similarity_of(PatchSums.of(u).moments(centred=centred), w)
+
+
+def compensated(moments: Tensor, w: Tensor, kept: Tensor, ridge: float = 1e-4) -> Tensor:
+    """Return the slices (C, I, K), zero off `kept` and each kept one times its best factor δ_ci.
+
+    With K = 1, as in a linear layer, one factorisation serves all outputs: W_C + (G_CC + ridge)⁻¹ G_CC̄ W_C̄.
+    """
+    inputs = w.shape[1]
+    if len(kept) == inputs:
+        return w
+    outside = torch.ones(inputs, dtype=torch.bool, device=w.device)
+    outside[kept] = False
+    new = torch.zeros_like(w)
+    if w.shape[2] == 1:
+        inner = moments[kept][:, kept]
+        inner = inner + ridge * inner.diagonal().mean() * torch.eye(len(kept), dtype=w.dtype, device=w.device)
+        lost = moments[kept][:, outside] @ w[:, outside, 0].T
+        new[:, kept, 0] = w[:, kept, 0] + torch.linalg.solve(inner, lost).T
+        return new
+    for c in range(len(w)):  # one output at a time: all Q_c together may not fit
+        factors = rescaling(similarity_of(moments, w[c : c + 1]), kept, ridge)
+        new[c] = w[c] * factors[0, :, None]
+    return new
 
 
 def subset_fidelity(q: Tensor, subset: Tensor) -> Tensor:

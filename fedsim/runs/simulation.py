@@ -33,6 +33,7 @@ from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.models.build import build_model
 from fedsim.models.config import MODELS
+from fedsim.models.start import load_start, start_hash
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import Checkpoint
 from fedsim.runs.history import HistoryWriter
@@ -85,7 +86,7 @@ class Simulation:
     def __init__(self, config: RunConfig, progress: Progress | None = None, data: FederatedData | None = None) -> None:
         self.progress = progress or Quiet()
         self.strategy = load_strategy(config.strategy.name)
-        config, why_engine = choose_engine(config)
+        config, why_engine = choose_engine(_with_start(config))
         data = data or federate(config.data, config.clients, config.seed)
         require_stageable(config, self.strategy, data)
         self.data = data if self.strategy.prepare is None else self.strategy.prepare(config, data)
@@ -121,7 +122,10 @@ class Simulation:
 
     def new_model(self, config: RunConfig) -> Classifier:
         """Return the model that the run starts from."""
-        return build_run_model(config, self.data.dataset)
+        model = build_run_model(config, self.data.dataset)
+        if config.start is not None:
+            load_start(model, config.start)
+        return model
 
     def engine(self) -> Engine:
         """Return the engine that the configuration names; the caller closes it."""
@@ -276,6 +280,17 @@ class Simulation:
             head, colon, metric = name.rpartition(":")
             out[f"clients_{head}/{metric}" if colon else f"clients/{name}"] = value
         return out
+
+
+def _with_start(config: RunConfig) -> RunConfig:
+    """Return the configuration with the hash of the weights that the run starts from, and their absolute path."""
+    if config.start is None:
+        return config
+    path = config.start.expanduser().resolve()
+    found = start_hash(path)
+    if config.start_sha256 not in (None, found):
+        raise FedsimError(f"start: {path} is not what this run began with (its hash differs); restore it")
+    return config.model_copy(update={"start": path, "start_sha256": found})
 
 
 def build_run_model(config: RunConfig, dataset: Dataset) -> Classifier:

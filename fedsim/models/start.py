@@ -1,0 +1,64 @@
+"""Weights from elsewhere: the model of another run, or a safetensors file, as the start of a run."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fedsim.errors import FedsimError
+from fedsim.models.base import Classifier
+
+_HEAD = "classifier."
+
+
+def start_file(path: Path) -> Path:
+    """Return the file of weights that a run folder or a path names."""
+    return path / "model.safetensors" if path.is_dir() else path
+
+
+def start_hash(path: Path) -> str:
+    """Return the SHA-256 of the weights, in hexadecimal.
+
+    Raises
+    ------
+    FedsimError
+        If there is no such file.
+    """
+    try:
+        return hashlib.sha256(start_file(path).read_bytes()).hexdigest()
+    except OSError as error:
+        what = f"{start_file(path)} cannot be read ({error.strerror})"
+        raise FedsimError(f"start: {what}; give the folder of a finished run or a .safetensors file") from None
+
+
+def load_start(model: Classifier, path: Path) -> None:
+    """Give a model, in place, the weights in a file; a head for another number of classes keeps its own.
+
+    Raises
+    ------
+    FedsimError
+        If the file is no safetensors file, or its names and shapes are not the model's.
+    """
+    file = start_file(path)
+    try:
+        given: dict[str, Tensor] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise FedsimError(f"start: {file} is not a readable safetensors file ({type(error).__name__})") from None
+    own = model.state_dict()
+    other_head = any(name in given and given[name].shape != own[name].shape for name in own if name.startswith(_HEAD))
+    wanted = {name for name in own if not (other_head and name.startswith(_HEAD))}
+    for name in sorted(wanted | {name for name in given if not (other_head and name.startswith(_HEAD))}):
+        if name not in given or name not in own:
+            where = "the file" if name in given else "this model"
+            raise FedsimError(f"start: {file}: only {where} has {name}; choose the --model that the file is of")
+        if given[name].shape != own[name].shape:
+            shapes = f"{tuple(given[name].shape)}, here {tuple(own[name].shape)}"
+            raise FedsimError(f"start: {file}: {name} is of shape {shapes}; choose the --model that the file is of")
+    with torch.no_grad():
+        for name in wanted:
+            own[name].copy_(given[name])  # in the model's own number format

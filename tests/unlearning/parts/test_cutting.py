@@ -1,0 +1,156 @@
+"""Cuts: what is kept, what it costs, what compensation rebuilds, and sums that clients add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedsim.errors import FedsimError
+from fedsim.models.base import Classifier
+from fedsim.models.build import build_model
+from fedsim.models.channels import channel_groups, cost, layer_positions
+from fedsim.models.config import ModelConfig
+from fedsim.models.fidelity import PatchSums, compensated, component_fidelity, rescaling, similarity, subset_fidelity
+from fedsim.randomness import generator
+from unlearning.api.pruner import Pruner, PruningTask, describe_pruners, load_pruner
+from unlearning.modhifi_p import best_place
+from unlearning.parts.cutting import Corrections, Target, choose_channels, cut, moments_of, summed
+
+SHAPE = (2, 8, 8)
+
+
+def model_of(norm: str = "batch", name: str = "cnn") -> Classifier:
+    model = build_model(ModelConfig(name=name, norm=norm), SHAPE, 5, 3).double()
+    model.train()
+    for _ in range(3):
+        model(torch.randn(32, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(4)))
+    return model.eval()
+
+
+def inputs(count: int = 60) -> Tensor:
+    return torch.randn(count, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+def pooled() -> Iterable[Iterable[Tensor]]:
+    return [torch.split(inputs(), 20)]
+
+
+def cut_by(name: str, model: Classifier, target: str, how: Corrections | None = None) -> Classifier:
+    pruner = load_pruner(name)
+    options = pruner.config(name=name)
+    return cut(model, SHAPE, pruner, options, Target.parse(target), pooled, how or Corrections(), generator(0, "cut"))
+
+
+@pytest.mark.parametrize("name", sorted(describe_pruners()))
+@pytest.mark.parametrize("of", ["flops", "params"])
+def test_the_target_is_met_and_hardly_more_than_that(name: str, of: str) -> None:
+    model = model_of("batch", "resnet8")
+    positions = layer_positions(model, SHAPE)
+    small = cut_by(name, model, f"{of}=0.5")
+    before, after = cost(model, positions), cost(small, positions)
+    share = after.flops / before.flops if of == "flops" else after.parameters / before.parameters
+    assert 0.4 < share <= 0.5
+    assert small(inputs(3)).shape == (3, 5)
+
+
+@pytest.mark.parametrize("name", sorted(describe_pruners()))
+def test_keeping_everything_is_the_same_bits(name: str) -> None:
+    model = model_of()
+    same = cut_by(name, model, "keep=1", Corrections(batch_norm=False))
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in same.state_dict().items())
+
+
+def test_sums_of_clients_are_those_of_all_samples_and_so_is_the_cut() -> None:
+    model, x = model_of("none"), inputs()
+    groups = channel_groups(model, SHAPE)
+    whole = summed(model, groups, [[x]])
+    parts = summed(model, groups, [[x[:7]], [x[7:20], x[20:31]], [x[31:]]])
+    for layer, sums in whole.items():
+        assert (sums.gram - parts[layer].gram).abs().max() <= 1e-10 * sums.gram.abs().max()
+        assert sums.count == parts[layer].count
+    pruner = load_pruner("modhifi_p")
+    tasks = [PruningTask(model, groups, moments_of(sums, groups)) for sums in (whole, parts)]
+    orders = [pruner.order(task, pruner.config(name="modhifi_p"), generator(0, "order")) for task in tasks]
+    positions = layer_positions(model, SHAPE)
+    kept = [
+        choose_channels(model, groups, order, Target("flops", 0.5), cost(model, positions), positions)
+        for order in orders
+    ]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in groups)
+
+
+def layer_and_patches(kernel: int) -> tuple[Tensor, Tensor]:
+    draws = torch.Generator().manual_seed(6)
+    mixing = torch.randn(6 * kernel, 6 * kernel, dtype=torch.float64, generator=draws)
+    u = torch.randn(400, 6 * kernel, dtype=torch.float64, generator=draws) @ mixing + 0.3
+    return u.view(400, 6, kernel), torch.randn(4, 6, kernel, dtype=torch.float64, generator=draws)
+
+
+@pytest.mark.parametrize("kernel", [1, 4])
+@pytest.mark.parametrize("centred", [False, True])
+def test_fidelity_and_compensation_from_moments(kernel: int, centred: bool) -> None:
+    """The layer's error after compensation is t (1 - FS), and never above that without."""
+    u, w = layer_and_patches(kernel)
+    moments = PatchSums.of(u).moments(centred=centred)
+    q = similarity(u, w, centred=centred)
+    t = q.sum((1, 2))
+    singles = torch.stack([torch.stack([subset_fidelity(q[c], torch.tensor([i])) for i in range(6)]) for c in range(4)])
+    assert (component_fidelity(moments, w) - singles).abs().max() < 1e-10
+    kept = torch.tensor([0, 2, 5])
+    new = compensated(moments, w, kept, ridge=0)
+    u = u - u.mean(0) if centred else u
+    error = (torch.einsum("mik,cik->mc", u, w - new)).square().mean(0)
+    best = torch.stack([t[c] * (1 - subset_fidelity(q[c], kept)) for c in range(4)])
+    assert (error - best).abs().max() <= 1e-10 * t.max()
+    cut_only = torch.zeros_like(w)
+    cut_only[:, kept] = w[:, kept]
+    assert (torch.einsum("mik,cik->mc", u, w - cut_only).square().mean(0) >= error - 1e-10).all()
+    assert torch.allclose(new, w * rescaling(q, kept, 0)[..., None], atol=1e-9)
+
+
+def test_nothing_lost_is_nothing_rescaled() -> None:
+    u, w = layer_and_patches(4)
+    assert compensated(PatchSums.of(u).moments(centred=False), w, torch.arange(6)) is w
+
+
+def test_the_best_place_of_each_reading() -> None:
+    scores = torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.8, 0.3]])
+    assert best_place(scores, "output").tolist() == [0, 0, pytest.approx(1 / 3)]
+    assert best_place(scores, "layer").tolist() == [0, pytest.approx(1 / 6), pytest.approx(2 / 6)]
+
+
+def test_a_channel_without_signal_goes_first() -> None:
+    """One that never fires is kept by no fidelity, however large its filter is."""
+    model = model_of("none")
+    first = model.features[0]
+    assert isinstance(first, nn.Conv2d)
+    with torch.no_grad():
+        first.weight[3] *= 50
+        first.bias[3] = -1e6
+    groups = channel_groups(model, SHAPE)
+    task = PruningTask(model, groups, moments_of(summed(model, groups, pooled()), groups))
+    for name, goes in (("modhifi_p", True), ("l2", False)):
+        pruner: Pruner = load_pruner(name)
+        places = pruner.order(task, pruner.config(name=name), generator(0, "order"))["0"]
+        assert bool(places.argmax() == 3) == goes
+        assert bool(places.argmin() == 3) != goes
+
+
+@pytest.mark.parametrize("target", ["flops=0", "flops=1.5", "speed=2", "flops", "keep=-1", "params=nan"])
+def test_bad_targets(target: str) -> None:
+    with pytest.raises(FedsimError, match=r"^--target .*: must be flops=, params= or keep= and a share above 0"):
+        Target.parse(target)
+
+
+def test_a_model_without_hidden_channels_is_refused() -> None:
+    with pytest.raises(FedsimError, match=r"^model.name: this model has no channels that can be removed"):
+        cut_by("l1", build_model(ModelConfig(name="logistic"), SHAPE, 5, 0).double(), "flops=0.5")
+
+
+def test_parts_of_a_target_multiply_to_it() -> None:
+    parts = [Target("flops", 0.25).part(number, 2).share for number in (1, 2)]
+    assert np.allclose(parts, [0.5, 0.25])

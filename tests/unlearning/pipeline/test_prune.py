@@ -1,0 +1,90 @@
+"""`fedsim prune` writes a run folder that every other command takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import fedsim
+from fedsim.privacy.ledger import Ledger
+from tests.tiny_runs import Cli
+from unlearning.pipeline.prune import read_pruning
+
+
+@pytest.fixture
+def pruned(run: Path, cli: Cli, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    done = cli("prune", run, "--target=flops=0.5", "--samples=200", "--name=small", "--force", "--quiet")
+    assert (done.code, done.err) == (0, "")
+    return Path(done.out.strip())
+
+
+def test_a_pruned_run_is_a_run(pruned: Path, run: Path, cli: Cli, tmp_path: Path) -> None:
+    record = read_pruning(pruned)
+    assert record.after.flops <= 0.5 * record.before.flops
+    model = fedsim.load_run_model(pruned)
+    assert sum(value.numel() for value in model.parameters()) == record.after.parameters
+    summary = json.loads((pruned / "summary.json").read_text())
+    assert summary["metrics"]["global/accuracy"] == record.after.accuracy
+    releases = [release.what for release in Ledger.read(pruned).releases]
+    assert releases[:-1] == [release.what for release in Ledger.read(run).releases]
+    assert "pruning" in releases[-1]
+    assert (pruned / "plots" / "channels.png").is_file()
+    for command in (["show", pruned], ["privacy", pruned], ["report", pruned]):
+        assert cli(*command).code == 0
+    forgotten = cli("unlearn", pruned, "--method=finetune", "--forget=client=2", "--set=finetune.epochs=1", "--quiet")
+    assert (forgotten.code, forgotten.err) == (0, "")
+
+
+def test_training_goes_on_from_a_pruned_model(pruned: Path, cli: Cli, tmp_path: Path) -> None:
+    config = yaml.safe_load((pruned / "config.yaml").read_text())
+    done = cli(
+        "run", "--config", pruned, f"--out={tmp_path}", "--name=on", f"--set=start={pruned}", "--set=rounds=1",
+        "--set=training.lr=1e-9", "--quiet",
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    before, after = (fedsim.load_run_model(path).state_dict() for path in (pruned, tmp_path / "on"))
+    assert config["model"]["widths"]
+    assert all(torch.allclose(value, after[name], atol=1e-5) for name, value in before.items())
+
+
+def test_fine_tuning_is_a_run_beside_it(run: Path, cli: Cli) -> None:
+    done = cli(
+        "prune", run, "--method=l2", "--data=none", "--target=params=0.5", "--name=tuned", "--fine-tune-rounds=1", "-q"
+    )
+    assert (done.code, done.err) == (0, "")
+    assert json.loads((run / "pruned" / "tuned-tuned" / "summary.json").read_text())["rounds_done"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--target=flops=2"], "--target flops=2: must be"),
+        (["--method=l3"], "--method l3: no such pruning method"),
+        (["--data=mine"], "--data mine: no such source of samples"),
+        (["--data=none"], "--data none: modhifi_p looks at samples"),
+        (["--set=per=row"], "--set modhifi_p.per"),
+    ],
+)
+def test_bad_requests_write_nothing(run: Path, cli: Cli, arguments: list[str], says: str) -> None:
+    done = cli("prune", run, "--name=never", *arguments)
+    assert done.code == 2
+    assert done.err.startswith(f"error: {says}")
+    assert done.err.count("\n") == 1
+    assert not (run / "pruned" / "never").exists()
+
+
+def test_a_start_that_has_changed_is_refused(pruned: Path, cli: Cli, tmp_path: Path) -> None:
+    options = ["--config", pruned, f"--out={tmp_path}", "--set=rounds=1", "--quiet"]
+    assert cli("run", *options, "--name=on", f"--set=start={pruned}").code == 0
+    (tmp_path / "other.safetensors").write_bytes(b"not a model")
+    assert cli("run", *options, "--name=no", f"--set=start={tmp_path / 'other.safetensors'}").code == 2
+    assert cli("run", *options, "--name=no", "--set=start=nowhere").err.startswith("error: start: ")
+    config = yaml.safe_load((tmp_path / "on" / "config.yaml").read_text())
+    config["start_sha256"] = "0" * 64
+    (tmp_path / "on" / "config.yaml").write_text(yaml.safe_dump(config))
+    done = cli("run", "--resume", tmp_path / "on")
+    assert (done.code, "its hash differs" in done.err) == (2, True)

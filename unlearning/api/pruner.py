@@ -1,0 +1,101 @@
+"""Pruning methods by name: how each one orders channels. Imports no torch.
+
+One file, one method: its docstring, its options, and under `@pruner("name", NameConfig, samples=True)` the function
+`order(task, config, rng) -> {group: (channels,)}`. See `unlearning.pipeline.prune` for what is done with the order.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fedsim.errors import FedsimError, nearest
+from fedsim.federated.registry import declared
+from fedsim.schema import Config
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from fedsim.models.base import Classifier
+    from fedsim.models.channels import Group
+
+
+class PrunerConfig(Config):
+    """Options of one pruning method; each method adds its own."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class PruningTask:
+    """What a pruning method sees."""
+
+    model: Classifier
+    """In evaluation mode; it is not changed."""
+    groups: Mapping[str, Group]
+    """The channels that can be removed, see `fedsim.models.channels`."""
+    moments: Mapping[str, Tensor]
+    """{consumer: (I K, I K) float64, E[u uᵀ] of its patches}, centred where a batch norm follows; empty without
+    samples."""
+
+
+Options = TypeVar("Options", bound=PrunerConfig)
+
+Order = Callable[["PruningTask", Options, "np.random.Generator"], "Mapping[str, Tensor]"]
+"""(task, options, generator) -> {group: (channels,) in [0, 1]}: a channel is kept where its value is below the share
+that is kept, so that equal shares of two methods mean the same only in methods that rank within groups."""
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """One pruning method."""
+
+    name: str
+    config: type[PrunerConfig]
+    samples: bool
+    """Whether it looks at samples."""
+    order: Order[Any]
+
+
+_pruners: dict[str, Pruner] = {}
+
+
+def pruner(name: str, config: type[Options], samples: bool) -> Callable[[Order[Options]], Order[Options]]:
+    """Register the function below as the pruning method `name`.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken.
+    """
+
+    def register(function: Order[Options]) -> Order[Options]:
+        if name in _pruners:
+            raise ValueError(f"pruning method {name!r} is registered twice")
+        _pruners[name] = Pruner(name, config, samples, function)
+        return function
+
+    return register
+
+
+def load_pruner(name: str) -> Pruner:
+    """Return the pruning method called `name`, importing its file only.
+
+    Raises
+    ------
+    FedsimError
+        If there is no such method.
+    """
+    known = declared("unlearning", "pruner")
+    if name not in known:
+        raise FedsimError(f"--method {name}: no such pruning method; {nearest(name, known)}")
+    importlib.import_module(known[name].module)
+    return _pruners[name]
+
+
+def describe_pruners() -> dict[str, str]:
+    """Return {method name: what it is}, read from the source: nothing is imported."""
+    return {name: found.summary for name, found in declared("unlearning", "pruner").items()}

@@ -1,0 +1,351 @@
+"""From a finished run to a smaller model: cut, measured beside the whole one, in a run folder of its own.
+
+The folder is one that a run leaves, with the number of channels in `model.widths` of its configuration. So every
+command that takes a run takes it: `show`, `report`, `unlearn`, `run --set start=FOLDER`, `load_run_model`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from fedsim.atomic import write_atomically
+from fedsim.config.errors import one_line
+from fedsim.config.resolve import resolve
+from fedsim.config.run import RunConfig
+from fedsim.data.transforms import normalize
+from fedsim.environment import environment, versions
+from fedsim.errors import FedsimError
+from fedsim.evaluation import Score, TestSet
+from fedsim.models.base import Classifier
+from fedsim.models.channels import channel_groups, cost, layer_positions
+from fedsim.privacy.ledger import Ledger, Release
+from fedsim.randomness import generator
+from fedsim.runs.checkpoint import save_model, sha256
+from fedsim.runs.folder import RunFolder
+from fedsim.runs.progress import Progress
+from unlearning.api.pruner import Pruner, PrunerConfig, load_pruner
+from unlearning.parts.cutting import Batches, Corrections, Target, cut
+from unlearning.pipeline.source import Source, open_source
+
+Data = Literal["none", "train", "synthetic"]
+
+FOLDER = "pruned"
+"""Where under a run its pruned models are."""
+FILE = "pruning.json"
+
+_BATCH = 250
+_REPEATS = 15
+
+
+class Size(BaseModel):
+    """One model: how well it does and what it costs."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    accuracy: float | None
+    """On the global test set, in [0, 1]; None where numbers are predicted."""
+    loss: float
+    flops: int
+    """Of one sample, see `fedsim.models.channels.cost`."""
+    parameters: int
+    megabytes: float
+    """Of all parameters and buffers."""
+    milliseconds_1: float
+    """Median time of a pass over one sample on this machine's device."""
+    milliseconds_256: float
+    """Of a pass over 256 samples."""
+
+
+class Pruning(BaseModel):
+    """`pruning.json`: what was asked, and the model before and after."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    run: str
+    method: str
+    options: dict[str, Any]
+    target: str
+    data: str
+    """In words: whose samples were looked at, and what of them was sent."""
+    samples: int
+    cuts: int
+    compensate: bool
+    batch_norm: bool
+    before: Size
+    after: Size
+    channels: dict[str, tuple[int, int]]
+    """{group: (before, after)}."""
+    seconds: float
+    """Of the cut alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """What `prune` returns."""
+
+    folder: Path
+    model: Classifier
+    record: Pruning
+
+
+def prune(
+    run: str | Path,
+    method: str,
+    target: str,
+    *,
+    data: Data = "train",
+    samples: int = 2000,
+    how: Corrections | None = None,
+    fine_tune_rounds: int = 0,
+    name: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Pruned:
+    """Make the model of a finished run smaller; its folder is under `pruned/` of the run.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    method
+        Name of a pruning method.
+    target
+        How small, see `Target.parse`.
+    data
+        train: the clients' training samples, of which each client sends sums only; synthetic: noise of the data
+        set's moments, on the server; none: no samples, so that nothing can be corrected.
+    samples
+        Most samples that are looked at; each client's part is in proportion to what it has.
+    how
+        Compensation, batch norm and the number of cuts.
+    fine_tune_rounds
+        Rounds of the run's own training afterwards, in a run beside the new folder.
+    name
+        Of the new folder; by default method and target.
+    overrides
+        Options of the method: {"option": value} or {"method.option": value}.
+    force
+        Replace the folder of that name.
+    progress
+        Shows how fine-tuning goes.
+
+    Raises
+    ------
+    FedsimError
+        If the run, its data, the target or an option is bad; nothing was written then.
+    """
+    pruner, goal = load_pruner(method), Target.parse(target)
+    options = _options(pruner, overrides or {})
+    source = open_source(Path(run))
+    folder = _folder_for(source, name or f"{method}-{target.replace('=', '-')}", force)
+    how, shape = how or Corrections(), source.data.dataset.input_shape
+    begun = time.perf_counter()
+    small = cut(
+        source.model, shape, pruner, options, goal, _holders(source, data, samples), how,
+        generator(source.config.seed, f"prune-{method}"),
+    )  # fmt: skip
+    seconds = time.perf_counter() - begun
+    before, after = (channel_groups(model, shape) for model in (source.model, small))
+    (first, _), (second, score) = _measured(source, [source.model, small])
+    record = Pruning(
+        run=str(source.folder.path), method=method, options=options.model_dump(mode="json", exclude={"name"}),
+        target=target, data=_WORDS[data], samples=0 if data == "none" else samples, cuts=how.cuts,
+        compensate=how.compensate and data != "none", batch_norm=how.batch_norm and data != "none",
+        before=first, after=second, seconds=seconds,
+        channels={group: (before[group].channels, after[group].channels) for group in before},
+    )  # fmt: skip
+    _write(folder, source, small, record, score, data)
+    if fine_tune_rounds:
+        _fine_tune(source, folder, fine_tune_rounds, force, progress)
+    return Pruned(folder, small, record)
+
+
+_WORDS: Mapping[Data, str] = {
+    "none": "no samples",
+    "train": "training samples on their clients, of which each sent sums of products of layer inputs",
+    "synthetic": "noise with the mean and the standard deviation of the data set, on the server",
+}
+
+
+def _options(pruner: Pruner, given: Mapping[str, Any]) -> PrunerConfig:
+    own = {key.removeprefix(f"{pruner.name}."): value for key, value in given.items()}
+    try:
+        return pruner.config.model_validate({"name": pruner.name, **own})
+    except ValidationError as error:
+        raise FedsimError(f"--set {one_line(error, pruner.config, pruner.name, owner=pruner.name)}") from None
+
+
+def _folder_for(source: Source, name: str, force: bool) -> Path:
+    folder = source.folder.path / FOLDER / name
+    if folder.exists() and not force:
+        raise FedsimError(f"{folder}: exists already; choose another --name, or replace it with --force")
+    return folder
+
+
+def _holders(source: Source, data: Data, samples: int) -> Batches | None:
+    """Return what gives the inputs, client by client."""
+    if data == "none":
+        return None
+    dataset, seed = source.data.dataset, source.config.seed
+    dtype = source.model.classifier.weight.dtype
+    mean, std = (torch.tensor(values, device=source.device) for values in (dataset.mean, dataset.std))
+    if data == "synthetic":
+        noise = generator(seed, "prune-noise").standard_normal((samples, *dataset.input_shape), np.float32)
+        inputs = torch.from_numpy(noise).to(source.device, dtype)
+        return lambda: [torch.split(inputs, _BATCH)]
+    sizes = source.data.partition.sizes
+    share = min(1.0, samples / max(1, sizes.sum()))
+
+    def of_client(client: int) -> Iterable[Tensor]:
+        rows = np.asarray(source.data.partition[client])
+        chosen = generator(seed, "prune-samples", client).permutation(rows)[: max(2, round(share * len(rows)))]
+        for some in np.array_split(chosen, -(-len(chosen) // _BATCH)):
+            x = torch.from_numpy(dataset.x_train[np.sort(some)]).to(source.device)
+            yield normalize(x, mean, std).to(dtype)
+
+    return lambda: [of_client(client) for client in np.flatnonzero(sizes).tolist()]
+
+
+def _measured(source: Source, models: list[Classifier]) -> list[tuple[Size, Score]]:
+    """Return the size and the score of each model; times are medians, taken in turns."""
+    dataset = source.data.dataset
+    dtype = source.model.classifier.weight.dtype
+    tests = TestSet(dataset, source.device, dtype, source.config.eval_metrics)
+    positions = layer_positions(models[0], dataset.input_shape)
+    times = {batch: _medians(models, batch, dataset.input_shape, source.device, dtype) for batch in (1, 256)}
+    found = []
+    for number, model in enumerate(models):
+        score = tests.score(lambda x, model=model: {"model": model(x)})["model"]  # type: ignore[misc]
+        spent = cost(model, positions)
+        size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+        measured = Size(
+            accuracy=getattr(score, "accuracy", None), loss=score.loss, flops=spent.flops,
+            parameters=spent.parameters, megabytes=size / 1e6,
+            milliseconds_1=times[1][number], milliseconds_256=times[256][number],
+        )  # fmt: skip
+        found.append((measured, score))
+    return found
+
+
+@torch.no_grad()
+def _medians(
+    models: list[Classifier], batch: int, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
+) -> list[float]:
+    x = torch.zeros(batch, *shape, device=device, dtype=dtype)
+    taken: list[list[float]] = [[] for _ in models]
+    for _ in range(_REPEATS + 1):
+        for number, model in enumerate(models):
+            begun = time.perf_counter()
+            model(x)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            taken[number].append(1000 * (time.perf_counter() - begun))
+    return [float(np.median(each[1:])) for each in taken]  # the first pass warms up
+
+
+def _write(folder: Path, source: Source, model: Classifier, record: Pruning, score: Score, data: Data) -> None:
+    """Write the folder, whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        _write_files(temporary, folder.name, source, model, record, score, data)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except OSError as error:
+        raise FedsimError(f"{folder}: cannot be written ({error.strerror})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(temporary)
+    _write_pictures(folder)
+
+
+def _config_of(source: Source, record: Pruning, name: str) -> RunConfig:
+    widths = {group: after for group, (_, after) in record.channels.items()}
+    model = source.config.model.model_copy(update={"widths": widths})
+    return source.config.model_copy(update={"model": model, "name": name, "out": source.folder.path / FOLDER})
+
+
+def _write_files(
+    folder: Path, name: str, source: Source, model: Classifier, record: Pruning, score: Score, data: Data
+) -> None:
+    run = source.folder.path
+    write_atomically(folder / "config.yaml", _config_of(source, record, name).to_yaml().encode())
+    described = environment(source.device) | {"data_sha256": source.data.content_hash}
+    write_atomically(folder / "environment.json", json.dumps(described, indent=1).encode())
+    shutil.copyfile(run / "partition.npz", folder / "partition.npz")
+    ledger = Ledger.read(run)
+    if data == "train":
+        ledger = ledger.model_copy(update={"releases": (*ledger.releases, RELEASE)})
+    ledger.save(folder)
+    save_model(folder / "model.safetensors", model.state_dict())
+    write_atomically(folder / FILE, record.model_dump_json(indent=1).encode())
+    metrics = {key: value for key, value in score.metrics("global", {}).items() if np.isfinite(value)}
+    rounds = source.folder.rounds_done
+    line = {"round": rounds, "time_s": round(record.seconds, 4), "metrics": metrics}
+    write_atomically(folder / "metrics.jsonl", (json.dumps(line) + "\n").encode())
+    summary = {
+        "status": "finished", "name": name, "strategy": source.config.strategy.name,
+        "dataset": source.data.dataset.name, "seed": source.config.seed, "rounds": rounds, "rounds_done": rounds,
+        "wall_time_s": round(record.seconds, 3), "versions": versions(),
+        "model_sha256": sha256(folder / "model.safetensors"), "metrics": metrics,
+        "per_class_accuracy": [value if np.isfinite(value) else None for value in score.per_class] or None,
+        "class_counts": source.data.class_counts.tolist(), "failures": 0,
+        "source": {"run": record.run, "model_sha256": source.folder.summary and source.folder.summary.model_sha256},
+    }  # fmt: skip
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=1).encode())
+
+
+RELEASE = Release(
+    what="sums of products of layer inputs, for pruning", covers=("pruning/*",), when="once",
+    note="sums over a client's samples, without noise",
+)  # fmt: skip
+
+
+def _write_pictures(folder: Path) -> None:
+    from fedsim.report.figures import png  # matplotlib: not before there is something to draw
+    from fedsim.report.html import write_report
+    from unlearning.pipeline.prune_plot import layers_plot
+
+    opened = RunFolder.open(folder)
+    plot = layers_plot(read_pruning(folder))
+    write_atomically(folder / "plots" / f"{plot.name}.png", png(plot.figure))
+    write_report([opened], folder / "report.html")
+
+
+def read_pruning(folder: Path) -> Pruning:
+    """Return what a pruned run's folder records.
+
+    Raises
+    ------
+    FedsimError
+        If it has no such record, or it is damaged.
+    """
+    file = folder / FILE
+    try:
+        return Pruning.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        raise FedsimError(f"{file}: cannot be read as the record of a pruning; prune the run again") from None
+
+
+def _fine_tune(source: Source, folder: Path, rounds: int, force: bool, progress: Progress | None) -> None:
+    """Train the pruned model on, as the run did, in a run of its own."""
+    from fedsim.runs import runner
+
+    base = resolve(RunFolder.open(folder).config).model_dump(mode="json")
+    changes = {"start": str(folder), "rounds": rounds, "name": f"{folder.name}-tuned", "history.keep": "none"}
+    runner.run(base, overrides=changes, force=force, progress=progress)
