@@ -24,7 +24,7 @@ from fedsim.faults import fault_of
 from fedsim.federated.aggregation import MeanMetrics, WeightedMean
 from fedsim.federated.queries import PREFIX, Query, answer, rows_of
 from fedsim.federated.registry import load_strategy
-from fedsim.federated.types import Extras, State, Update
+from fedsim.federated.types import State, Update
 from fedsim.flower.internals import OWN, broadcast_of
 from fedsim.flower.records import Tensors, from_numpy, to_record, to_tensors
 from fedsim.models.build import build_model, has_batch_coupling
@@ -181,12 +181,15 @@ class Worker:
         server_round = _round_of(content)
         replies: dict[int, Reply] = {}
         jobs = []
-        for client, state, _ in sent:
+        for client, state, own in sent:
             fault = fault_of(self.config.faults, self.config.seed, server_round, client)
             if fault in ("dropout", "error"):
                 replies[client] = Reply(None, f"injected {fault}")
             else:
-                jobs.append(self.job(client, self._personal(client, received.state, state), server_round))
+                begun = self._split(self._own(own)) if OWN in own else None
+                model = received.state if begun is None else received.state.merged(begun)
+                job = self.job(client, self._personal(client, model, state), server_round)
+                jobs.append(job._replace(start=begun))
         chunk = _ChunkSum(bool(config.get(OWN_UPDATES))) if config.get("reply") == "sum" else None
         together = self.config.training.cohort == "vectorized"
         for group in [jobs] if together and jobs else [[job] for job in jobs]:
@@ -250,12 +253,13 @@ class Worker:
                     value[row] = torch.nan
         sent: Tensors = {}
         kept = State({}, {})
-        for part, like, own in zip(trained.state, received.state, kept, strict=True):
+        model = received.state.merged(jobs[0].start or State({}, {}))
+        for part, like, own in zip(trained.state, model, kept, strict=True):
             for name, value in part.items():
                 (sent if name in like else own)[name] = value
         weights = torch.tensor([jobs[lane].num_samples for lane in trained.lanes], dtype=torch.float64)
         update = Update(sent, kept, weights, trained.steps, trained.samples, trained.drawn)
-        update = self.client.finish(update, Extras(received.state.params, received.constants))
+        update = self.client.finish(update, trained.extras)
         central = self.config.privacy.client
         if central is None or received.clip_norm is None:
             return update

@@ -71,7 +71,10 @@ class Client:
         return {}
 
     def finish(self, update: Update, extras: Extras) -> Update:
-        """Return what the clients send, keep and weigh, given what they do by default."""
+        """Return what the clients send, keep and weigh, given what they do by default.
+
+        Where each had a start of its own, `extras.start` holds these, (clients, ...).
+        """
         return update
 
     def releases(self) -> list[Release]:

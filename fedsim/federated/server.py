@@ -65,6 +65,10 @@ class Server(Strategy):
             {name: value for name, value in tensors.items() if name in buffers},
         )
 
+    def local_start(self) -> State:
+        """Return what clients begin to train in round 1, or something of its names and shapes."""
+        return self.split(self.initial())
+
     def constants(self) -> Tensors:
         """Return what goes to the clients with every model and is not trained, such as a fixed classifier."""
         return {}

@@ -67,9 +67,16 @@ class Extras(NamedTuple):
     """What a local objective may look at but does not train."""
 
     start: Tensors
-    """The global parameters that the round started from."""
+    """The global parameters that the round started from; the client's own, where the server sent it its own."""
     constants: Tensors
     """What the server sent besides the model, the same for all clients."""
+    stacked: bool = False
+    """Whether `start` holds that of several clients, (clients, ...); never in a loss."""
+
+    def of(self, lane: int) -> Extras:
+        """Return what one of the clients looks at."""
+        start = {name: value[lane] for name, value in self.start.items()} if self.stacked else self.start
+        return Extras(start, self.constants)
 
 
 Loss = Callable[[Tensors, Tensors, Extras, Batch], tuple[Tensor, Tensors]]

@@ -112,8 +112,7 @@ class Simulation:
                 "holds one reply; use none"
             )
         self.server.central = central_privacy(config)
-        start = self.server.split(self.server.initial())
-        config, why_cohort = choose_cohort(config, self.worker, start, self.server.constants())
+        config, why_cohort = choose_cohort(config, self.worker, self.server.local_start(), self.server.constants())
         self.config = self.worker.config = config
         self.choices = {"engine": why_engine, "cohort": why_cohort, **why_noise}
         counts = self.data.class_counts

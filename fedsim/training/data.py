@@ -48,6 +48,8 @@ class Job(NamedTuple):
     """Of the training set, those with labels."""
     personal: State
     unlabelled: Ints = np.empty(0, np.int64)
+    start: State | None = None
+    """Global tensors that it begins with in place of those all begin with, or beside them; of all jobs or of none."""
 
     def stream(self, stream: Stream) -> Ints:
         """Return the rows of a stream."""

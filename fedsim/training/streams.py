@@ -133,7 +133,7 @@ class Feeder:
         parts = []
         for some in torch.split(torch.from_numpy(rows).to(self.data.x.device), _ANNOTATED_TOGETHER):
             with autocast(self.config, self.data.x.device):
-                parts.append(phase.annotate(params, buffers, extras, self.data.batch(some, None)[0]))
+                parts.append(phase.annotate(params, buffers, extras.of(lane), self.data.batch(some, None)[0]))
         return Annotated(rows, _concatenate(parts))
 
 

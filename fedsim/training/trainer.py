@@ -36,6 +36,8 @@ class Trained(NamedTuple):
     lanes: list[int]
     """Row by row, the position in `jobs`."""
     state: State
+    extras: Extras
+    """What they could look at."""
     metrics: Tensors
     steps: Tensor
     """(clients,) float32, of all phases."""
@@ -64,15 +66,17 @@ class Trainer:
         self._recorder = Recorder()
 
     def train(self, start: State, constants: Tensors, jobs: Sequence[Job], server_round: int) -> Trained:
-        """Train `jobs` together from the global state `start`; nothing given is written to."""
-        extras = Extras(start.params, constants)
+        """Train `jobs` together from the global state `start`, or each from its own; nothing given is written to."""
         # Longest first: the clients still at work in any step are then a prefix, reached without a copy.
         lanes = sorted(range(len(jobs)), key=lambda lane: -len(jobs[lane].rows))
         jobs = [jobs[lane] for lane in lanes]
-        state = State(
-            _stack(start.params, [job.personal.params for job in jobs]),
-            _stack(start.buffers, [job.personal.buffers for job in jobs]),
-        )
+        own = [start.merged(job.start) for job in jobs if job.start is not None]
+        extras = Extras(_stack({}, [state.params for state in own]) if own else start.params, constants, bool(own))
+        begun = [
+            state.merged(job.personal) for state, job in zip(own or [State({}, {})] * len(jobs), jobs, strict=True)
+        ]
+        shared = State({}, {}) if own else start
+        state = State(*(_stack(part, [each[i] for each in begun]) for i, part in enumerate(shared)))
         metrics: Tensors = {}
         feeder = Feeder(self.data, self.config, self.seed, self.batch_coupling, jobs)
         counted: list[list[Ints]] = []
@@ -93,7 +97,7 @@ class Trainer:
                 counted.append(taken)
         steps, samples, drawn = (torch.from_numpy(np.stack(each, 1)).double() for each in zip(*counted, strict=True))
         return Trained(
-            lanes, state, metrics, steps.sum(1).to(self.data.x.device, torch.float32), samples, drawn, audits
+            lanes, state, extras, metrics, steps.sum(1).to(self.data.x.device, torch.float32), samples, drawn, audits
         )
 
     def _run_phase(self, phase: Phase, state: State, extras: Extras, feed: Feed) -> Tensors:
@@ -102,7 +106,7 @@ class Trainer:
         trained = [name for name in state.params if phase.trains(name)]
         optimizer = Optimizer(self.config, {name: state.params[name] for name in trained})
         together = plan.counts.shape[1] > 1
-        step_fn = self._stacked(phase, extras) if together else _single(phase, extras, self.config.channels_last)
+        step_fn = self._stacked(phase, extras) if together else _single(phase, extras.of(0), self.config.channels_last)
         counts = torch.from_numpy(plan.counts).to(device, torch.float32)
         views: dict[int, tuple[Tensors, ...]] = {}  # of the first so many clients
 
@@ -111,7 +115,8 @@ class Trainer:
                 return views[rows.stop]
             params = _take(state.params, rows)
             slots = [_take(values, rows) for values in optimizer.state.values()]
-            taken = ({name: params.pop(name) for name in trained}, params, _take(state.buffers, rows), *slots)
+            begun = _take(extras.start, rows) if extras.stacked else extras.start
+            taken = ({name: params.pop(name) for name in trained}, params, _take(state.buffers, rows), begun, *slots)
             if isinstance(rows, slice):
                 views[rows.stop] = taken
             return taken
@@ -122,9 +127,9 @@ class Trainer:
                 mask = None
                 if sizes[rows].min() < width:
                     mask = (torch.arange(width, device=device) < counts[step, rows, None]).float()
-                moving, fixed, buffers, *slots = take(rows)
+                moving, fixed, buffers, begun, *slots = take(rows)
                 with autocast(self.config, device):
-                    grads, measured = step_fn(moving, fixed, buffers, _cut(batch, rows, width, mask))
+                    grads, measured = step_fn(moving, fixed, buffers, begun, _cut(batch, rows, width, mask))
                 gradients = list(grads.values())
                 if self.config.clip_norm is not None:
                     gradients = clip(gradients, self.config.clip_norm)
@@ -141,11 +146,12 @@ class Trainer:
 
     def _stacked(self, phase: Phase, extras: Extras) -> StepFn:
         """Return the step of several clients at once."""
-        lanes = _lanes(phase, wide=any(value.dim() == 2 and value.numel() > _WIDE for value in extras.start.values()))
+        wide = any(value.dim() == 2 and value.numel() > _WIDE for value in extras.of(0).start.values())
+        lanes = _lanes(phase, wide=wide, own_start=extras.stacked)
 
-        def step(moving: Tensors, fixed: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensors, Tensors]:
+        def step(moving: Tensors, fixed: Tensors, buffers: Tensors, begun: Tensors, batch: Batch) -> Gradients:
             there = {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
-            given = (moving, fixed, buffers, extras.start, extras.constants, there, batch.notes)
+            given = (moving, fixed, buffers, begun, extras.constants, there, batch.notes)
             grads, measured = self._recorder(phase.loss, lanes, *given)
             return grads, measured
 
@@ -187,15 +193,18 @@ def _cut(batch: Batch, rows: Rows, width: int, mask: Tensor | None) -> Batch:
     return Batch(batch.x[rows, :width], batch.y[rows, :width], mask, strong, notes)
 
 
-StepFn = Callable[[Tensors, Tensors, Tensors, Batch], tuple[Tensors, Tensors]]
-"""(trained params, other params, buffers, batch) -> (gradients, loss and metrics), all (clients, ...)."""
+Gradients = tuple[Tensors, Tensors]
+"""(gradients, loss and metrics), all (clients, ...)."""
+
+StepFn = Callable[[Tensors, Tensors, Tensors, Tensors, Batch], Gradients]
+"""(trained params, other params, buffers, start, batch) -> gradients; all (clients, ...), but for a shared start."""
 
 
-def _lanes(phase: Phase, *, wide: bool) -> Step:
+def _lanes(phase: Phase, *, wide: bool, own_start: bool) -> Step:
     """Return the gradients of several clients: (trained params, other params, buffers, start, constants, batch, notes).
 
-    `start` and `constants` are the same for all of them; everything else is stacked, (clients, ...). `wide` tells
-    whether there are large linear layers.
+    `constants` are the same for all of them, and so is `start` unless each has its own; everything else is stacked,
+    (clients, ...). `wide` tells whether there are large linear layers.
     """
 
     def loss(
@@ -205,7 +214,7 @@ def _lanes(phase: Phase, *, wide: bool) -> Step:
         value, metrics = phase.loss({**moving, **fixed}, buffers, Extras(start, constants), own)
         return value, {"loss": value.detach()} | {name: metric.detach() for name, metric in metrics.items()}
 
-    in_dims = (0, 0, 0, None, None, 0, 0)
+    in_dims = (0, 0, 0, 0 if own_start else None, None, 0, 0)
     if wide:  # from outside of vmap the gradients of linear layers come transposed, which slows their update
         return vmap(grad(loss, has_aux=True), in_dims=in_dims, randomness="different")
     losses = vmap(loss, in_dims=in_dims, randomness="different")
@@ -230,7 +239,7 @@ def _single(phase: Phase, extras: Extras, channels_last: bool) -> StepFn:
     def images(x: Tensor) -> Tensor:
         return x[0].contiguous(memory_format=torch.channels_last) if channels_last and x.dim() == 5 else x[0]
 
-    def step(moving: Tensors, fixed: Tensors, buffers: Tensors, batch: Batch) -> tuple[Tensors, Tensors]:
+    def step(moving: Tensors, fixed: Tensors, buffers: Tensors, begun: Tensors, batch: Batch) -> Gradients:
         leaves = {name: value.requires_grad_() for name, value in one(moving).items()}
         strong = None if batch.strong is None else images(batch.strong)
         own = Batch(images(batch.x), batch.y[0], None, strong, one(batch.notes))
