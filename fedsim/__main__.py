@@ -1,6 +1,14 @@
 """`python -m fedsim` is `fedsim`."""
 
-from fedsim.cli.main import main
+import sys
+from pathlib import Path
+
+import fedsim
 
 if __name__ == "__main__":
+    # Python looks for modules in the current directory first, where a stray numpy.py would be taken for NumPy.
+    if not sys.flags.safe_path and Path(sys.path[0]).resolve() != Path(fedsim.__file__).resolve().parents[1]:
+        sys.path.pop(0)
+    from fedsim.cli.main import main
+
     main()

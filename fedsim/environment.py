@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +30,28 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
+def code_sha256() -> str:
+    """Return a hash of the sources of the three packages, as they lie on the disk when it is first asked for."""
+    digest = hashlib.sha256()
+    for package in ("fedsim", "strategies", "unlearning"):
+        spec = importlib.util.find_spec(package)
+        for place in (spec.submodule_search_locations if spec is not None else None) or ():
+            for file in sorted(Path(place).rglob("*.py")):
+                name, content = file.relative_to(place).as_posix(), hashlib.sha256(file.read_bytes()).hexdigest()
+                digest.update(f"{package}/{name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def code_in_use() -> dict[str, str]:
+    """Return what this process computes with: our sources, and the libraries as they were imported."""
+    libraries = ("numpy", "torch", "flwr")
+    versions_in_use = {
+        name: str(getattr(sys.modules[name], "__version__", "unknown")) for name in libraries if name in sys.modules
+    }
+    return {"fedsim": code_sha256(), "python": platform.python_version(), **versions_in_use}
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Return the machine's class and the versions; nothing that identifies the machine or its user."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
@@ -35,4 +62,5 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         **({"gpu": gpu} if gpu else {}),
         "versions": versions(),
+        "code_sha256": code_sha256(),
     }

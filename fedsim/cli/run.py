@@ -52,11 +52,14 @@ def run_command(
         "out": None if out is None else str(out),
     }
     flags = {key: value for key, value in flags.items() if value is not None}
+    from fedsim.config.machine import MACHINE_SETTINGS
     from fedsim.config.resolve import find_config, parse_override
 
     overrides = dict(map(parse_override, sets or []))
+    machine = {key: value for key, value in {**flags, **overrides}.items() if key in MACHINE_SETTINGS and key != "out"}
     given = {"--config": config, "--force": force, **flags, **overrides}
-    if resume is not None and (useless := [key for key, value in given.items() if value not in (None, False)]):
+    useless = [key for key, value in given.items() if value not in (None, False) and key not in machine]
+    if resume is not None and useless:
         raise FedsimError(
             f"--resume: the run keeps the configuration in {resume / 'config.yaml'}; leave out {useless[0]}"
         )
@@ -69,7 +72,7 @@ def run_command(
     progress = progress_for(console, quiet)
     try:
         if resume is not None:
-            result = runner.resume(resume, progress)
+            result = runner.resume(resume, progress, overrides=machine)
         else:
             result = runner.run_layers([*layers, flags, overrides], force=force, progress=progress)
     except KeyboardInterrupt as interrupt:

@@ -11,6 +11,12 @@ import yaml
 from pydantic import ValidationError
 
 from fedsim.config.errors import one_line, shown
+from fedsim.config.machine import (
+    MACHINE_SETTINGS,
+    require_machine_settings,
+    settings_file,
+    without_machine_settings,
+)
 from fedsim.config.run import NAMED_SECTIONS, RunConfig, flatten
 from fedsim.errors import FedsimError, nearest
 from fedsim.federated.registry import describe, load_strategy
@@ -74,13 +80,48 @@ class _Loader(yaml.SafeLoader):
 
 
 def find_config(name_or_path: str) -> Nested:
-    """Return the raw configuration of a preset, a YAML file or a run folder."""
+    """Return the raw configuration of a preset, a YAML file or a run folder, without settings of the machine.
+
+    Raises
+    ------
+    FedsimError
+        If there is none, or a file says what only this machine's user may.
+    """
     given = Path(name_or_path)
-    for path in (presets_folder() / f"{name_or_path}.yaml", given, given / "config.yaml"):
+    for path in (presets_folder() / f"{name_or_path}.yaml", given):
         if path.is_file():
-            return read_yaml(path)
+            return _without_orders(path, read_yaml(path))
+    if (given / "config.yaml").is_file():
+        return recorded_config(given)
     names = preset_names()
     raise FedsimError(f"--config {name_or_path}: neither a file nor a preset; {nearest(name_or_path, names)}")
+
+
+def recorded_config(run_folder: Path) -> Nested:
+    """Return the configuration that a run folder keeps, without settings of the machine: they are not its to make."""
+    return without_machine_settings(read_yaml(run_folder / "config.yaml"))
+
+
+def user_settings() -> Nested:
+    """Return the settings of this machine in the user's own file, by dotted key; none where there is no file."""
+    file = settings_file()
+    if not file.is_file():
+        return {}
+    given = dict(flatten(read_yaml(file)))
+    require_machine_settings(given, str(file))
+    return given
+
+
+def _without_orders(path: Path, content: Nested) -> Nested:
+    # Files of older versions hold the defaults, which harm nobody.
+    default = dict(flatten(RunConfig.model_validate({"strategy": NAMED_SECTIONS["strategy"]}).model_dump(mode="json")))
+    for key, value in flatten(content):
+        if key in MACHINE_SETTINGS and value != default[key]:
+            raise FedsimError(
+                f"{path}: {key} is a setting of this machine, which no configuration may make; give --set "
+                f"{key}={shown(value)}, or put it into {settings_file()}"
+            )
+    return without_machine_settings(content)
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from fedsim.config.strategy import StrategyConfig
+from fedsim.config.machine import without_machine_settings
 from fedsim.data.config import DataConfig, Dirichlet
 from fedsim.models.config import ModelConfig
 from fedsim.privacy.config import PrivacyConfig
@@ -239,8 +240,8 @@ class RunConfig(Config):
         }
 
     def to_yaml(self) -> str:
-        """Return the complete configuration as YAML; loading it gives an equal configuration."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        """Return as YAML all that is not this machine's to say; loading it gives an equal configuration otherwise."""
+        return yaml.safe_dump(without_machine_settings(self.model_dump(mode="json")), sort_keys=False)
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -19,6 +19,7 @@ from fedsim.engine.ray_cluster import Cluster, metrics_address
 from fedsim.engine.ray_metrics import Gauges
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Reply
+from fedsim.environment import code_in_use
 from fedsim.errors import FedsimError
 from fedsim.flower.internals import OWN, broadcast_of
 from fedsim.flower.records import TensorArray, copy_records
@@ -48,6 +49,10 @@ class FedsimWorker:
         self._worker: ChunkRunner | None = None
         self._broadcasts: dict[Any, RecordDict] = {}
         self._gauges: Gauges | None = None
+
+    def code(self) -> dict[str, str]:
+        """Return what this process computes with."""
+        return code_in_use()
 
     def prepare(self, run: list[Any]) -> None:
         """Make the worker of a run, unless this process has it; `run` is [reference to what makes it]."""
@@ -128,10 +133,15 @@ class RayEngine(Engine):
 
     def _prepare(self) -> None:
         """Have all actors make their workers, so that what is wrong with these shows before the run begins."""
-        calls = [(actor, actor.prepare.remote(self._worker)) for actor in self._lease.actors]
-        for actor, call in calls:
+        here = code_in_use()
+        calls = [(a, a.prepare.remote(self._worker), a.code.remote()) for a in self._lease.actors]
+        for actor, call, code in calls:
             try:
                 ray.get(call)
+                _require_same_code(here, ray.get(code))
+            except FedsimError:
+                self.close()
+                raise
             except ray.exceptions.RayTaskError as error:
                 self.close()
                 cause = error.cause
@@ -232,6 +242,15 @@ class RayEngine(Engine):
 
 def _key(content: RecordDict) -> Hashable:
     return broadcast_of(content) or id(content)
+
+
+def _require_same_code(here: Mapping[str, str], there: Mapping[str, str]) -> None:
+    for name, value in here.items():
+        if there.get(name) != value:
+            raise FedsimError(
+                f"engine: a Ray worker computes with another {name} ({there.get(name, 'none')[:12]}, not "
+                f"{value[:12]}); install the same versions on every node"
+            )
 
 
 def _first(due: Mapping[Any, float]) -> tuple[Any, bool]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedsim.config.run import EngineConfig
@@ -90,7 +93,7 @@ class Cluster:
     def _spawn(self, size: Size) -> Any:
         variables = {f"{library}_NUM_THREADS": str(size.threads) for library in ("OMP", "MKL", "OPENBLAS")}
         if self._started is not None and self._started.ray_address is None:
-            # On this machine, let it import what this process can: tests, scripts, a user's own client app.
+            # On this machine, let it import what this process does, from the same places in the same order.
             variables["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in sys.path)
         return (
             ray.remote(self._actor_class)
@@ -183,12 +186,26 @@ def _start(options: EngineConfig) -> str:
     else:
         _require_reachable(options.ray_address)
     try:
-        context = ray.init(address=options.ray_address or "local", log_to_driver=False, logging_level="ERROR", **more)
+        with _from_nowhere():
+            context = ray.init(
+                address=options.ray_address or "local", log_to_driver=False, logging_level="ERROR", **more
+            )
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         where = f"engine.ray_address: {options.ray_address} cannot be joined" if options.ray_address else "engine: Ray"
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FedsimError(f"{where} ({reason})") from None
     return str(context.dashboard_url or "")
+
+
+@contextlib.contextmanager
+def _from_nowhere() -> Iterator[None]:
+    """Start Ray where nothing is to be imported: its workers look for modules where it was started, before all else."""
+    before = Path.cwd()
+    os.chdir("/")
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _require_reachable(address: str) -> None:

@@ -17,6 +17,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedsim.config.machine import without_machine_settings
 from fedsim.continual import accuracy_matrix
 from fedsim.data.longtail import shot_groups
 from fedsim.errors import FedsimError, nearest
@@ -108,7 +109,7 @@ class RunFolder:
         """Return the run in the folder `path`, or refuse with one line that says what is wrong with it."""
         folder = Path(path)
         _require_run_folder(folder)
-        config = _read_mapping(folder / "config.yaml")
+        config = without_machine_settings(_read_mapping(folder / "config.yaml"))
         environment_file, summary_file = folder / "environment.json", folder / "summary.json"
         environment = _read_mapping(environment_file) if environment_file.exists() else {}
         summary = _read_summary(summary_file) if summary_file.exists() else None

@@ -20,7 +20,8 @@ import numpy as np
 from safetensors import SafetensorError
 
 from fedsim.atomic import write_atomically
-from fedsim.config.resolve import find_config, read_yaml, resolve
+from fedsim.config.machine import require_machine_settings
+from fedsim.config.resolve import find_config, recorded_config, resolve, user_settings
 from fedsim.config.run import RunConfig
 from fedsim.data.datasets import load_dataset
 from fedsim.data.federation import FederatedData
@@ -84,20 +85,33 @@ def run(
 
 def run_layers(layers: Sequence[Mapping[str, Any]], *, force: bool, progress: Progress | None) -> RunResult:
     """Run the configuration that the layers make, see `fedsim.config.resolve`, in a new run folder."""
-    config = resolve(*layers)
+    config = resolve(user_settings(), *layers)
     return _begin(_folder_for(config, force), Simulation(config, progress))
 
 
-def resume(folder: str | Path, progress: Progress | None = None) -> RunResult:
+def resume(
+    folder: str | Path, progress: Progress | None = None, *, overrides: Mapping[str, Any] | None = None
+) -> RunResult:
     """Continue a run that was stopped or killed, from its last checkpoint, to the bits it would have come to.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    progress
+        Shows how it goes.
+    overrides
+        Settings of this machine, such as `{"engine.device": "cpu"}`: a run folder makes none.
 
     Raises
     ------
     FedsimError
         If `folder` is no run, its checkpoint is damaged, or its data is another than it began with.
     """
+    require_machine_settings(overrides or {}, "overrides of a run that goes on")
     path = RunFolder.open(folder).path
-    return _continue(path, Simulation(resolve(read_yaml(path / "config.yaml")), progress))
+    config = resolve(user_settings(), recorded_config(path), overrides or {})
+    return _continue(path, Simulation(config, progress))
 
 
 def begin_or_resume(folder: Path, simulation: Simulation) -> RunResult:
@@ -115,7 +129,7 @@ def require_same_data(run: RunFolder, data: FederatedData) -> None:
 def load_run_model(folder: str | Path) -> Classifier:
     """Return the final global model of a finished run, in evaluation mode."""
     path = RunFolder.open(folder).path
-    config = resolve(read_yaml(path / "config.yaml"))
+    config = resolve(recorded_config(path))
     dataset = load_dataset(config.data, config.seed)
     model = build_run_model(config, dataset)
     model.load_state_dict(load_model(path / "model.safetensors"))

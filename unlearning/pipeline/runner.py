@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedsim.config.machine import MACHINE_SETTINGS
 from fedsim.config.run import HistoryConfig
 from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError, RunFailed, nearest
@@ -81,7 +82,8 @@ def unlearn(
     purge
         Remove what the forgotten clients sent from the run's history, and from those of its originals, in the end.
     overrides
-        Options: {"method.option": value}, or {"option": value} for one method.
+        Options: {"method.option": value}, or {"option": value} for one method; and settings of this machine, such as
+        {"engine.device": "cpu"}.
     force
         Replace the outcome of that name.
     progress
@@ -108,9 +110,11 @@ def unlearn(
         compare = RETRAIN
     for method in asked if asked != ["all"] else []:
         load_unlearning(method)  # a name that does not exist: before the data is read
-    source = open_source(path)
+    overrides = dict(overrides or {})
+    machine = {key: overrides.pop(key) for key in MACHINE_SETTINGS if key in overrides}
+    source = open_source(path, machine)
     request = parse_forget(forget, source.data, source.config.seed)
-    entries, notes = _entries(asked, request, source.config.history, overrides or {})
+    entries, notes = _entries(asked, request, source.config.history, overrides)
     if purge:
         _require_purgeable(source, request)
     folder = _folder_for(path / "unlearned", name, f"{stem}-{forget}", force)

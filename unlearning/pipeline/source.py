@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from fedsim.config.resolve import read_yaml, resolve
+from fedsim.config.resolve import resolve, user_settings
 from fedsim.config.run import RunConfig
 from fedsim.data.datasets import Dataset
 from fedsim.data.federation import FederatedData, federate
@@ -38,8 +40,8 @@ class Source:
     """Its final global model, in evaluation mode on `device`."""
 
 
-def open_source(path: Path) -> Source:
-    """Return the finished run in a folder.
+def open_source(path: Path, machine: Mapping[str, Any] | None = None) -> Source:
+    """Return the finished run in a folder, to be worked on with the settings `machine` of this machine.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def open_source(path: Path) -> Source:
         raise FedsimError(f"{path}: is the result of an unlearning; give the run above it, {path.resolve().parents[1]}")
     if folder.status != "finished":
         raise FedsimError(f"{path}: is {folder.status}, and only a finished run forgets; fedsim run --resume {path}")
-    config, _ = choose_engine(resolve(read_yaml(path / "config.yaml")))
+    config, _ = choose_engine(resolve(user_settings(), folder.config, machine or {}))
     if config.data.labelled_fraction < 1:
         raise FedsimError(f"{path}: was trained with data.labelled_fraction below 1; unlearning needs all labels")
     if load_strategy(config.strategy.name).prepare is not None:

@@ -1,0 +1,37 @@
+"""Settings of this machine: where to write, what to compute on, whom to connect to, which port to open.
+
+They come from the command line, from Python, or from the user's own file, and never with a configuration: a preset, a
+file or a run folder may be another's, and would then choose whom this machine sends its data to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedsim.errors import FedsimError, nearest
+
+MACHINE_SETTINGS = ("out", "engine.device", "engine.ray_address", "engine.dashboard", "engine.dashboard_port")
+
+
+def settings_file() -> Path:
+    """Return where the user's own settings are, whether there are any or not."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "fedsim" / "settings.yaml"
+
+
+def without_machine_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested configuration, dotted keys allowed, without what is this machine's to say."""
+    return {
+        key: without_machine_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if f"{prefix}{key}" not in MACHINE_SETTINGS
+    }
+
+
+def require_machine_settings(given: Mapping[str, Any], where: str) -> None:
+    """Refuse keys that are no settings of this machine; `where` begins the line."""
+    for key in given:
+        if key not in MACHINE_SETTINGS:
+            raise FedsimError(f"{where}: {key} is no setting of this machine; {nearest(key, MACHINE_SETTINGS)}")
