@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -20,10 +21,14 @@ def report(
     """Write one HTML report of the run folders RUNS: of one, or of several side by side."""
     from fedsim.report.html import write_report
     from fedsim.runs.folder import RunFolder
+    from fedsim.runs.reserve import held
 
     folders = [RunFolder.open(run) for run in runs]
     for folder in folders:
         if "unlearn" in folder.config:
             raise FedsimError(f"{folder.path}: is the result of an unlearning; its report is there: report.html")
-    path = write_report(folders, out or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html")))
+    with contextlib.ExitStack() as stack:
+        if out is None and len(runs) == 1:
+            stack.enter_context(held(runs[0], shared=True))
+        path = write_report(folders, out or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html")))
     Console(soft_wrap=True).print(str(path), highlight=False, markup=False)

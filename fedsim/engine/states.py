@@ -176,7 +176,7 @@ class ClientStates:
                 self._folder = Path(tempfile.mkdtemp(prefix="fedsim-states-"))
             else:
                 self._folder = self._place
-                self._folder.mkdir(parents=True)
+                self._folder.mkdir()
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder
 

@@ -58,6 +58,7 @@ class Checkpoint:
         for rest in folder.glob(".round-*"):  # of a process that was killed here
             shutil.rmtree(rest)
         final, temporary = folder / _name(self.round), folder / f".{_name(self.round)}.tmp"
+        folder.mkdir(exist_ok=True)  # the run's own folder has to be there
         (temporary / "clients").mkdir(parents=True)
         new = self.clients.write_committed(temporary / "clients")
         groups = {"model": self.model, "server": self.server[0]}

@@ -101,7 +101,8 @@ class HistoryWriter:
     ) -> bool:
         """Begin a round that starts from `model`; returns whether clients are asked for their own updates."""
         self.discard()
-        self._temporary.mkdir(parents=True)
+        self.folder.mkdir(exist_ok=True)  # the run's own folder has to be there
+        self._temporary.mkdir()
         kept = (server_round - 1) % self.config.every == 0
         self._model = model
         self._round = _RoundFile(

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import itertools
 import json
-import os
 import shlex
 import shutil
 import time
@@ -34,8 +31,11 @@ from fedsim.runs.checkpoint import load_latest, load_model, save_model, sha256
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.history import HistoryWriter, require_room
 from fedsim.runs.progress import Progress
+from fedsim.runs.reserve import held, put_in_place, sweep, temporary_for
 from fedsim.runs.simulation import Metrics, RunState, Simulation, TooFewReplies, build_run_model
 from fedsim.runs.staging import schedule
+
+_ELSEWHERE = "choose another --out"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def run(
 def run_layers(layers: Sequence[Mapping[str, Any]], *, force: bool, progress: Progress | None) -> RunResult:
     """Run the configuration that the layers make, see `fedsim.config.resolve`, in a new run folder."""
     config = resolve(user_settings(), *layers)
-    return _begin(_folder_for(config, force), Simulation(config, progress))
+    with _reserved(config, force) as folder:
+        return _begin(folder, Simulation(config, progress))
 
 
 def resume(
@@ -110,13 +111,15 @@ def resume(
     """
     require_machine_settings(overrides or {}, "overrides of a run that goes on")
     path = RunFolder.open(folder).path
-    config = resolve(user_settings(), recorded_config(path), overrides or {})
-    return _continue(path, Simulation(config, progress))
+    with held(path):
+        config = resolve(user_settings(), recorded_config(path), overrides or {})
+        return _continue(path, Simulation(config, progress))
 
 
 def begin_or_resume(folder: Path, simulation: Simulation) -> RunResult:
     """Bring a run to its end in `folder`, from its last checkpoint if it is there already."""
-    return (_continue if folder.exists() else _begin)(folder, simulation)
+    with held(folder):
+        return (_continue if folder.exists() else _begin)(folder, simulation)
 
 
 def require_same_data(run: RunFolder, data: FederatedData) -> None:
@@ -141,32 +144,18 @@ def _begin(folder: Path, simulation: Simulation) -> RunResult:
     require_room(config.history, simulation.server.initial(), config.rounds, config.cohort_size)
     with contextlib.closing(simulation.engine()) as engine:  # first: it may not be to be had
         _make_folder(folder, simulation)
-        with _held(folder):
-            return _finish(folder, simulation, engine, simulation.begin())
+        return _finish(folder, simulation, engine, simulation.begin())
 
 
 def _continue(folder: Path, simulation: Simulation) -> RunResult:
     require_same_data(RunFolder.open(folder), simulation.data)
-    with _held(folder), contextlib.closing(simulation.engine()) as engine:
+    with contextlib.closing(simulation.engine()) as engine:
         checkpoint = load_latest(folder)
         try:
             state = simulation.begin() if checkpoint is None else simulation.restore(checkpoint, engine)
         except FedsimError as error:
             raise FedsimError(f"{folder}: {error}") from None
         return _finish(folder, simulation, engine, state)
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Keep other processes from continuing or replacing the run in `folder`; the lock ends with its process."""
-    with contextlib.ExitStack() as held:
-        with contextlib.suppress(OSError):  # a folder without the file, a file system without locks
-            file = held.enter_context((folder / "environment.json").open("r+b"))  # it is there, and never replaced
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InUse(f"{folder}: another process is at work on this run; wait for it or stop it") from None
-        yield
 
 
 def _finish(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> RunResult:
@@ -193,6 +182,7 @@ def _finish(folder: Path, simulation: Simulation, engine: Engine, state: RunStat
 
 def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> None:
     config, saved = simulation.config, state.round
+    there = _Presence(folder)
     history = HistoryWriter(folder, config.history) if config.history.keep != "none" else None
     try:
         if history is not None:
@@ -207,7 +197,9 @@ def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: Run
         simulation.progress.begin(config, simulation.choices | engine.notes, state.round)
         with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
             while state.round < config.rounds:
+                there.require(state.round)
                 metrics = simulation.step(state, engine, history)
+                there.require(state.round)
                 log.write(_line(state.metrics[-1]))
                 log.flush()
                 if state.round % config.checkpoint_every == 0 or state.round == config.rounds:
@@ -216,12 +208,36 @@ def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: Run
                     saved = state.round
                 simulation.progress.round_done(state.round, metrics)
     except BaseException as error:
+        there.require(state.round)
         _leave(folder, simulation, state, engine, saved, error)
         raise
     finally:
         if history is not None:
             history.discard()
         simulation.progress.end()
+
+
+class _Presence:
+    """Tells when the folder that a run writes to is no longer there under its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._was = folder, _identity(folder)
+
+    def require(self, server_round: int) -> None:
+        """Refuse to go on where it is not: what is written would be of no use, or part of another run."""
+        if _identity(self._folder) != self._was:
+            raise RunFailed(
+                f"{self._folder}: was removed, renamed or replaced after {server_round} rounds, so the run stops; if it "
+                "was renamed, fedsim run --resume NEW-NAME goes on from its last checkpoint"
+            ) from None
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _leave(
@@ -242,30 +258,40 @@ def _leave(
             _write_summary(folder, simulation, state, status, "interrupted" if interrupted else _text(error))
 
 
-def _folder_for(config: RunConfig, force: bool) -> Path:
-    """Return the folder of a new run, having refused one that may not be written to."""
+@contextlib.contextmanager
+def _reserved(config: RunConfig, force: bool) -> Iterator[Path]:
+    """Hold the folder of a new run, which nobody else will make meanwhile, having refused one that may not be made."""
     dataset = Path(config.data.name.partition(":")[2] or config.data.name).stem
     name = config.name or f"{config.strategy.name}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = config.out.expanduser() / name
-    try:
-        if config.name is None:  # several runs may begin in one second
-            numbered = (folder.with_name(f"{name}-{number}") for number in itertools.count(2))
-            return next(path for path in (folder, *itertools.islice(numbered, 999)) if not path.exists())
-        there = folder.exists()
-    except OSError as error:
-        raise FedsimError(f"{folder}: cannot be written ({_disk_cause(error)}); choose another --out") from None
-    if there and not force:
+    first = config.out.expanduser() / name
+    sweep(first.parent)
+    if config.name is not None:
+        with held(first, remedy=_ELSEWHERE):
+            _require_free(first, force)
+            yield first
+        return
+    for number in itertools.count(1):  # several runs may begin in one second
+        folder = first if number == 1 else first.with_name(f"{name}-{number}")
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(held(folder, remedy=_ELSEWHERE))
+            except InUse:
+                continue
+            if not folder.exists():
+                yield folder
+                return
+
+
+def _require_free(folder: Path, force: bool) -> None:
+    if folder.exists() and not force:
         raise FedsimError(f"{folder}: exists already; choose another --name, or replace it with --force")
-    if there and not (folder / "config.yaml").is_file():
+    if folder.exists() and not (folder / "config.yaml").is_file():
         raise FedsimError(f"{folder}: is no run folder, so --force does not replace it; choose another --name")
-    with _held(folder):  # by nobody else
-        return folder
 
 
 def _make_folder(folder: Path, simulation: Simulation) -> None:
     """Make a run folder with configuration, environment and partition, whole or not at all; replace an old one."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    new_parents = [parent for parent in folder.parents if not parent.exists()]
+    temporary = temporary_for(folder)
     try:
         temporary.mkdir(parents=True)
         write_atomically(temporary / "config.yaml", simulation.config.to_yaml().encode())
@@ -275,17 +301,10 @@ def _make_folder(folder: Path, simulation: Simulation) -> None:
         counts = simulation.data.partition.label_counts(dataset.strata_train, dataset.num_strata)
         with (temporary / "partition.npz").open("wb") as file:
             np.savez_compressed(file, label_counts=counts)
-        if simulation.config.name is not None and folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        put_in_place(temporary, folder)
     except (OSError, FedsimError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        for parent in new_parents:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST):
-            raise InUse(f"{folder}: another process has just begun this run; wait for it or stop it") from None
-        raise FedsimError(f"{folder}: cannot be written ({_disk_cause(error)}); choose another --out") from None
+        raise FedsimError(f"{folder}: cannot be written ({_disk_cause(error)}); {_ELSEWHERE}") from None
 
 
 def _write_summary(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from fedsim.environment import environment, versions
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from fedsim.runs.checkpoint import save_model, sha256
+from fedsim.runs.reserve import put_in_place, temporary_for
 from unlearning.api.registry import UnlearningConfig
 from unlearning.pipeline.comparison import FILE, Comparison
 from unlearning.pipeline.forget import Request
@@ -43,13 +43,11 @@ class Outcome:
 def write_outcome(outcome: Outcome, source: Source, request: Request, options: Mapping[str, UnlearningConfig]) -> None:
     """Write the folder of an outcome, in place of an older one of its name."""
     final = outcome.folder
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    temporary = temporary_for(final)
     try:
         temporary.mkdir(parents=True)
         _write_files(temporary, outcome, source, request, options)
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
+        put_in_place(temporary, final)
     except (OSError, FedsimError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise FedsimError(f"{final}: cannot be written ({reason})") from None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,15 @@ import torch
 from fedsim.config.machine import MACHINE_SETTINGS
 from fedsim.config.run import HistoryConfig
 from fedsim.data.federation import FederatedData
-from fedsim.errors import FedsimError, RunFailed, nearest
+from fedsim.errors import FedsimError, InUse, RunFailed, nearest
 from fedsim.federated.registry import declared
 from fedsim.models.base import Classifier
 from fedsim.randomness import generator
 from fedsim.report.wording import format_duration
+from fedsim.runs.folder import RunFolder
 from fedsim.runs.history import purge as purge_history
 from fedsim.runs.progress import Progress
+from fedsim.runs.reserve import held
 from unlearning.api.federation import Federation, emptied
 from unlearning.api.registry import RETRAIN, Method, UnlearningConfig, load_unlearning
 from unlearning.api.view import View
@@ -112,22 +116,24 @@ def unlearn(
         load_unlearning(method)  # a name that does not exist: before the data is read
     overrides = dict(overrides or {})
     machine = {key: overrides.pop(key) for key in MACHINE_SETTINGS if key in overrides}
-    source = open_source(path, machine)
-    request = parse_forget(forget, source.data, source.config.seed)
-    entries, notes = _entries(asked, request, source.config.history, overrides)
-    if purge:
-        _require_purgeable(source, request)
-    folder = _folder_for(path / "unlearned", name, f"{stem}-{forget}", force)
-    dtype = source.model.classifier.weight.dtype
-    roles = assign_roles(source.data, request, source.config.seed, source.device, dtype)
-    contest = _Contest(source, request, roles, entries, notes, say, progress)
-    for number in range(seeds):
-        contest.run_seed(source.config.seed + number, oracle=compare is not None)
-    outcome = contest.outcome(folder, seeds)
-    write_outcome(outcome, source, request, {name: entry.options for name, entry in entries.items()})
-    if purge:
-        _purge(path, contest.left, source.data, say)
-    return outcome
+    RunFolder.open(path)
+    with held(path, shared=not purge):  # others may read it, and nobody may replace it or go on with it
+        source = open_source(path, machine)
+        request = parse_forget(forget, source.data, source.config.seed)
+        entries, notes = _entries(asked, request, source.config.history, overrides)
+        if purge:
+            _require_purgeable(source, request)
+        with _reserved(path / "unlearned", name, f"{stem}-{forget}", force) as folder:
+            dtype = source.model.classifier.weight.dtype
+            roles = assign_roles(source.data, request, source.config.seed, source.device, dtype)
+            contest = _Contest(source, request, roles, entries, notes, say, progress)
+            for number in range(seeds):
+                contest.run_seed(source.config.seed + number, oracle=compare is not None)
+            outcome = contest.outcome(folder, seeds)
+            write_outcome(outcome, source, request, {name: entry.options for name, entry in entries.items()})
+        if purge:
+            _purge(path, contest.left, source.data, say)
+        return outcome
 
 
 class _Contest:
@@ -309,15 +315,25 @@ def _purge(run: Path, left: FederatedData, data: FederatedData, say: Callable[[s
     say(f"purged: {files:,} stored updates, {size / 1e6:.1f} MB, of {len(gone)} clients")
 
 
-def _folder_for(parent: Path, name: str | None, described: str, force: bool) -> Path:
-    """Return the folder of a new outcome, having refused one that may not be written to."""
+@contextlib.contextmanager
+def _reserved(parent: Path, name: str | None, described: str, force: bool) -> Iterator[Path]:
+    """Hold the folder of a new outcome, having refused one that may not be written to."""
     if name is None:
         stem = re.sub(r"[^A-Za-z0-9.]+", "-", described)[:80].strip("-.")
-        names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
-        return next(folder for other in names if not (folder := parent / other).exists())
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name in FOLDERS:
+        for number in itertools.count(1):
+            folder = parent / (stem if number == 1 else f"{stem}-{number}")
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(held(folder))
+                except InUse:  # the same request, at the same time
+                    continue
+                if not folder.exists():
+                    yield folder
+                    return
+    elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name in FOLDERS:
         raise FedsimError(f"--name {name}: must be letters, digits, '.', '_' and '-', and none of {', '.join(FOLDERS)}")
-    folder = parent / name
-    if folder.exists() and not force:
-        raise FedsimError(f"{folder}: exists already; choose another --name, or replace it with --force")
-    return folder
+    else:
+        with held(folder := parent / name):
+            if folder.exists() and not force:
+                raise FedsimError(f"{folder}: exists already; choose another --name, or replace it with --force")
+            yield folder

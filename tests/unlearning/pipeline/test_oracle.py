@@ -12,7 +12,8 @@ from fedsim.config.resolve import resolve
 from fedsim.errors import FedsimError, InUse
 from fedsim.runs.checkpoint import load_model
 from fedsim.runs.progress import Quiet
-from fedsim.runs.runner import _held, resume
+from fedsim.runs.reserve import held
+from fedsim.runs.runner import resume
 from fedsim.runs.simulation import Simulation
 from unlearning.pipeline.forget import parse_forget
 from unlearning.pipeline.oracle import recipe_hash, retrained
@@ -113,7 +114,7 @@ def test_two_processes_do_not_train_the_same_one(copied: Source) -> None:
 def test_a_run_that_is_worked_on_is_neither_resumed_nor_replaced(copied: Source) -> None:
     run = copied.folder.path
     again = {"name": run.name, "out": str(run.parent)}
-    with _held(run):
+    with held(run):
         with pytest.raises(InUse, match="another process is at work on this run; wait for it or stop it"):
             resume(run)
         with pytest.raises(InUse):
