@@ -10,8 +10,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
-from fedsim.config.strategy import StrategyConfig
 from fedsim.config.machine import without_machine_settings
+from fedsim.config.strategy import StrategyConfig
 from fedsim.data.config import DataConfig, Dirichlet
 from fedsim.models.config import ModelConfig
 from fedsim.privacy.config import PrivacyConfig

@@ -227,8 +227,8 @@ class _Presence:
         """Refuse to go on where it is not: what is written would be of no use, or part of another run."""
         if _identity(self._folder) != self._was:
             raise RunFailed(
-                f"{self._folder}: was removed, renamed or replaced after {server_round} rounds, so the run stops; if it "
-                "was renamed, fedsim run --resume NEW-NAME goes on from its last checkpoint"
+                f"{self._folder}: was removed, renamed or replaced after {server_round} rounds, so the run stops; if "
+                "it was renamed, fedsim run --resume NEW-NAME goes on from its last checkpoint"
             ) from None
 
 
