@@ -114,7 +114,7 @@ def user_settings() -> Nested:
 
 def _without_orders(path: Path, content: Nested) -> Nested:
     # Files of older versions hold the defaults, which harm nobody.
-    default = dict(flatten(RunConfig.model_validate({"strategy": NAMED_SECTIONS["strategy"]}).model_dump(mode="json")))
+    default = dict(flatten(resolve().model_dump(mode="json")))
     for key, value in flatten(content):
         if key in MACHINE_SETTINGS and value != default[key]:
             raise FedsimError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,18 @@ from typing import Any
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from fedsim.errors import FedsimError
 from fedsim.flower.records import TensorArray
+from fedsim.sealed import sha256
 
 _HEADER = "records"
 
 
-def write_records(path: Path, records: RecordDict) -> None:
-    """Write records to `path`. The order of keys and names is kept: sums over them depend on it."""
+def write_records(path: Path, records: RecordDict) -> str:
+    """Write records to `path`, and return its SHA-256. The order of keys and names is kept: sums depend on it."""
     tensors: dict[str, Tensor] = {}
     header: list[list[Any]] = []
     for key, record in records.items():
@@ -37,21 +39,25 @@ def write_records(path: Path, records: RecordDict) -> None:
         else:
             kind = "metrics" if isinstance(record, MetricRecord) else "config"
             header.append([key, kind, [[name, _to_json(value)] for name, value in record.items()]])
-    save_file(tensors, path, {_HEADER: json.dumps(header)})
+    content = save(tensors, {_HEADER: json.dumps(header)})
+    path.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 _NONE = torch.empty(0, dtype=torch.uint8)
 
 
-def read_records(path: Path) -> RecordDict:
+def read_records(path: Path, digest: str | None = None) -> RecordDict:
     """Return the records in a file that `write_records` wrote.
 
     Raises
     ------
     FedsimError
-        If it cannot be read.
+        If it cannot be read, or its SHA-256 is not `digest`.
     """
     try:
+        if digest is not None and sha256(path) != digest:
+            raise FedsimError(f"{path}: is not what was written (its checksum does not match)")
         with safe_open(path, framework="pt") as file:
             records = RecordDict()
             for key, kind, entries in json.loads(file.metadata()[_HEADER]):
@@ -69,21 +75,6 @@ def read_records(path: Path) -> RecordDict:
                     values = {name: _from_json(value) for name, value in entries}
                     records[key] = MetricRecord(values) if kind == "metrics" else ConfigRecord(values)
             return records
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise FedsimError(f"{path}: not a readable client state ({type(error).__name__})") from None
-
-
-def require_whole(path: Path) -> None:
-    """Refuse a file of records that is missing or cut short; its header is read, not its arrays.
-
-    Raises
-    ------
-    FedsimError
-        If it is.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            json.loads(file.metadata()[_HEADER])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise FedsimError(f"{path}: not a readable client state ({type(error).__name__})") from None
 

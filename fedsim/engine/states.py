@@ -13,6 +13,7 @@ from pathlib import Path
 from flwr.app import RecordDict
 
 from fedsim.engine.client_state_file import read_records, size_bytes, write_records
+from fedsim.sealed import sha256
 
 _DEFAULT_MEMORY = 1 << 30
 
@@ -20,8 +21,10 @@ _DEFAULT_MEMORY = 1 << 30
 class _Version:
     """One state of one client: in memory, in a file, or both. A version never changes; a new one replaces it."""
 
-    def __init__(self, records: RecordDict | None = None, path: Path | None = None) -> None:
+    def __init__(self, records: RecordDict | None = None, path: Path | None = None, digest: str | None = None) -> None:
         self.records, self.path = records, path
+        self.digest = digest
+        """SHA-256 of the file."""
         self.size_bytes = 0
 
 
@@ -58,7 +61,7 @@ class ClientStates:
         records = version.records
         if records is None:
             assert version.path is not None
-            records = read_records(version.path)
+            records = read_records(version.path, version.digest)
         self._remember(version, records)
         return records
 
@@ -91,14 +94,19 @@ class ClientStates:
         """Return the file of each kept state that has one."""
         return {client: version.path for client, version in self._kept.items() if version.path is not None}
 
+    def digests(self) -> dict[int, str]:
+        """Return the SHA-256 of each of `files`, as far as it is known."""
+        return {client: version.digest for client, version in self._kept.items() if version.digest is not None}
+
     # Files --------------------------------------------------------------------------------------------------------
 
-    def adopt(self, files: Mapping[int, Path]) -> None:
+    def adopt(self, files: Mapping[int, Path], digests: Mapping[int, str] | None = None) -> None:
         """Keep exactly the states in these files, which stay where they are; each is read when it is asked for."""
+        known = digests or {}
         self.discard()
         for version in self._kept.values():
             self._drop(version)
-        self._kept = {client: _Version(path=path) for client, path in files.items()}
+        self._kept = {client: _Version(path=path, digest=known.get(client)) for client, path in files.items()}
 
     def write_committed(self, folder: Path) -> list[Path]:
         """Put a file of every kept state into `folder`; returns those that are not safely on disk yet.
@@ -110,7 +118,7 @@ class ClientStates:
             target = folder / file_name(client)
             if version.path is None:
                 assert version.records is not None
-                write_records(target, version.records)
+                version.digest = write_records(target, version.records)
                 new.append(target)
                 continue
             try:
@@ -119,6 +127,8 @@ class ClientStates:
             except OSError:  # another disk, or one that knows no links
                 shutil.copyfile(version.path, target)
                 linked = False
+            if version.digest is None:
+                version.digest = sha256(target)
             if not linked or version.path.parent == self._folder:
                 new.append(target)
         return new
@@ -152,7 +162,7 @@ class ClientStates:
         assert version.records is not None
         if version.path is None:
             path = self._own_folder() / f"{next(self._numbers)}.safetensors"
-            write_records(path, version.records)
+            version.digest = write_records(path, version.records)
             version.path = path
         self._forget(version)
 

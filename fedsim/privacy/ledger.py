@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedsim.atomic import write_atomically
 from fedsim.errors import FedsimError
+from fedsim.sealed import Damaged, seal, unseal
 
 Unit = Literal["response", "example", "client"]
 """Whose presence is hidden: one response (label), one sample with its label, or all that one client has."""
@@ -128,7 +129,7 @@ class Ledger(BaseModel):
 
     def save(self, run_folder: Path) -> None:
         """Write `privacy.json` atomically."""
-        write_atomically(run_folder / _FILE, self.model_dump_json(indent=1).encode())
+        write_atomically(run_folder / _FILE, seal(self.model_dump_json(indent=1)))
 
     @classmethod
     def read(cls, run_folder: Path) -> Ledger:
@@ -141,12 +142,14 @@ class Ledger(BaseModel):
         """
         file = run_folder / _FILE
         try:
-            return cls.model_validate_json(file.read_bytes())
+            return cls.model_validate_json(unseal(file.read_bytes()))
         except OSError as error:
             raise FedsimError(f"{file}: cannot be read ({error.strerror}); run it anew to have its ledger") from None
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"])) or "its text"
             raise FedsimError(f"{file}: malformed ({where}); restore that file or give another run") from None
+        except Damaged as error:
+            raise FedsimError(f"{file}: {error}; restore that file or give another run") from None
 
 
 def undeclared(items: Iterable[str], releases: Sequence[Release]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from typing_extensions import TypedDict
 
 from fedsim.atomic import fsync
-from fedsim.engine.client_state_file import require_whole
 from fedsim.engine.states import ClientStates, file_name
 from fedsim.errors import FedsimError
 from fedsim.flower.records import Tensors
+from fedsim.sealed import Damaged, seal, sha256, unseal
 
 _KEPT = 2  # the newest, and the one before in case a disk fails
 
@@ -64,14 +64,16 @@ class Checkpoint:
         groups = {"model": self.model, "server": self.server[0]}
         tensors = {f"{group}/{name}": value for group, part in groups.items() for name, value in part.items()}
         save_file(_saveable(tensors), temporary / "tensors.safetensors")
+        digests = {f"clients/{file_name(client)}": digest for client, digest in self.clients.digests().items()}
+        digests["tensors.safetensors"] = sha256(temporary / "tensors.safetensors")
         state_json = {
             "round": self.round, "server": self.server[1], "clients": self.clients.committed(),
             "names": {group: list(part) for group, part in groups.items()},
             "trained": self.trained, "metrics": self.metrics, "failures": self.failures,
             "recipe": self.recipe,
-            "took_part": self.took_part, "clip_norm": self.clip_norm,
+            "took_part": self.took_part, "clip_norm": self.clip_norm, "files": digests,
         }  # fmt: skip
-        (temporary / "state.json").write_text(json.dumps(state_json), encoding="utf-8")
+        (temporary / "state.json").write_bytes(seal(json.dumps(state_json, indent=1)))
         for path in [*new, temporary / "tensors.safetensors", temporary / "state.json", temporary / "clients"]:
             fsync(path)
         fsync(temporary)
@@ -88,31 +90,41 @@ def load_latest(run_folder: Path) -> Checkpoint | None:
     Raises
     ------
     FedsimError
-        If the newest checkpoint is damaged.
+        If the newest checkpoint is not what was written; it tells whether an older one is.
     """
     folders = sorted((run_folder / "checkpoints").glob("round-*"))
     if not folders:
         return None
-    folder = folders[-1]
     try:
+        return _load(folders[-1])
+    except FedsimError as error:
+        remedy = "none before it is whole, so start the run again"
+        for older in folders[:-1]:
+            with contextlib.suppress(FedsimError):
+                remedy = f"remove that folder to go on from the one of round {_load(older).round}, which is whole"
+        raise FedsimError(f"{error}; {remedy}") from None
+
+
+def _load(folder: Path) -> Checkpoint:
+    try:
+        state = _StateFile.model_validate_json(unseal((folder / "state.json").read_bytes(), required=True))
+        for name, digest in state.files.items():
+            if sha256(folder / name) != digest:
+                raise Damaged(f"the checksum of {name} does not match")
         tensors = load_file(folder / "tensors.safetensors")
-        state = _StateFile.model_validate_json((folder / "state.json").read_bytes())
         # In the order of the run that wrote them: files sort names, and a sum over names must not depend on that.
         model, server = (
             {name: tensors[f"{group}/{name}"] for name in state.names[group]} for group in ("model", "server")
         )
         files = {client: folder / "clients" / file_name(client) for client in state.clients}
-        for path in files.values():
-            require_whole(path)
         clients = ClientStates()
-        clients.adopt(files)
+        clients.adopt(files, {client: state.files[f"clients/{file_name(client)}"] for client in files})
         return Checkpoint(
             state.round, model, (server, state.server), clients, state.trained, list(map(dict, state.metrics)),
             state.failures, state.recipe, state.took_part, state.clip_norm,
         )  # fmt: skip
-    except (OSError, FedsimError, SafetensorError, ValueError, KeyError):
-        remedy = "remove that folder to go on from the one before" if len(folders) > 1 else "start the run again"
-        raise FedsimError(f"{folder}: the checkpoint is damaged; {remedy}") from None
+    except (OSError, SafetensorError, ValueError, KeyError):
+        raise FedsimError(f"{folder}: the checkpoint is damaged") from None
 
 
 class _Line(TypedDict):
@@ -138,6 +150,8 @@ class _StateFile(BaseModel):
     recipe: dict[str, Any]
     took_part: list[int]
     clip_norm: float | None
+    files: dict[str, str]
+    """SHA-256 of each file beside this one."""
 
 
 def _name(server_round: int) -> str:
@@ -169,8 +183,3 @@ def load_model(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)  # type: ignore[no-any-return]
     except (OSError, SafetensorError) as error:
         raise FedsimError(f"{path}: not a readable model file ({type(error).__name__})") from None
-
-
-def sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -21,6 +21,7 @@ from fedsim.config.machine import without_machine_settings
 from fedsim.continual import accuracy_matrix
 from fedsim.data.longtail import shot_groups
 from fedsim.errors import FedsimError, nearest
+from fedsim.sealed import Damaged, sha256, unseal
 
 Status: TypeAlias = Literal["finished", "stopped", "failed", "unfinished"]
 
@@ -66,6 +67,8 @@ class Summary(BaseModel):
     wall_time_s: float | None = None
     versions: dict[str, Any] = {}
     model_sha256: str | None = None
+    files: dict[str, str] = {}
+    """SHA-256 of files beside it that do not change any more."""
     metrics: dict[str, float | None] = {}
     per_class_accuracy: list[float | None] | None = None
     """In [0, 1], one per class; null where the test set holds no sample of the class."""
@@ -113,7 +116,11 @@ class RunFolder:
         environment_file, summary_file = folder / "environment.json", folder / "summary.json"
         environment = _read_mapping(environment_file) if environment_file.exists() else {}
         summary = _read_summary(summary_file) if summary_file.exists() else None
-        return cls(folder, config, environment, summary, _read_metrics(folder / "metrics.jsonl"))
+        run = cls(folder, config, environment, summary, _read_metrics(folder / "metrics.jsonl"))
+        if summary is not None and "metrics.jsonl" in summary.files:
+            again = f"fedsim run --resume {folder} writes it anew"
+            _require_sum(folder / "metrics.jsonl", summary.files["metrics.jsonl"], again)
+        return run
 
     @property
     def status(self) -> Status:
@@ -162,7 +169,11 @@ class RunFolder:
     def label_counts(self) -> NDArray[np.int64] | None:
         """Samples per client and class `(K, C)`, read when first asked for; None when the run recorded none."""
         file = self.path / "partition.npz"
-        return _read_label_counts(file) if file.exists() else None
+        if not file.exists():
+            return None
+        if digest := dict(self.environment.get("files", {})).get("partition.npz"):
+            _require_sum(file, digest, "delete that file to go on without it, or give another run")
+        return _read_label_counts(file)
 
     @property
     def class_counts(self) -> NDArray[np.int64] | None:
@@ -277,12 +288,21 @@ def _read_bytes(file: Path) -> bytes:
         raise FedsimError(f"{file}: cannot be read ({err.strerror}); mend its permissions or give another run") from err
 
 
+def _require_sum(file: Path, digest: str, remedy: str) -> None:
+    try:
+        found = sha256(file)
+    except OSError as error:
+        found = f"cannot be read: {error.strerror}"
+    if found != digest:
+        raise FedsimError(f"{file}: is not what the run wrote (its hash differs); {remedy}")
+
+
 def _read_mapping(file: Path) -> Mapping[str, Any]:
     """Read YAML, or JSON which is a part of it as far as these files go, whose top level is a mapping."""
     remedy = "restore that file or give another run"
     try:
         # A depth that flatten cannot walk, as of an alias to itself, is refused here rather than half-way later.
-        data = yaml.safe_load(_read_bytes(file))
+        data = yaml.safe_load(unseal(_read_bytes(file)))
         if isinstance(data, Mapping):
             flatten(data)
     except yaml.MarkedYAMLError as err:
@@ -297,7 +317,9 @@ def _read_mapping(file: Path) -> Mapping[str, Any]:
 
 def _read_summary(file: Path) -> Summary:
     try:
-        return Summary.model_validate_json(_read_bytes(file))
+        return Summary.model_validate_json(unseal(_read_bytes(file)))
+    except Damaged as err:
+        raise FedsimError(f"{file}: {err}; restore that file or give another run") from err
     except ValidationError as err:
         raise FedsimError(f"{file}: malformed ({_first_error(err)}); restore that file or give another run") from err
 

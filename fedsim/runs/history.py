@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flwr.app import RecordDict
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from fedsim.atomic import fsync, size_on_disk, write_atomically
 from fedsim.config.run import HistoryConfig
@@ -23,7 +23,7 @@ from fedsim.engine.worker import own_update
 from fedsim.errors import FedsimError, RunFailed
 from fedsim.federated.types import State
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
-from fedsim.runs.checkpoint import sha256
+from fedsim.sealed import seal, sha256, unseal
 
 FOLDER = "history"
 _ROUND, _MODEL = "round.json", "model.safetensors"
@@ -129,7 +129,7 @@ class HistoryWriter:
 
     def commit(self) -> None:
         """Put the round in its place."""
-        write_atomically(self._temporary / _ROUND, self._round.model_dump_json(indent=1).encode())
+        write_atomically(self._temporary / _ROUND, seal(self._round.model_dump_json(indent=1)))
         fsync(self._temporary)
         self._temporary.rename(self.folder / _name(self._round.round))
         fsync(self.folder)
@@ -150,10 +150,10 @@ class HistoryWriter:
                 f"round {self._round.round}: the history would grow beyond history.quota_mb ({self.config.quota_mb}); "
                 f"raise it in {self.folder.parent / 'config.yaml'} and go on with --resume"
             )
-        write_records(path, records)
+        digest = write_records(path, records)
         fsync(path)
         self._bytes += path.stat().st_size
-        return sha256(path)
+        return digest
 
 
 def require_room(config: HistoryConfig, model: Tensors, rounds: int, cohort: int) -> None:
@@ -185,9 +185,9 @@ class KeptRound:
         self.bytes_read = 0
         path = folder / _ROUND
         try:
-            self._file = _RoundFile.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError):
-            raise FedsimError(f"{path}: cannot be read; run it anew to have a history") from None
+            self._file = _RoundFile.model_validate_json(unseal(path.read_bytes(), required=True))
+        except (OSError, ValueError):
+            raise FedsimError(f"{path}: cannot be read, or was changed; run it anew to have a history") from None
         self.number = self._file.round
         self.cohort: Sequence[int] = self._file.cohort
         """Those that were drawn."""
@@ -217,7 +217,7 @@ class KeptRound:
         size = size_on_disk(path)
         path.unlink(missing_ok=True)
         self._file.clients[client] = Share(weight=share.weight, purged=True)
-        write_atomically(self.folder / _ROUND, self._file.model_dump_json(indent=1).encode())
+        write_atomically(self.folder / _ROUND, seal(self._file.model_dump_json(indent=1)))
         return size
 
     def _read(self, path: Path, digest: str | None) -> RecordDict:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 
 from fedsim.atomic import write_atomically
@@ -27,13 +28,14 @@ from fedsim.environment import environment, versions
 from fedsim.errors import FedsimError, InUse, RunFailed
 from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
-from fedsim.runs.checkpoint import load_latest, load_model, save_model, sha256
+from fedsim.runs.checkpoint import load_latest, load_model, save_model
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.history import HistoryWriter, require_room
 from fedsim.runs.progress import Progress
 from fedsim.runs.reserve import held, put_in_place, sweep, temporary_for
 from fedsim.runs.simulation import Metrics, RunState, Simulation, TooFewReplies, build_run_model
 from fedsim.runs.staging import schedule
+from fedsim.sealed import seal, sha256
 
 _ELSEWHERE = "choose another --out"
 
@@ -131,12 +133,27 @@ def require_same_data(run: RunFolder, data: FederatedData) -> None:
 
 def load_run_model(folder: str | Path) -> Classifier:
     """Return the final global model of a finished run, in evaluation mode."""
-    path = RunFolder.open(folder).path
-    config = resolve(recorded_config(path))
+    run = RunFolder.open(folder)
+    config = resolve(run.config)
     dataset = load_dataset(config.data, config.seed)
     model = build_run_model(config, dataset)
-    model.load_state_dict(load_model(path / "model.safetensors"))
+    model.load_state_dict(load_run_tensors(run))
     return model.eval()
+
+
+def load_run_tensors(run: RunFolder) -> dict[str, torch.Tensor]:
+    """Return the state dict of a finished run's global model.
+
+    Raises
+    ------
+    FedsimError
+        If it is not the one that the run recorded.
+    """
+    path = run.path / "model.safetensors"
+    tensors = load_model(path)
+    if run.summary is None or sha256(path) != run.summary.model_sha256:
+        raise FedsimError(f"{path}: is not the model that the run recorded (its hash differs); run it anew")
+    return tensors
 
 
 def _begin(folder: Path, simulation: Simulation) -> RunResult:
@@ -148,7 +165,11 @@ def _begin(folder: Path, simulation: Simulation) -> RunResult:
 
 
 def _continue(folder: Path, simulation: Simulation) -> RunResult:
-    require_same_data(RunFolder.open(folder), simulation.data)
+    run = RunFolder.open(folder)
+    require_same_data(run, simulation.data)
+    began_with = dict(run.environment.get("files", {})).get("config.yaml")
+    if began_with is not None and began_with != sha256(folder / "config.yaml"):
+        simulation.choices["config"] = "config.yaml was changed since the run began, which may change its outcome"
     with contextlib.closing(simulation.engine()) as engine:
         checkpoint = load_latest(folder)
         try:
@@ -296,11 +317,12 @@ def _make_folder(folder: Path, simulation: Simulation) -> None:
         temporary.mkdir(parents=True)
         write_atomically(temporary / "config.yaml", simulation.config.to_yaml().encode())
         described = environment(simulation.worker.device) | {"data_sha256": simulation.data.content_hash}
-        write_atomically(temporary / "environment.json", json.dumps(described, indent=1).encode())
         dataset = simulation.data.dataset
         counts = simulation.data.partition.label_counts(dataset.strata_train, dataset.num_strata)
         with (temporary / "partition.npz").open("wb") as file:
             np.savez_compressed(file, label_counts=counts)
+        described["files"] = {name: sha256(temporary / name) for name in ("config.yaml", "partition.npz")}
+        write_atomically(temporary / "environment.json", seal(json.dumps(described, indent=1)))
         put_in_place(temporary, folder)
     except (OSError, FedsimError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -329,6 +351,7 @@ def _write_summary(
         "wall_time_s": round(state.seconds, 3),
         "versions": versions(),
         "model_sha256": sha256(folder / "model.safetensors") if finished else None,
+        "files": {"metrics.jsonl": sha256(folder / "metrics.jsonl")},
         "metrics": _newest(state.metrics),
         "per_class_accuracy": None if head is None else [v if np.isfinite(v) else None for v in head.per_class],
         "class_counts": counts.tolist(),
@@ -337,7 +360,7 @@ def _write_summary(
         "failures": state.failures,
         "reason": reason,
     }
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=1).encode())
+    write_atomically(folder / "summary.json", seal(json.dumps(summary, indent=1)))
 
 
 def _write_pictures(folder: Path) -> None:

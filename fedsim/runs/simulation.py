@@ -169,7 +169,7 @@ class Simulation:
                 f"its checkpoint is of another version of {self.config.strategy.name} or {self.config.model.name}; "
                 "start a new run"
             )
-        engine.states.adopt(checkpoint.clients.files())
+        engine.states.adopt(checkpoint.clients.files(), checkpoint.clients.digests())
         engine.trained |= set(checkpoint.trained)
         model = {name: value.to(self.worker.device) for name, value in checkpoint.model.items()}
         seconds = float(checkpoint.metrics[-1]["time_s"]) if checkpoint.metrics else 0.0

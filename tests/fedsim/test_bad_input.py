@@ -20,6 +20,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
+from fedsim.sealed import seal, sha256, unseal
 from tests.tiny_runs import TINY_FLAGS, Cli
 
 # (command line, what its one line says, parts of it left out as ...); {port} is filled in. They run in `place`.
@@ -215,7 +216,8 @@ CASES = [
     ("run --resume runs/tiny --set a=b", "--resume: ... leave out a"),
     (
         "run --resume runs/cut_tensors",
-        "runs/cut_tensors ... round-00000003: the checkpoint is damaged; remove that folder",
+        "runs/cut_tensors ... round-00000003: the checkpoint is damaged; remove that folder to go on "
+        "from the one of round 2, which is whole",
     ),
     ("run --resume runs/garbage_state", "runs/garbage_state ... round-00000003: the checkpoint is damaged"),
     ("run --resume runs/wrong_state", "runs/wrong_state ... round-00000003: the checkpoint is damaged"),
@@ -300,6 +302,10 @@ def place(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | change))
     tensors = damaged("other_code") / newest / "tensors.safetensors"
     save_file({name: value[:1].clone() for name, value in load_file(tensors).items()}, tensors)
+    state = tensors.with_name("state.json")
+    content = json.loads(unseal(state.read_bytes()))
+    content["files"]["tensors.safetensors"] = sha256(tensors)  # by whoever made it
+    state.write_bytes(seal(json.dumps(content, indent=1)))
     (damaged("broken_config") / "config.yaml").write_text("}")
     (damaged("broken_metrics") / "metrics.jsonl").write_text("{}\n" * 3)
     return folder

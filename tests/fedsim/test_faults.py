@@ -14,8 +14,8 @@ from fedsim.config.run import FaultsConfig
 from fedsim.faults import fault_of
 from fedsim.flower.records import to_tensors
 from fedsim.runs.checkpoint import load_latest
-from fedsim.runs.runner import sha256
 from fedsim.runs.simulation import Simulation
+from fedsim.sealed import sha256
 from tests.tiny_runs import TINY, Cli
 
 FAULTY = {**TINY, "clients": 8, "rounds": 4, "faults": {"dropout": 0.2, "error": 0.15, "nan": 0.15}}

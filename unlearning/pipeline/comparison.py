@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from fedsim.errors import FedsimError
+from fedsim.sealed import Damaged, unseal
 from unlearning.evaluation.efficiency import run_time_efficiency
 from unlearning.evaluation.ensembles import Ensembles, measure_ensembles
 from unlearning.evaluation.intervals import Interval, over_seeds
@@ -158,7 +159,7 @@ def read_comparison(folder: Path) -> Comparison:
     """Return the outcome kept in the folder of an unlearning."""
     file = folder / FILE
     try:
-        return Comparison.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "malformed"
+        return Comparison.model_validate_json(unseal(file.read_bytes()))
+    except (OSError, ValueError) as error:
+        reason = str(error) if isinstance(error, Damaged) else getattr(error, "strerror", None) or "malformed"
         raise FedsimError(f"{file}: cannot be read ({reason}); run fedsim unlearn again") from None

@@ -16,8 +16,9 @@ from fedsim.atomic import write_atomically
 from fedsim.environment import environment, versions
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
-from fedsim.runs.checkpoint import save_model, sha256
+from fedsim.runs.checkpoint import save_model
 from fedsim.runs.reserve import put_in_place, temporary_for
+from fedsim.sealed import seal, sha256
 from unlearning.api.registry import UnlearningConfig
 from unlearning.pipeline.comparison import FILE, Comparison
 from unlearning.pipeline.forget import Request
@@ -72,14 +73,14 @@ def _write_files(
         "seeds": comparison.seeds,
     }
     write_atomically(folder / "config.yaml", yaml.safe_dump({MARK: asked}, sort_keys=False).encode())
-    write_atomically(folder / "environment.json", json.dumps(environment(source.device), indent=1).encode())
+    write_atomically(folder / "environment.json", seal(json.dumps(environment(source.device), indent=1)))
     np.save(folder / "forget.npy", request.rows, allow_pickle=False)
     save_model(folder / "model.safetensors", outcome.model.state_dict())
     if len(methods) > 1:
         (folder / "models").mkdir()
         for name in sorted(methods):
             save_model(folder / "models" / f"{name}.safetensors", outcome.firsts[name][0].state_dict())
-    write_atomically(folder / FILE, comparison.model_dump_json(indent=1).encode())
+    write_atomically(folder / FILE, seal(comparison.model_dump_json(indent=1)))
     best = comparison.best
     summary = {
         "status": "finished",
@@ -101,7 +102,7 @@ def _write_files(
             "data_sha256": source.data.content_hash,
         },
     }
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=1).encode())
+    write_atomically(folder / "summary.json", seal(json.dumps(summary, indent=1)))
     drawn = plots(outcome)
     for plot in drawn:
         write_atomically(folder / "plots" / f"{plot.name}.png", png(plot.figure))

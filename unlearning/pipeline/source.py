@@ -18,9 +18,8 @@ from fedsim.engine.worker import resolve_device
 from fedsim.errors import FedsimError
 from fedsim.federated.registry import load_strategy
 from fedsim.models.base import Classifier
-from fedsim.runs.checkpoint import load_model, sha256
 from fedsim.runs.folder import RunFolder
-from fedsim.runs.runner import require_same_data
+from fedsim.runs.runner import load_run_tensors, require_same_data
 from fedsim.runs.simulation import build_run_model
 from fedsim.training.precision import prepare, set_matrix_units
 
@@ -76,10 +75,6 @@ def trained_model(folder: RunFolder, config: RunConfig, dataset: Dataset, device
     FedsimError
         If it is not the one that the run recorded.
     """
-    path = folder.path / "model.safetensors"
-    tensors = load_model(path)
-    if folder.summary is None or sha256(path) != folder.summary.model_sha256:
-        raise FedsimError(f"{path}: is not the model that the run recorded (its hash differs); run it anew")
     model = build_run_model(config, dataset)
-    model.load_state_dict(tensors)
+    model.load_state_dict(load_run_tensors(folder))
     return prepare(model, config.training, device).eval()

@@ -13,7 +13,7 @@ import typer
 import fedsim
 from fedsim.cli.main import app
 from fedsim.runs.checkpoint import load_latest
-from fedsim.runs.runner import sha256
+from fedsim.sealed import sha256
 from tests.tiny_runs import TINY, TINY_FLAGS, Cli
 
 FEDSIM = [sys.executable, "-m", "fedsim"]

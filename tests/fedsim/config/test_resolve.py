@@ -17,7 +17,7 @@ from fedsim.data import partition_names
 from fedsim.errors import FedsimError
 from fedsim.federated.registry import describe, load_strategy
 from fedsim.models import available_models
-from fedsim.runs.runner import sha256
+from fedsim.sealed import sha256
 from tests.tiny_runs import TINY
 
 # Layers --------------------------------------------------------------------------------------------------------------

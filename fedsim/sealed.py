@@ -1,0 +1,53 @@
+"""Checksums of what is read back: a JSON file carries its own, and those of the files beside it.
+
+They tell of disks and copies that have changed a file. Who wants to forge one can compute them, too.
+"""
+
+import hashlib
+from pathlib import Path
+
+_KEY = b',\n "seal": "'
+
+
+class Damaged(ValueError):
+    """A file is not what was written."""
+
+
+def seal(json_object: str) -> bytes:
+    """Return the text of a JSON object, indented by 1, with its checksum as the last key."""
+    content = json_object.rstrip().encode()
+    if not content.endswith(b"\n}"):
+        raise ValueError("needs a JSON object that is not empty, indented by 1")
+    return content[:-2] + _KEY + hashlib.sha256(content).hexdigest().encode() + b'"\n}\n'
+
+
+def unseal(content: bytes, *, required: bool = False) -> bytes:
+    """Return the JSON that `seal` was given.
+
+    Parameters
+    ----------
+    content
+        Of the file.
+    required
+        Whether a file without a checksum is refused; a person, or another program, may have written it.
+
+    Raises
+    ------
+    Damaged
+        If it is not what was written.
+    """
+    body, key, rest = content.rpartition(_KEY)
+    if not key:
+        if required:
+            raise Damaged("it has no checksum")
+        return content
+    written = body + b"\n}"
+    if rest.rstrip() != hashlib.sha256(written).hexdigest().encode() + b'"\n}':
+        raise Damaged("its checksum does not match: it has been changed since it was written")
+    return written
+
+
+def sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
