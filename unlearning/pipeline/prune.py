@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -33,9 +32,11 @@ from fedsim.models.base import Classifier
 from fedsim.models.channels import channel_groups, cost, layer_positions
 from fedsim.privacy.ledger import Ledger, Release
 from fedsim.randomness import generator
-from fedsim.runs.checkpoint import save_model, sha256
+from fedsim.runs.checkpoint import save_model
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.progress import Progress
+from fedsim.runs.reserve import held, put_in_place, temporary_for
+from fedsim.sealed import seal, sha256, unseal
 from unlearning.api.pruner import Pruner, PrunerConfig, load_pruner
 from unlearning.parts.cutting import Batches, Corrections, Target, cut
 from unlearning.pipeline.source import Source, open_source
@@ -150,27 +151,32 @@ def prune(
     """
     pruner, goal = load_pruner(method), Target.parse(target)
     options = _options(pruner, overrides or {})
-    source = open_source(Path(run))
-    folder = _folder_for(source, name or f"{method}-{target.replace('=', '-')}", force)
-    how, shape = how or Corrections(), source.data.dataset.input_shape
-    begun = time.perf_counter()
-    small = cut(
-        source.model, shape, pruner, options, goal, _holders(source, data, samples), how,
-        generator(source.config.seed, f"prune-{method}"),
-    )  # fmt: skip
-    seconds = time.perf_counter() - begun
-    before, after = (channel_groups(model, shape) for model in (source.model, small))
-    (first, _), (second, score) = _measured(source, [source.model, small])
-    record = Pruning(
-        run=str(source.folder.path), method=method, options=options.model_dump(mode="json", exclude={"name"}),
-        target=target, data=_WORDS[data], samples=0 if data == "none" else samples, cuts=how.cuts,
-        compensate=how.compensate and data != "none", batch_norm=how.batch_norm and data != "none",
-        before=first, after=second, seconds=seconds,
-        channels={group: (before[group].channels, after[group].channels) for group in before},
-    )  # fmt: skip
-    _write(folder, source, small, record, score, data)
+    folder = Path(run) / FOLDER / (name or f"{method}-{target.replace('=', '-')}")
+    RunFolder.open(run)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(held(Path(run), shared=True))
+        source = open_source(Path(run))
+        stack.enter_context(held(folder))
+        _require_free(folder, force)
+        how, shape = how or Corrections(), source.data.dataset.input_shape
+        begun = time.perf_counter()
+        small = cut(
+            source.model, shape, pruner, options, goal, _holders(source, data, samples), how,
+            generator(source.config.seed, f"prune-{method}"),
+        )  # fmt: skip
+        seconds = time.perf_counter() - begun
+        before, after = (channel_groups(model, shape) for model in (source.model, small))
+        (first, _), (second, score) = _measured(source, [source.model, small])
+        record = Pruning(
+            run=str(source.folder.path), method=method, options=options.model_dump(mode="json", exclude={"name"}),
+            target=target, data=_WORDS[data], samples=0 if data == "none" else samples, cuts=how.cuts,
+            compensate=how.compensate and data != "none", batch_norm=how.batch_norm and data != "none",
+            before=first, after=second, seconds=seconds,
+            channels={group: (before[group].channels, after[group].channels) for group in before},
+        )  # fmt: skip
+        _write(folder, source, small, record, score, data)
     if fine_tune_rounds:
-        _fine_tune(source, folder, fine_tune_rounds, force, progress)
+        _fine_tune(folder, fine_tune_rounds, force, progress)
     return Pruned(folder, small, record)
 
 
@@ -189,11 +195,9 @@ def _options(pruner: Pruner, given: Mapping[str, Any]) -> PrunerConfig:
         raise FedsimError(f"--set {one_line(error, pruner.config, pruner.name, owner=pruner.name)}") from None
 
 
-def _folder_for(source: Source, name: str, force: bool) -> Path:
-    folder = source.folder.path / FOLDER / name
+def _require_free(folder: Path, force: bool) -> None:
     if folder.exists() and not force:
         raise FedsimError(f"{folder}: exists already; choose another --name, or replace it with --force")
-    return folder
 
 
 def _holders(source: Source, data: Data, samples: int) -> Batches | None:
@@ -259,13 +263,11 @@ def _medians(
 
 def _write(folder: Path, source: Source, model: Classifier, record: Pruning, score: Score, data: Data) -> None:
     """Write the folder, whole or not at all."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = temporary_for(folder)
     try:
         temporary.mkdir(parents=True)
         _write_files(temporary, folder.name, source, model, record, score, data)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        put_in_place(temporary, folder)
     except OSError as error:
         raise FedsimError(f"{folder}: cannot be written ({error.strerror})") from None
     finally:
@@ -286,14 +288,14 @@ def _write_files(
     run = source.folder.path
     write_atomically(folder / "config.yaml", _config_of(source, record, name).to_yaml().encode())
     described = environment(source.device) | {"data_sha256": source.data.content_hash}
-    write_atomically(folder / "environment.json", json.dumps(described, indent=1).encode())
+    write_atomically(folder / "environment.json", seal(json.dumps(described, indent=1)))
     shutil.copyfile(run / "partition.npz", folder / "partition.npz")
     ledger = Ledger.read(run)
     if data == "train":
         ledger = ledger.model_copy(update={"releases": (*ledger.releases, RELEASE)})
     ledger.save(folder)
     save_model(folder / "model.safetensors", model.state_dict())
-    write_atomically(folder / FILE, record.model_dump_json(indent=1).encode())
+    write_atomically(folder / FILE, seal(record.model_dump_json(indent=1)))
     metrics = {key: value for key, value in score.metrics("global", {}).items() if np.isfinite(value)}
     rounds = source.folder.rounds_done
     line = {"round": rounds, "time_s": round(record.seconds, 4), "metrics": metrics}
@@ -307,7 +309,7 @@ def _write_files(
         "class_counts": source.data.class_counts.tolist(), "failures": 0,
         "source": {"run": record.run, "model_sha256": source.folder.summary and source.folder.summary.model_sha256},
     }  # fmt: skip
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=1).encode())
+    write_atomically(folder / "summary.json", seal(json.dumps(summary, indent=1)))
 
 
 RELEASE = Release(
@@ -337,15 +339,18 @@ def read_pruning(folder: Path) -> Pruning:
     """
     file = folder / FILE
     try:
-        return Pruning.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError):
+        return Pruning.model_validate_json(unseal(file.read_bytes()))
+    except (OSError, ValueError):
         raise FedsimError(f"{file}: cannot be read as the record of a pruning; prune the run again") from None
 
 
-def _fine_tune(source: Source, folder: Path, rounds: int, force: bool, progress: Progress | None) -> None:
+def _fine_tune(folder: Path, rounds: int, force: bool, progress: Progress | None) -> None:
     """Train the pruned model on, as the run did, in a run of its own."""
     from fedsim.runs import runner
 
     base = resolve(RunFolder.open(folder).config).model_dump(mode="json")
-    changes = {"start": str(folder), "rounds": rounds, "name": f"{folder.name}-tuned", "history.keep": "none"}
+    changes = {
+        "start": str(folder), "rounds": rounds, "name": f"{folder.name}-tuned", "history.keep": "none",
+        "out": str(folder.parent),
+    }  # fmt: skip
     runner.run(base, overrides=changes, force=force, progress=progress)
