@@ -5,7 +5,8 @@ import gzip
 import importlib.util
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -32,7 +33,8 @@ _PATIENCE_SECONDS = 20
 class Dataset:
     """Inputs and targets of one data set.
 
-    Images are uint8 (n, C, H, W), C-contiguous; tables are float32 (n, D). Classes are int64 (n,) in
+    Images are uint8 (n, C, H, W), C-contiguous; tables are float32 (n, D), centred and scaled by the training rows
+    (but for `linear`). Classes are int64 (n,) in
     0..num_classes - 1, numbers to predict float32 (n,) in the units of `DataConfig.target_scale`, identities int64
     (n,). Methods that do not train on samples have put their own items into `x_train` and `y_train`, such as bags.
     """
@@ -45,7 +47,7 @@ class Dataset:
     num_classes: int
     """What a model puts out: a logit per class, or one number."""
     mean: Floats
-    """Of the training inputs: per channel over pixels / 255, or per column of a table."""
+    """Of the training inputs: per channel over pixels / 255, or per column of a table, where it is 0."""
     std: Floats
     """As `mean`; 1 where the inputs are constant."""
     class_names: tuple[str, ...] | None = None
@@ -53,6 +55,16 @@ class Dataset:
     identity_test: IntArray | None = None
     truth_test: Array | None = None
     """E[y | x] of the test rows, float32 (n,), where it is known."""
+    client_names: tuple[str, ...] | None = None
+    """(K,) of clients 0 to K - 1, where a column of the table names them: the identities are these clients then."""
+    input_names: tuple[str, ...] | None = None
+    """(D,) of the columns of a table."""
+    input_scale: tuple[Floats, Floats] | None = None
+    """(centre, unit), (D,) each: x = (a table's own numbers - centre) / unit."""
+    target_scale: tuple[float, float] | None = None
+    """(centre, unit): y = (the data's own number - centre) / unit."""
+    reading: str | None = None
+    """How a table was understood, in words."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -112,12 +124,15 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
     """
     name, _, file = config.name.partition(":")
     if name == "npz":
-        parts = read_npz(Path(file).expanduser(), config.test_fraction, seed)
+        parts = read_npz(Path(file), config.test_fraction, seed)
         return _dataset(config.name, *parts, scale=config.target_scale)
-    if name == "csv" or name in EMBEDDED_TABLES:
-        whole, classes = read_csv(Path(file).expanduser(), config.csv) if name == "csv" else embedded(name)
-        train, test = split(whole, config.test_fraction, seed)
-        return _dataset(config.name, train, test, classes, config.target_scale)
+    if name == "csv":
+        table = read_csv(Path(file), config.csv, config.test_fraction, seed)
+        dataset = _dataset(config.name, table.train, table.test, table.classes, config.target_scale)
+        return replace(dataset, client_names=table.clients, input_names=table.inputs, reading=table.reading)
+    if name in EMBEDDED_TABLES:
+        whole, classes = embedded(name)
+        return _dataset(name, *split(whole, config.test_fraction, seed), classes, config.target_scale)
     if name == "linear":
         train, test, truth = linear_model(config.linear, seed)
         mean, std = (0.0,) * config.linear.d, (1.0,) * config.linear.d
@@ -139,38 +154,64 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
 def _dataset(
     name: str, train: Part, test: Part, classes: tuple[str, ...] | None = None, scale: tuple[float, float] | None = None
 ) -> Dataset:
-    known = _NAMED.get(name)
-    if known and train.x.ndim == 4 and train.x.shape[1] == len(known.mean):
+    known, inputs, scales = _NAMED.get(name), [train.x, test.x], None
+    if train.x.ndim == 2:
+        inputs, scales = _standardised(name, inputs)
+        mean, std = (0.0,) * train.x.shape[1], (1.0,) * train.x.shape[1]
+    elif known and train.x.shape[1] == len(known.mean):
         mean, std = known.mean, known.std
     else:
         mean, std = _moments(train.x)
     if train.y.dtype.kind == "f":
-        centre, unit = scale or (float(train.y.mean(dtype=np.float64)), float(train.y.std(dtype=np.float64)) or 1.0)
-        targets = [((part.y - centre) / unit).astype(np.float32) for part in (train, test)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            scale = scale or (float(train.y.mean()), float(train.y.std()) if np.ptp(train.y) else 1.0)
+            targets = [((part.y - scale[0]) / scale[1]).astype(np.float32) for part in (train, test)]
+        _require_finite(name, *targets)
         num_classes = 1
     else:
-        targets, num_classes = [train.y, test.y], int(train.y.max()) + 1
+        targets, num_classes, scale = [train.y, test.y], int(train.y.max()) + 1, None
     class_names = classes or (known.class_names if known and len(known.class_names or ()) == num_classes else None)
     return Dataset(
-        name, train.x, targets[0], test.x, targets[1], num_classes, mean, std, class_names, train.identity,
-        test.identity,
+        name, inputs[0], targets[0], inputs[1], targets[1], num_classes, mean, std, class_names, train.identity,
+        test.identity, input_scale=scales, target_scale=scale,
     )  # fmt: skip
 
 
+def _standardised(name: str, parts: Sequence[Array]) -> tuple[list[Array], tuple[Floats, Floats]]:
+    """Return tables float64 (n, D) as float32, centred and scaled by the first of them, and (centre, unit).
+
+    Before the cast: a time stamp in seconds has no seconds left in float32.
+    """
+    train = parts[0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        centre, unit = train.mean(axis=0), train.std(axis=0)
+    constant = train.min(axis=0) == train.max(axis=0)  # their deviation is not quite 0 where the mean is rounded
+    centre, unit = np.where(constant, train[0], centre), np.where(constant | (unit == 0), 1, unit)
+    out = [np.empty(part.shape, np.float32) for part in parts]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part, scaled in zip(parts, out, strict=True):
+            for start in range(0, len(part), _BLOCK):
+                scaled[start : start + _BLOCK] = (part[start : start + _BLOCK] - centre) / unit
+    _require_finite(name, centre, unit, *out)
+    return out, (tuple(centre.tolist()), tuple(unit.tolist()))
+
+
+def _require_finite(name: str, *arrays: Array) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise FedsimError(f"{name.partition(':')[2] or name}: holds infinite values, or numbers too large to be scaled")
+
+
 def _moments(x: Array) -> tuple[Floats, Floats]:
-    """Return the means and standard deviations as float32 values, per channel of images or column of a table."""
-    if x.ndim == 2:
-        mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
-    else:
-        # From the 256 counts of each channel: exact, and without a float copy of all pixels. In blocks, as bincount
-        # makes 64-bit integers of them.
-        counts = np.zeros((x.shape[1], 256), np.int64)
-        for start in range(0, len(x), _BLOCK):
-            for c in range(x.shape[1]):
-                counts[c] += np.bincount(x[start : start + _BLOCK, c].ravel(), minlength=256)
-        shares, levels = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
-        mean = shares @ levels
-        std = np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(axis=1))
+    """Return the means and standard deviations of images as float32 values, per channel."""
+    # From the 256 counts of each channel: exact, and without a float copy of all pixels. In blocks, as bincount
+    # makes 64-bit integers of them.
+    counts = np.zeros((x.shape[1], 256), np.int64)
+    for start in range(0, len(x), _BLOCK):
+        for c in range(x.shape[1]):
+            counts[c] += np.bincount(x[start : start + _BLOCK, c].ravel(), minlength=256)
+    shares, levels = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
+    mean = shares @ levels
+    std = np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(axis=1))
     std = np.where(std == 0, 1, std)
     return tuple(mean.astype(np.float32).tolist()), tuple(std.astype(np.float32).tolist())
 

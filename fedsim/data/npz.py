@@ -27,7 +27,10 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One half of a data set: `x` uint8 (n, C, H, W) or float32 (n, D), `y` int64 or float32 (n,), `identity` (n,)."""
+    """One half of a data set: `x` uint8 (n, C, H, W) or float64 (n, D), `y` int64 or float64 (n,), `identity` (n,).
+
+    Tables keep all their digits until they are centred.
+    """
 
     x: Array
     y: Array
@@ -67,6 +70,8 @@ def read_npz(path: Path, test_fraction: float, seed: int) -> tuple[Part, Part]:
     if train.y.dtype.kind == "f":
         return train, test
     classes = int(train.y.max()) + 1
+    if classes < 2:
+        raise archive.error("all training labels are 0, so there is one class only; needs two or more")
     if len(np.unique(train.y)) != classes:
         raise archive.error(f"training labels must be all of 0..{classes - 1}; number the classes without gaps")
     if test.y.max() >= classes:
@@ -127,8 +132,7 @@ class _Archive:
     def _inputs(self, key: str) -> Array:
         x = self._array(key)
         if x.ndim == 2 and x.dtype.kind == "f":
-            with np.errstate(over="ignore"):
-                x = np.ascontiguousarray(x, dtype=np.float32)
+            x = np.ascontiguousarray(x, dtype=np.float64)
             if not np.isfinite(x).all():
                 raise self.error(f"{key} holds NaN or infinite values")
         elif x.ndim in (3, 4) and x.dtype == np.uint8:
@@ -151,8 +155,7 @@ class _Archive:
         values = self._array(key)
         if x.ndim > 2 or values.dtype.kind != "f":
             return self._integers(key, len(x))
-        with np.errstate(over="ignore"):
-            y = values.reshape(len(values), -1).astype(np.float32)
+        y = values.reshape(len(values), -1).astype(np.float64)
         if y.shape != (len(x), 1) or not np.isfinite(y).all():
             raise self.error(f"{key} has shape {values.shape}; needs {len(x)} finite numbers, one per row")
         return y[:, 0]

@@ -1,16 +1,20 @@
 """Tables: CSV files, scikit-learn's embedded sets, and draws of a linear model."""
 
-import csv
-import gzip
-import zlib
+from __future__ import annotations
+
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fedsim.data.config import CsvConfig, LinearConfig
-from fedsim.data.npz import Part
+from fedsim.data.npz import Array, IntArray, Part, split
+from fedsim.data.table_columns import Column, understand
+from fedsim.data.table_text import Cells, read_cells
 from fedsim.errors import FedsimError, nearest
 from fedsim.randomness import generator
 
@@ -19,9 +23,16 @@ Names = tuple[str, ...] | None
 
 EMBEDDED_TABLES = ("breast_cancer", "diabetes")
 
-_BLANK = ("", "na", "nan", "null", "?")
 _MOST_WORDS = 50
-"""Different words in a column that is still one of categories."""
+"""Words of a column that get a column of their own; the others share one."""
+_FEW_ROWS = 10
+"""So few words that differ in every row may still be categories."""
+_SHOWN = 5
+_INDEX = re.compile(
+    r"(unnamed: \d+|index|level_\d|rownames?|(row|record|patient|subject|sample|case)?[ _-]?(id|no|nr|#))", re.I
+)
+_TEST = {"test": True, "holdout": True, "true": True, "1": True, "yes": True}
+_TEST |= {"train": False, "training": False, "false": False, "0": False, "no": False}
 
 
 def embedded(name: str) -> tuple[Part, Names]:
@@ -31,8 +42,8 @@ def embedded(name: str) -> tuple[Part, Names]:
 
     table = {"breast_cancer": datasets.load_breast_cancer, "diabetes": datasets.load_diabetes}[name]()
     if name == "diabetes":
-        return Part(table.data.astype(np.float32), table.target.astype(np.float32)), None
-    return Part(table.data.astype(np.float32), table.target.astype(np.int64)), tuple(map(str, table.target_names))
+        return Part(table.data, table.target.astype(np.float64)), None
+    return Part(table.data, table.target.astype(np.int64)), tuple(map(str, table.target_names))
 
 
 def linear_truth(config: LinearConfig, seed: int) -> npt.NDArray[np.float64]:
@@ -56,90 +67,275 @@ def linear_model(config: LinearConfig, seed: int) -> tuple[Part, Part, npt.NDArr
     return draw("train", config.n)[0], test, truth.astype(np.float32)
 
 
-def read_csv(path: Path, config: CsvConfig) -> tuple[Part, Names]:
-    """Return a table with a header as numbers, and the names of its classes, None where the target is a number.
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table, read: its halves with inputs float64 (n, D), and what the numbers stand for."""
 
-    Columns are separated by commas, semicolons or tabs. A column with words becomes one column of 0 and 1 per word;
-    blanks in a column of numbers are filled with its median.
+    train: Part
+    """Identities are clients, where a column names them."""
+    test: Part
+    classes: Names
+    """None where the target is a number."""
+    clients: Names
+    """None where no column names them."""
+    inputs: tuple[str, ...]
+    """(D,) what the columns of the inputs are called."""
+    reading: str
+    """One paragraph: how the file was understood."""
+
+
+def read_csv(path: Path, config: CsvConfig, test_fraction: float, seed: int) -> Table:
+    """Return a table as numbers. What is not given is found out, and told in `Table.reading`.
+
+    A column of words becomes one column of 0 and 1 per word, and blanks in a column of numbers are filled with its
+    median; words and medians are those of the training rows.
 
     Raises
     ------
     FedsimError
         With the path, if the file is not such a table or the columns asked for are not in it.
     """
-    header, rows = _read(path)
-    target = header[-1] if config.target is None else config.target
-    for option, names in (("target", (target,)), ("drop", config.drop)):
-        for name in names:
-            if name not in header:
-                raise FedsimError(f"data.csv.{option}: {path} has no column {name!r}; {nearest(name, header)}")
-    columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
-    y, classes = _target(path, target, columns.pop(target), config.classes)
-    inputs = [_inputs(path, name, values) for name, values in columns.items() if name not in config.drop]
+    cells = read_cells(path, config)
+    other = _test_file(cells, config)
+    rows = cells.rows + ([] if other is None else _like(cells, other))
+    text = np.array(rows, dtype=np.str_).reshape(len(rows), -1)
+    target = cells.names[-1] if config.target is None else config.target
+    marker = config.test if other is None else None
+    wanted = {"target": (target,), "client": (config.client,), "test": (marker,), "drop": config.drop}
+    for option, asked in wanted.items():
+        for name in asked:
+            if name is not None and name not in cells.names:
+                raise FedsimError(f"data.csv.{option}: {path} has no column {name!r}; {nearest(name, cells.names)}")
+    if config.target is None and target in (config.client, marker, *config.drop):
+        raise FedsimError(f"{path}: name the column to predict with --set data.csv.target=NAME")
+    named = {name: text[:, place] for place, name in enumerate(cells.names) if name not in config.drop}
+    whose, clients = _client_codes(cells, config.client, named.pop(config.client or "", None))
+    is_test = None if marker is None else _test_rows(cells, marker, named.pop(marker))
+    if other is not None:
+        is_test = np.arange(len(rows)) >= len(cells.rows)
+    if target not in named:
+        raise FedsimError(f"data.csv.target: {target!r} is used for something else as well; name another column")
+    columns = {
+        column.name: column
+        for column in understand([*named.items()], config.decimal, cells.separator == ";", config.dates, config.blank)
+    }
+    y, classes = _target(cells, as_read := columns.pop(target), config.classes)
+    whole = Part(np.arange(len(y))[:, None], y, whose)
+    train, test = split(whole, test_fraction, seed) if is_test is None else _parted(cells, whole, is_test)
+    if not len(test.y):
+        raise FedsimError(f"{path}: data.test_fraction leaves no test samples of {len(y)} rows; raise it")
+    said = Reading(cells, [])
+    said.add(_about_target(target, y, classes, config.target is None))
+    if as_read.note:
+        said.manners[as_read.note] = [target]
+    inputs = [_encoded(said, column, train.x[:, 0]) for column in _useful(said, [*columns.values()])]
+    said.about_columns()
     if not inputs:
-        raise FedsimError(f"{path}: has no column besides the target {target!r} that is not dropped")
-    with np.errstate(over="ignore"):
-        x = np.ascontiguousarray(np.concatenate(inputs, axis=1), dtype=np.float32)
-    if not np.isfinite(x).all() or not np.isfinite(y).all():
-        raise FedsimError(f"{path}: holds infinite values; mend the file or leave the column out with data.csv.drop")
-    return Part(x, y), classes
+        raise FedsimError(f"{path}: has no column besides the target {target!r} that is not dropped or blank")
+    if clients:
+        said.add(f"{config.client}: {len(clients)} clients ({_listed(clients)})")
+    said.add(
+        f"test: {len(test.y)} of {len(y)} rows, "
+        + ("drawn" if is_test is None else f"by {marker}" if marker else f"from {config.test}")
+    )
+    x = np.concatenate([values for values, _ in inputs], axis=1)
+    train, test = (Part(np.ascontiguousarray(x[part.x[:, 0]]), part.y, part.identity) for part in (train, test))
+    called = tuple(name for _, names in inputs for name in names)
+    return Table(train, test, classes, clients, called, said.paragraph())
 
 
-def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            lines = file.read().splitlines()
-        separator = max(",;\t", key=(lines or [""])[0].count)
-        header, *rows = [row for row in csv.reader(lines, delimiter=separator, strict=True) if row] or [[]]
-    except FileNotFoundError:
-        raise FedsimError(f"{path}: no such file; give the path of a table with a header as csv:PATH") from None
-    except (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise FedsimError(f"{path}: cannot be read as a table ({reason}); give a .csv or .csv.gz file") from None
-    if len(rows) < 2:
-        raise FedsimError(f"{path}: needs a header and at least two rows below it")
-    if repeated := [name for name in header if header.count(name) > 1]:
-        raise FedsimError(f"{path}: two columns are called {repeated[0]!r}; rename one")
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(header):
-            raise FedsimError(f"{path}: row {number} has {len(row)} values, the header {len(header)}; mend it")
-    return [name.strip() for name in header], [[value.strip() for value in row] for row in rows]
+@dataclass
+class Reading:
+    """Collects what is to be said about a table."""
+
+    cells: Cells
+    said: list[str]
+    words: list[str] = field(default_factory=list)
+    """Columns of words."""
+    manners: dict[str, list[str]] = field(default_factory=dict)
+    """Columns by how their numbers are written."""
+
+    def add(self, what: str) -> None:
+        """Say one more thing."""
+        self.said.append(what)
+
+    def about_columns(self) -> None:
+        """Tell which columns hold words, and which have numbers in a manner of their own."""
+        for manner, names in self.manners.items():
+            self.add(f"{_listed(names)}: {manner}")
+        if self.words:
+            self.add(f"{_counted(len(self.words), 'column')} of words, one-hot ({_listed(self.words)})")
+
+    def paragraph(self) -> str:
+        """Return all of it."""
+        return "; ".join([f"{len(self.cells.rows)} rows", *self.cells.notes, *self.said])
 
 
-def _numbers(values: Sequence[str]) -> npt.NDArray[np.float64] | None:
-    """Return values as numbers, NaN where blank; None if there are words among them."""
-    try:
-        return np.array([np.nan if value.lower() in _BLANK else float(value) for value in values])
-    except ValueError:
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _test_file(cells: Cells, config: CsvConfig) -> Cells | None:
+    """Return the cells of the table of test rows, if there is one."""
+    if config.test is None or config.test in cells.names:
         return None
+    path = Path(config.test).expanduser()
+    if not path.is_file():
+        raise FedsimError(
+            f"data.csv.test: {config.test!r} is neither a column of {cells.path} nor a file; "
+            f"{nearest(config.test, cells.names)}"
+        )
+    return read_cells(path, config, least=1)
 
 
-def _target(
-    path: Path, name: str, values: list[str], as_classes: bool
-) -> tuple[npt.NDArray[np.float32] | npt.NDArray[np.int64], Names]:
-    blank = [number for number, value in enumerate(values, 1) if value.lower() in _BLANK]
-    if blank:
-        raise FedsimError(f"{path}: the target {name!r} is blank in row {blank[0]}; leave out rows without one")
-    numbers = _numbers(values)
-    if numbers is not None and not as_classes:
-        return numbers.astype(np.float32), None
-    words, y = np.unique(values if numbers is None else numbers, return_inverse=True)
-    if len(words) < 2:
-        raise FedsimError(f"{path}: the target {name!r} has one class only")
-    return y.astype(np.int64), tuple(f"{word:g}" if numbers is not None else str(word) for word in words)
+def _like(cells: Cells, other: Cells) -> list[list[str]]:
+    """Return the rows of another table, its columns in the order of this one."""
+    if missing := [name for name in cells.names if name not in other.names]:
+        raise other.error(f"has no column {missing[0]!r}, which {cells.path} has")
+    places = [other.names.index(name) for name in cells.names]
+    return [[row[place] for place in places] for row in other.rows]
 
 
-def _inputs(path: Path, name: str, values: list[str]) -> npt.NDArray[np.float64]:
-    numbers = _numbers(values)
-    if numbers is None:
-        words, codes = np.unique(values, return_inverse=True)
-        if len(words) > _MOST_WORDS:
-            raise FedsimError(
-                f"{path}: the column {name!r} holds {len(words)} different words; leave it out with "
-                f"--set data.csv.drop=[{name}]"
+def _client_codes(cells: Cells, name: str | None, text: Any) -> tuple[IntArray | None, Names]:
+    """Return the client of each row, as the number of its name, and the names, whole numbers in their order."""
+    if name is None or text is None:
+        return None, None
+    if (blank := np.flatnonzero(text == "")).size:
+        raise cells.error(f"the client {name!r} is blank in row {blank[0] + 1}; fill it in, or leave out the row")
+    words, codes = np.unique(text, return_inverse=True)
+    if all(word.isdecimal() for word in words.tolist()):
+        order = sorted(range(len(words)), key=lambda place: (int(words[place]), words[place]))
+        ranks = np.argsort(order)
+        words, codes = words[order], ranks[codes]
+    return codes.astype(np.int64), tuple(words.tolist())
+
+
+def _test_rows(cells: Cells, name: str, text: Any) -> npt.NDArray[np.bool_]:
+    lower = np.char.lower(text)
+    for row, word in enumerate(lower.tolist(), 1):
+        if word not in _TEST:
+            raise cells.error(
+                f"the column {name!r} says {str(text[row - 1])!r} in row {row}, not train or test; mend it"
             )
-        one_hot: npt.NDArray[np.float64] = np.eye(len(words))[codes]
-        return one_hot
-    blank = np.isnan(numbers)
-    return np.where(blank, np.median(numbers[~blank]) if not blank.all() else 0.0, numbers)[:, None]
+    return np.array([_TEST[word] for word in lower.tolist()])
+
+
+def _parted(cells: Cells, whole: Part, is_test: npt.NDArray[np.bool_]) -> tuple[Part, Part]:
+    parts = [
+        Part(whole.x[mask], whole.y[mask], None if whole.identity is None else whole.identity[mask])
+        for mask in (~is_test, is_test)
+    ]
+    for part, what in zip(parts, ("training", "test"), strict=True):
+        if not len(part.y):
+            raise cells.error(f"data.csv.test leaves no {what} rows; mend the column")
+    if whole.y.dtype.kind == "i" and (unknown := np.setdiff1d(parts[1].y, parts[0].y)).size:
+        rows = np.flatnonzero(is_test)[parts[1].y == unknown[0]]
+        raise cells.error(f"the class in row {rows[0] + 1}, a test row, is that of no training row; leave it out")
+    return parts[0], parts[1]
+
+
+def _target(cells: Cells, column: Column, as_classes: bool) -> tuple[Array, Names]:
+    """Return the numbers (n,) float64, or the classes int64 and their names."""
+    _require_one_kind(cells, column)
+    if (blank := np.flatnonzero(column.blank)).size:
+        raise cells.error(f"the target {column.name!r} is blank in row {blank[0] + 1}; leave out rows without one")
+    if column.kind in ("numbers", "dates") and not as_classes:
+        if not np.isfinite(column.values).all():
+            raise cells.error("holds infinite values; mend the file or leave the column out with data.csv.drop")
+        return column.values, None
+    if column.kind in ("booleans", "numbers"):
+        values, places, y = np.unique(column.values, return_index=True, return_inverse=True)
+        # As they stand in the file, unless one value is spelled in several ways.
+        spelled = [np.unique(column.text[y == number]).tolist() for number in range(len(values))]
+        words = [column.text[place] for place in places]
+        if any(len(each) > 1 for each in spelled):
+            plain = column.kind == "numbers"
+            words = [f"{value:.15g}" if plain else ("true" if value else "false") for value in values]
+    else:
+        distinct, y = np.unique(column.text, return_inverse=True)
+        words = distinct.tolist()
+    if len(words) < 2:
+        raise cells.error(f"the target {column.name!r} has one class only")
+    if np.bincount(y).max() == 1 and len(y) > _FEW_ROWS:
+        raise cells.error(f"the target {column.name!r} has another word in every row, so there are no classes to learn")
+    return y.astype(np.int64), tuple(map(str, words))
+
+
+def _require_one_kind(cells: Cells, column: Column) -> None:
+    if column.kind == "mixed":
+        row, word = column.odd
+        what = f"numbers and, in row {row}, {word!r}" if row else "numbers in several units or spellings"
+        blank = f"take the word for a blank with --set data.csv.blank='{word}', " if row else ""
+        raise cells.error(
+            f"the column {column.name!r} holds {what}; mend it, {blank}or leave it out with "
+            f"--set data.csv.drop='{column.name}'"
+        )
+
+
+def _about_target(name: str, y: Array, classes: Names, unasked: bool) -> str:
+    last = " (the last column; another: --set data.csv.target=NAME)" if unasked else ""
+    if classes is not None:
+        counts = np.bincount(y)
+        words = [f"{word} {count}" for word, count in zip(classes, counts, strict=True)]
+        return f"target: {name}, {len(classes)} classes ({_listed(words)}){last}"
+    different = len(np.unique(y))
+    hint = ", or classes with --set data.csv.classes=true" if different <= _MOST_WORDS // 2 else ""
+    return f"target: {name}, a number from {y.min():.10g} to {y.max():.10g}{hint}{last}"
+
+
+def _useful(said: Reading, columns: list[Column]) -> list[Column]:
+    """Return the columns that are not blank, nor mere names of rows; says which are left out."""
+    kept, left = [], []
+    for column in columns:
+        values = column.values
+        counting = len(values) > 1 and bool((np.diff(values) == 1).all())
+        named = column.name in said.cells.unnamed or _INDEX.fullmatch(column.name)
+        there = column.text[column.text != ""]
+        different = column.kind == "words" and len(there) > _FEW_ROWS and len(np.unique(there)) == len(there)
+        if column.kind == "empty":
+            left.append(f"{column.name} (blank)")
+        elif (named and counting) or different:
+            left.append(f"{column.name} ({'counts rows' if counting else 'another word in every row'})")
+        else:
+            kept.append(column)
+    if left:
+        said.add(f"left out: {_listed(left)}")
+    return kept
+
+
+def _encoded(said: Reading, column: Column, train: IntArray) -> tuple[npt.NDArray[np.float64], list[str]]:
+    """Return a column's inputs (n, d), and what they are called; all that is learned is learned of the rows `train`."""
+    _require_one_kind(said.cells, column)
+    if column.kind == "words":
+        said.words.append(column.name)
+        return _one_hot(column, train)
+    values = column.values
+    if np.isinf(values).any():
+        raise said.cells.error("holds infinite values; mend the file or leave the column out with data.csv.drop")
+    if column.note:
+        said.manners.setdefault(column.note, []).append(column.name)
+    if blanks := int(column.blank.sum()):
+        known = values[train][~np.isnan(values[train])]
+        median = float(np.median(known)) if len(known) else 0.0
+        said.add(f"{column.name}: {_counted(blanks, 'blank')}, filled with the training median {median:.6g}")
+        values = np.where(column.blank, median, values)
+    return values[:, None], [column.name]
+
+
+def _one_hot(column: Column, train: IntArray) -> tuple[npt.NDArray[np.float64], list[str]]:
+    """Return a column per word of the training rows, the most frequent ones, and one for the rest if there are more."""
+    words, counts = np.unique(column.text[train], return_counts=True)
+    rest = len(words) > _MOST_WORDS
+    if rest:
+        words = np.sort(words[np.argsort(-counts, kind="stable")[:_MOST_WORDS]])
+    hot = (column.text[:, None] == words).astype(np.float64)
+    names = [f"{column.name}={word or '(blank)'}" for word in words.tolist()]
+    if rest:
+        hot = np.concatenate([hot, 1 - hot.sum(1, keepdims=True)], axis=1)
+        names.append(f"{column.name}=(other)")
+    return hot, names

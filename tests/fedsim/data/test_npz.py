@@ -39,16 +39,22 @@ def halves(x=GREY, y=Y, **more):
 )
 def test_layouts(tmp_path, stored, expected):
     data = load(tmp_path, **halves(stored, Y.astype(np.uint8)[:, None]))
-    np.testing.assert_array_equal(data.x_train, expected)
+    centre, unit = data.input_scale or (0, 1)
+    np.testing.assert_allclose(data.x_train * unit + centre, expected, rtol=1e-6, atol=1e-6)
+    if expected.ndim == 4:
+        np.testing.assert_array_equal(data.x_train, expected)
     assert data.x_train.dtype == expected.dtype
     assert data.x_train.flags.c_contiguous
     np.testing.assert_array_equal(data.y_test, Y)
     assert data.y_test.dtype == np.int64
     assert (data.num_classes, data.input_shape) == (4, expected.shape[1:])
-    axes = (0, 2, 3) if expected.ndim == 4 else 0
-    scaled = expected / 255 if expected.ndim == 4 else expected.astype(np.float64)
-    np.testing.assert_allclose(data.mean, scaled.mean(axis=axes), rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(data.std, scaled.std(axis=axes), rtol=1e-5)
+    images = expected.ndim == 4
+    axes, scaled = ((0, 2, 3), expected / 255) if images else (0, expected.astype(np.float64))
+    mean, std = (data.mean, data.std) if images else data.input_scale
+    np.testing.assert_allclose(mean, scaled.mean(axis=axes), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(std, scaled.std(axis=axes), rtol=1e-5)
+    if not images:  # tables have been centred
+        assert (set(data.mean), set(data.std)) == ({0.0}, {1.0})
 
 
 def test_constant_inputs_have_unit_deviation(tmp_path):
