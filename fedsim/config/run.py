@@ -204,6 +204,8 @@ class RunConfig(Config):
             raise ValueError(
                 "history.keep: must be none with privacy.client, where clients send clipped differences and no models"
             )
+        if self.clients_by_data:  # not known yet
+            return self
         if isinstance(self.cohort, int) and self.cohort > self.clients:
             raise ValueError(f"cohort: must be at most clients ({self.clients}), got {self.cohort}")
         if self.min_replies > self.cohort_size:
@@ -216,6 +218,11 @@ class RunConfig(Config):
                 "training.clip_norm: privacy.example clips the gradient of each sample; leave one of them out"
             )
         return self
+
+    @property
+    def clients_by_data(self) -> bool:
+        """Whether the number of clients is left to the identities in the data."""
+        return self.data.partition.name == "natural" and "clients" not in self.model_fields_set
 
     @property
     def cohort_size(self) -> int:
@@ -236,7 +243,7 @@ class RunConfig(Config):
         return {
             key: value
             for key, value in dumped.items()
-            if key not in ("data.name", "data.root", "history.quota_mb", "start")
+            if key not in ("data.name", "data.root", "data.csv.test", "history.quota_mb", "start")
         }
 
     def to_yaml(self) -> str:

@@ -1,9 +1,10 @@
 """The `data:` part of a run's configuration."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from fedsim.errors import nearest
 from fedsim.schema import Config
@@ -73,7 +74,7 @@ class Shards(Config):
 
 
 class Natural(Config):
-    """One client per identity (person, writer, ...) of the data file."""
+    """One client per identity (person, writer, ...) of the data file, or per name in the column data.csv.client."""
 
     name: Literal["natural"] = "natural"
     by: Literal["identity"] = "identity"
@@ -237,6 +238,20 @@ class DataConfig(Config):
     """Fewest labelled samples of a client, if it has as many."""
     augment: Literal["none", "crop", "crop_flip"] = "none"
     """Training augmentation of labelled samples: random crop of the zero-padded image, and horizontal flip."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_clients(cls, values: Any) -> Any:
+        """Let a column that names clients make them, unless another partition is asked for, which is refused then."""
+        csv = values.get("csv") if isinstance(values, Mapping) else None
+        client = csv.get("client") if isinstance(csv, Mapping) else getattr(csv, "client", None)
+        return values if client is None else {"partition": Natural().name, **values}
+
+    @model_validator(mode="after")
+    def _one_kind_of_clients(self) -> Self:
+        if self.csv.client is not None and not isinstance(self.partition, Natural):
+            raise ValueError(f"partition: data.csv.client makes the clients; leave {self.partition.name} out")
+        return self
 
     @field_validator("name")
     @classmethod

@@ -86,15 +86,15 @@ class FederatedData:
         return replace(self, partition=left, class_counts=counts)
 
 
-def federate(config: DataConfig, clients: int, seed: int) -> FederatedData:
-    """Load the data set, cut the long tail, split it over `clients` and give each its test set.
+def federate(config: DataConfig, clients: int, seed: int, dataset: Dataset | None = None) -> FederatedData:
+    """Load the data set (or take this one), cut the long tail, split it over `clients` and give each its test set.
 
     Raises
     ------
     FedsimError
         If the data cannot be had, or cannot be split as asked.
     """
-    dataset = load_dataset(config, seed)
+    dataset = dataset or load_dataset(config, seed)
     if dataset.is_regression:
         _require_no_classes(config)
     y = dataset.strata_train
@@ -102,10 +102,12 @@ def federate(config: DataConfig, clients: int, seed: int) -> FederatedData:
     rows = long_tail_indices(y, dataset.num_strata, config.imbalance_factor, config.max_per_class, seed)
     identity = None if dataset.identity_train is None else dataset.identity_train[rows]
     stages = _stages(config, dataset, seed)
-    if stages is None:
-        split = make_partition(config.partition, y[rows], clients, seed, identity)
-    else:
+    if stages is not None:
         split = make_staged_partition(config.partition, y[rows], stages.blocks, clients, seed, identity)
+    elif dataset.client_names is not None:
+        split = _named_clients(dataset, rows, clients)
+    else:
+        split = make_partition(config.partition, y[rows], clients, seed, identity)
     partition = Partition(rows[split.indices], split.offsets)
     source: Literal["test", "train"]
     if config.client_test == "split":
@@ -113,7 +115,7 @@ def federate(config: DataConfig, clients: int, seed: int) -> FederatedData:
         partition, client_test = split_test(partition, config.client_test_fraction, seed)
     else:
         source = "test"
-        client_test = matched_test(partition, y, y_test, seed)
+        client_test = _own_tests(dataset) or matched_test(partition, y, y_test, seed)
     partition, unlabelled = split_labels(partition, config.labelled_fraction, config.labelled_min, seed)
     class_counts = np.bincount(y[partition.indices], minlength=dataset.num_strata)
     return FederatedData(dataset, partition, client_test, source, class_counts, unlabelled, stages)
@@ -127,6 +129,22 @@ def _stages(config: DataConfig, dataset: Dataset, seed: int) -> Stages | None:
     blocks = class_blocks(dataset.num_classes, config.stages, seed)
     lots = generator(seed, "kept samples").random(len(dataset.y_train))
     return Stages(blocks, config.stages.rounds, config.stages.keep, lots)
+
+
+def _named_clients(dataset: Dataset, rows: npt.NDArray[np.int64], clients: int) -> Partition:
+    """Return who holds which of the training rows `rows`, client k those of the k-th name."""
+    assert dataset.client_names is not None
+    assert dataset.identity_train is not None
+    if clients != (named := len(dataset.client_names)):
+        raise FedsimError(f"clients: data.csv.client names {named}, got {clients}; leave --clients out")
+    return Partition.from_owners(dataset.identity_train[rows], clients)
+
+
+def _own_tests(dataset: Dataset) -> Partition | None:
+    """Return the test rows of each client, where the test rows name theirs."""
+    if dataset.client_names is None or dataset.identity_test is None:
+        return None
+    return Partition.from_owners(dataset.identity_test, len(dataset.client_names))
 
 
 def _require_no_classes(config: DataConfig) -> None:

@@ -104,7 +104,10 @@ def read_cells(path: Path, config: CsvConfig, least: int = 2) -> Cells:
 def _decompress(path: Path, content: bytes) -> bytes:
     for mark, opened in _COMPRESSED.items():
         if content.startswith(mark):
-            content = opened(content)
+            try:
+                content = opened(content)
+            except ValueError as error:  # bz2's, of one cut short
+                raise OSError(str(error)) from None
     for mark, what in _FOREIGN.items():
         if content.startswith(mark):
             raise FedsimError(f"{path}: is {what}")

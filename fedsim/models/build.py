@@ -29,7 +29,8 @@ def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: 
     entry = MODELS[config.name]
     if entry.min_side and (len(input_shape) != 3 or min(input_shape[1:]) < entry.min_side):
         need = f"images (channels, height, width) of at least {entry.min_side}x{entry.min_side}"
-        raise FedsimError(f"model.name: {config.name} needs {need}; got inputs of shape {input_shape}; try mlp or cnn")
+        others = "mlp or logistic" if len(input_shape) == 1 else "mlp or cnn"
+        raise FedsimError(f"model.name: {config.name} needs {need}; got inputs of shape {input_shape}; try {others}")
     builder = getattr(importlib.import_module(f"fedsim.models.{entry.module}"), config.name)
     with torch_draws(torch_seed(seed, "model")), torch.device("cpu"):
         features: Features = builder(input_shape, **config.options())

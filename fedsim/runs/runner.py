@@ -79,10 +79,26 @@ def run(
         If the configuration or the data is bad; nothing was written then.
     """
     if isinstance(config, RunConfig):
-        base: Mapping[str, Any] = config.model_dump()
+        base: Mapping[str, Any] = _as_given(config)
     else:
         base = config if isinstance(config, Mapping) else find_config(str(config)) if config is not None else {}
     return run_layers([base, overrides or {}], force=force, progress=progress)
+
+
+def _as_given(config: RunConfig) -> dict[str, Any]:
+    """Return a configuration without what it leaves to the data, see `fedsim.runs.settle`."""
+    dumped = config.model_dump()
+    open_keys = (
+        (dumped, config, "clients"),
+        (dumped["data"], config.data, "partition"),
+        (dumped["model"], config.model, "name"),
+        (dumped["training"], config.training, "lr"),
+        (dumped["training"], config.training, "clip_norm"),
+    )
+    for part, given, key in open_keys:
+        if key not in given.model_fields_set:
+            del part[key]
+    return dumped
 
 
 def run_layers(layers: Sequence[Mapping[str, Any]], *, force: bool, progress: Progress | None) -> RunResult:

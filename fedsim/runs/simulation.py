@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Message
 
 from fedsim.config.errors import shown
 from fedsim.config.run import RunConfig
-from fedsim.data.datasets import Dataset
+from fedsim.data.datasets import Dataset, load_dataset
 from fedsim.data.federation import FederatedData, federate
 from fedsim.data.longtail import shot_groups
 from fedsim.engine.base import Engine
@@ -39,6 +39,7 @@ from fedsim.runs.checkpoint import Checkpoint
 from fedsim.runs.history import HistoryWriter
 from fedsim.runs.privacy_setup import calibrated, central_privacy, new_ledger, require_possible
 from fedsim.runs.progress import Progress, Quiet
+from fedsim.runs.settle import settled
 from fedsim.runs.staging import require_stageable, stage_metrics
 from fedsim.training.precision import prepare
 
@@ -86,8 +87,11 @@ class Simulation:
     def __init__(self, config: RunConfig, progress: Progress | None = None, data: FederatedData | None = None) -> None:
         self.progress = progress or Quiet()
         self.strategy = load_strategy(config.strategy.name)
-        config, why_engine = choose_engine(_with_start(config))
-        data = data or federate(config.data, config.clients, config.seed)
+        config = _with_start(config)
+        dataset = load_dataset(config.data, config.seed) if data is None else data.dataset
+        config, why_data = settled(config, dataset)
+        config, why_engine = choose_engine(config)
+        data = data or federate(config.data, config.clients, config.seed, dataset)
         require_stageable(config, self.strategy, data)
         self.data = data if self.strategy.prepare is None else self.strategy.prepare(config, data)
         dataset = self.data.dataset
@@ -114,7 +118,7 @@ class Simulation:
         self.server.central = central_privacy(config)
         config, why_cohort = choose_cohort(config, self.worker, self.server.local_start(), self.server.constants())
         self.config = self.worker.config = config
-        self.choices = {"engine": why_engine, "cohort": why_cohort, **why_noise}
+        self.choices = {**why_data, "engine": why_engine, "cohort": why_cohort, **why_noise}
         counts = self.data.class_counts
         self.groups = shot_groups(counts) if counts.max() >= _LONG_TAIL * counts.min() else {}
         self._tests = TestSet(dataset, self.worker.device, model.classifier.weight.dtype, config.eval_metrics)

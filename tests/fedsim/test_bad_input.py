@@ -41,7 +41,7 @@ CASES = [
     ("run --dataset csv:", "data.name: ... 'csv:' ... csv:PATH"),
     ("run --dataset csv:absent.csv", "absent.csv: no such file"),
     ("run --set data.target_scale=[0,0]", "data.target_scale.1: must be greater than 0, got 0"),
-    ("run --dataset diabetes", "data.partition: dirichlet splits by class ... use --partition iid"),
+    ("run --dataset diabetes --partition dirichlet", "data.partition: dirichlet splits by class ... --partition iid"),
     (
         "run --strategy aggregate --set strategy.bag_size=many",
         "strategy.bag_size: must be a whole number from 1, or auto, got 'many'",
@@ -190,7 +190,7 @@ CASES = [
     ),
     (
         "run --dataset pneumoniamnist --data-root nodata",
-        "data.name: pneumoniamnist is not in nodata/pneumoniamnist.npz; ... curl -L -o nodata/pneumoniamnist.npz",
+        "data.name: pneumoniamnist is not in ... curl -L -o ... nodata/pneumoniamnist.npz",
     ),
     # Run folders.
     ("run --out runs --name tiny", "runs/tiny: exists already; choose another --name ... --force"),

@@ -117,7 +117,7 @@ BAD = {
     "test label 4": halves() | {"y_test": Y + 1},
     "identity_train is float64": halves(identity_train=TABLE[:, 0]),
     "NaN": halves(np.where(TABLE > 1, np.nan, TABLE)),
-    "infinite": halves(np.full((N, 2), 1e300)),
+    "infinite": halves(np.where(TABLE > 1, np.inf, TABLE)),
     "x_train is float64 of shape .20, 6, 5": halves(GREY / 255),
     "x_train is int64": halves(Y[:, None]),
     "x_train is uint8 of shape ..;": halves(np.uint8(1)),

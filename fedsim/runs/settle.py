@@ -1,0 +1,64 @@
+"""What a configuration leaves to the data: the model, the split of numbers, and how many clients there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from fedsim.config.errors import one_line
+from fedsim.config.run import RunConfig
+from fedsim.data.datasets import Dataset
+from fedsim.errors import FedsimError
+from fedsim.models.config import MODELS
+
+_FLAT_MODEL = "mlp"
+_FOR_NUMBERS = {"lr": 0.05, "clip_norm": 1.0}
+"""Steps of that model against squared errors, whose gradients grow with the error: outliers would throw it far off."""
+
+
+def settled(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, dict[str, str]]:
+    """Return the configuration with what it leaves open, and why; what was given is never changed.
+
+    Raises
+    ------
+    FedsimError
+        If what was given does not fit what the data decide.
+    """
+    changes: dict[str, Any] = {}
+    why: dict[str, str] = {} if dataset.reading is None else {"data": dataset.reading}
+    if (
+        "name" not in config.model.model_fields_set
+        and len(dataset.input_shape) == 1
+        and MODELS[config.model.name].min_side
+    ):
+        options = config.model.model_dump(include=config.model.model_fields_set)
+        changes["model"] = {"name": _FLAT_MODEL, **options}
+        why["model"] = f"{_FLAT_MODEL}, as {config.model.name} is for images"
+        if dataset.is_regression and not config.training.model_fields_set & _FOR_NUMBERS.keys():
+            changes["training"] = config.training.model_dump() | _FOR_NUMBERS
+            if config.privacy.example is not None:  # which clips by itself
+                del changes["training"]["clip_norm"]
+            why["steps"] = "lr {lr} and clip_norm {clip_norm}, as squared errors have large gradients".format(
+                **_FOR_NUMBERS
+            )
+    if "partition" not in config.data.model_fields_set and dataset.is_regression:
+        changes["data"] = {**config.data.model_dump(), "partition": {"name": "iid"}}
+        why["partition"] = f"iid, as {config.data.partition.name} goes by classes"
+    people = _people(dataset)
+    if config.clients_by_data and people:
+        changes["clients"] = people
+    if not changes:
+        return config, why
+    try:
+        return RunConfig.model_validate({**config.model_dump(), **changes}), why
+    except ValidationError as error:
+        raise FedsimError(one_line(error, RunConfig)) from None
+
+
+def _people(dataset: Dataset) -> int:
+    """Return how many clients the natural partition makes."""
+    if dataset.client_names is not None:
+        return len(dataset.client_names)
+    return 0 if dataset.identity_train is None else len(np.unique(dataset.identity_train))
