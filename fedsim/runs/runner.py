@@ -33,6 +33,7 @@ from fedsim.runs.folder import RunFolder
 from fedsim.runs.history import HistoryWriter, require_room
 from fedsim.runs.progress import Progress
 from fedsim.runs.reserve import held, put_in_place, sweep, temporary_for
+from fedsim.runs.settle import as_given
 from fedsim.runs.simulation import Metrics, RunState, Simulation, TooFewReplies, build_run_model
 from fedsim.runs.staging import schedule
 from fedsim.sealed import seal, sha256
@@ -79,26 +80,10 @@ def run(
         If the configuration or the data is bad; nothing was written then.
     """
     if isinstance(config, RunConfig):
-        base: Mapping[str, Any] = _as_given(config)
+        base: Mapping[str, Any] = as_given(config)
     else:
         base = config if isinstance(config, Mapping) else find_config(str(config)) if config is not None else {}
     return run_layers([base, overrides or {}], force=force, progress=progress)
-
-
-def _as_given(config: RunConfig) -> dict[str, Any]:
-    """Return a configuration without what it leaves to the data, see `fedsim.runs.settle`."""
-    dumped = config.model_dump()
-    open_keys = (
-        (dumped, config, "clients"),
-        (dumped["data"], config.data, "partition"),
-        (dumped["model"], config.model, "name"),
-        (dumped["training"], config.training, "lr"),
-        (dumped["training"], config.training, "clip_norm"),
-    )
-    for part, given, key in open_keys:
-        if key not in given.model_fields_set:
-            del part[key]
-    return dumped
 
 
 def run_layers(layers: Sequence[Mapping[str, Any]], *, force: bool, progress: Progress | None) -> RunResult:

@@ -57,6 +57,22 @@ def settled(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, dict[str, s
         raise FedsimError(one_line(error, RunConfig)) from None
 
 
+def as_given(config: RunConfig) -> dict[str, Any]:
+    """Return a configuration without what it leaves to the data: settled again, it gives the same."""
+    dumped = config.model_dump()
+    open_keys = (
+        (dumped, config, "clients"),
+        (dumped["data"], config.data, "partition"),
+        (dumped["model"], config.model, "name"),
+        (dumped["training"], config.training, "lr"),
+        (dumped["training"], config.training, "clip_norm"),
+    )
+    for part, given, key in open_keys:
+        if key not in given.model_fields_set:
+            del part[key]
+    return dumped
+
+
 def _people(dataset: Dataset) -> int:
     """Return how many clients the natural partition makes."""
     if dataset.client_names is not None:
