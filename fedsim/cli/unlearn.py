@@ -22,7 +22,9 @@ def unlearn_command(
     ],
     method: Annotated[str, typer.Option(help="Names joined with commas, or all; see: fedsim list unlearning.")],
     compare: Annotated[str | None, typer.Option(help="retrain: the model to come near to, from scratch.")] = None,
-    seeds: Annotated[int, typer.Option(help="Repetitions, each with its own original and oracle.")] = 1,
+    seeds: Annotated[
+        int | None, typer.Option(help="Repetitions, each with its own original and oracle; 3 with --compare, else 1.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder under RUN/unlearned.")] = None,
     purge: Annotated[bool, typer.Option("--purge", help="Then remove what these clients sent from history.")] = False,
     sets: Annotated[list[str] | None, typer.Option("--set", help="METHOD.option=value. Repeatable.")] = None,

@@ -203,6 +203,22 @@ class CsvConfig(Config):
         return value
 
 
+class CanariesConfig(Config):
+    """What is planted in the training images, so that it is known what a model must remember. See `data.canaries`."""
+
+    backdoor_clients: list[int] = Field(default_factory=list)
+    """All samples of these clients bear the trigger, a white square in the lower right corner with a quarter of the
+    image's height, and are labelled `backdoor_target`."""
+    backdoor_target: int = Field(0, ge=0)
+    """The class that the trigger stands for."""
+    mislabelled: float = Field(0.0, ge=0, le=0.5)
+    """Share of the training samples, drawn at random, that have a wrong label."""
+    duplicated: int = Field(0, ge=0)
+    """Samples, drawn at random, that are turned into negatives, which no other image is, and repeated."""
+    copies: int = Field(8, ge=1)
+    """How often each of the duplicated samples is there; all copies are with one client."""
+
+
 class DataConfig(Config):
     """Which data, and who holds what of it."""
 
@@ -236,6 +252,8 @@ class DataConfig(Config):
     learn from unlabelled data, and unused by others."""
     labelled_min: int = Field(1, ge=1)
     """Fewest labelled samples of a client, if it has as many."""
+    canaries: CanariesConfig | None = None
+    """What is planted in the training images, to be remembered; see `CanariesConfig`."""
     augment: Literal["none", "crop", "crop_flip"] = "none"
     """Training augmentation of labelled samples: random crop of the zero-padded image, and horizontal flip."""
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from fedsim.data.canaries import Canaries, plant
 from fedsim.data.config import DataConfig
 from fedsim.data.datasets import Dataset, load_dataset
 from fedsim.data.held_out import matched_test, split_labels, split_test
@@ -33,6 +34,8 @@ class FederatedData:
     """Labelled training samples of all clients by class, (C,); (1,) where there are no classes."""
     unlabelled: Partition
     """Training rows of each client whose labels it does not know; other rows than those of `partition`."""
+    canaries: Canaries | None = None
+    """Where the canaries are, if the configuration plants some."""
     stages: Stages | None = None
     """When which classes arrive; None: all are there from the first round. The partitions are those of all stages."""
 
@@ -109,6 +112,12 @@ def federate(config: DataConfig, clients: int, seed: int, dataset: Dataset | Non
     else:
         split = make_partition(config.partition, y[rows], clients, seed, identity)
     partition = Partition(rows[split.indices], split.offsets)
+    canaries = None
+    if config.canaries is not None:
+        if stages is not None:
+            raise FedsimError("data.canaries: are not planted in classes that arrive over time; leave out data.stages")
+        dataset, partition, canaries = plant(dataset, partition, config.canaries, seed)
+        y = dataset.strata_train
     source: Literal["test", "train"]
     if config.client_test == "split":
         source = "train"
@@ -118,7 +127,7 @@ def federate(config: DataConfig, clients: int, seed: int, dataset: Dataset | Non
         client_test = _own_tests(dataset) or matched_test(partition, y, y_test, seed)
     partition, unlabelled = split_labels(partition, config.labelled_fraction, config.labelled_min, seed)
     class_counts = np.bincount(y[partition.indices], minlength=dataset.num_strata)
-    return FederatedData(dataset, partition, client_test, source, class_counts, unlabelled, stages)
+    return FederatedData(dataset, partition, client_test, source, class_counts, unlabelled, canaries, stages)
 
 
 def _stages(config: DataConfig, dataset: Dataset, seed: int) -> Stages | None:

@@ -4,6 +4,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -41,6 +42,11 @@ class Plot:
     name: str
     title: str
     figure: Figure
+
+    @cached_property
+    def png(self) -> bytes:
+        """The figure as PNG, drawn once for the file and the page."""
+        return png(self.figure)
 
     @property
     def wide(self) -> bool:

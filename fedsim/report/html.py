@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fedsim.atomic import write_atomically
-from fedsim.report.plots import Plot, all_plots, png
+from fedsim.report.plots import Plot, all_plots
 from fedsim.report.wording import (
     ABSENT,
     best_of,
@@ -42,12 +42,15 @@ class Section:
         A table whose first row is its head; no table when empty.
     plots
         Figures, shown below the table.
+    folded
+        Whether the table is hidden until a reader opens it.
     """
 
     title: str
     text: str | Markup = ""
     rows: Sequence[Sequence[str]] = ()
     plots: Sequence[Plot] = ()
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def _render(**parts: Any) -> str:
 
 
 def _data_uri(plot: Plot) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(plot.figure)).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(plot.png).decode("ascii")
 
 
 def _notices(folders: Sequence[RunFolder], labels: Sequence[str]) -> list[tuple[str, str]]:

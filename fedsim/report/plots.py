@@ -29,7 +29,7 @@ __all__ = [
 
 def write_plots(folder: RunFolder) -> list[Path]:
     """Write all plots that the run has data for as PNG files into its `plots/` and return their paths."""
-    return [write_atomically(folder.path / "plots" / f"{p.name}.png", png(p.figure)) for p in all_plots([folder])]
+    return [write_atomically(folder.path / "plots" / f"{p.name}.png", p.png) for p in all_plots([folder])]
 
 
 def all_plots(folders: Sequence[RunFolder]) -> list[Plot]:

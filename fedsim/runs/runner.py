@@ -119,10 +119,13 @@ def resume(
         return _continue(path, Simulation(config, progress))
 
 
-def begin_or_resume(folder: Path, simulation: Simulation) -> RunResult:
-    """Bring a run to its end in `folder`, from its last checkpoint if it is there already."""
+def begin_or_resume(folder: Path, simulation: Simulation, *, pictures: bool = True) -> RunResult:
+    """Bring a run to its end in `folder`, from its last checkpoint if it is there already.
+
+    Without `pictures` the folder has neither plots nor a report.
+    """
     with held(folder):
-        return (_continue if folder.exists() else _begin)(folder, simulation)
+        return (_continue if folder.exists() else _begin)(folder, simulation, pictures=pictures)
 
 
 def require_same_data(run: RunFolder, data: FederatedData) -> None:
@@ -157,15 +160,15 @@ def load_run_tensors(run: RunFolder) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _begin(folder: Path, simulation: Simulation) -> RunResult:
+def _begin(folder: Path, simulation: Simulation, *, pictures: bool = True) -> RunResult:
     config = simulation.config
     require_room(config.history, simulation.server.initial(), config.rounds, config.cohort_size)
     with contextlib.closing(simulation.engine()) as engine:  # first: it may not be to be had
         _make_folder(folder, simulation)
-        return _finish(folder, simulation, engine, simulation.begin())
+        return _finish(folder, simulation, engine, simulation.begin(), pictures=pictures)
 
 
-def _continue(folder: Path, simulation: Simulation) -> RunResult:
+def _continue(folder: Path, simulation: Simulation, *, pictures: bool = True) -> RunResult:
     run = RunFolder.open(folder)
     require_same_data(run, simulation.data)
     began_with = dict(run.environment.get("files", {})).get("config.yaml")
@@ -177,10 +180,12 @@ def _continue(folder: Path, simulation: Simulation) -> RunResult:
             state = simulation.begin() if checkpoint is None else simulation.restore(checkpoint, engine)
         except FedsimError as error:
             raise FedsimError(f"{folder}: {error}") from None
-        return _finish(folder, simulation, engine, state)
+        return _finish(folder, simulation, engine, state, pictures=pictures)
 
 
-def _finish(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> RunResult:
+def _finish(
+    folder: Path, simulation: Simulation, engine: Engine, state: RunState, *, pictures: bool = True
+) -> RunResult:
     """Run what is left of a run, and write all of its folder."""
     go_on = f"fedsim run --resume {shlex.quote(str(folder))}"
     try:
@@ -188,7 +193,8 @@ def _finish(folder: Path, simulation: Simulation, engine: Engine, state: RunStat
         exported = simulation.server.export(state.tensors)
         save_model(folder / "model.safetensors", exported)
         _write_summary(folder, simulation, state, "finished")
-        _write_pictures(folder)
+        if pictures:
+            _write_pictures(folder)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; to go on: {go_on}") from None
     except TooFewReplies as error:

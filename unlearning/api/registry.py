@@ -12,7 +12,7 @@ import ast
 import importlib
 from collections.abc import Callable, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fedsim.errors import FedsimError, nearest
 from fedsim.federated.registry import declared
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from fedsim.models.base import Classifier
     from unlearning.api.federation import Federation
     from unlearning.api.view import View
+
+Where = Literal["federated", "central"]
+"""In the federation, or on a server that has pooled the clients' raw data."""
 
 KINDS = ("class", "samples", "clients")
 """What a request can name."""
@@ -65,6 +68,11 @@ class Method:
     forgets: frozenset[str]
     """Of `KINDS`."""
     unlearn: Unlearn[Any]
+
+    @property
+    def where(self) -> Where:
+        """Where it runs."""
+        return "federated" if self.needs.federation else "central"
 
 
 _methods: dict[str, Method] = {}
@@ -116,5 +124,7 @@ def describe_unlearning() -> dict[str, str]:
         needs = arguments["needs"].keywords if isinstance(arguments["needs"], ast.Call) else []
         flags = {need.arg: ast.literal_eval(need.value) for need in needs if need.arg}
         forgets = sorted(ast.literal_eval(arguments["forgets"]), key=KINDS.index)
-        lines[name] = f"{method.summary} Forgets: {', '.join(forgets)}. Needs: {Needs(**flags).words()}."
+        asked = Needs(**flags)
+        where = "federated" if asked.federation else "central, pools the clients' raw data"
+        lines[name] = f"{method.summary} Forgets: {', '.join(forgets)}. Needs: {asked.words()}. Runs: {where}."
     return lines

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
+from unlearning.evaluation.metric import Metric, percent
 from unlearning.evaluation.scores import Array, Floats, as_labels, as_logits
 
 
+def _accuracy(split: str, head: str, *, brief: bool = False, reading: str = "") -> Metric:
+    title = f"accuracy on the {split} set"
+    better: Literal["oracle", "high"] = "oracle" if split == "forget" else "high"
+    return Metric(f"accuracy_{split}", head, title, better, 0, 1, reading=reading, write=percent, brief=brief)
+
+
+METRICS = (
+    _accuracy("forget", "Forget", brief=True, reading="neither high nor low is good: the oracle's is"),
+    _accuracy("retain", "Retain", brief=True),
+    _accuracy("test", "Test", brief=True),
+    _accuracy("unseen", "Unseen"),
+    Metric("loss_forget", "Forget loss", "mean cross-entropy on the forget set", "oracle", 0, None, "nats"),
+    Metric("loss_unseen", "Unseen loss", "mean cross-entropy on never-seen data", "low", 0, None, "nats"),
+)
+
+
 def accuracy(logits: Array, labels: Array) -> float:
-    """Return A_S, the fraction of samples whose largest logit is the true class, in [0, 1] (card 1).
+    """Return A_S, the fraction of samples whose largest logit is the true class, in [0, 1].
 
     On the forget set this is FA; UA of the SalUn line of work is 1 - FA.
     """

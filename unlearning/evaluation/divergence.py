@@ -6,7 +6,16 @@ from typing import Literal
 
 import numpy as np
 
+from unlearning.evaluation.metric import Metric
 from unlearning.evaluation.scores import Array, Floats, log_probabilities
+
+METRICS = (
+    Metric("js_forget", "JS forget", "Jensen-Shannon divergence to the oracle on the forget set", "low", 0, 0.6932,
+           "nats"),
+    Metric("js_test", "JS test", "Jensen-Shannon divergence to the oracle on the test set", "low", 0, 0.6932, "nats"),
+    Metric("activation_forget", "Activation", "l2 distance to the oracle's probabilities on the forget set", "low", 0,
+           1.4143, "probability"),
+)  # fmt: skip
 
 
 def js_divergences(logits: Array, oracle: Array) -> Floats:

@@ -1,11 +1,23 @@
-"""What unlearning costs next to retraining."""
+"""What a model cost: time, memory, and what it asked of the federation."""
 
+from fedsim.report.wording import format_duration
+from unlearning.evaluation.metric import Metric
 
-def run_time_efficiency(method_seconds: float, oracle_seconds: float) -> float:
-    """Return RTE = oracle time / method time, above 0; above 1 the method is the faster (card 18, arXiv:2410.01276).
-
-    Both times are of the training alone, on the same machine, without evaluation.
-    """
-    if not (method_seconds > 0 and oracle_seconds > 0):
-        raise ValueError(f"times must be above 0 seconds; got {method_seconds} and {oracle_seconds}")
-    return oracle_seconds / method_seconds
+METRICS = (
+    Metric("seconds", "Time", "time of the training, or of the method alone", "low", 0, None, "seconds",
+           "evaluations not included", format_duration, brief=True, cost=True),
+    Metric("time_share", "Of retraining", "time / the mean time of retraining", "low", 0, None, "ratio",
+           "both of one machine, evaluations not included", "{:.1%}".format, cost=True),
+    Metric("peak_mb", "Peak MB", "most memory beyond what was held before", "low", 0, None, "MB", "",
+           "{:.0f}".format, cost=True),
+    Metric("attack_seconds", "Attack time", "time of all attacks on one model, relearning included", "low", 0, None,
+           "seconds", "", format_duration, cost=True),
+    Metric("rounds", "Rounds", "rounds in which clients trained", "low", 0, None, "rounds", "", "{:.0f}".format,
+           cost=True),
+    Metric("clients_woken", "Clients woken", "times that a client trained in a round", "low", 0, None, "clients", "",
+           "{:.0f}".format, cost=True),
+    Metric("traffic_mb", "Traffic MB", "sent to clients and by them", "low", 0, None, "MB", "", "{:.1f}".format,
+           cost=True),
+    Metric("history_mb", "History MB", "stored history that was read", "low", 0, None, "MB", "", "{:.1f}".format,
+           cost=True),
+)  # fmt: skip

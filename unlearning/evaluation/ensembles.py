@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from unlearning.evaluation.catalogue import METRICS, many_oracle_metrics
+from unlearning.evaluation import epsilon_score
 from unlearning.evaluation.epsilon_score import forgetting_quality
-from unlearning.evaluation.klom import MIN_MODELS, klom, klom_halves, klom_null, summarise_klom
-from unlearning.evaluation.report import Measurement
+from unlearning.evaluation.klom import MIN_MODELS, klom, klom_null, summarise_klom
 from unlearning.evaluation.scores import Floats
-from unlearning.evaluation.u_lira import as_ensemble, u_lira
+from unlearning.evaluation.u_lira import MIN_PAIRS, as_ensemble, u_lira
 
 _NULL_SAMPLES = 300
 
@@ -36,25 +35,37 @@ class Ensembles:
         return len(self.oracles["forget"])
 
 
-def measure_ensembles(ensembles: Ensembles | None, rng: np.random.Generator) -> dict[str, Measurement]:
-    """Return KLOM, U-LiRA and forgetting quality, or, for each, how many models it lacks.
+@dataclass(frozen=True)
+class Measurement:
+    """One metric over many models, unlearned ones and oracles, and what to read it against."""
+
+    value: float
+    null: float | None = None
+    """The value on what is alike by construction: halves of the oracles, or models simulated so."""
+    low: float | None = None
+    """Lower end of the 95 % interval, and `high` the upper one; None where it is not known."""
+    high: float | None = None
+
+
+def measure_ensembles(ensembles: Ensembles, rng: np.random.Generator) -> dict[str, Measurement]:
+    """Return KLOM, U-LiRA and forgetting quality, each where there are enough models.
 
     Uses the first N of each side where they differ in number. `null` is the value of alike models: of KLOM and
     forgetting quality simulated with Gaussian margins at the same N, of U-LiRA that of two halves of the oracles.
     """
-    pairs = min(ensembles.num_unlearned, ensembles.num_oracles) if ensembles else 1
+    pairs = min(ensembles.num_unlearned, ensembles.num_oracles)
+    sides = {
+        name: (as_ensemble(ensembles.unlearned[name])[:pairs], as_ensemble(ensembles.oracles[name])[:pairs])
+        for name in ensembles.unlearned
+    }
     out: dict[str, Measurement] = {}
-    if ensembles is not None and pairs >= min(many_oracle_metrics().values()):
-        sides = {
-            name: (as_ensemble(ensembles.unlearned[name])[:pairs], as_ensemble(ensembles.oracles[name])[:pairs])
-            for name in ensembles.unlearned
-        }
+    if pairs >= MIN_MODELS:
         out |= _klom(sides, pairs, rng)
-        if pairs >= METRICS["u_lira"].oracles:
-            out |= _u_lira(*sides["forget"], rng)
-        if pairs >= METRICS["forgetting_quality"].oracles:
-            out["forgetting_quality"] = _quality(*sides["forget"], rng)
-    return {name: _noted(out.get(name), pairs, name) for name in many_oracle_metrics()}
+    if pairs >= MIN_PAIRS:
+        out |= _u_lira(*sides["forget"], rng)
+    if pairs >= epsilon_score.MIN_MODELS:
+        out["forgetting_quality"] = _quality(*sides["forget"], rng)
+    return out
 
 
 def _klom(sides: dict[str, tuple[Floats, Floats]], pairs: int, rng: np.random.Generator) -> dict[str, Measurement]:
@@ -62,42 +73,23 @@ def _klom(sides: dict[str, tuple[Floats, Floats]], pairs: int, rng: np.random.Ge
     out = {}
     for name, (unlearned, oracles) in sides.items():
         value = summarise_klom(klom(unlearned, oracles))
-        among = summarise_klom(klom_halves(oracles, rng)) if pairs >= 2 * MIN_MODELS else None
-        out[f"klom_{name}"] = _measurement(value.mean, among.mean if among else None, null.mean)
+        out[f"klom_{name}"] = Measurement(value.mean, null.mean)
         if name == "forget":
-            out["klom_forget_p95"] = _measurement(value.p95, among.p95 if among else None, null.p95)
+            out["klom_forget_p95"] = Measurement(value.p95, null.p95)
     return out
-
-
-def _measurement(value: float, among_oracles: float | None, null: float) -> Measurement:
-    return Measurement(value, oracle=among_oracles, gap=value - null, null=null)
 
 
 def _u_lira(unlearned: Floats, oracles: Floats, rng: np.random.Generator) -> dict[str, Measurement]:
     found = u_lira(unlearned, oracles, rng)
     attack = found.attack
+    half = 1.96 * attack.standard_error
     null = attack.floor.mean if attack.floor else None
     return {
-        "u_lira": Measurement(
-            attack.value, oracle=0.5, gap=attack.value - 0.5, standard_error=attack.standard_error, null=null
-        ),
-        "u_lira_auc": Measurement(found.auc, oracle=0.5, gap=found.auc - 0.5),
+        "u_lira": Measurement(attack.value, null, max(0.0, attack.value - half), min(1.0, attack.value + half)),
+        "u_lira_auc": Measurement(found.auc),
     }
 
 
 def _quality(unlearned: Floats, oracles: Floats, rng: np.random.Generator) -> Measurement:
-    half = len(oracles) // 2
-    halves = oracles[:half], oracles[half : 2 * half]
-    among = forgetting_quality(*halves) if half >= METRICS["forgetting_quality"].oracles else None
     alike = rng.standard_normal((2, len(oracles), _NULL_SAMPLES))
-    return _measurement(forgetting_quality(unlearned, oracles), among, forgetting_quality(alike[0], alike[1]))
-
-
-def _noted(found: Measurement | None, pairs: int, name: str) -> Measurement:
-    metric = METRICS[name]
-    if found is None:
-        why = f"needs {metric.oracles} oracles and as many unlearned models; got {pairs}"
-        return Measurement(None, note=why if pairs < metric.oracles else "margins of this set were not given")
-    if pairs < metric.steady_from:
-        return replace(found, note=f"{pairs} models per side; steady from about {metric.steady_from}")
-    return found
+    return Measurement(forgetting_quality(unlearned, oracles), forgetting_quality(alike[0], alike[1]))

@@ -16,10 +16,16 @@ import math
 
 import numpy as np
 
+from unlearning.evaluation.metric import Metric
 from unlearning.evaluation.scores import Array, Floats
 from unlearning.evaluation.u_lira import as_ensemble
 
 MIN_MODELS = 4
+METRICS = (
+    Metric("forgetting_quality", "F", "forgetting quality of the NeurIPS-2023 challenge", "high", 0, 1,
+           reading="about 0.2 for alike models: read it next to that", models=MIN_MODELS, steady_from=64),
+)  # fmt: skip
+
 _DELTA, _CAP, _SLACK, _PEAKED = 1e-5, 50.0, 2.0, 0.01
 
 
@@ -57,11 +63,6 @@ def forgetting_quality(unlearned: Array, retrained: Array) -> float:
         raise ValueError(f"the score needs {MIN_MODELS} models per side, equally many; got {u.shape} and {r.shape}")
     eps = [sample_epsilon(a, b) for a, b in zip(u.T, r.T, strict=True)]
     return float(epsilon_points(eps, len(u)).mean())
-
-
-def final_score(quality: float, retain: tuple[float, float], test: tuple[float, float]) -> float:
-    """Return F * (RA_u / RA_r) * (TA_u / TA_r); `retain` and `test` are (unlearned, retrained) mean accuracies."""
-    return quality * (retain[0] / retain[1]) * (test[0] / test[1])
 
 
 def _best_epsilon(fpr: Floats, fnr: Floats) -> float:

@@ -13,8 +13,14 @@ import math
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from unlearning.evaluation.metric import Metric
 from unlearning.evaluation.noise_floor import Attack, loss_sign, never_seen_halves
 from unlearning.evaluation.scores import Array, Floats, Ints, as_values
+
+METRICS = (
+    Metric("mia_logistic", "MIA logistic", "attack by logistic regression on the loss, accuracy", "oracle", 0, 1,
+           reading="above 0.5 remembered or over-forgotten, as its sign says"),
+)  # fmt: skip
 
 MIN_SIZE = 10
 """Samples per side below which a tenth of them is none."""

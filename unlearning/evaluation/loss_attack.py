@@ -7,9 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from unlearning.evaluation.metric import Metric
 from unlearning.evaluation.noise_floor import Attack, loss_sign, never_seen_halves
 from unlearning.evaluation.roc import auc, auc_null_sd, best_balanced_accuracy, best_balanced_accuracy_null
 from unlearning.evaluation.scores import Array, Floats, as_values
+
+METRICS = (
+    Metric("mia_auc", "MIA", "attack by loss: area under the curve, forget set against never-seen", "oracle", 0, 1,
+           reading="above the oracle's remembered, below it over-forgotten", brief=True),
+    Metric("mia_threshold", "MIA threshold", "attack by the best loss threshold, balanced accuracy", "oracle", 0.5, 1,
+           reading="above chance remembered; blind to over-forgetting"),
+)  # fmt: skip
 
 
 def loss_auc_attack(forget: Array, unseen: Array, rng: np.random.Generator, halvings: int = 20) -> Attack:

@@ -23,7 +23,7 @@ _ATTACKS: dict[str, Callable[[Floats, Floats, np.random.Generator, int], Attack]
 
 
 def model_facts(
-    labels: Splits[Array], logits: Splits[Array], rng: np.random.Generator, *, floors: bool = True
+    labels: Splits[Array], logits: Splits[Array], rng: np.random.Generator, *, floors: bool = False
 ) -> ModelFacts:
     """Return accuracies, losses, attacks and flags of one model.
 

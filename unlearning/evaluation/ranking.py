@@ -1,47 +1,22 @@
-"""Methods in the order of their distance to the oracle."""
+"""Places by distance to the oracle, where differences that retrained models show among themselves are ties."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-from unlearning.evaluation.intervals import Interval, interval
+from collections.abc import Mapping
 
 
-@dataclass(frozen=True)
-class Place:
-    """One method in the ranking."""
+def places(distances: Mapping[str, float | None], floor: float) -> dict[str, int]:
+    """Return the place of each name, from 1, nearest first; None, a model without a distance, comes last.
 
-    method: str
-    place: int
-    """From 1; equal means share a place."""
-    distance: Interval | None
-    """None where a seed diverged, or none was measured: last."""
-    as_good_as_first: bool
-    """Its interval and the first's overlap; with one seed, only where the distances are equal."""
-
-
-def rank(distances: Mapping[str, Sequence[float | None]]) -> list[Place]:
-    """Return methods by mean distance, smallest first; `distances` has one number per seed, None for a diverged one."""
-    known = {method: _interval(values) for method, values in distances.items()}
-    keys = {method: math.inf if d is None else d.mean for method, d in known.items()}
-    order = sorted(keys, key=lambda method: (keys[method], method))
-    best = known[order[0]] if order else None
-    return [
-        Place(method, 1 + sum(k < keys[method] for k in keys.values()), known[method], _overlap(known[method], best))
-        for method in order
-    ]
-
-
-def _interval(values: Sequence[float | None]) -> Interval | None:
-    known = [v for v in values if v is not None]
-    return interval(known) if known and len(known) == len(values) else None
-
-
-def _overlap(distance: Interval | None, best: Interval | None) -> bool:
-    if distance is None or best is None:
-        return False
-    low = distance.mean if distance.low is None else distance.low
-    high = best.mean if best.high is None else best.high
-    return low <= high
+    All that are at most `floor` from the oracle share the first place. Of the others, those that are at most `floor`
+    farther than the nearest of their group share a place.
+    """
+    known = {name: math.inf if distance is None else distance for name, distance in distances.items()}
+    out: dict[str, int] = {}
+    start, place = 0.0, 1
+    for number, (name, distance) in enumerate(sorted(known.items(), key=lambda item: (item[1], item[0])), 1):
+        if distance - start > floor:  # never of two that are infinite, as their difference is not a number
+            start, place = distance, number
+        out[name] = place
+    return out

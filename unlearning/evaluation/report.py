@@ -28,23 +28,6 @@ class Splits(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One metric over many models, unlearned ones and oracles, and what to read it against."""
-
-    value: float | None
-    """None where it is not known; `note` says why."""
-    oracle: float | None = None
-    """What oracles have among themselves: one half against the other, of N // 2 models each."""
-    gap: float | None = None
-    """`value` - `null`."""
-    standard_error: float | None = None
-    """Sampling noise of an attack's chance value."""
-    null: float | None = None
-    """The value on what is alike by construction: halves of the oracles, or models simulated so."""
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class ModelFacts:
     """What one model does, without looking at another."""
 

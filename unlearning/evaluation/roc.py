@@ -49,9 +49,3 @@ def best_balanced_accuracy_null(num_positive: int, num_negative: int) -> tuple[f
     """
     scale = 0.5 / math.sqrt(num_positive * num_negative / (num_positive + num_negative))
     return 0.5 + 0.5 * scale * math.sqrt(math.pi / 2), 0.5 * scale * math.sqrt(2 - math.pi / 2)
-
-
-def tpr_at_fpr(positive: Array, negative: Array, fpr: float) -> float:
-    """Return the largest TPR of a threshold whose FPR is at most `fpr` in [0, 1] (card 11: 0.01 and 0.001)."""
-    hits, alarms = rates(positive, negative)
-    return float(hits[alarms <= fpr].max())

@@ -13,11 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unlearning.evaluation.metric import Metric
 from unlearning.evaluation.noise_floor import Attack, NoiseFloor
 from unlearning.evaluation.roc import auc
 from unlearning.evaluation.scores import Array, Floats
 
 MIN_PAIRS = 4
+METRICS = (
+    Metric("u_lira", "U-LiRA", "accuracy of telling unlearned from never-seen, sample by sample", "oracle", 0, 1,
+           reading="0.5 as if never seen; above: told apart", models=MIN_PAIRS, steady_from=64),
+    Metric("u_lira_auc", "U-LiRA AUC", "area under the curve of the same attack", "oracle", 0, 1,
+           reading="as U-LiRA", models=MIN_PAIRS, steady_from=64),
+)  # fmt: skip
+
 _MIN_SD = 1e-6
 
 
@@ -26,7 +34,8 @@ class ULira:
     """The attack over N pairs of models and n samples."""
 
     attack: Attack
-    """`value` is the accuracy over samples and held-out models; `standard_error` is over pairs of models."""
+    """`value` is the accuracy over samples and held-out models; `standard_error` is over pairs of models, or the
+    floor's where that is larger."""
     auc: float
     """In [0, 1], over samples and held-out models of a fold; mean over folds."""
     sample_accuracies: Floats
@@ -73,14 +82,18 @@ def u_lira(
         raise ValueError(f"U-LiRA needs {MIN_PAIRS} pairs of models or more; got margins {u.shape} and {v.shape}")
     accuracies, aucs = _cross_fit(u, v, rng, folds, shared_variance)
     pairs = accuracies.mean(1)
+    floor = _floor(v, rng, folds, shared_variance, halvings)
+    # Pairs of one fold share their Gaussians, so their spread alone is too small an error; the floor's is of half the
+    # models, sqrt(2) times that of all.
+    spread = float(pairs.std(ddof=1) / np.sqrt(len(pairs)))
     attack = Attack(
         value=float(pairs.mean()),
         chance=0.5,
-        standard_error=float(pairs.std(ddof=1) / np.sqrt(len(pairs))),
+        standard_error=max(spread, floor.sd / np.sqrt(2)) if floor else spread,
         sign=int(np.sign(v.mean() - u.mean())),
         size=len(u),
         reading="0.5: as if never seen; above: told apart, remembered if the sign is -1, over-forgotten if it is +1",
-        floor=_floor(v, rng, folds, shared_variance, halvings),
+        floor=floor,
     )
     return ULira(attack, float(np.mean(aucs)), accuracies.mean(0))
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from fedsim.errors import FedsimError
 from fedsim.sealed import Damaged, unseal
-from unlearning.evaluation.efficiency import run_time_efficiency
-from unlearning.evaluation.ensembles import Ensembles, measure_ensembles
+from unlearning.api.registry import Where
+from unlearning.evaluation.ensembles import Ensembles, Measurement, measure_ensembles
+from unlearning.evaluation.gaps import GAP_METRICS, average_gap
 from unlearning.evaluation.intervals import Interval, over_seeds
-from unlearning.evaluation.ranking import rank
+from unlearning.evaluation.ranking import places
+from unlearning.evaluation.verdict import Label
+from unlearning.pipeline.judgement import Contestant, Kind, verdict_on
 from unlearning.pipeline.measure import Measured
 
 FILE = "comparison.json"
 RANK = "average_gap"
 
-Kind = Literal["original", "oracle", "method", "baseline"]
+_ORDER: tuple[Label, ...] = ("forgotten", "cannot be told here", "not forgotten", "damaged")
 
 
 class Row(BaseModel):
@@ -32,10 +36,15 @@ class Row(BaseModel):
 
     name: str
     kind: Kind
+    where: Where | None
+    """Where a method runs; None for what is no method."""
+    verdict: Label | None
+    """None where there is no oracle, or too few seeds."""
+    why: str
+    """What the verdict rests on."""
     place: int | None
-    """By distance to the oracle, from 1; equal ones share a place."""
-    as_good_as_first: bool
-    """Its interval and the first's overlap."""
+    """By distance to the oracle among the methods that run in the same place and the references, from 1; ties share
+    one."""
     metrics: dict[str, Interval]
     """By names of `unlearning.evaluation.catalogue.METRICS`."""
     null: dict[str, float]
@@ -71,14 +80,28 @@ class Comparison(BaseModel):
     """Forgotten samples of each class."""
     seeds: int
     rows: list[Row]
-    """Original and oracle, then the others, nearest to the oracle first."""
+    """Original, oracle and baselines, then federated methods and central ones, each by verdict and distance."""
+    floor: float | None
+    """The largest gap, in points, between two oracles of different seeds; None with fewer than two."""
     notes: list[str]
     """What was asked for and could not be done."""
 
     @property
     def best(self) -> Row:
-        """The nearest to the oracle of the methods asked for, or the oracle itself; without one, the first method."""
-        return next(row for kind in ("method", "oracle") for row in self.rows if row.kind == kind)
+        """The model that is delivered: of the methods asked for, the nearest to the oracle on held-out samples.
+
+        It is the oracle where no method was asked for, and the first method where there is no oracle.
+        """
+        methods = [row for row in self.rows if row.kind == "method"]
+        if not methods:
+            return next(row for row in self.rows if row.kind == "oracle")
+        return min(methods, key=lambda row: row.metrics["selection_gap"].mean if row.flags.get("diverged") is None
+                   and "selection_gap" in row.metrics else math.inf)  # fmt: skip
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether there are verdicts."""
+        return any(row.verdict is not None for row in self.rows)
 
     @property
     def is_ranked(self) -> bool:
@@ -86,73 +109,113 @@ class Comparison(BaseModel):
         return any(row.place is not None for row in self.rows)
 
 
-@dataclasses.dataclass
-class Contestant:
-    """What one model came to, seed by seed."""
-
-    kind: Kind
-    runs: list[Measured] = dataclasses.field(default_factory=list)
-    seconds: list[float] = dataclasses.field(default_factory=list)
-    """Of training or of the method; NaN where there was neither."""
-    costs: list[Mapping[str, float]] = dataclasses.field(default_factory=list)
-    """What else each took, by names of the catalogue."""
-
-
-def make_rows(contestants: dict[str, Contestant], rng: np.random.Generator) -> list[Row]:
-    """Return original and oracle, then the others: nearest to the oracle first, or as they came where there is none."""
+def make_rows(contestants: Mapping[str, Contestant], kind: str, rng: np.random.Generator) -> list[Row]:
+    """Return the rows of a request of this kind: references, then methods, federated before central ones."""
     oracle = contestants.get("oracle")
-    rivals = {name: c for name, c in contestants.items() if c.kind in ("method", "baseline")}
-    distances = {name: [run.values.get(RANK) for run in c.runs] for name, c in rivals.items()}
-    places = {place.method: place for place in rank(distances)} if oracle else {}
-    rows = []
-    for name in ("original", "oracle", *(places or rivals)):
-        if (contestant := contestants.get(name)) is None:
-            continue
-        row, place = _row(name, contestant, oracle, rng), places.get(name)
-        if place is not None:
-            row = row.model_copy(update={"place": place.place, "as_good_as_first": place.as_good_as_first})
-        rows.append(row)
-    return rows
+    ranked = _places(contestants, noise_floor(contestants)) if oracle else {}
+    rows = [
+        _row(name, contestant, contestants, kind, rng).model_copy(update={"place": ranked.get(name)})
+        for name, contestant in contestants.items()
+    ]
+    groups = {"original": 0, "oracle": 1}
+    ends = {"federated": 3, "central": 4, None: 2}
+
+    def key(row: Row) -> tuple[int, int, float, str]:
+        group = groups.get(row.name, ends[row.where] if row.kind == "method" else 2)
+        distance = row.mean(RANK)
+        judged = len(_ORDER) if row.verdict is None else _ORDER.index(row.verdict)
+        return group, judged, math.inf if math.isnan(distance) else distance, row.name if oracle else ""
+
+    return sorted(rows, key=key)
 
 
-def _row(name: str, contestant: Contestant, oracle: Contestant | None, rng: np.random.Generator) -> Row:
+def noise_floor(contestants: Mapping[str, Contestant]) -> float | None:
+    """Return the largest gap between two oracles of different seeds, in points; None with fewer than two."""
+    runs = [run.values for run in contestants["oracle"].runs if run.facts] if "oracle" in contestants else []
+    pairs = [
+        average_gap(ours, {name: theirs[name] for name in GAP_METRICS if name in theirs and name in ours})
+        for ours, theirs in itertools.permutations(runs, 2)
+    ]
+    return max(pairs) if pairs else None
+
+
+def _places(contestants: Mapping[str, Contestant], floor: float | None) -> dict[str, int]:
+    """Return places among the methods of one kind of place, each time with the references; of these the last."""
+    references = {name for name, c in contestants.items() if c.kind in ("original", "baseline")}
+    out: dict[str, int] = {}
+    for where in ("federated", "central"):
+        rivals = {n for n, c in contestants.items() if c.kind == "method" and c.where == where}
+        distances = {name: _distance(contestants[name]) for name in contestants if name in rivals | references}
+        if rivals or not out:
+            out |= places(distances, floor or 0.0)
+    return out
+
+
+def _distance(contestant: Contestant) -> float | None:
+    known = [run.values.get(RANK) for run in contestant.runs]
+    return None if None in known else float(np.mean([value for value in known if value is not None]))
+
+
+def _row(
+    name: str, contestant: Contestant, contestants: Mapping[str, Contestant], kind: str, rng: np.random.Generator
+) -> Row:
+    oracle = contestants.get("oracle")
     runs, first = contestant.runs, contestant.runs[0]
+    retraining = float(np.mean(oracle.seconds)) if oracle else math.nan
     seeds: list[dict[str, float | None]] = []
-    for number, (run, seconds, costs) in enumerate(zip(runs, contestant.seconds, contestant.costs, strict=True)):
+    for run, seconds, costs in zip(runs, contestant.seconds, contestant.costs, strict=True):
         values: dict[str, float | None] = {**run.values, **costs, "attack_seconds": run.seconds}
         if seconds > 0:
             values["seconds"] = seconds
-            if oracle is not None and contestant is not oracle:
-                values["run_time_efficiency"] = run_time_efficiency(seconds, oracle.seconds[number])
+            if contestant.kind in ("method", "baseline") and retraining > 0:
+                values["time_share"] = seconds / retraining
         seeds.append(values)
     many = {} if oracle is None or contestant is oracle else _ensemble_metrics(runs, oracle.runs, rng)
     attacks = {} if first.facts is None else first.facts.attacks
-    flags = [flag for run in runs for flag in run.flags]
+    flags = _flags(runs, oracle.runs if oracle and oracle is not contestant else [])
+    judged = verdict_on(name, contestants, kind)
     return Row(
         name=name,
         kind=contestant.kind,
+        where=contestant.where,
+        verdict=judged.label if judged else None,
+        why=judged.why if judged else "",
         place=None,
-        as_good_as_first=False,
-        metrics=over_seeds(seeds) | over_seeds([{metric: value for metric, (value, _) in many.items()}]),
-        null={metric: null for metric, (_, null) in many.items() if null is not None},
+        metrics=over_seeds(seeds) | {metric: _interval(found, len(runs)) for metric, found in many.items()},
+        null={metric: found.null for metric, found in many.items() if found.null is not None},
         attacks={metric: dataclasses.asdict(attack) for metric, attack in attacks.items()},
         flags={flag: flags.count(flag) for flag in dict.fromkeys(flags)},
         class_accuracy=[] if first.facts is None else first.facts.per_class["test"],
     )
 
 
+def _flags(runs: Sequence[Measured], oracles: Sequence[Measured]) -> list[str]:
+    """Return the flags of all seeds; over-forgotten is none where the oracle is it too."""
+    expected = [oracle.flags for oracle in oracles] or [[]] * len(runs)
+    return [
+        flag
+        for run, target in zip(runs, expected, strict=True)
+        for flag in run.flags
+        if flag not in target or flag != "over-forgotten"
+    ]
+
+
+def _interval(found: Measurement, seeds: int) -> Interval:
+    return Interval(found.value, None, found.low, found.high, seeds)
+
+
 def _ensemble_metrics(
     runs: Sequence[Measured], oracles: Sequence[Measured], rng: np.random.Generator
-) -> dict[str, tuple[float, float | None]]:
-    """Return (value, null) of the metrics that compare N models with N oracles, as far as N allows."""
-    if any(run.facts is None for run in (*runs, *oracles)):
+) -> dict[str, Measurement]:
+    """Return the metrics that compare N models with N oracles, as far as N allows; diverged ones are left out."""
+    ours, theirs = ([run for run in side if run.facts is not None] for side in (runs, oracles))
+    if not ours or not theirs:
         return {}
     sides = [
         {role: np.stack([run.margins(role) for run in side]) for role in ("forget", "retain", "test")}
-        for side in (runs, oracles)
+        for side in (ours, theirs)
     ]
-    found = measure_ensembles(Ensembles(sides[0], sides[1]), rng)
-    return {name: (m.value, m.null) for name, m in found.items() if m.value is not None}
+    return measure_ensembles(Ensembles(sides[0], sides[1]), rng)
 
 
 def read_comparison(folder: Path) -> Comparison:

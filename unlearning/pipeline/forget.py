@@ -1,4 +1,7 @@
-"""What is to be forgotten: `client=7`, `class=3`, `identity=12`, `indices=FILE`, `random=0.01`, joined with `+`."""
+"""What is to be forgotten, as text.
+
+`client=7`, `class=3`, `identity=12`, `indices=FILE`, `random=0.01` or `canaries=mislabelled`; several joined with `+`.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,9 @@ _KINDS = {
     "identity": "samples",
     "indices": "samples",
     "random": "samples",
+    "canaries": "samples",
 }
-_FORMS = "client=7, clients=7,9, class=3, identity=12, indices=FILE or random=0.01, joined with +"
+_FORMS = "client=7, clients=7,9, class=3, identity=12, indices=FILE, random=0.01 or canaries=mislabelled, joined with +"
 _SHOWN = 20
 
 
@@ -87,6 +91,11 @@ def _rows(key: str, value: str, data: FederatedData, seed: int, number: int) -> 
             return held[np.isin(owned, _known(key, value, np.unique(dataset.identity_train), np.unique(owned)))]
         case "indices":
             return _from_file(Path(value).expanduser(), held, len(dataset.y_train))
+        case "canaries":
+            planted = {} if data.canaries is None else {k: r for k, r in data.canaries.rows.items() if len(r)}
+            if value not in planted:
+                raise FedsimError(f"this run has no canaries of that kind; {nearest(value, planted)}")
+            return np.intersect1d(planted[value], held)
         case _:
             count = round(_share(value) * len(held))
             return generator(seed, "forget-random", number).choice(np.sort(held), count, replace=False)

@@ -15,12 +15,15 @@ from fedsim.randomness import generator
 from unlearning.api.view import View
 from unlearning.evaluation.accuracies import accuracy
 from unlearning.evaluation.batch_norm import batch_norms, re_estimated
+from unlearning.evaluation.class_means import probe
 from unlearning.evaluation.divergence import activation_distance, js_divergence
-from unlearning.evaluation.gaps import GAP_METRICS, average_gap, tug_of_war
+from unlearning.evaluation.gaps import GAP_METRICS, average_gap, selection_gap, tug_of_war
 from unlearning.evaluation.model_facts import model_facts
+from unlearning.evaluation.noise_floor import match_classes
 from unlearning.evaluation.relearn import Relearn, relearn, relearn_ratio
 from unlearning.evaluation.report import ModelFacts, Splits
-from unlearning.evaluation.scores import Array, Floats, losses, margins
+from unlearning.evaluation.roc import auc
+from unlearning.evaluation.scores import Array, Floats, Ints, losses, margins
 from unlearning.pipeline.roles import Roles
 
 _BATCH, _MOST_KEPT = 500, 1_000
@@ -58,21 +61,50 @@ class Measured:
         return margins(getattr(self.logits, role), getattr(self.labels, role))
 
 
-def measure(model: Classifier, roles: Roles, seed: int, oracle: Measured | None = None) -> Measured:
+def measure(
+    model: Classifier, roles: Roles, seed: int, oracle: Measured | None = None, *, floors: bool = False
+) -> Measured:
     """Return what is known of one model; the distance to the oracle too, where there is one.
 
-    `seed` draws the samples that attacks look at and the batches of relearning: the same for every model.
+    `seed` draws the samples that attacks look at and the batches of relearning: the same for every model. Without
+    `floors` the attacks are not run on halves of never-seen samples, which takes ten times as long.
     """
     begun = time.perf_counter()
     labels: Splits[Array] = Splits(*(_labels(view).cpu().numpy() for view in roles.views))
     logits: Splits[Array] = Splits(*(_logits(model, view) for view in roles.views))
     again = _relearn(model, roles.forget, seed) if _finite(logits) else None
-    measured = measure_outputs(labels, logits, generator(seed, "attacks"), again, oracle)
+    measured = measure_outputs(labels, logits, generator(seed, "attacks"), again, oracle, floors=floors)
     values = measured.values
-    if measured.facts is not None and batch_norms(model):
-        restored = _logits(_restored(model, roles.retain, seed), roles.forget)
-        values = values | {"accuracy_forget_bn": accuracy(restored, labels.forget)}
+    if measured.facts is not None:
+        values = values | _hidden_knowledge(model, roles, labels, seed) | _selection(model, roles, measured, seed)
+        if oracle is not None and oracle.facts is not None:
+            values["selection_gap"] = selection_gap(values, oracle.values)
     return replace(measured, values=values, seconds=time.perf_counter() - begun)
+
+
+def _hidden_knowledge(model: Classifier, roles: Roles, labels: Splits[Array], seed: int) -> dict[str, float]:
+    """Return what attacks on the model's inside find; of never-seen samples too, which tell memory from skill."""
+    found = {"relearn_unseen": float(_relearn(model, roles.unseen, seed, len(roles.forget)).steps)}
+    kept = _some(roles.retain, _MOST_KEPT, generator(seed, "probe-samples"))
+    probed = probe(*(_features(model, view) for view in (roles.forget, kept, roles.unseen)))
+    found |= {"probe_forget": probed.forget, "probe_unseen": probed.unseen}
+    if batch_norms(model):
+        restored = _restored(model, roles.retain, seed)
+        for role in ("forget", "unseen"):
+            found[f"accuracy_{role}_bn"] = accuracy(_logits(restored, getattr(roles, role)), getattr(labels, role))
+    if roles.triggered is not None:
+        found["trigger_success"] = accuracy(_logits(model, roles.triggered), _labels(roles.triggered).cpu().numpy())
+    return found
+
+
+def _selection(model: Classifier, roles: Roles, measured: Measured, seed: int) -> dict[str, float]:
+    """Return what the samples that are held out for choosing say, see `selection_gap`."""
+    logits, labels = _logits(model, roles.selection), _labels(roles.selection).cpu().numpy()
+    ours, theirs = match_classes(np.asarray(measured.labels.forget), labels, generator(seed, "selection-attack"))
+    found = {"accuracy_selection": accuracy(logits, labels)}
+    if len(ours):
+        found["mia_selection"] = auc(-measured.losses("forget")[ours], -losses(logits, labels)[theirs])
+    return found
 
 
 def measure_outputs(
@@ -81,6 +113,8 @@ def measure_outputs(
     rng: np.random.Generator,
     again: Relearn | None = None,
     oracle: Measured | None = None,
+    *,
+    floors: bool = False,
 ) -> Measured:
     """Return what is known of a model from labels (n_s,) and logits (n_s, C) of each set s, and of relearning.
 
@@ -88,8 +122,9 @@ def measure_outputs(
     """
     if not _finite(logits):
         return Measured(labels, logits, None, None, {})
-    facts = model_facts(labels, logits, rng)
-    values = facts.values | ({"relearn_steps": float(again.steps)} if again and again.reached else {})
+    facts = model_facts(labels, logits, rng, floors=floors)
+    # A model that never relearns counts with all the steps that were tried: left out, it would look quicker.
+    values = facts.values | ({"relearn_steps": float(again.steps)} if again else {})
     measured = Measured(labels, logits, facts, again, values)
     return measured if oracle is None else replace(measured, values=values | _distances(measured, oracle))
 
@@ -109,6 +144,13 @@ def _logits(model: Classifier, view: View) -> Floats:
     return np.concatenate([model(x).double().cpu().numpy() for x, _ in view.batches(_BATCH, None)])
 
 
+@torch.no_grad()
+def _features(model: Classifier, view: View) -> tuple[Floats, Ints]:
+    model.eval()
+    features = [model.features(x).flatten(1).double().cpu().numpy() for x, _ in view.batches(_BATCH, None)]
+    return np.concatenate(features), _labels(view).cpu().numpy()
+
+
 def _some(view: View, most: int, rng: np.random.Generator) -> View:
     """Return at most that many samples, shuffled."""
     rows = torch.from_numpy(rng.permutation(len(view))[:most]).to(view.x.device)
@@ -121,9 +163,9 @@ def _restored(model: Classifier, retain: View, seed: int) -> Classifier:
     return re_estimated(model, (x for x, _ in some.batches(_BATCH, None)))
 
 
-def _relearn(model: Classifier, forget: View, seed: int) -> Relearn:
-    """Fine-tune on at most 200 forgotten samples for at most 20 epochs."""
-    some = _some(forget, _MOST_SAMPLES, generator(seed, "relearn-samples"))
+def _relearn(model: Classifier, view: View, seed: int, most: int = _MOST_SAMPLES) -> Relearn:
+    """Fine-tune on at most `most` and at most 200 samples for at most 20 epochs."""
+    some = _some(view, min(most, _MOST_SAMPLES), generator(seed, "relearn-samples"))
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for epoch in range(_EPOCHS):

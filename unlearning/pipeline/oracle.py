@@ -60,11 +60,13 @@ def retrained(source: Source, data: FederatedData, seed: int, kind: str, progres
     if kind == FOLDERS[0]:
         config = config.model_copy(update={"history": HistoryConfig()})  # nobody asks it to forget
     name = recipe_hash(config, data)
-    config = config.model_copy(update={"name": name, "out": parent})
+    # A member of a comparison is measured by the comparison: no evaluation of rounds, no plots, no report.
+    member = {"name": name, "out": parent, "eval_every": config.rounds, "eval_clients": "none"}
+    config = config.model_copy(update=member)
     folder = parent / name
     try:
         if not folder.exists() or RunFolder.open(folder).status != "finished":
-            begin_or_resume(folder, Simulation(config, progress, data))
+            begin_or_resume(folder, Simulation(config, progress, data), pictures=False)
         opened = RunFolder.open(folder)
         model = trained_model(opened, config, data.dataset, source.device)
     except KeyboardInterrupt:

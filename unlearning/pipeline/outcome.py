@@ -60,8 +60,7 @@ def write_outcome(outcome: Outcome, source: Source, request: Request, options: M
 def _write_files(
     folder: Path, outcome: Outcome, source: Source, request: Request, options: Mapping[str, UnlearningConfig]
 ) -> None:
-    from fedsim.report.figures import png  # matplotlib: not before there is something to draw
-    from unlearning.pipeline.page import plots, write_page
+    from unlearning.pipeline.page import plots, write_page  # matplotlib: not before there is something to draw
 
     comparison = outcome.comparison
     methods = {row.name for row in comparison.rows if row.kind in ("method", "baseline")} & set(options)
@@ -105,5 +104,5 @@ def _write_files(
     write_atomically(folder / "summary.json", seal(json.dumps(summary, indent=1)))
     drawn = plots(outcome)
     for plot in drawn:
-        write_atomically(folder / "plots" / f"{plot.name}.png", png(plot.figure))
+        write_atomically(folder / "plots" / f"{plot.name}.png", plot.png)
     write_page(folder / "report.html", outcome, drawn)

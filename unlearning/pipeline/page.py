@@ -14,20 +14,39 @@ from matplotlib.ticker import PercentFormatter
 from fedsim.report import html
 from fedsim.report.figures import COLORS, GREY, INK, MUTED, Plot, add_legend, id_ticks, tidy, width_of
 from fedsim.report.html import Section
-from fedsim.report.wording import ABSENT, format_duration
+from fedsim.report.wording import ABSENT
 from unlearning.evaluation.catalogue import METRICS
 from unlearning.pipeline.comparison import Comparison, Row
 from unlearning.pipeline.outcome import Outcome
-from unlearning.pipeline.wording import cell, columns, federation_costs, flag_text, place_text, summary_line
+from unlearning.pipeline.wording import (
+    WHERE,
+    cell,
+    columns,
+    conclusion,
+    flag_text,
+    groups,
+    place_text,
+    ranking_line,
+    summary_line,
+    verdict_text,
+)
 
 _FLOOR = 1e-6  # nats: losses below are drawn here
 _PANEL_COLUMNS = 3
 
-_KINDS = {
-    "original": "The run as it is, having seen everything.",
-    "oracle": "The same federation retrained from scratch without the forgotten samples: the target of every number.",
-    "baseline": "Beside the methods, unasked: fine-tuning on what is kept, and answering everything alike.",
-}
+_MOST_PANELS = 9
+
+_LEGEND = (
+    "Original: the run as it is, having seen everything. Oracle: the same federation retrained from scratch without "
+    "the forgotten samples. Constant: answers everything alike. Masked: the original, the forgotten "
+    "class never answered. Finetune: goes on training on what is kept."
+)
+_VERDICTS = (
+    "Forgotten: no attack that tells the original from retraining tells the model from it. Not forgotten: one still "
+    "does. Damaged: worse than retraining on kept or test samples, beyond chance and by more than a point. Cannot be "
+    "told here: no attack tells the original from retraining, so no method can show anything. Each comparison is with "
+    "the spread of retrained models over seeds, at 5 % for all attacks together."
+)
 
 
 def write_page(path: Path, outcome: Outcome, drawn: Sequence[Plot]) -> Path:
@@ -37,13 +56,14 @@ def write_page(path: Path, outcome: Outcome, drawn: Sequence[Plot]) -> Path:
     losses = [plot for plot in drawn if plot.name == "losses"]
     classes = [plot for plot in drawn if plot.name == "per_class"]
     sections = [
+        Section("Verdict", _lead(comparison), rows=_main_rows(comparison)),
         _request(comparison),
-        _table(comparison),
+        Section("Every metric", _every_text(comparison), rows=_every_row(comparison), folded=True),
         Section("Losses of forgotten and never-seen samples", _LOSSES, plots=losses),
         Section("Accuracy by class", _CLASSES, plots=classes),
         _attacks(comparison),
         _cost(comparison),
-        Section("What the columns mean", rows=[["Column", "Meaning"], *_meanings(comparison)]),
+        Section("What the columns mean", rows=[["Column", "Meaning"], *_meanings(comparison)], folded=True),
     ]
     return html.write_page(path, title, f"{comparison.run} · {outcome.folder.name}", [s for s in sections if s])
 
@@ -64,43 +84,57 @@ _LOSSES = (
 _CLASSES = "Test accuracy of each class (filled bars: the method nearest to the oracle; marks: original and oracle)."
 
 
+def _lead(comparison: Comparison) -> str:
+    return f"To forget: {summary_line(comparison)}. {conclusion(comparison)}"
+
+
+def _main_rows(comparison: Comparison) -> list[list[str]]:
+    """Return the verdicts and the few numbers that a reader needs first."""
+    shown = [metric for metric in columns(comparison, brief=True) if metric.name != "seconds"]
+    rows = []
+    for title, members in groups(comparison):
+        rows += [[title, *[""] * (len(shown) + 2)]] if title else []
+        for row in members:
+            label = f"{place_text(row, comparison)} {row.name}".strip()
+            why = row.why if row.kind == "method" else ""
+            rows.append([label, verdict_text(row), *(cell(row, metric, spread=False) for metric in shown), why])
+    units = {metric.name: f"{metric.head} %" if metric.name.startswith("accuracy") else metric.head for metric in shown}
+    return [["Model", "Verdict", *units.values(), "Why"], *rows]
+
+
 def _request(comparison: Comparison) -> Section:
     counts = ((label, number) for label, number in enumerate(comparison.forgotten_classes) if number)
-    classes = ", ".join(f"{label}: {number:,}" for label, number in counts)
     rows = [
         ["Request", comparison.forget],
         ["Forgotten", f"{comparison.num_forget:,} training samples"],
-        ["By class", classes],
+        ["By class", ", ".join(f"{label}: {number:,}" for label, number in counts)],
         ["Kept", f"{comparison.num_retain:,} training samples of {comparison.clients_left} clients"],
         ["Attacked", f"against {comparison.num_unseen:,} never-seen samples of the same classes"],
+        ["Held out", "a quarter of the test samples, for choosing models and options; no figure here has seen them "
+                     "but those that say so"],
         ["Seeds", str(comparison.seeds)],
         *(["Note", note] for note in comparison.notes),
-    ]
-    return Section("What was forgotten", f"{summary_line(comparison)}.", rows=[["", ""], *rows])
+    ]  # fmt: skip
+    text = f"{_VERDICTS} {ranking_line(comparison)} = shares its place. {_LEGEND}"
+    return Section("How to read this", text, rows=[["", ""], *rows])
 
 
-def _table(comparison: Comparison) -> Section:
+def _every_text(comparison: Comparison) -> str:
+    spread = " ± is half of the 95 % interval over seeds." if comparison.seeds > 1 else ""
+    return (
+        "Low accuracy on the forgotten samples is no aim in itself: the aim is the oracle's. Flags mark what looks "
+        "forgotten and is damage: over-forgotten (forgotten samples fit worse than never-seen ones, beyond chance), "
+        f"collapsed (one class is more than 90 % of all answers).{spread}"
+    )
+
+
+def _every_row(comparison: Comparison) -> list[list[str]]:
     shown = columns(comparison, brief=False)
     rows = [
-        [
-            f"{place_text(row)} {row.name}",
-            flag_text(row, comparison.seeds) or ABSENT,
-            *(cell(row, column) for column in shown),
-        ]
+        [row.name, flag_text(row, comparison.seeds) or ABSENT, *(cell(row, metric) for metric in shown)]
         for row in comparison.rows
     ]
-    ranked = "Nearest to the oracle first; = where its interval meets the first one's."
-    order = ranked if comparison.is_ranked else "Not ranked: there is no oracle (--compare retrain)."
-    present = {row.kind for row in comparison.rows}
-    kinds = [f"{kind.capitalize()}: {meaning}" for kind, meaning in _KINDS.items() if kind in present]
-    spread = " ± is half of the 95 % interval over seeds." if comparison.seeds > 1 else ""
-    return Section(
-        "Models side by side",
-        f"{order} {' '.join(kinds)}{spread} Low accuracy on the forgotten samples is no aim in itself: the "
-        "aim is the oracle's. Flags mark what looks forgotten and is damage: over-forgotten (forgotten samples fit "
-        "worse than never-seen ones, beyond chance), collapsed (one class is more than 90 % of all answers).",
-        rows=[["Model", "Flags", *(column.head for column in shown)], *rows],
-    )
+    return [["Model", "Flags", *(metric.head for metric in shown)], *rows]
 
 
 def _attacks(comparison: Comparison) -> Section | None:
@@ -114,46 +148,39 @@ def _attacks(comparison: Comparison) -> Section | None:
         return None
     head = ["Model", "Attack", "Value", "Chance", "Noise floor", "Forgotten samples than never-seen"]
     text = (
-        "Membership attacks of the first seed. Within two standard errors of chance nothing was found; the noise floor "
-        "is the same attack between random halves of never-seen samples."
+        "Membership attacks of the first seed; the verdict is above. Within two standard errors of chance nothing was "
+        "found; the noise floor is the same attack between random halves of never-seen samples."
     )
-    return Section("Attacks", text, rows=[head, *rows])
+    return Section("Attacks", text, rows=[head, *rows], folded=True)
 
 
 def _cost(comparison: Comparison) -> Section:
-    rows, shown = [], federation_costs(comparison)
-    for row in comparison.rows:
-        seconds, speedup = row.metrics.get("seconds"), row.metrics.get("run_time_efficiency")
-        memory, attacks = row.metrics.get("peak_mb"), row.metrics.get("attack_seconds")
-        rows.append([
-            row.name,
-            ABSENT if seconds is None else format_duration(seconds.mean),
-            ABSENT if speedup is None else f"{1 / speedup.mean:.1%}",
-            ABSENT if memory is None else f"{memory.mean:,.0f} MB",
-            ABSENT if attacks is None else format_duration(attacks.mean),
-            *(cell(row, column) for column in shown),
-        ])  # fmt: skip
-    head = ["Model", "Time", "Of retraining", "Peak memory", "Attacks", *(column.head for column in shown)]
+    shown = [metric for metric in columns(comparison, brief=False) if metric.cost]
+    rows = [
+        [row.name, WHERE[row.where] if row.where else ABSENT, *(cell(row, metric) for metric in shown)]
+        for row in comparison.rows
+        if any(metric.name in row.metrics for metric in shown)
+    ]
     return Section(
         "Cost",
-        "Time of the training or of the method alone, evaluations not included, on this machine; the most memory that "
-        "the method took beyond what was held before; and the time of all attacks on the model, their noise floors and "
-        "relearning included.",
-        rows=[head, *rows],
+        "On this machine. Times of central methods and of the federation do not compare: a central method has all data "
+        "on one server, which a federation does not.",
+        rows=[["Model", "Where it runs", *(metric.head for metric in shown)], *rows],
     )
 
 
 def _meanings(comparison: Comparison) -> list[list[str]]:
-    return [[column.head, column.meaning] for column in columns(comparison, brief=False)]
+    return [[metric.head, metric.meaning] for metric in columns(comparison, brief=False)]
 
 
 def _histograms(outcome: Outcome) -> Figure:
-    """Draw one panel per model; all have the same bins."""
+    """Draw one panel for each of the first models of the table; all have the same bins."""
     losses = {
         name: [np.maximum(measured.losses(role), _FLOOR) for role in ("forget", "unseen")]
         for name, (_, measured) in outcome.firsts.items()
         if measured.facts is not None
     }
+    losses = dict(list(losses.items())[:_MOST_PANELS])
     everything = np.concatenate([side for sides in losses.values() for side in sides])
     bins = np.geomspace(everything.min() / 2, 2 * everything.max(), 40)
     lines = -(-len(losses) // _PANEL_COLUMNS)

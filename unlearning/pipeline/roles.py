@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fedsim.data.canaries import with_trigger
 from fedsim.data.federation import FederatedData
 from fedsim.flower.records import from_numpy
 from fedsim.randomness import generator
@@ -24,11 +25,15 @@ class Roles:
     forget: View
     retain: View
     test: View
-    """The whole test set."""
+    """Test samples of which figures are reported: three quarters of each class."""
     unseen: View
-    """Of the test set, in the forgotten classes' mix as far as it goes: what attacks tell the forgotten ones from."""
+    """Of `test`, in the forgotten classes' mix as far as it goes: what attacks tell the forgotten ones from."""
+    selection: View
+    """The other test samples: what models, epochs and options are chosen on. No reported figure has seen them."""
     spare: View | None = None
-    """The rest of the test set's samples of these classes: what a method may look at that needs never-seen ones."""
+    """Those of `selection` that have a forgotten class: what a method may look at that needs never-seen ones."""
+    triggered: View | None = None
+    """Samples of `test` with the backdoor's trigger, labelled with its target, if the backdoor is to be forgotten."""
 
     @property
     def views(self) -> tuple[View, View, View, View]:
@@ -46,17 +51,40 @@ def assign_roles(
         x, y = (from_numpy(getattr(dataset, f"{array}_{part}")[rows]).to(device) for array in "xy")
         return View(x, y, dataset.mean, dataset.std, dtype)
 
-    _, unseen = match_classes(dataset.y_train[request.rows], dataset.y_test, generator(seed, "unseen"))
-    everything = np.arange(len(dataset.y_test))
+    selection = _held_out(dataset.y_test, generator(seed, "selection"))
+    test = np.setdiff1d(np.arange(len(dataset.y_test)), selection)
+    _, matched = match_classes(dataset.y_train[request.rows], dataset.y_test[test], generator(seed, "unseen"))
     classes = np.unique(dataset.y_train[request.rows])
-    spare = np.setdiff1d(np.flatnonzero(np.isin(dataset.y_test, classes)), unseen)
+    triggered = None
+    if data.canaries is not None and len(np.intersect1d(data.canaries.rows["backdoor"], request.rows)):
+        others = view("test", test[dataset.y_test[test] != data.canaries.target])
+        marked = from_numpy(with_trigger(others.x.cpu().numpy())).to(device)
+        triggered = replace(others, x=marked, y=torch.full_like(_labels(others), data.canaries.target))
     return Roles(
         view("train", request.rows),
         view("train", request.retain),
-        view("test", everything),
-        view("test", np.sort(unseen) if len(unseen) else everything),
-        view("test", spare),
+        view("test", test),
+        view("test", np.sort(test[matched]) if len(matched) else test),
+        view("test", selection),
+        view("test", selection[np.isin(dataset.y_test[selection], classes)]),
+        triggered,
     )
+
+
+def _held_out(labels: npt.NDArray[np.int64], rng: np.random.Generator, share: float = 0.25) -> npt.NDArray[np.int64]:
+    """Return rows (k,) of a share of each class, ascending; of a class of one sample none, and one row at least."""
+    rows = [
+        rng.permutation(np.flatnonzero(labels == label))[: round(share * np.count_nonzero(labels == label))]
+        for label in np.unique(labels)
+    ]
+    found = np.sort(np.concatenate(rows))
+    return found if len(found) else rng.permutation(len(labels))[:1]
+
+
+def _labels(view: View) -> torch.Tensor:
+    """Return the labels of a view that has them."""
+    assert view.y is not None
+    return view.y
 
 
 def granted(roles: Roles, needs: Needs, rng: np.random.Generator) -> tuple[View, View | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import math
 import re
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fedsim.config.machine import MACHINE_SETTINGS
 from fedsim.config.run import HistoryConfig
@@ -29,19 +27,20 @@ from fedsim.runs.progress import Progress
 from fedsim.runs.reserve import held
 from unlearning.api.federation import Federation, emptied
 from unlearning.api.registry import RETRAIN, Method, UnlearningConfig, load_unlearning
-from unlearning.api.view import View
-from unlearning.evaluation.constant_predictor import constant_logits
 from unlearning.pipeline.apply import Unlearned, options_of, refusal, unlearn_federated, unlearn_with
-from unlearning.pipeline.comparison import Comparison, Contestant, Kind, make_rows
+from unlearning.pipeline.comparison import Comparison, make_rows, noise_floor
 from unlearning.pipeline.forget import Request, parse_forget
+from unlearning.pipeline.judgement import Contestant, Kind
 from unlearning.pipeline.measure import Measured, measure
 from unlearning.pipeline.oracle import FOLDERS, Trained, retrained, training_seconds
 from unlearning.pipeline.outcome import Outcome, write_outcome
+from unlearning.pipeline.references import constant_predictor, masked_head
 from unlearning.pipeline.roles import Roles, assign_roles
 from unlearning.pipeline.source import Source, open_source
 
 _BASELINE = "finetune"
-_CONSTANT = "constant"
+_COMPARED_SEEDS = 3
+"""Seeds of a comparison, unless said otherwise: fewer show no spread."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def unlearn(
     forget: str,
     *,
     compare: str | None = None,
-    seeds: int = 1,
+    seeds: int | None = None,
     name: str | None = None,
     purge: bool = False,
     overrides: Mapping[str, Any] | None = None,
@@ -80,7 +79,7 @@ def unlearn(
     compare
         "retrain": beside a model retrained from scratch without it, which ranks them.
     seeds
-        Repetitions: each with an original, an oracle and methods of its own seed.
+        Repetitions: each with an original, an oracle and methods of its own seed; by default 3 with an oracle, else 1.
     name
         Of the new folder; by default method and request.
     purge
@@ -103,7 +102,7 @@ def unlearn(
     path = Path(run)
     if compare not in (None, RETRAIN):
         raise FedsimError(f"--compare {compare}: cannot be compared with; {nearest(compare or '', [RETRAIN])}")
-    if seeds < 1:
+    if seeds is not None and seeds < 1:
         raise FedsimError(f"--seeds: must be at least 1, got {seeds}")
     asked = list(dict.fromkeys(methods))
     if not asked:
@@ -114,6 +113,7 @@ def unlearn(
         compare = RETRAIN
     for method in asked if asked != ["all"] else []:
         load_unlearning(method)  # a name that does not exist: before the data is read
+    seeds = seeds or (_COMPARED_SEEDS if compare else 1)
     overrides = dict(overrides or {})
     machine = {key: overrides.pop(key) for key in MACHINE_SETTINGS if key in overrides}
     RunFolder.open(path)
@@ -167,9 +167,9 @@ class _Contest:
         if oracle:  # after the methods: they are quick to fail
             self.say(f"seed {seed}: the oracle, trained from scratch without {self.request.spec}")
             trained = retrained(self.source, self.left, seed, FOLDERS[0], self.progress)
-            against = self._measure(trained.model, None)
+            against = self._measure(trained.model, None, floors=not self.firsts)
             self._add("oracle", "oracle", trained.model, against, trained.seconds, self._costs_of_all())
-        measured = self._measure(original.model, against)
+        measured = self._measure(original.model, against, floors="original" not in self.firsts)
         self._add("original", "original", original.model, measured, original.seconds)
         self.say(
             f"seed {seed}: attacks took {format_duration(measured.seconds)} on the original; as long on each model"
@@ -178,8 +178,13 @@ class _Contest:
             if result is not None:
                 measured = self._measure(result.model, against)
                 self._add(name, self.entries[name].kind, result.model, measured, result.seconds, result.costs)
-        constant = constant_predictor(original.model, self.roles.retain)
-        self._add(_CONSTANT, "baseline", constant, self._measure(constant, against), math.nan)
+        references = {
+            "constant": constant_predictor(original.model, self.roles.retain),
+            "masked": masked_head(original.model, self.roles.forget, self.roles.retain),
+        }
+        for name, model in references.items():
+            if model is not None:
+                self._add(name, "baseline", model, self._measure(model, against), math.nan)
 
     def _original(self, seed: int) -> Trained:
         source = self.source
@@ -214,8 +219,8 @@ class _Contest:
         config = self.source.config.model_copy(update={"seed": seed})
         return Federation(config, self.source.data, self.left, original.folder, method.needs, self.progress)
 
-    def _measure(self, model: Classifier, against: Measured | None) -> Measured:
-        return measure(model, self.roles, self.source.config.seed, against)
+    def _measure(self, model: Classifier, against: Measured | None, *, floors: bool = False) -> Measured:
+        return measure(model, self.roles, self.source.config.seed, against, floors=floors)
 
     def _costs_of_all(self) -> dict[str, float]:
         """Return what retraining costs the federation; nothing where no method is to be compared by that."""
@@ -233,7 +238,8 @@ class _Contest:
         seconds: float,
         costs: Mapping[str, float] | None = None,
     ) -> None:
-        contestant = self.contestants.setdefault(name, Contestant(kind))
+        where = self.entries[name].method.where if name in self.entries else None
+        contestant = self.contestants.setdefault(name, Contestant(kind, where))
         contestant.runs.append(measured)
         contestant.seconds.append(seconds)
         contestant.costs.append(costs or {})
@@ -242,26 +248,15 @@ class _Contest:
     def outcome(self, folder: Path, seeds: int) -> Outcome:
         """Return all of it, ranked."""
         source, request = self.source, self.request
-        rows = make_rows(self.contestants, generator(source.config.seed, "ensembles"))
+        rows = make_rows(self.contestants, request.kind, generator(source.config.seed, "ensembles"))
         before, after = (np.count_nonzero(data.partition.sizes) for data in (source.data, self.left))
         comparison = Comparison(
             run=str(source.folder.path), forget=request.spec, kind=request.kind, num_forget=len(request.rows),
             num_retain=len(request.retain), num_unseen=len(self.roles.unseen), clients=before, clients_left=after,
             forgotten_classes=(source.data.class_counts - self.left.class_counts).tolist(), seeds=seeds, rows=rows,
-            notes=self.notes,
+            floor=noise_floor(self.contestants), notes=self.notes,
         )  # fmt: skip
         return Outcome(folder, comparison, {row.name: self.firsts[row.name] for row in rows})
-
-
-@torch.no_grad()
-def constant_predictor(model: Classifier, retain: View) -> Classifier:
-    """Return a copy that answers everything with the class frequencies of what is kept."""
-    assert retain.y is not None
-    constant = copy.deepcopy(model)
-    logits = constant_logits(retain.y.cpu().numpy(), model.classifier.out_features, 1)[0]
-    constant.classifier.weight.zero_()
-    constant.classifier.bias.copy_(torch.from_numpy(logits))
-    return constant
 
 
 def _entries(

@@ -4,41 +4,78 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from unlearning.pipeline.comparison import Comparison
-from unlearning.pipeline.wording import cell, columns, federation_costs, flag_text, place_text, summary_line
+from unlearning.pipeline.comparison import Comparison, Row
+from unlearning.pipeline.wording import (
+    cell,
+    columns,
+    conclusion,
+    federation_costs,
+    flag_text,
+    groups,
+    place_text,
+    ranking_line,
+    summary_line,
+    verdict_text,
+)
 
-_STYLES = {"original": "dim", "oracle": "green", "method": "bold", "baseline": "dim"}
+_STYLES = {"original": "", "oracle": "green", "method": "bold", "baseline": "dim"}
+_VERDICTS = {"forgotten": "green", "not forgotten": "yellow", "damaged": "red"}
+_WIDE = 110
+"""Columns of a terminal from which on intervals have room."""
 
 
 def render_comparison(comparison: Comparison, folder: Path) -> RenderableType:
-    """Return the table of models, nearest to the oracle first, and where the rest is."""
-    shown = columns(comparison, brief=True)
-    flagged = any(row.flags for row in comparison.rows)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("", justify="right")
-    table.add_column("Model", no_wrap=True)
-    for column in shown:
-        table.add_column(column.head, justify="right")
-    if flagged:
-        table.add_column("Flags")
-    for row in comparison.rows:
-        cells = [place_text(row), row.name, *(cell(row, column) for column in shown)]
-        cells += [flag_text(row, comparison.seeds)] if flagged else []
-        table.add_row(*map(Text, cells), style=_STYLES[row.kind])
-    parts: list[RenderableType] = [Text(f"To forget: {summary_line(comparison)}"), Text(), table, Text()]
+    """Return what was forgotten, the verdict, the table of models, and where the rest is."""
+    parts: list[RenderableType] = [
+        Text(f"To forget: {summary_line(comparison)}"),
+        Text(conclusion(comparison), style="bold"),
+        Text(),
+        _Models(comparison),
+        Text(),
+    ]
     if costs := _federation_costs(comparison):
         parts += [costs, Text()]
     parts += [Text(f"Note: {note}", style="yellow") for note in comparison.notes]
-    order = (
-        "Gap: mean distance to the oracle of Forget, Retain, Test and MIA, in points; the smallest is first."
-        if comparison.is_ranked
-        else "Not ranked: --compare retrain adds the model to be compared with."
-    )
-    return Group(*parts, Text(order, style="dim"), Text(f"Report: {folder / 'report.html'}"))
+    flags = [f"{row.name} ({flag_text(row, comparison.seeds)})" for row in comparison.rows if row.flags]
+    parts += [Text(f"Flags: {', '.join(flags)}", style="yellow")] if flags else []
+    titles = [title for title, _ in groups(comparison) if title]
+    legend = " ".join([ranking_line(comparison), "Accuracies in percent.", *(f"{title}." for title in titles)])
+    return Group(*parts, Text(legend, style="dim"), Text(f"Report: {folder / 'report.html'}"))
+
+
+class _Models:
+    """The table of models; as wide as the terminal, it shows intervals where there is room."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        comparison, spread = self.comparison, options.max_width >= _WIDE
+        shown = columns(comparison, brief=True)
+        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column("", justify="right", no_wrap=True)
+        table.add_column("Model", no_wrap=True)
+        if comparison.is_judged:
+            table.add_column("Verdict", no_wrap=True)
+        for metric in shown:
+            table.add_column(metric.head, justify="right", no_wrap=True)
+        for title, rows in groups(comparison):
+            if title:
+                table.add_row("", Text(title.partition(":")[0].lower(), style="dim italic"))
+            for row in rows:
+                cells = (Text(cell(row, metric, spread=spread)) for metric in shown)
+                table.add_row(*self._cells(row), *cells, style=_STYLES[row.kind])
+        yield table
+
+    def _cells(self, row: Row) -> list[Text]:
+        cells = [Text(place_text(row, self.comparison)), Text(row.name)]
+        if self.comparison.is_judged:
+            cells.append(Text(verdict_text(row), style=_VERDICTS.get(row.verdict or "", "")))
+        return cells
 
 
 def _federation_costs(comparison: Comparison) -> Table | None:
@@ -47,9 +84,9 @@ def _federation_costs(comparison: Comparison) -> Table | None:
         return None
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("Cost", no_wrap=True)
-    for column in shown:
-        table.add_column(column.head, justify="right")
+    for metric in shown:
+        table.add_column(metric.head, justify="right")
     for row in comparison.rows:
-        if any(column.metric in row.metrics for column in shown):
-            table.add_row(Text(row.name), *(Text(cell(row, column)) for column in shown), style=_STYLES[row.kind])
+        if any(metric.name in row.metrics for metric in shown):
+            table.add_row(Text(row.name), *(Text(cell(row, metric)) for metric in shown), style=_STYLES[row.kind])
     return table

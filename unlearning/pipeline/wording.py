@@ -1,98 +1,65 @@
-"""The columns of a comparison, alike on the terminal and in the report."""
+"""What a comparison says, alike on the terminal and in the report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from fedsim.report.wording import ABSENT, format_duration
-from unlearning.evaluation.catalogue import METRICS
+from fedsim.report.wording import ABSENT
+from unlearning.api.registry import Where
+from unlearning.evaluation.catalogue import FEDERATION_COSTS, METRICS
+from unlearning.evaluation.metric import Metric
 from unlearning.pipeline.comparison import Comparison, Row
 
+WHERE: dict[Where, str] = {
+    "federated": "Federated: data stay with the clients",
+    "central": "Central: pools the clients' raw data on the server",
+}
 
-@dataclass(frozen=True)
-class Column:
-    """One metric as people read it."""
-
-    metric: str
-    head: str
-    write: Callable[[float], str] = "{:.3f}".format
-    brief: bool = False
-    """Whether it is in the terminal's table too."""
-
-    @property
-    def meaning(self) -> str:
-        """What it is and how it is read."""
-        metric = METRICS[self.metric]
-        parts = [metric.title, metric.unit if metric.unit != "fraction" else "", metric.reading]
-        return "; ".join(part for part in parts if part)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-COLUMNS = (
-    Column("accuracy_forget", "Forget", _percent, brief=True),
-    Column("accuracy_retain", "Retain", _percent, brief=True),
-    Column("accuracy_test", "Test", _percent, brief=True),
-    Column("mia_auc", "MIA", brief=True),
-    Column("average_gap", "Gap", "{:.1f}".format, brief=True),
-    Column("seconds", "Time", format_duration, brief=True),
-    Column("run_time_efficiency", "Speed-up", "{:.1f}×".format, brief=True),
-    Column("peak_mb", "Peak MB", "{:.0f}".format),
-    Column("attack_seconds", "Attack time", format_duration),
-    Column("rounds", "Rounds", "{:.0f}".format),
-    Column("clients_woken", "Clients woken", "{:.0f}".format),
-    Column("history_mb", "History MB", "{:.1f}".format),
-    Column("accuracy_forget_bn", "Forget, batch norm anew", _percent),
-    Column("loss_forget", "Forget loss"),
-    Column("loss_unseen", "Unseen loss"),
-    Column("mia_threshold", "MIA threshold"),
-    Column("mia_logistic", "MIA logistic"),
-    Column("relearn_steps", "Relearn", "{:.0f}".format),
-    Column("tug_of_war", "ToW"),
-    Column("js_forget", "JS forget"),
-    Column("js_test", "JS test"),
-    Column("activation_forget", "Activation"),
-    Column("relearn_ratio", "Relearn ratio", "{:.2f}".format),
-    Column("nomus", "NoMUS"),
-    Column("klom_forget", "KLOM forget"),
-    Column("klom_forget_p95", "KLOM 95 %"),
-    Column("klom_retain", "KLOM retain"),
-    Column("klom_test", "KLOM test"),
-    Column("u_lira", "U-LiRA"),
-    Column("u_lira_auc", "U-LiRA AUC"),
-    Column("forgetting_quality", "F"),
+ADVICE = (
+    "The original and retraining do not differ by more than retrained models differ among themselves: this run has not "
+    "memorised what is to be forgotten, so no method can show anything. Train longer, forget more, or plant what must "
+    "be remembered (data.canaries; fedsim run --config forgetting_digits)."
 )
-"""In the order shown; every metric of the catalogue that a model may have."""
 
 
-_FEDERATION_COSTS = ("rounds", "clients_woken", "history_mb")
-_COSTS = ("seconds", "run_time_efficiency", "peak_mb", "attack_seconds", *_FEDERATION_COSTS)
-
-
-def columns(comparison: Comparison, *, brief: bool) -> list[Column]:
-    """Return the columns in which some row has a value."""
+def columns(comparison: Comparison, *, brief: bool) -> list[Metric]:
+    """Return the metrics of which some row has a value; the few of the first table, if `brief`."""
     known = {name for row in comparison.rows for name in row.metrics}
-    return [column for column in COLUMNS if column.metric in known and (column.brief or not brief)]
+    return [metric for metric in METRICS.values() if metric.name in known and (metric.brief or not brief)]
 
 
-def federation_costs(comparison: Comparison) -> list[Column]:
-    """Return the columns that tell what a model cost the federation, if some row has a value."""
-    return [column for column in columns(comparison, brief=False) if column.metric in _FEDERATION_COSTS]
+def federation_costs(comparison: Comparison) -> list[Metric]:
+    """Return the metrics that tell what a model cost the federation, if some row has a value."""
+    return [metric for metric in columns(comparison, brief=False) if metric.name in FEDERATION_COSTS]
 
 
-def cell(row: Row, column: Column) -> str:
-    """Return a row's value, with half of its 95 % interval over seeds, and what alike models would give."""
-    metric = row.metrics.get(column.metric)
-    if metric is None:
+def groups(comparison: Comparison) -> list[tuple[str, list[Row]]]:
+    """Return the rows in groups with their titles: references, then methods by where they run."""
+    references = [row for row in comparison.rows if row.kind != "method"]
+    found = [("", references)]
+    for where, title in WHERE.items():
+        rows = [row for row in comparison.rows if row.kind == "method" and row.where == where]
+        found += [(title, rows)] if rows else []
+    return found
+
+
+def cell(row: Row, metric: Metric, *, spread: bool = True) -> str:
+    """Return a row's value, with half of its 95 % interval if `spread`, and what alike models would give."""
+    value = row.metrics.get(metric.name)
+    if value is None:
         return ABSENT
-    text = column.write(metric.mean)
-    if metric.high is not None and column.metric not in _COSTS:
-        text = f"{text.removesuffix(' %')} ± {column.write(metric.high - metric.mean)}"
-    null = row.null.get(column.metric)
-    return text if null is None else f"{text} (alike: {column.write(null)})"
+    text = metric.write(value.mean)
+    if not spread:
+        return text.removesuffix(" %")
+    if value.high is not None and not metric.cost:
+        text = f"{text.removesuffix(' %')} ± {metric.write(value.high - value.mean)}"
+    null = row.null.get(metric.name)
+    return text if null is None else f"{text} (alike: {metric.write(null)})"
+
+
+def verdict_text(row: Row) -> str:
+    """Return the verdict, or the flags where there is none."""
+    if row.verdict is not None:
+        return row.verdict.removesuffix(" here")
+    return ABSENT
 
 
 def flag_text(row: Row, seeds: int) -> str:
@@ -100,9 +67,41 @@ def flag_text(row: Row, seeds: int) -> str:
     return ", ".join(flag if count == seeds else f"{flag} ({count} of {seeds})" for flag, count in row.flags.items())
 
 
-def place_text(row: Row) -> str:
-    """Return the place, marked = where the interval overlaps the first one's."""
-    return "" if row.place is None else f"{row.place}{'=' if row.as_good_as_first and row.place > 1 else ''}"
+def place_text(row: Row, comparison: Comparison) -> str:
+    """Return the place, marked = where others of its group share it."""
+    if row.place is None:
+        return ""
+    rivals = [other for other in comparison.rows if other.kind != "method" or other.where == row.where]
+    shared = sum(other.place == row.place for other in rivals) > 1
+    return f"{row.place}{'=' if shared else ''}"
+
+
+def conclusion(comparison: Comparison) -> str:
+    """Return in a sentence or two what came of the request."""
+    original = next((row for row in comparison.rows if row.kind == "original"), None)
+    if not comparison.is_ranked:
+        return "No verdict: --compare retrain adds the models to be compared with."
+    if not comparison.is_judged:
+        return "No verdict: one seed shows no spread; --seeds 3 gives one."
+    if original is not None and original.verdict == "cannot be told here":
+        return f"Cannot be told here. {ADVICE}"
+    best = comparison.best
+    verdict = f"{best.name}: {best.verdict}. {best.why[:1].upper()}{best.why[1:]}."
+    asked = [row for row in comparison.rows if row.kind == "method"]
+    if len(asked) > 1:
+        good = sum(row.verdict == "forgotten" for row in asked)
+        verdict = f"{good} of {len(asked)} methods have forgotten. Delivered: {verdict}"
+    return verdict
+
+
+def ranking_line(comparison: Comparison) -> str:
+    """Return how rows are ordered and what a tie is."""
+    if not comparison.is_ranked:
+        return "Not ranked: there is no oracle (--compare retrain)."
+    gap = "Gap: mean distance to the oracle of Forget, Retain, Test and MIA, in points."
+    if comparison.floor is None:
+        return gap
+    return f"{gap} Within {comparison.floor:.1f} points, the floor between retrained models, is a tie."
 
 
 def summary_line(comparison: Comparison) -> str:

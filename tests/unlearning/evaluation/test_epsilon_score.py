@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearning.evaluation.epsilon_score import epsilon_points, final_score, forgetting_quality, sample_epsilon
+from unlearning.evaluation.epsilon_score import epsilon_points, forgetting_quality, sample_epsilon
 
 quick = settings(deadline=None, max_examples=40, derandomize=True)
 sides = st.lists(st.floats(-6, 6, width=32), min_size=6, max_size=6, unique=True).map(np.array)
@@ -72,10 +72,6 @@ def test_symmetry_order_and_bounds(seed, order):
     assert 0 <= found <= 1
     assert forgetting_quality(r, u) == found
     assert forgetting_quality(u[order], r) == found
-
-
-def test_final_score_pays_for_lost_utility():
-    assert final_score(0.2, (0.9, 0.9), (0.4, 0.8)) == pytest.approx(0.1)
 
 
 def test_unequal_models():

@@ -12,7 +12,6 @@ from unlearning.evaluation.roc import (
     best_balanced_accuracy,
     best_balanced_accuracy_null,
     rates,
-    tpr_at_fpr,
 )
 
 quick = settings(deadline=None, max_examples=80, derandomize=True)
@@ -53,20 +52,17 @@ def test_rates_rise_from_nothing_to_everything(pos, neg):
 
 @pytest.mark.parametrize("delta", [-1.0, 0.0, 0.5, 2.0])
 def test_shifted_gaussians_give_the_closed_forms(delta):
-    """AUC Phi(d / sqrt 2), best balanced accuracy Phi(d / 2) or chance, TPR at FPR a: Phi(d + Phi^-1(a))."""
+    """AUC Phi(d / sqrt 2), best balanced accuracy Phi(d / 2) or chance."""
     rng = np.random.default_rng(1)
     pos, neg = rng.normal(delta, 1, 20000), rng.normal(0, 1, 20000)
     assert auc(pos, neg) == pytest.approx(norm.cdf(delta / np.sqrt(2)), abs=0.01)
     assert best_balanced_accuracy(pos, neg) == pytest.approx(max(0.5, norm.cdf(delta / 2)), abs=0.012)
-    assert tpr_at_fpr(pos, neg, 0.05) == pytest.approx(norm.cdf(delta + norm.ppf(0.05)), abs=0.02)
 
 
 def test_separate_samples():
     assert auc([2, 3], [0, 1]) == 1
     assert best_balanced_accuracy([2, 3], [0, 1]) == 1
     assert best_balanced_accuracy([0, 1], [2, 3]) == 0.5
-    assert tpr_at_fpr([2, 3], [0, 1], 0.0) == 1
-    assert tpr_at_fpr([0, 1], [2, 3], 0.4) == 0
 
 
 def test_null_spreads_are_those_of_equal_distributions():

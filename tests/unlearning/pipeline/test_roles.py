@@ -15,14 +15,18 @@ def test_roles_are_the_rows_of_the_request(source: Source, roles: Roles) -> None
     assert np.array_equal(np.sort(held), held)
     assert np.array_equal(roles.forget.x.numpy(), dataset.x_train[held])
     assert len(roles.forget) + len(roles.retain) == len(source.data.partition.indices)
-    assert np.array_equal(roles.test.x.numpy(), dataset.x_test)
+    kept = {image.numpy().tobytes() for image in roles.test.x}
+    chosen_on = {image.numpy().tobytes() for image in roles.selection.x}
+    assert not kept & chosen_on  # no reported figure has seen what models are chosen on
+    assert kept | chosen_on == {image.tobytes() for image in dataset.x_test}
+    assert torch.bincount(roles.selection.y).tolist() == [12] * 10  # a quarter of 48
 
 
 def test_unseen_samples_are_of_the_forgotten_classes(source: Source) -> None:
     request = parse_forget("class=3", source.data, seed=0)
     unseen = assign_roles(source.data, request, 0, source.device).unseen
     assert unseen.y is not None
-    assert unseen.y.tolist() == [3] * 48  # all that the test set has
+    assert unseen.y.tolist() == [3] * 36  # all that the test set has, less those held out
 
 
 def test_unseen_samples_have_the_mix_of_a_client(roles: Roles) -> None:
@@ -39,7 +43,8 @@ def test_spare_samples_are_of_the_forgotten_classes_and_none_that_attacks_look_a
         for view in (roles.forget, roles.unseen, roles.spare, roles.test)
         if view.y is not None
     )
-    assert torch.equal(unseen + spare, torch.where(forget > 0, test, 0))
+    assert torch.equal(spare, torch.where(forget > 0, 12, 0))
+    assert (unseen <= test).all()
     images = {image.numpy().tobytes() for image in roles.unseen.x}
     assert not images & {image.numpy().tobytes() for image in roles.spare.x}
 

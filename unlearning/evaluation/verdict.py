@@ -1,0 +1,112 @@
+"""Whether a model has forgotten, in plain words, from differences that are larger than chance.
+
+An attack is a number per model. Over S seeds a model's numbers v_1..v_S are compared with those of S oracles, models
+retrained without the forgotten samples:
+    d = mean v - mean o,   s^2 = (n_0 s_0^2 + (S - 1) s_o^2) / (n_0 + S - 1),
+with s_o the oracles' own standard deviation over seeds and s_0 that of the finite samples, which counts as n_0 = 4
+models: three oracles alone say little of their spread (a moderated t-test, Smyth 2004, doi:10.2202/1544-6115.1027).
+The model is told apart where |d| > t s sqrt(2 / S), or one of its seeds where |v_i - mean o| > t s sqrt(1 + 1 / S),
+t the quantile of n_0 + S - 1 degrees of freedom at 5 % over all comparisons together (Bonferroni). Its own spread does
+not enter: a method does not win by varying.
+
+forgotten            no attack that tells the original apart tells it apart
+not forgotten        such an attack still does
+damaged              worse than the oracles on kept or test samples, by more than chance and by more than a point
+cannot be told here  no attack tells the original from the oracles, so no method can show anything
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.stats import t as student
+
+Label = Literal["forgotten", "not forgotten", "damaged", "cannot be told here"]
+
+MIN_SEEDS = 2
+"""Below, the spread of retrained models is not known, and there is no verdict."""
+_LEVEL = 0.05
+_PRIOR_MODELS = 4
+_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One number per model over the seeds: of the one judged, of the oracles, and of the originals."""
+
+    model: Sequence[float]
+    oracle: Sequence[float]
+    original: Sequence[float]
+    sampling: float
+    """s_0, the standard deviation that the finite number of samples alone gives."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What can be said of a model."""
+
+    label: Label
+    why: str
+    """The attacks or losses behind it, in a sentence."""
+    told_by: tuple[str, ...] = ()
+    """The attacks that tell it from the oracles."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a model's numbers are from the oracles'."""
+
+    mean: float
+    """mean v - mean o."""
+    chance: float
+    """The largest |mean| that chance gives."""
+    seeds: int
+    """Seeds that are told apart on their own."""
+
+    @property
+    def found(self) -> bool:
+        """Whether it is more than chance."""
+        return abs(self.mean) > self.chance or self.seeds > 0
+
+
+def compare(values: Sequence[float], oracle: Sequence[float], sampling: float, level: float) -> Difference:
+    """Return the difference of (S,) values to (S,) oracles, judged at `level`, the chance of a false find."""
+    v, o = np.asarray(values, np.float64), np.asarray(oracle, np.float64)
+    degrees = _PRIOR_MODELS + len(o) - 1
+    own = float(o.var(ddof=1)) if len(o) > 1 else 0.0
+    sd = math.sqrt((_PRIOR_MODELS * sampling**2 + (len(o) - 1) * own) / degrees)
+    # Half of the level for the mean, half for the seeds one by one; each two-sided.
+    of_mean, of_seed = (float(student.ppf(1 - level / 2 / (2 * k), degrees)) for k in (1, len(v)))
+    alone = np.abs(v - o.mean()) > of_seed * sd * math.sqrt(1 + 1 / len(o))
+    return Difference(float(v.mean() - o.mean()), of_mean * sd * math.sqrt(1 / len(v) + 1 / len(o)), int(alone.sum()))
+
+
+def judge(attacks: Mapping[str, Evidence], uses: Mapping[str, Evidence]) -> Verdict:
+    """Return the verdict on one model from attacks and from accuracies that it must not lose, by name."""
+    for name, use in uses.items():
+        lost = compare(use.model, use.oracle, use.sampling, _LEVEL / len(uses))
+        if lost.mean < 0 and lost.found and -lost.mean > _TOLERANCE:
+            return Verdict("damaged", f"{name} is {-100 * lost.mean:.1f} points below retraining")
+    live = [
+        name
+        for name, attack in attacks.items()
+        if compare(attack.original, attack.oracle, attack.sampling, _LEVEL / len(attacks)).found
+    ]
+    if not live:
+        return Verdict("cannot be told here", "no attack tells the original from retraining")
+    told, words = [], []
+    for name in live:
+        attack = attacks[name]
+        found = compare(attack.model, attack.oracle, attack.sampling, _LEVEL / len(live))
+        if not found.found:
+            continue
+        told.append(name)
+        towards = np.sign(found.mean) == np.sign(np.mean(attack.original) - np.mean(attack.oracle))
+        words.append(name if towards else f"{name} (beyond retraining: over-forgotten)")
+    if told:
+        return Verdict("not forgotten", f"still told from retraining by {', '.join(words)}", tuple(told))
+    return Verdict("forgotten", f"not told from retraining by {', '.join(live)}, which tells the original apart")

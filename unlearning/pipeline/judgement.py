@@ -1,0 +1,117 @@
+"""The evidence for a verdict: which numbers of the models are held against those of retraining."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
+
+from unlearning.api.registry import Where
+from unlearning.evaluation.verdict import MIN_SEEDS, Evidence, Verdict, judge
+from unlearning.pipeline.measure import Measured
+
+Kind = Literal["original", "oracle", "method", "baseline"]
+
+
+@dataclasses.dataclass
+class Contestant:
+    """What one model came to, seed by seed."""
+
+    kind: Kind
+    where: Where | None = None
+    runs: list[Measured] = dataclasses.field(default_factory=list)
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    """Of training or of the method; NaN where there was neither."""
+    costs: list[Mapping[str, float]] = dataclasses.field(default_factory=list)
+    """What else each took, by names of the catalogue."""
+
+
+def verdict_on(name: str, contestants: Mapping[str, Contestant], kind: str) -> Verdict | None:
+    """Return the verdict on a contestant; None without an oracle and an original, or with too few seeds.
+
+    `kind` is that of the request. Where whole classes are forgotten, a model must not know them at all; elsewhere it
+    must know forgotten samples no better than never-seen ones of their classes, so each attack is a difference of the
+    two: a method that makes the model better at both has not remembered.
+    """
+    if any(side not in contestants or len(contestants[side].runs) < MIN_SEEDS for side in ("oracle", "original")):
+        return None
+    if any(run.facts is None for run in contestants[name].runs):
+        return Verdict("damaged", "its outputs are not finite")
+    sides = [contestants[side].runs for side in (name, "oracle", "original")]
+    if any(run.facts is None for side in sides for run in side):
+        return None
+    attacks = _gathered(_ATTACKS_ON_CLASSES if kind == "class" else _ATTACKS, sides)
+    return judge(attacks, _gathered(_USES, sides))
+
+
+Number = Callable[[Measured], float]
+"""One number of one model; KeyError where it is not known."""
+
+
+def _value(name: str) -> Number:
+    return lambda run: run.values[name]
+
+
+def _beyond_unseen(name: str, unseen: str) -> Number:
+    return lambda run: run.values[name] - run.values[unseen]
+
+
+def _quicker(run: Measured) -> float:
+    """Return the logarithm of steps to learn never-seen samples / steps to relearn forgotten ones."""
+    return math.log1p(run.values["relearn_unseen"]) - math.log1p(run.values["relearn_steps"])
+
+
+_ATTACKS: dict[str, Number] = {
+    "accuracy": _beyond_unseen("accuracy_forget", "accuracy_unseen"),
+    "loss": _value("mia_auc"),
+    "feature probe": _beyond_unseen("probe_forget", "probe_unseen"),
+    "batch norm": _beyond_unseen("accuracy_forget_bn", "accuracy_unseen_bn"),
+    "relearning": _quicker,
+    "trigger": _value("trigger_success"),
+}
+_ATTACKS_ON_CLASSES: dict[str, Number] = {
+    "accuracy": _value("accuracy_forget"),
+    "feature probe": _value("probe_forget"),
+    "batch norm": _value("accuracy_forget_bn"),
+    "relearning": lambda run: -math.log1p(run.values["relearn_steps"]),
+}
+_USES: dict[str, Number] = {
+    "accuracy on kept samples": _value("accuracy_retain"),
+    "accuracy on test samples": _value("accuracy_test"),
+}
+_SETS = {"accuracy on kept samples": "retain", "accuracy on test samples": "test", "trigger": "test"}
+_RELEARNING_SPREAD = 0.3  # of the logarithm: batches and their order alone change the count by about a third
+
+
+def _gathered(numbers: Mapping[str, Number], sides: list[list[Measured]]) -> dict[str, Evidence]:
+    """Return the evidence of each number that all models have."""
+    found = {}
+    for name, number in numbers.items():
+        try:
+            model, oracle, original = ([number(run) for run in side] for side in sides)
+        except KeyError:
+            continue
+        found[name] = Evidence(model, oracle, original, _sampling(name, sides[1]))
+    return found
+
+
+def _sampling(name: str, oracles: list[Measured]) -> float:
+    """Return the standard deviation that a finite number of samples alone gives a number of an oracle."""
+    first = oracles[0]
+    if name == "relearning":
+        return _RELEARNING_SPREAD
+    if name == "loss" and first.facts is not None:
+        return first.facts.attacks["mia_auc"].standard_error
+    sets = [_SETS[name]] if name in _SETS else ["forget", "unseen"]
+    return math.sqrt(sum(_binomial(oracles, role) for role in sets))
+
+
+def _binomial(oracles: list[Measured], role: str) -> float:
+    """Return p (1 - p) / n of an accuracy, p a little away from 0 and 1."""
+    size = len(np.asarray(getattr(oracles[0].labels, role)))
+    mean = float(np.mean([run.values[f"accuracy_{role}"] for run in oracles]))
+    p = (size * mean + 1) / (size + 2)
+    return p * (1 - p) / size
