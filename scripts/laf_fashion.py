@@ -62,7 +62,9 @@ def make_roles(task: str, train: View, test: View, seed: int) -> Roles:
         if task == "noise":
             y[chosen] = (y[chosen] + rng.integers(1, 10, chosen.sum())) % 10
     labelled = View(train.x, torch.from_numpy(y))
-    return Roles(rows_of(labelled, torch.from_numpy(chosen)), rows_of(labelled, torch.from_numpy(~chosen)), test, test)
+    return Roles(
+        rows_of(labelled, torch.from_numpy(chosen)), rows_of(labelled, torch.from_numpy(~chosen)), test, test, test
+    )
 
 
 def new_model(samples: View, seed: int) -> tuple[Classifier, float]:

@@ -122,7 +122,7 @@ class Contest:
         assert train.y is not None
         self.model, self.test, self.seed = model, test, seed
         of_class = [rows_of(train, torch.nonzero(train.y == label)[:NUM_STATISTICS, 0]) for label in range(10)]
-        self.roles = [Roles(view, view, test, test) for view in of_class]
+        self.roles = [Roles(view, view, test, test, test) for view in of_class]
         self.kept = [rows_of(train, torch.nonzero(train.y != label)[:NUM_KEPT, 0]) for label in range(10)]
         self.scores = Scores(model, of_class)
         self.found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))

@@ -22,8 +22,8 @@ from torch import nn
 from fedsim.models.base import Classifier
 from unlearning.api.view import View
 from unlearning.evaluation.scores import losses
+from unlearning.pipeline.references import constant_predictor
 from unlearning.pipeline.roles import Roles
-from unlearning.pipeline.runner import constant_predictor
 
 FORGET, RETAIN, UNSEEN, TEST = range(18), range(18, 60), range(60, 78), range(78, 108)
 IMAGES = 12
@@ -58,7 +58,7 @@ def run(seed: int, ledger: Ledger) -> None:
         x, age, _ = draw_faces(seed, people, IMAGES)
         return View(torch.from_numpy(x), torch.from_numpy(age), (0.5,) * 3, (0.25,) * 3)
 
-    roles = Roles(view(FORGET), view(RETAIN), view(TEST), view(UNSEEN))
+    roles = Roles(view(FORGET), view(RETAIN), view(TEST), view(UNSEEN), view(UNSEEN))
     oracle, oracle_seconds = new_model(roles.retain, seed)
     reference = facts(oracle, roles, seed).values["mia_logistic"]
 

@@ -10,7 +10,7 @@ from unlearning.pipeline.roles import Roles
 def test_a_class_hidden_by_shifted_statistics_is_found_again():
     forget, retain = of_class(3)
     tests, unseen = view(slice(0, 100), "test"), of_class(3, "test")[0]
-    roles = Roles(forget, retain, tests, unseen)
+    roles = Roles(forget, retain, tests, unseen, tests)
     model = train(new_model(norm="batch"), view(slice(None)), epochs=2)
     honest = measure(model, roles, 0).values
     with torch.no_grad():
@@ -23,4 +23,4 @@ def test_a_class_hidden_by_shifted_statistics_is_found_again():
 
 def test_without_batch_norm_there_is_nothing_to_re_estimate():
     forget, retain = of_class(3)
-    assert "accuracy_forget_bn" not in measure(new_model(), Roles(forget, retain, forget, retain), 0).values
+    assert "accuracy_forget_bn" not in measure(new_model(), Roles(forget, retain, forget, retain, retain), 0).values

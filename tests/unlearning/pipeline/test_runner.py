@@ -184,7 +184,7 @@ def test_the_same_command_gives_the_same_bits(run: Path) -> None:
 def test_from_the_command_line(cli: Cli, run: Path) -> None:
     told = cli("unlearn", run, "--method", "finetune", "--forget", "client=2", "--set", "lr=0.02", "--name", "mine")
     assert told.code == 0, told.err
-    assert "Not ranked: --compare retrain" in told.out
+    assert "No verdict: --compare retrain" in told.out
     asked = yaml.safe_load((run / "unlearned" / "mine" / "config.yaml").read_text())["unlearn"]
     assert asked["methods"]["finetune"]["lr"] == 0.02
     quiet = cli("unlearn", run, "--method=finetune", "--forget=client=2", "--name=mine", "--force", "--quiet")
