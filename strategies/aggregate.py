@@ -17,8 +17,9 @@ Classes: ytilde_a holds the shares of the classes in the bag; L_bag is the cross
 the mean cross-entropy, L_rho as above. Of two classes one share is released, of more all of them.
 
 Every response lies in one bag and is released once: the guarantee does not grow with rounds, bags or clients. It
-covers neither features nor the number of samples. The noise comes from the run's seed, so that a run repeats: that
-is a simulation of the mechanism, not a deployable one.
+covers neither features nor the number of samples. The noise comes from the run's seed, the mechanism and the bags'
+responses: whatever trains on the same means sees the same release, and any other has noise of its own. That is a
+simulation of the mechanism, not a deployable one.
 
 Differs from the paper: the noise scale there is quoted as B / (k eps), which is 2 eps-label-DP; responses are clipped
 before they are averaged; the penalty is scaled so that rho = 1 is exactly the instance-level loss; classes and the
@@ -46,8 +47,9 @@ from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
 from fedsim.federated.types import Batch, Extras
 from fedsim.flower.records import Tensors
+from fedsim.privacy.address import digest
 from fedsim.privacy.ledger import Release
-from fedsim.privacy.mechanisms import gaussian_noise_multiplier, laplace_scale
+from fedsim.privacy.mechanisms import gaussian_noise_multiplier, laplace_scale, require_delta
 from fedsim.randomness import generator
 from strategies.aggregate_theory import best_bag_size
 
@@ -64,7 +66,7 @@ class AggregateConfig(StrategyConfig):
     """k, samples per bag; auto has the least risk that the theory of linear models predicts."""
     rho: float = Field(0.1, ge=0)
     """Weight of the penalty: 0 is the bag-level loss, 1 the instance-level loss."""
-    epsilon: float | None = Field(1.0, gt=0)
+    epsilon: float | None = Field(1.0, ge=1e-6)
     """Label privacy of one response; null releases exact means, unclipped."""
     mechanism: Literal["laplace", "gaussian"] = "laplace"
     """Law of the noise."""
@@ -148,6 +150,11 @@ def as_targets(released: Floats, num_classes: int) -> Floats:
     return nearest
 
 
+def _mechanism(options: AggregateConfig, k: int) -> dict[str, object]:
+    """Return all that the noise of a bag's mean depends on."""
+    return {"k": k, **options.model_dump(mode="json", include={"epsilon", "mechanism", "delta", "clip"})}
+
+
 def choose_bag_size(options: AggregateConfig, data: FederatedData) -> int:
     """Return k: as asked, or by the least `private_risk` over bags that every client can fill."""
     if options.bag_size != "auto":
@@ -162,6 +169,16 @@ def choose_bag_size(options: AggregateConfig, data: FederatedData) -> int:
         return best_bag_size(able, psi, options.rho, options.epsilon, bound=options.clip, signal=1 - share, noise=share)
     except ValueError as error:
         raise FedsimError(f"strategy.bag_size: auto cannot tell ({error}); give a number") from None
+
+
+def _require_delta(options: AggregateConfig, data: FederatedData) -> None:
+    largest = int(data.partition.sizes.max())
+    if options.epsilon is not None and options.mechanism == "gaussian":
+        require_delta("strategy.delta", options.delta, largest, "samples of the largest client")
+        try:
+            gaussian_noise_multiplier(options.epsilon, options.delta)
+        except ValueError as error:
+            raise FedsimError(f"strategy.epsilon: {error}; raise it") from None
 
 
 def aggregate_responses(config: RunConfig, data: FederatedData) -> FederatedData:
@@ -180,14 +197,20 @@ def aggregate_responses(config: RunConfig, data: FederatedData) -> FederatedData
         raise FedsimError("data.client_test: a test on single responses would show them; must be matched")
     if config.data.augment != "none":
         raise FedsimError("data.augment: bags are not augmented; must be none")
+    if config.privacy.noise == "secure":
+        raise FedsimError(
+            "privacy.noise: bags' means are released once, and --resume has to draw their noise again; must be seeded"
+        )
     dataset, k = data.dataset, choose_bag_size(options, data)
+    _require_delta(options, data)
     bound = None if options.epsilon is None else options.clip
     rows, targets, counts = [], [], []
     for client in range(len(data.partition)):
         own = data.partition[client]
         bags = generator(config.seed, "bags", client).permutation(own)[: len(own) // k * k].reshape(-1, k)
         means = bag_means(dataset.y_train[bags], dataset.num_classes, bound)
-        rng = generator(config.seed, "label noise", client)
+        address = digest(_mechanism(options, k), dataset.y_train[bags])
+        rng = generator(config.seed, "label noise", client, address)
         targets.append(as_targets(add_noise(means, options, k, dataset.num_classes, rng), dataset.num_classes))
         rows.append(bags)
         counts.append(len(bags))

@@ -46,7 +46,10 @@ class DittoClient(Client):
     def phases(self) -> Sequence[Phase]:
         """Return the global model's phase and the personal one's."""
         ours = Phase(self.loss, lambda name: not name.startswith(_OWN))
-        mine = Phase(self.personal_loss, lambda name: name.startswith(_OWN), self.options(DittoConfig).personal_epochs)
+        mine = Phase(
+            self.personal_loss, lambda name: name.startswith(_OWN), self.options(DittoConfig).personal_epochs,
+            stays=lambda name: True,
+        )  # fmt: skip
         return [ours, mine]
 
     def personal_loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:

@@ -21,6 +21,7 @@ buffers are the mean of both branches (their sum could make a variance negative)
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -36,6 +37,7 @@ from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
 from fedsim.federated.types import Annotation, Batch, Extras, Phase, State, Update
 from fedsim.flower.records import Tensors
+from fedsim.privacy.ledger import Release, without
 from fedsim.training.objectives import kl_divergence, pseudo_labels
 
 
@@ -105,6 +107,14 @@ class FedLabelClient(Client):
         "loss_divergence",
         *(f"pseudo_labels:{one}" for one in ("local", "global", "neither", "right")),
     )
+
+    def releases(self) -> list[Release]:
+        """Return what the base does, and the weights r_k, which depend on the samples."""
+        weights = Release(
+            what="weights r_k, how many samples passed the threshold", covers=("metrics/weight",),
+            note="one number of each client in each round, without noise",
+        )  # fmt: skip
+        return [*map(partial(without, "metrics/weight"), super().releases()), weights]
 
     def personal(self, client: int, start: State) -> State:
         """Return w_U, which is w: it is not kept, and so begins every round there."""

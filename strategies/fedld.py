@@ -41,6 +41,7 @@ from fedsim.federated.server import Server
 from fedsim.federated.types import Batch, Extras
 from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
+from fedsim.privacy.ledger import Release
 
 SignMode = Literal["code", "majority"]
 
@@ -116,6 +117,21 @@ class FedLDClient(Client):
     """SGD on the local loss and the margin penalty."""
 
     reports = ("margin_penalty",)
+
+    def releases(self) -> list[Release]:
+        """Return what the base does, what the server tells of updates, and the losses that it measures if asked to."""
+        base = [
+            release.model_copy(update={"covers": (*release.covers, "server/updates:*")}) if "model" in release.covers
+            else release
+            for release in super().releases()
+        ]  # fmt: skip
+        if not self.options(FedLDConfig).loss_parts:
+            return base
+        losses = Release(
+            what="losses of models on the clients' training data", covers=("server/loss_parts:*",),
+            note="measured by the server, which reads that data for it, and reported without noise",
+        )  # fmt: skip
+        return [*base, losses]
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
         """Return CE + penalty * R of one batch, and R as a metric."""

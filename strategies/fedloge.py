@@ -19,6 +19,7 @@ ownership is by training counts (theirs: by local test counts); a norm of V of 1
 BatchNorm and hundreds of rounds: the paper-scale presets set it).
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -32,7 +33,7 @@ from fedsim.data.federation import FederatedData
 from fedsim.federated.client import Client
 from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
-from fedsim.federated.types import Batch, Extras, State
+from fedsim.federated.types import Batch, Extras, Phase, State
 from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
 from fedsim.models.etf import sparse_etf
@@ -81,6 +82,14 @@ class FedLoGeClient(Client):
             head = torch.nn.Linear(self.feature_dim, self.num_classes)
         like = start.params["classifier.weight"]
         return State({f"local.{name}": value.detach().to(like) for name, value in head.named_parameters()}, {})
+
+    def phases(self) -> Sequence[Phase]:
+        """Return the one phase: `features.*`, `classifier.*` and `local.*` have a loss each, and the last stay."""
+
+        def part(name: str) -> str:
+            return name.partition(".")[0]
+
+        return [Phase(self.loss, objective=part, stays=lambda name: part(name) == "local")]
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
         """Return l_s + l_g + l_l of one batch, and each of them as a metric."""

@@ -27,6 +27,10 @@ def unlearn_command(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder under RUN/unlearned.")] = None,
     purge: Annotated[bool, typer.Option("--purge", help="Then remove what these clients sent from history.")] = False,
+    no_privacy: Annotated[
+        bool,
+        typer.Option("--no-privacy", help="Allow methods that end the run's guarantee."),
+    ] = False,
     sets: Annotated[list[str] | None, typer.Option("--set", help="METHOD.option=value. Repeatable.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an outcome of the same name.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
@@ -47,8 +51,8 @@ def unlearn_command(
 
     try:
         outcome = unlearn(
-            run, methods, forget, compare=compare, seeds=seeds, name=name, purge=purge, overrides=overrides,
-            force=force, progress=progress_for(console, quiet), say=say,
+            run, methods, forget, compare=compare, seeds=seeds, name=name, purge=purge, no_privacy=no_privacy,
+            overrides=overrides, force=force, progress=progress_for(console, quiet), say=say,
         )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         raise Interrupted(str(interrupt) or "interrupted") from None

@@ -204,6 +204,8 @@ class RunConfig(Config):
             raise ValueError(
                 "history.keep: must be none with privacy.client, where clients send clipped differences and no models"
             )
+        if self.history.keep != "none" and self.privacy.noise == "secure":
+            raise ValueError("history.keep: must be none with privacy.noise=secure: what is replayed has to repeat")
         if self.clients_by_data:  # not known yet
             return self
         if isinstance(self.cohort, int) and self.cohort > self.clients:

@@ -29,6 +29,7 @@ from fedsim.flower.internals import OWN, broadcast_of
 from fedsim.flower.records import Tensors, from_numpy, to_record, to_tensors
 from fedsim.models.build import build_model, has_batch_coupling
 from fedsim.models.start import load_start
+from fedsim.privacy.address import Secrets
 from fedsim.privacy.central import clipped_updates
 from fedsim.training.data import Job, TrainingData
 from fedsim.training.dp_sgd import PrivateSteps
@@ -108,7 +109,7 @@ class Worker:
         self._test_set: TrainingData | None = None
         self._reads_unlabelled = any("unlabelled" in phase.streams for phase in self.client.phases())
         example = config.privacy.example
-        private = None if example is None else PrivateSteps(example, config.training, config.seed)
+        private = None if example is None else PrivateSteps(example, config.training, Secrets(config))
         self.trainer = Trainer(
             self.client, self.train_set, config.training, config.seed, has_batch_coupling(model), private
         )

@@ -8,12 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsim.config.run import RunConfig
+from fedsim.privacy.address import Secrets
 from fedsim.randomness import generator
 
 
-def draw_cohort(config: RunConfig, sizes: npt.NDArray[np.int64], server_round: int) -> Sequence[int]:
-    """Return the clients of a round, largest first; `sizes` are all clients' numbers of samples."""
-    rng = generator(config.seed, "cohort", server_round)
+def draw_cohort(
+    config: RunConfig, sizes: npt.NDArray[np.int64], server_round: int, secrets: Secrets | None = None
+) -> Sequence[int]:
+    """Return the clients of a round, largest first; `sizes` are all clients' numbers of samples.
+
+    `secrets` draws them where they are to stay secret.
+    """
+    rng = generator(config.seed, "cohort", server_round) if secrets is None else secrets.coins("cohort", server_round)
     central = config.privacy.client
     if central is not None and central.sampling == "poisson":
         return poisson_cohort(rng, sizes, config.cohort_size / config.clients)

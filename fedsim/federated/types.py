@@ -128,6 +128,11 @@ class Phase:
     """Whether samples not kept by `annotate` stay out of all batches; else `Batch.notes["keep"]` tells them."""
     audit: Audit | None = None
     """Measures the annotation."""
+    objective: Callable[[str], str] = lambda name: ""
+    """Which part of the loss moves a parameter, where it is a sum of parts that share none: each is clipped alone."""
+    stays: Callable[[str], bool] = lambda name: False
+    """Which of the parameters it trains never leave the client and change nothing that does, now or in a later round:
+    they need no protection."""
 
 
 class Update(NamedTuple):

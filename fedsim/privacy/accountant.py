@@ -7,6 +7,9 @@ Writing mu = sqrt(T) / z for T Gaussian releases of noise multiplier z, exactly 
 Poisson-subsampled releases go through Opacus's PRV accountant (arXiv:2106.02848), whose upper bound is reported, and
 its RDP accountant (arXiv:1908.10530), which is looser and has to agree with it. Its GDP accountant rests on a central
 limit theorem and understates epsilon; it is not used. Opacus is imported when first needed: that takes seconds.
+
+Cohorts of one size, m of n drawn without replacement, amplify for one record replaced, or added or removed, where
+another takes its place: `fedsim.privacy.subsets`.
 """
 
 from __future__ import annotations
@@ -18,9 +21,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedsim.privacy import subsets
+from fedsim.privacy.config import SMALLEST_NOISE
+
 
 class Gaussian(NamedTuple):
-    """`steps` releases of a sum with Gaussian noise, each of a Poisson sample."""
+    """`steps` releases of a sum with Gaussian noise, each of a random sample."""
 
     noise: float
     """Noise multiplier z: standard deviation over L2 sensitivity."""
@@ -28,6 +34,8 @@ class Gaussian(NamedTuple):
     """Sampling rate q in (0, 1]."""
     steps: int
     """T."""
+    fixed: bool = False
+    """Whether samples have one size and are drawn without replacement, and not as a Poisson sample."""
 
 
 class Bound(NamedTuple):
@@ -35,7 +43,7 @@ class Bound(NamedTuple):
 
     epsilon: float
     accountant: str
-    """exact, PRV or RDP; none if nothing was noised."""
+    """exact, PRV, PLD or RDP; none if nothing was noised."""
 
 
 _RDP_ORDERS = [1 + x / 10 for x in range(1, 100)] + list(range(11, 64)) + [2**k for k in range(6, 13)]
@@ -71,7 +79,7 @@ def rdp_epsilon(history: Sequence[Gaussian], delta: float) -> float:
     from opacus.accountants import RDPAccountant
 
     accountant = RDPAccountant()
-    accountant.history = list(map(tuple, history))
+    accountant.history = [part[:3] for part in history]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # that the best order is the largest: a larger one would only be tighter
         return max(0.0, float(accountant.get_epsilon(delta, alphas=_RDP_ORDERS)))
@@ -82,7 +90,7 @@ def prv_epsilon(history: Sequence[Gaussian], delta: float, error: float = _PRV_E
     from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()
-    accountant.history = list(map(tuple, history))
+    accountant.history = [part[:3] for part in history]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         return max(0.0, float(accountant.get_epsilon(delta, eps_error=error)))
@@ -99,7 +107,7 @@ def epsilon(history: Iterable[Gaussian], delta: float) -> Bound:
     history = _merged(history)
     if not history:
         return Bound(0.0, "exact")
-    if any(part.noise == 0 for part in history):
+    if _silent(history):
         return Bound(math.inf, "none")
     if all(part.rate == 1 for part in history):
         return Bound(gaussian_epsilon(_mu(history), delta), "exact")
@@ -107,6 +115,10 @@ def epsilon(history: Iterable[Gaussian], delta: float) -> Bound:
     unsampled = gaussian_epsilon(_mu(history), delta)
     if unsampled == 0:
         return Bound(0.0, "exact")
+    if any(part.fixed for part in history):
+        # A Poisson sample beside those of one size counts as if it were everybody.
+        parts = [(part.noise, part.rate if part.fixed else 1.0, part.steps) for part in history]
+        return Bound(min(unsampled, subsets.epsilon(parts, delta)), "PLD")
     rdp = rdp_epsilon(history, delta)
     if rdp > _LARGE_EPSILON or delta < _SMALL_DELTA:
         return Bound(rdp, "RDP")
@@ -136,28 +148,53 @@ def replaced(history: Sequence[Gaussian], delta: float, pure: float = 0.0) -> Re
     Without sampling it is exact instead: the sensitivity doubles. `pure` is the epsilon of releases with delta = 0.
     """
     history = _merged(history)
-    if any(part.noise == 0 for part in history):
+    cheap = rdp_replaced(history, delta, pure)
+    if math.isinf(cheap.epsilon) or cheap.accountant != "RDP":
+        return cheap
+    found = _grouped(history, delta, pure, [epsilon] * 2, cheap.at_delta)
+    return Replaced(2 * (pure + found.epsilon), found.at_delta, found.accountant)
+
+
+def rdp_replaced(history: Sequence[Gaussian], delta: float, pure: float = 0.0) -> Replaced:
+    """Return what `replaced` does, or where that takes the PRV accountant an upper bound of it, in milliseconds."""
+    history = _merged(history)
+    if _silent(history):
         return Replaced(math.inf, delta, "none")
     if all(part.rate == 1 for part in history):
         doubled = epsilon([part._replace(noise=part.noise / 2) for part in history], delta)
         return Replaced(2 * pure + doubled.epsilon, delta, doubled.accountant)
+    found = _grouped(history, delta, pure, [_rdp] * 8, delta * 1e-200)
+    return Replaced(2 * (pure + found.epsilon), found.at_delta, found.accountant)
 
-    # From a valid delta', delta / (1 + e^eps(delta')) is a larger one, and valid as well. RDP, which is cheap, comes
-    # near the largest; PRV goes the rest of the way.
-    accounts: list[Callable[[float], Bound]] = [lambda at: Bound(rdp_epsilon(history, at), "RDP")] * 8
-    accounts += [lambda at: epsilon(history, at)] * 4
-    at_delta = delta * 1e-200
+
+def _grouped(
+    history: Sequence[Gaussian], delta: float, pure: float, accounts: Sequence[Account], at_delta: float
+) -> Replaced:
+    """Return the guarantee at a delta' that makes the second entry `delta`; `at_delta` is one, and a larger is found.
+
+    From a valid delta', delta / (1 + e^eps(delta')) is a larger one, and valid as well. RDP, which is cheap, comes near
+    the largest; PRV goes the rest of the way.
+    """
     for account in accounts:
-        bound = account(at_delta)
+        bound = account(history, at_delta)
         if pure + bound.epsilon > _LARGEST_GROUP_EPSILON:
             return Replaced(math.inf, delta, "none")
         at_delta = max(at_delta, delta / (1 + math.exp(pure + bound.epsilon)))
-    bound = epsilon(history, at_delta)
-    return Replaced(2 * (pure + bound.epsilon), at_delta, bound.accountant)
+    bound = accounts[-1](history, at_delta)
+    return Replaced(bound.epsilon, at_delta, bound.accountant)
 
 
-def calibrate(target: float, delta: float, schedules: Iterable[tuple[float, int]]) -> float:
+def _rdp(history: Sequence[Gaussian], delta: float) -> Bound:
+    return Bound(rdp_epsilon(history, delta), "RDP")
+
+
+Account = Callable[[Sequence[Gaussian], float], Bound]
+
+
+def calibrate(target: float, delta: float, schedules: Iterable[tuple[float, int]], *, fixed: bool = False) -> float:
     """Return the least noise multiplier, to about 0.1 %, at which each (sampling rate, count) has epsilon <= `target`.
+
+    `fixed` tells whether samples have one size, see `Gaussian`.
 
     Raises
     ------
@@ -169,7 +206,7 @@ def calibrate(target: float, delta: float, schedules: Iterable[tuple[float, int]
         return 0.0
 
     def highest(noise: float, schedule: Sequence[tuple[float, int]]) -> float:
-        return max(epsilon([Gaussian(noise, rate, count)], delta).epsilon for rate, count in schedule)
+        return max(epsilon([Gaussian(noise, rate, count, fixed)], delta).epsilon for rate, count in schedule)
 
     # Without sampling the closed form gives an upper end; halving it from there keeps to noise that is worth trying.
     high = math.sqrt(max(count for _, count in worst)) / _largest_mu(target, delta)
@@ -199,15 +236,19 @@ def _largest_mu(target: float, delta: float) -> float:
     return 1 / _smallest(lambda inverse: gaussian_delta(target, 1 / inverse) <= delta, 1e7)
 
 
+def _silent(history: Sequence[Gaussian]) -> bool:
+    return any(part.noise < SMALLEST_NOISE for part in history)
+
+
 def _mu(history: Sequence[Gaussian]) -> float:
-    return math.sqrt(sum(part.steps / part.noise**2 if part.noise else math.inf for part in history))
+    return math.sqrt(sum(part.steps / part.noise**2 for part in history))
 
 
 def _merged(history: Iterable[Gaussian]) -> list[Gaussian]:
-    counts: dict[tuple[float, float], int] = {}
-    for noise, rate, count in history:
-        counts[noise, rate] = counts.get((noise, rate), 0) + count
-    return [Gaussian(noise, rate, count) for (noise, rate), count in sorted(counts.items()) if count]
+    counts: dict[tuple[float, float, bool], int] = {}
+    for noise, rate, count, fixed in history:
+        counts[noise, rate, fixed] = counts.get((noise, rate, fixed), 0) + count
+    return [Gaussian(noise, rate, count, fixed) for (noise, rate, fixed), count in sorted(counts.items()) if count]
 
 
 def _smallest(holds: Callable[[float], bool], high: float) -> float:

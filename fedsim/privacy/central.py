@@ -23,9 +23,9 @@ from torch import Tensor
 from fedsim.errors import FedsimError
 from fedsim.federated.types import Update
 from fedsim.flower.records import Tensors
+from fedsim.privacy.address import Secrets, digest
 from fedsim.privacy.config import ClientPrivacyConfig
-from fedsim.privacy.mechanisms import clip_factors, gaussian_like, seeded
-from fedsim.randomness import torch_seed
+from fedsim.privacy.mechanisms import clip_factors, gaussian_like
 
 UNCLIPPED = "privacy.unclipped"
 """The name under which b_k - 1/2 is sent."""
@@ -64,8 +64,8 @@ def joint_norms(tensors: Tensors) -> Tensor:
 class CentralPrivacy:
     """The server's half: sums what clients send, adds noise, and adapts the clipping norm if asked to."""
 
-    def __init__(self, config: ClientPrivacyConfig, expected_cohort: float, seed: int) -> None:
-        self.config, self.expected_cohort, self.seed = config, expected_cohort, seed
+    def __init__(self, config: ClientPrivacyConfig, expected_cohort: float, secrets: Secrets) -> None:
+        self.config, self.expected_cohort, self.secrets = config, expected_cohort, secrets
         self.clip_norm = config.clip_norm
         """S of this round."""
         self.sigma_b = config.quantile_noise or expected_cohort / 20
@@ -97,21 +97,24 @@ class CentralPrivacy:
             if self.adaptive:
                 unclipped += tensors[UNCLIPPED].double().cpu() * clients
         std = self.noise_multiplier * self.clip_norm
-        noise = seeded(torch_seed(self.seed, "client-level noise", server_round))
+        start = digest(current, self.clip_norm)
+        noise = self.secrets.noise("client-level noise", server_round, start)
         moved = {
             name: current[name] + (total + gaussian_like(total, std, noise)) / self.expected_cohort
             for name, total in sums.items()
         }
         if self.adaptive:
-            self.clip_norm *= math.exp(-self.config.clip_lr * (self._share(unclipped, server_round) - self._gamma))
+            self.clip_norm *= math.exp(
+                -self.config.clip_lr * (self._share(unclipped, server_round, start) - self._gamma)
+            )
         return moved
 
     @property
     def _gamma(self) -> float:
         return self.config.target_quantile
 
-    def _share(self, unclipped: Tensor, server_round: int) -> float:
+    def _share(self, unclipped: Tensor, server_round: int, start: int) -> float:
         """Return b."""
         std = self.sigma_b if self.config.noise else 0.0
-        noise = seeded(torch_seed(self.seed, "quantile noise", server_round))
+        noise = self.secrets.noise("quantile noise", server_round, start)
         return float(unclipped + gaussian_like(unclipped, std, noise)) / self.expected_cohort + 0.5

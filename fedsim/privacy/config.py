@@ -8,11 +8,14 @@ from pydantic import Field, model_validator
 
 from fedsim.schema import Config
 
+SMALLEST_NOISE = 1e-4
+"""A noise multiplier below this counts as none: its epsilon is beyond a million."""
+
 
 class NoiseConfig(Config):
     """How much noise: given itself, or by the epsilon that it has to reach at the end of the run."""
 
-    noise_multiplier: float | None = Field(None, ge=0)
+    noise_multiplier: float | None = Field(None, ge=0, le=1e6)
     """z, the noise's standard deviation over the clipping norm; 0 adds none, and protects nothing."""
     target_epsilon: float | None = Field(None, gt=0)
     """Epsilon of the whole run, from which noise_multiplier is computed; the run's config.yaml holds the outcome."""
@@ -23,6 +26,10 @@ class NoiseConfig(Config):
     def _one_of_two(self) -> Self:
         if (self.noise_multiplier is None) == (self.target_epsilon is None):
             raise ValueError("needs noise_multiplier or target_epsilon, and not both")
+        if 0 < (self.noise_multiplier or 0) < SMALLEST_NOISE:
+            raise ValueError(
+                f"noise_multiplier {self.noise_multiplier:g} protects nothing; give 0 or from {SMALLEST_NOISE:g}"
+            )
         return self
 
     @property
@@ -47,8 +54,9 @@ class ClientPrivacyConfig(NoiseConfig):
     """sigma_b, the standard deviation of the noise on the number of unclipped clients; a twentieth of the cohort by
     default. It has to be above half of noise_multiplier, of which it takes a share."""
     sampling: Literal["poisson", "fixed"] = "poisson"
-    """poisson: each client joins a round by a coin of its own, which epsilon profits from; fixed: cohorts have one
-    size, and epsilon is stated as if all clients joined all rounds."""
+    """poisson: each client joins a round by a coin of its own; fixed: cohorts have one size, so that another client
+    takes the place of one that leaves, and epsilon is stated for that. It profits from either as long as cohorts stay
+    secret."""
 
 
 class ExamplePrivacyConfig(NoiseConfig):
@@ -59,7 +67,11 @@ class ExamplePrivacyConfig(NoiseConfig):
 
 
 class PrivacyConfig(Config):
-    """What is protected; nothing by default."""
+    """What is protected, nothing by default, and where the randomness for it comes from."""
+
+    noise: Literal["seeded", "secure"] = "seeded"
+    """seeded: noise and samples come from the run's seed, so that it repeats; secure: from the operating system, so
+    that nobody can undo it, and it does not."""
 
     client: ClientPrivacyConfig | None = None
     """All that one client has, from those who see the global models; the server is trusted."""

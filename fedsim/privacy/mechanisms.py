@@ -1,14 +1,18 @@
 """Mechanisms: noise of a stated size, drawn from an addressed generator, and the size that a guarantee needs.
 
-The generators are seeded, so that runs repeat: a simulation of a release, which whoever knows the seed can undo. Nor is
-floating-point noise proof against attacks on its low bits. Neither may guard real people's data.
+By default the generators are seeded, see `fedsim.privacy.address`, so that runs repeat: a simulation of a release,
+which whoever knows the seed can undo. Nor is floating-point noise proof against attacks on its low bits. Neither may
+guard real people's data.
 """
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
+from fedsim.errors import FedsimError
 from fedsim.privacy.accountant import calibrate
 
 
@@ -26,13 +30,28 @@ def laplace_scale(epsilon: float, l1_sensitivity: float) -> float:
     return l1_sensitivity / epsilon
 
 
-def seeded(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a generator for noise; give it the seed of an address, see `fedsim.randomness.torch_seed`."""
-    return torch.Generator(device).manual_seed(seed)
+def require_delta(key: str, delta: float, units: int, named: str) -> None:
+    """Refuse a delta at which one of so many units may be shown outright.
+
+    Raises
+    ------
+    FedsimError
+        If it is not below one over `units`.
+    """
+    if delta * units >= 1:
+        raise FedsimError(f"{key}: must be below one over the {units} {named} ({1 / units:.3g}), got {delta:g}")
 
 
-def gaussian_like(value: Tensor, std: float, generator: torch.Generator) -> Tensor:
-    """Return independent N(0, std^2) of a tensor's shape, type and device, drawn on the generator's device."""
+def gaussian_like(value: Tensor, std: float, generator: torch.Generator | None) -> Tensor:
+    """Return independent N(0, std^2) of a tensor's shape, type and device, drawn on the generator's device.
+
+    Without a generator they are made of the operating system's randomness, on the CPU.
+    """
+    if generator is None:
+        bits = torch.frombuffer(bytearray(os.urandom(8 * value.numel())), dtype=torch.int64) if value.numel() else None
+        uniform = torch.zeros(0).double() if bits is None else ((bits & (2**53 - 1)).double() + 0.5) / 2**53
+        drawn: Tensor = torch.special.ndtri(uniform).mul_(std).view(value.shape).to(value)
+        return drawn
     noise = torch.randn(value.shape, generator=generator, dtype=value.dtype, device=generator.device)
     return noise.mul_(std).to(value.device)
 

@@ -45,9 +45,11 @@ class Checkpoint:
     recipe: dict[str, Any]
     """`RunConfig.recipe()` of the run: what must be as it was for the run to go on."""
     took_part: list[int]
-    """Per client, the rounds that it was drawn for."""
+    """Per client, the rounds that it was drawn for, as the ledger has them."""
     clip_norm: float | None
     """The clipping norm of the next round, where client-level privacy has one."""
+    released: int | None = None
+    """Rounds of the ledger, where they are not those done: before a kill the run had got further."""
 
     def save(self, run_folder: Path) -> None:
         """Write this checkpoint under a run folder and drop old ones.
@@ -71,7 +73,7 @@ class Checkpoint:
             "names": {group: list(part) for group, part in groups.items()},
             "trained": self.trained, "metrics": self.metrics, "failures": self.failures,
             "recipe": self.recipe,
-            "took_part": self.took_part, "clip_norm": self.clip_norm, "files": digests,
+            "took_part": self.took_part, "released": self.released, "clip_norm": self.clip_norm, "files": digests,
         }  # fmt: skip
         (temporary / "state.json").write_bytes(seal(json.dumps(state_json, indent=1)))
         for path in [*new, temporary / "tensors.safetensors", temporary / "state.json", temporary / "clients"]:
@@ -121,7 +123,7 @@ def _load(folder: Path) -> Checkpoint:
         clients.adopt(files, {client: state.files[f"clients/{file_name(client)}"] for client in files})
         return Checkpoint(
             state.round, model, (server, state.server), clients, state.trained, list(map(dict, state.metrics)),
-            state.failures, state.recipe, state.took_part, state.clip_norm,
+            state.failures, state.recipe, state.took_part, state.clip_norm, state.released,
         )  # fmt: skip
     except (OSError, SafetensorError, ValueError, KeyError):
         raise FedsimError(f"{folder}: the checkpoint is damaged") from None
@@ -149,6 +151,7 @@ class _StateFile(BaseModel):
     failures: int = Field(ge=0)
     recipe: dict[str, Any]
     took_part: list[int]
+    released: int | None = None
     clip_norm: float | None
     files: dict[str, str]
     """SHA-256 of each file beside this one."""

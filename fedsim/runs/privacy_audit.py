@@ -185,7 +185,7 @@ def _judge(
     simulated: Ledger,
     rounds: int,
 ) -> Audit:
-    (claim,) = guarantees(simulated, with_replaced=False)
+    claim, *_ = guarantees(simulated, with_replaced=False)
     lower = lower_bound(score, inside, delta)
     sure = max(_bound(len(score), r, r, delta) for r in _guesses(len(score)))
     return Audit(unit, lower, claim.epsilon, delta, sure, len(score), rounds)

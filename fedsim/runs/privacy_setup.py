@@ -11,15 +11,19 @@ import numpy.typing as npt
 from torch import nn
 
 from fedsim.config.run import RunConfig
+from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError
 from fedsim.federated.client import Client
 from fedsim.federated.sampling import draw_cohort
 from fedsim.federated.server import Server
+from fedsim.federated.types import Phase, State
 from fedsim.models.build import has_batch_coupling
 from fedsim.privacy.accountant import calibrate
+from fedsim.privacy.address import Secrets
 from fedsim.privacy.central import UNCLIPPED, CentralPrivacy
 from fedsim.privacy.config import NoiseConfig
 from fedsim.privacy.ledger import Ledger, Release
+from fedsim.privacy.mechanisms import require_delta
 from fedsim.training.dp_sgd import sampling_rate, steps_of
 
 Sizes = npt.NDArray[np.int64]
@@ -32,9 +36,10 @@ _FOLDER = Release(
     note="holds the seed of all noise, the partition, class counts and clients' own states; publish the model alone",
 )  # fmt: skip
 _PUBLIC = Release(
-    what="numbers of classes and samples, input normalisation, the global test set, which clients answer",
-    covers=("public/*",), note="taken to be public, as are all options",
+    what="numbers of classes and samples, input normalisation, the global test set", covers=("public/*",),
+    note="taken to be public, as are all options",
 )  # fmt: skip
+_COHORTS = Release(what="which clients answer", covers=("cohorts/*",), note="taken to be public")
 
 
 def calibrated(config: RunConfig, sizes: Sizes, new_client: Callable[[], Client]) -> tuple[RunConfig, dict[str, str]]:
@@ -50,16 +55,20 @@ def calibrated(config: RunConfig, sizes: Sizes, new_client: Callable[[], Client]
     Raises
     ------
     FedsimError
-        If a target is too small to be reached.
+        If a target is too small to be reached, or a delta too large to promise anything.
     """
     chosen: dict[str, str] = {}
     central, example = config.privacy.client, config.privacy.example
     if central is not None and central.target_epsilon is not None:
-        schedules = [(_client_rate(config), config.rounds)]
-        central, chosen["client privacy"] = _with_noise(central, "client", schedules)
+        schedules, fixed = [(_client_rate(config, sizes), config.rounds)], _has_substitutes(config)
+        central, chosen["client privacy"] = _with_noise(central, "client", schedules, fixed=fixed)
+    if example is not None:
+        require_delta("privacy.example.delta", example.delta, int(sizes.max()), "samples of the largest client")
     if example is not None and example.target_epsilon is not None:
         rates, steps = _example_schedule(config, sizes, new_client())
         rounds = Counter(client for number in range(config.rounds) for client in draw_cohort(config, sizes, number + 1))
+        if central is not None:  # who will be drawn depends on the noise that is looked for
+            rounds = Counter(dict.fromkeys(np.flatnonzero(sizes).tolist(), config.rounds))
         schedules = [(rates[client], steps[client] * count) for client, count in rounds.items()]
         example, chosen["example privacy"] = _with_noise(example, "example", schedules)
     privacy = config.privacy.model_copy(update={"client": central, "example": example})
@@ -90,7 +99,7 @@ def require_possible(config: RunConfig, model: nn.Module, server: Server, client
                 f"privacy.{level}: clients of {name} also answer queries, which carry no noise; use another method"
             )
         for release in client.releases():
-            if release.mechanism == "none" and any(item.startswith("arrays/") for item in release.covers):
+            if release.mechanism == "none" and any(_steers(item) for item in release.covers):
                 raise FedsimError(
                     f"privacy.{level}: clients of {name} also send their {release.what}, which would carry no noise; "
                     f"use another method"
@@ -112,7 +121,7 @@ def require_possible(config: RunConfig, model: nn.Module, server: Server, client
         )
 
 
-def central_privacy(config: RunConfig) -> CentralPrivacy | None:
+def central_privacy(config: RunConfig, data: FederatedData) -> CentralPrivacy | None:
     """Return the server's part of client-level privacy, if the run has any.
 
     Raises
@@ -121,12 +130,17 @@ def central_privacy(config: RunConfig) -> CentralPrivacy | None:
         If the noise on the number of unclipped clients is too small.
     """
     central = config.privacy.client
-    return None if central is None else CentralPrivacy(central, config.cohort_size, config.seed)
+    if central is None:
+        return None
+    return CentralPrivacy(central, config.cohort_size, Secrets(config, data.content_hash))
 
 
 def new_ledger(config: RunConfig, sizes: Sizes, client: Client) -> Ledger:
     """Return the ledger of a run that has not begun."""
     releases = [*client.releases(), _FOLDER, _PUBLIC]
+    central = config.privacy.client
+    secret = central is not None and _client_rate(config, sizes) < 1
+    releases.append(_COHORTS.model_copy(update={"note": "epsilon takes it to be secret"}) if secret else _COHORTS)
     if (example := config.privacy.example) is not None:
         rates, steps = _example_schedule(config, sizes, client)
         releases.append(
@@ -143,44 +157,84 @@ def new_ledger(config: RunConfig, sizes: Sizes, client: Client) -> Ledger:
                 "drawing clients amplifies nothing",
             )
         )
-    if (central := config.privacy.client) is not None:
-        bits = (f"arrays/{UNCLIPPED}",) if central.clipping == "adaptive" else ()
-        drawn = "its cohort is not shown" if central.sampling == "poisson" else "amplification by sampling is not used"
-        releases.append(
-            Release(
-                what="mean of clipped updates",
-                covers=("model", *bits),
-                mechanism="gaussian",
-                unit="client",
-                against="readers",
-                noise=central.noise,
-                delta=central.delta,
-                sampling_rate=_client_rate(config),
-                when="every round",
-                note=f"the server is trusted with each client's update; {drawn}",
-            )
-        )
-    return Ledger(releases=tuple(releases), took_part=[0] * config.clients)
+    if central is not None:
+        releases += _client_releases(config, sizes)
+    return Ledger(
+        releases=tuple(releases), took_part=[0] * config.clients, noise=config.privacy.noise,
+        recipe=f"{Secrets(config).key:032x}",
+    )  # fmt: skip
 
 
-def _client_rate(config: RunConfig) -> float:
+def _client_releases(config: RunConfig, sizes: Sizes) -> list[Release]:
+    """Return what client-level privacy releases, for each thing that may happen to a client.
+
+    In cohorts of one size, of fewer than all, another client takes the place of one that leaves: the sum moves by up to
+    2 S, as it does where the client is replaced. Where it is still drawn and adds nothing, by up to S, and no sampling
+    is needed for that.
+    """
     central = config.privacy.client
-    poisson = central is not None and central.sampling == "poisson"
-    return config.cohort_size / config.clients if poisson else 1.0
+    assert central is not None
+    rate, fixed = _client_rate(config, sizes), _has_substitutes(config)
+    bits = (f"arrays/{UNCLIPPED}",) if central.clipping == "adaptive" else ()
+    able = int(np.count_nonzero(sizes))
+    notes = ["the server is trusted with each client's update"]
+    if rate < 1:
+        notes.append("who is in a cohort has to stay secret")
+    if able < config.clients and not fixed:
+        share = able / config.clients
+        notes.append(f"{able} of {config.clients} clients have data, so that a step is {share:.2f} of the mean update")
+    mean = Release(
+        what="mean of clipped updates", covers=("model", *bits), mechanism="gaussian", unit="client", against="readers",
+        noise=central.noise, delta=central.delta, sampling_rate=rate, when="every round", note="; ".join(notes),
+    )  # fmt: skip
+    if not fixed:
+        return [mean]
+    another = [*notes, "it is true of one added or removed too: another takes its place"]
+    replaced = {"adjacency": "replaced", "noise": central.noise / 2, "sampling": "fixed", "note": "; ".join(another)}
+    zeroed = {"adjacency": "zeroed out", "sampling_rate": 1.0, "note": "cohorts need not be secret for this"}
+    return [mean.model_copy(update=changes) for changes in (replaced, zeroed)]
+
+
+def _has_substitutes(config: RunConfig) -> bool:
+    """Return whether cohorts have one size and leave clients out."""
+    central = config.privacy.client
+    return central is not None and central.sampling == "fixed" and config.cohort_size < config.clients
+
+
+def _client_rate(config: RunConfig, sizes: Sizes) -> float:
+    """Return the largest probability with which a client that has data is drawn."""
+    central = config.privacy.client
+    assert central is not None
+    if central.sampling == "poisson":
+        return config.cohort_size / config.clients
+    return min(1.0, config.cohort_size / max(1, int(np.count_nonzero(sizes)))) if _has_substitutes(config) else 1.0
 
 
 def _example_schedule(config: RunConfig, sizes: Sizes, client: Client) -> tuple[list[float], list[int]]:
     """Return every client's sampling rate, and its steps in a round that it takes part in."""
-    phases = client.phases()
+    phases = [phase for phase in client.phases() if _releases(phase, client)]
     steps = [sum(steps_of(phase, config.training, int(size)) for phase in phases) for size in sizes]
     return [sampling_rate(int(size), config.training.batch_size) for size in sizes], steps
 
 
-def _with_noise(config: C, level: str, schedules: Sequence[tuple[float, int]]) -> tuple[C, str]:
+def _releases(phase: Phase, client: Client) -> bool:
+    """Return whether a phase trains anything that leaves the client."""
+    names = client.initial.keys() | client.personal(0, State(client.initial, {})).params.keys()
+    return any(phase.trains(name) and not phase.stays(name) for name in names)
+
+
+def _steers(item: str) -> bool:
+    """Return whether an item of a reply is something besides the model that a server computes with."""
+    return item.startswith(("arrays/", "query.")) and not item.endswith("/num-examples")
+
+
+def _with_noise(config: C, level: str, schedules: Sequence[tuple[float, int]], *, fixed: bool = False) -> tuple[C, str]:
     assert config.target_epsilon is not None
     try:
-        noise = calibrate(config.target_epsilon, config.delta, schedules)
+        noise = calibrate(config.target_epsilon, config.delta, schedules, fixed=fixed)
     except ValueError as error:
         raise FedsimError(f"privacy.{level}.target_epsilon: {error}; raise it") from None
+    if fixed:  # it was found for a sensitivity of 2 S
+        noise *= 2
     told = f"noise multiplier {noise:.4g} for epsilon {config.target_epsilon:g}"
     return config.model_copy(update={"noise_multiplier": noise, "target_epsilon": None}), told

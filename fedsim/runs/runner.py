@@ -28,6 +28,8 @@ from fedsim.environment import environment, versions
 from fedsim.errors import FedsimError, InUse, RunFailed
 from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
+from fedsim.privacy import ledger
+from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest, load_model, save_model
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.history import HistoryWriter, require_room
@@ -180,7 +182,22 @@ def _continue(folder: Path, simulation: Simulation, *, pictures: bool = True) ->
             state = simulation.begin() if checkpoint is None else simulation.restore(checkpoint, engine)
         except FedsimError as error:
             raise FedsimError(f"{folder}: {error}") from None
+        _require_ledger(folder, state)
         return _finish(folder, simulation, engine, state, pictures=pictures)
+
+
+def _require_ledger(folder: Path, state: RunState) -> None:
+    """Take up what the run had released when it ended, which may be more than its checkpoint knows of."""
+    if not ledger.exists(folder):
+        return
+    told = Ledger.read(folder)
+    if told.rounds > state.ledger.rounds:
+        if told.recipe != state.ledger.recipe:
+            raise FedsimError(
+                f"{folder}: {told.rounds} rounds of another recipe have been released, as privacy.json has it; "
+                "undo the change to config.yaml, or start a new run"
+            )
+        state.ledger = told
 
 
 def _finish(
@@ -220,6 +237,7 @@ def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: Run
         engine.states.spill_to(folder / ".states")
         (folder / "summary.json").unlink(missing_ok=True)
         state.ledger.save(folder)
+        state.folder = folder
         # What was logged after the checkpoint is run, and logged, again.
         write_atomically(folder / "metrics.jsonl", "".join(map(_line, state.metrics)).encode())
         simulation.progress.begin(config, simulation.choices | engine.notes, state.round)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,15 @@ class RunState:
     """Of every head in the newest evaluation; None before the first one in this process."""
     clip_norm: float | None = None
     """The clipping norm of the next round, where client-level privacy has one."""
+    folder: Path | None = None
+    """Of the run, whose ledger knows of a round before anything of it is shown."""
+
+    def release(self, server_round: int, cohort: Sequence[int]) -> None:
+        """Enter a round into the ledger before its clients are asked; one run again to the same bits is there."""
+        if not self.ledger.covers_round(server_round):
+            self.ledger.add_round(cohort)
+            if self.folder is not None:
+                self.ledger.journal(self.folder, cohort)
 
 
 class Simulation:
@@ -115,9 +125,9 @@ class Simulation:
                 f"history.keep: clients of {self.strategy.name} are sent several messages in a round, and a history "
                 "holds one reply; use none"
             )
-        self.server.central = central_privacy(config)
         config, why_cohort = choose_cohort(config, self.worker, self.server.local_start(), self.server.constants())
         self.config = self.worker.config = config
+        self.server.central = central_privacy(config, self.data)
         self.choices = {**why_data, "engine": why_engine, "cohort": why_cohort, **why_noise}
         counts = self.data.class_counts
         self.groups = shot_groups(counts) if counts.max() >= _LONG_TAIL * counts.min() else {}
@@ -177,7 +187,9 @@ class Simulation:
         engine.trained |= set(checkpoint.trained)
         model = {name: value.to(self.worker.device) for name, value in checkpoint.model.items()}
         seconds = float(checkpoint.metrics[-1]["time_s"]) if checkpoint.metrics else 0.0
-        ledger = self.begin().ledger.model_copy(update={"rounds": checkpoint.round, "took_part": checkpoint.took_part})
+        released = checkpoint.round if checkpoint.released is None else checkpoint.released
+        told = {"rounds": released, "took_part": list(checkpoint.took_part)}
+        ledger = self.begin().ledger.model_copy(update=told)
         return RunState(
             model, checkpoint.server, ledger, checkpoint.round, checkpoint.metrics, checkpoint.failures, seconds,
             clip_norm=checkpoint.clip_norm,
@@ -188,6 +200,7 @@ class Simulation:
         return Checkpoint(
             state.round, state.tensors, state.server, engine.states, sorted(engine.trained),
             state.metrics, state.failures, self.config.recipe(), state.ledger.took_part, state.clip_norm,
+            state.ledger.rounds,
         )  # fmt: skip
 
     def step(self, state: RunState, engine: Engine, history: HistoryWriter | None = None) -> Metrics:
@@ -196,14 +209,16 @@ class Simulation:
         Raises
         ------
         TooFewReplies
-            If too many clients failed; `state` is as it was.
+            If too many clients failed; but for its ledger, `state` is as it was.
         """
         config, server_round = self.config, state.round + 1
         begun = time.perf_counter()
         central = self.server.central
         if central is not None and state.clip_norm is not None:
             central.clip_norm = state.clip_norm
-        engine.cohort = drawn = draw_cohort(config, self.data.at(server_round).sizes, server_round)
+        secrets = None if central is None else central.secrets
+        engine.cohort = drawn = draw_cohort(config, self.data.at(server_round).sizes, server_round, secrets)
+        state.release(server_round, drawn)
         message = ConfigRecord()
         if history is not None:
             model = self.server.split(state.tensors)
@@ -241,7 +256,6 @@ class Simulation:
             engine.states.commit()
             state.tensors, state.server, state.round = tensors, self.server.state_dict(), server_round
             state.scores = scores
-            state.ledger.add_round(drawn)
             state.clip_norm = None if central is None else central.clip_norm
             state.failures += replies.failed
             state.seconds += time.perf_counter() - begun

@@ -5,6 +5,10 @@ Step of client k, whose n samples make L = ceil(n / batch_size) batches of an ep
     B ~ each sample with probability q        g_i = grad loss(sample i alone)
     g = (sum_{i in B} g_i * min(1, C / ||g_i||_2) + N(0, (z C)^2 I)) / (q n)
 
+Where a loss is a sum of G parts that share no parameter, each part's gradient is clipped to C / sqrt(G), so that none
+scales the step of another; together they have a norm of at most C. What never leaves a client, and changes nothing that
+does, is trained without clipping and noise: it is part of no release.
+
 followed by the optimiser's step with g. The batches are Poisson samples, of which the accountant's rate is true: some
 are empty, and those take a step of noise as well. The gradient is that of each sample's own loss, so its norm is
 bounded whatever the loss does with a batch. A gradient entry that is not finite counts as 0.
@@ -23,9 +27,9 @@ from fedsim.config.run import TrainingConfig
 from fedsim.data.transforms import draw_augmentation
 from fedsim.federated.types import Batch, Extras, Phase, State
 from fedsim.flower.records import Tensors
+from fedsim.privacy.address import Secrets, digest
 from fedsim.privacy.config import ExamplePrivacyConfig
-from fedsim.privacy.mechanisms import clip_factors, gaussian_like, seeded
-from fedsim.randomness import generator, torch_seed
+from fedsim.privacy.mechanisms import clip_factors, gaussian_like
 from fedsim.training.batches import BatchPlan, Ints
 from fedsim.training.data import Job, TrainingData
 from fedsim.training.optimizers import Optimizer
@@ -50,11 +54,10 @@ def steps_of(phase: Phase, config: TrainingConfig, samples: int) -> int:
 
 
 def plan_poisson(
-    jobs: Sequence[Job], address: tuple[int, int, int], *, steps: Sequence[int], batch_size: int, data: TrainingData
-) -> BatchPlan:
-    """Return so many Poisson batches of each client, some of them empty; `address` is (run seed, round, phase)."""
-    seed, server_round, phase = address
-    rngs = [generator(seed, "poisson batches", server_round, job.client, phase) for job in jobs]
+    jobs: Sequence[Job], rngs: Sequence[np.random.Generator], *, steps: Sequence[int], batch_size: int,
+    data: TrainingData,
+) -> BatchPlan:  # fmt: skip
+    """Return so many Poisson batches of each client, some of them empty, drawn by its generator."""
     batches = []
     for job, rng, number in zip(jobs, rngs, steps, strict=True):
         rate = sampling_rate(len(job.rows), batch_size)
@@ -75,8 +78,8 @@ def plan_poisson(
 class PrivateSteps:
     """Runs the phases of clients with DP-SGD in place of SGD."""
 
-    def __init__(self, privacy: ExamplePrivacyConfig, config: TrainingConfig, seed: int) -> None:
-        self.privacy, self.config, self.seed = privacy, config, seed
+    def __init__(self, privacy: ExamplePrivacyConfig, config: TrainingConfig, secrets: Secrets) -> None:
+        self.privacy, self.config, self.secrets = privacy, config, secrets
 
     def run(
         self, phase: Phase, number: int, state: State, extras: Extras, jobs: Sequence[Job], server_round: int,
@@ -90,18 +93,16 @@ class PrivateSteps:
         config, device = self.config, data.x.device
         sizes = np.array([len(job.rows) for job in jobs])
         steps = np.array([steps_of(phase, config, size) for size in sizes.tolist()])
-        address = (self.seed, server_round, number)
-        plan = plan_poisson(jobs, address, steps=steps.tolist(), batch_size=config.batch_size, data=data)
+        addresses = draw_addresses(jobs, extras, server_round, number, data)
+        coins = [self.secrets.coins("poisson batches", *address) for address in addresses]
+        plan = plan_poisson(jobs, coins, steps=steps.tolist(), batch_size=config.batch_size, data=data)
         trained = [name for name in state.params if phase.trains(name)]
         optimizer = Optimizer(config, {name: state.params[name] for name in trained})
         floats = sum(state.params[name][0].numel() for name in trained) * plan.index.shape[2]
         clipped_sums = clipped_gradient_sums(
             phase, extras, self.privacy.max_grad_norm, lanes=_GRADIENT_FLOATS // floats
         )
-        noises = [
-            seeded(torch_seed(self.seed, "example-level noise", server_round, job.client, number), device)
-            for job in jobs
-        ]
+        noises = [self.secrets.noise("example-level noise", *address, device=device) for address in addresses]
         expected = torch.tensor(
             [size * sampling_rate(size, config.batch_size) for size in sizes.tolist()], device=device
         )
@@ -118,8 +119,9 @@ class PrivateSteps:
             with autocast(config, device):
                 sums, metrics = clipped_sums(moving, params, buffers, x, y, mask)
             grads = [
-                (total + self._noise(total, noises[:active])) / _per_lane(expected[:active], total)
-                for total in sums.values()
+                (total if phase.stays(name) else total + self._noise(total, noises[:active]))
+                / _per_lane(expected[:active], total)
+                for name, total in sums.items()
             ]
             slots = {slot: {n: value[:active] for n, value in held.items()} for slot, held in optimizer.state.items()}
             optimizer.step(moving, grads, slots, step)
@@ -128,10 +130,28 @@ class PrivateSteps:
         means = {name: total / counts.sum(0) for name, total in totals.items()}  # NaN where no sample was drawn
         return means, steps, sizes, plan.counts.sum(0)
 
-    def _noise(self, total: Tensor, noises: Sequence[torch.Generator]) -> Tensor:
+    def _noise(self, total: Tensor, noises: Sequence[torch.Generator | None]) -> Tensor:
         """Return N(0, (z C)^2) for a sum of gradients (clients, ...), each client's from its own generator."""
         std = self.privacy.noise * self.privacy.max_grad_norm
         return torch.stack([gaussian_like(value, std, noise) for value, noise in zip(total, noises, strict=True)])
+
+
+Address = tuple[int, int, int, int]
+"""(round, client, phase, digest)."""
+
+
+def draw_addresses(
+    jobs: Sequence[Job], extras: Extras, server_round: int, number: int, data: TrainingData
+) -> list[Address]:
+    """Return where each client's batches and noise of phase `number` come from: all that it starts with."""
+    shared = digest(extras.start, extras.constants) if not extras.stacked else None
+    addresses = []
+    for lane, job in enumerate(jobs):
+        start = digest(*extras.of(lane)[:2]) if shared is None else shared
+        rows = torch.from_numpy(job.rows).to(data.x.device)
+        own = digest(start, *job.personal, data.x.flatten(1).index_select(0, rows), data.y[rows])
+        addresses.append((server_round, job.client, number, own))
+    return addresses
 
 
 ClippedSums = Callable[[Tensors, Tensors, Tensors, Tensor, Tensor, Tensor], tuple[Tensors, Tensors]]
@@ -155,12 +175,23 @@ def clipped_gradient_sums(phase: Phase, extras: Extras, bound: float, *, lanes: 
     ) -> tuple[Tensors, Tensors]:
         grads, metrics = gradients(moving, fixed, buffers, x, y)
         grads = {name: g.nan_to_num(0.0, 0.0, 0.0) for name, g in grads.items()}
-        norms = torch.stack([g.reshape(len(g), -1).square().sum(1) for g in grads.values()]).sum(0).sqrt()
-        factors = clip_factors(norms, bound) * mask
-        sums = {name: torch.tensordot(factors.to(g.dtype), g, dims=1) for name, g in grads.items()}
+        factors = _factors(phase, grads, bound)
+        sums = {name: torch.tensordot((factors[name] * mask).to(g.dtype), g, dims=1) for name, g in grads.items()}
         return sums, {name: (values * mask).sum() for name, values in metrics.items()}
 
     return vmap(client, randomness="different", chunk_size=max(1, lanes))
+
+
+def _factors(phase: Phase, grads: Tensors, bound: float) -> Tensors:
+    """Return what clips the gradients (B, ...) of each tensor, (B,): over each objective, and over all to `bound`."""
+    of = {name: phase.objective(name) for name in grads if not phase.stays(name)}
+    factors = {name: torch.ones(len(g), device=g.device) for name, g in grads.items() if name not in of}
+    objectives = dict.fromkeys(of.values())
+    for objective in objectives:
+        names = [name for name in of if of[name] == objective]
+        norms = torch.stack([grads[name].reshape(len(grads[name]), -1).square().sum(1) for name in names]).sum(0).sqrt()
+        factors |= dict.fromkeys(names, clip_factors(norms, bound / len(objectives) ** 0.5))
+    return factors
 
 
 def _per_lane(values: Tensor, like: Tensor) -> Tensor:

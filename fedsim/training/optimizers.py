@@ -41,11 +41,19 @@ class Optimizer:
                  beta1=_BETA1, beta2=_BETA2, eps=_EPSILON, lr=config.lr, weight_decay=config.weight_decay)  # fmt: skip
 
 
-def clip(grads: Sequence[Tensor], max_norm: float) -> list[Tensor]:
-    """Return gradients (clients, ...) scaled, per client over all tensors, to a norm of at most `max_norm`."""
-    squares = torch.stack([grad.flatten(1).square().sum(1) for grad in grads]).sum(0)
-    factor = (max_norm / squares.sqrt().clamp_min(1e-12)).clamp_max(1.0)
-    return [grad * factor.view(-1, *[1] * (grad.dim() - 1)) for grad in grads]
+def clip(grads: Sequence[Tensor], max_norm: float, objectives: Sequence[str] = ()) -> list[Tensor]:
+    """Return gradients (clients, ...) scaled, per client, to a norm of at most `max_norm`.
+
+    It is the norm over all tensors of one objective; without `objectives`, (tensors,), they all have the same.
+    """
+    parts = objectives or [""] * len(grads)
+    factors = {}
+    for part in dict.fromkeys(parts):
+        own = [grad for grad, other in zip(grads, parts, strict=True) if other == part]
+        squares = torch.stack([grad.flatten(1).square().sum(1) for grad in own]).sum(0)
+        factors[part] = (max_norm / squares.sqrt().clamp_min(1e-12)).clamp_max(1.0)
+    scaled = zip(grads, (factors[part] for part in parts), strict=True)
+    return [grad * factor.view(-1, *[1] * (grad.dim() - 1)) for grad, factor in scaled]
 
 
 def require_sgd(config: RunConfig) -> None:

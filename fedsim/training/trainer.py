@@ -132,7 +132,7 @@ class Trainer:
                     grads, measured = step_fn(moving, fixed, buffers, begun, _cut(batch, rows, width, mask))
                 gradients = list(grads.values())
                 if self.config.clip_norm is not None:
-                    gradients = clip(gradients, self.config.clip_norm)
+                    gradients = clip(gradients, self.config.clip_norm, [phase.objective(name) for name in grads])
                 optimizer.step(moving, gradients, dict(zip(optimizer.state, slots, strict=True)), step)
                 if not isinstance(rows, slice):  # the rows were copied out
                     _put(state.params, moving, rows)

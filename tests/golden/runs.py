@@ -34,6 +34,7 @@ BASE: dict[str, Any] = {
 
 TOGETHER, ONE_BY_ONE = {"training.cohort": "vectorized"}, {"training.cohort": "sequential"}
 
+# The noise of private runs follows the bits of the models it is added to: other machines agree for one round only.
 RUNS: dict[str, dict[str, Any]] = {
     "fedavg": {**TOGETHER, "history.keep": "updates"},
     "fedavg-faults": {
@@ -57,11 +58,11 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "fedadam": {**TOGETHER, "strategy": "fedadam", "model.norm": "none"},
     "client-privacy": {
-        **TOGETHER, "model.norm": "group", "clients": 30, "cohort": 15,
+        **TOGETHER, "model.norm": "group", "clients": 30, "cohort": 15, "rounds": 1,
         "privacy.client": {"noise_multiplier": 0.5, "delta": 1e-3, "clip_norm": 0.7, "clipping": "adaptive"},
     },
     "example-privacy": {
-        **TOGETHER, "model.norm": "group", "privacy.example": {"target_epsilon": 20, "delta": 1e-3},
+        **TOGETHER, "model.norm": "group", "rounds": 1, "privacy.example": {"target_epsilon": 20, "delta": 1e-3},
     },
     "ray": {
         **TOGETHER, "strategy": "ditto", "training.chunk": 2, "engine": {"name": "ray", "num_workers": 2},

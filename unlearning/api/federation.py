@@ -19,6 +19,7 @@ from fedsim.errors import FedsimError, RunFailed
 from fedsim.flower.internals import client_of, node_of, reply_to
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.models.base import Classifier
+from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest
 from fedsim.runs.history import KeptRound, Sent, Share, difference, open_history
 from fedsim.runs.progress import Progress
@@ -88,7 +89,9 @@ class Federation:
         self._history = open_history(run, config.rounds) if needs.history or needs.updates else []
         self._open = contextlib.ExitStack()
         self._engines: dict[int, Engine] = {}
+        self._ledgers: dict[int, Ledger] = {}
         self._rounds = self._woken = 0
+        self._spent: list[Ledger] = []
 
     def __enter__(self) -> Federation:
         return self
@@ -147,7 +150,14 @@ class Federation:
         """
         self._require("clients")
         self._require_one_wave()
-        engine = self._engine(self.epochs if epochs is None else epochs)
+        if self.config.privacy.client is not None:
+            raise FedsimError(
+                f"{self._run}: privacy.client protects the mean of clients' updates, and this method asks for single "
+                "ones; choose another"
+            )
+        epochs = self.epochs if epochs is None else epochs
+        engine = self._engine(epochs)
+        self._ledgers[epochs].add_round(clients)
         self._rounds += 1
         self._woken += len(clients)
         for reply in engine.stream(self._messages(engine, model, server_round, clients, own=True)):
@@ -214,6 +224,7 @@ class Federation:
 
     def _run_rounds(self, state: RunState, simulation: Simulation) -> Tensors:
         self._require("clients")
+        self._spent.append(state.ledger)  # it goes on from nothing, and counts these rounds
         with contextlib.closing(simulation.engine()) as engine:
             while state.round < simulation.config.rounds:
                 simulation.step(state, engine)
@@ -228,6 +239,10 @@ class Federation:
         model = self._simulation.new_model(self.config)
         model.load_state_dict(self._simulation.server.export(tensors))
         return model.to(self.device)
+
+    def spent(self) -> tuple[Ledger, ...]:
+        """Return what clients have shown since."""
+        return tuple(ledger for ledger in (*self._spent, *self._ledgers.values()) if ledger.rounds)
 
     def costs(self) -> dict[str, float]:
         """Return rounds in which clients trained, how often one did, and megabytes of the history that was read."""
@@ -252,6 +267,7 @@ class Federation:
                 simulation = Simulation(
                     self.config.model_copy(update={"training": training}), self._progress, self.left
                 )
+            self._ledgers[epochs] = simulation.begin().ledger
             self._engines[epochs] = self._open.enter_context(contextlib.closing(simulation.engine()))
         return self._engines[epochs]
 

@@ -15,6 +15,7 @@ from fedsim.config.errors import one_line
 from fedsim.config.run import HistoryConfig
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
+from fedsim.privacy.ledger import Ledger
 from fedsim.randomness import generator, torch_draws, torch_seed
 from unlearning.api.federation import Federation
 from unlearning.api.registry import Method, UnlearnClients, UnlearningConfig, UnlearnSamples
@@ -33,6 +34,8 @@ class Unlearned:
     """Of the method alone, evaluation not included."""
     costs: Mapping[str, float] = field(default_factory=dict)
     """What else it took, by names of the catalogue."""
+    spent: tuple[Ledger, ...] = ()
+    """What clients have shown to make it."""
 
 
 def options_of(method: Method, given: Mapping[str, Any]) -> UnlearningConfig:
@@ -84,4 +87,4 @@ def unlearn_federated(method: Method, options: UnlearningConfig, federation: Fed
         tensors = cast("UnlearnClients[Any]", method.unlearn)(federation, options)
         seconds = time.perf_counter() - begun
     memory = {} if peak.megabytes is None else {"peak_mb": peak.megabytes}
-    return Unlearned(federation.model(tensors).eval(), seconds, federation.costs() | memory)
+    return Unlearned(federation.model(tensors).eval(), seconds, federation.costs() | memory, federation.spent())

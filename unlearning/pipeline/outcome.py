@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from fedsim.atomic import write_atomically
 from fedsim.environment import environment, versions
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
+from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import save_model
 from fedsim.runs.reserve import put_in_place, temporary_for
 from fedsim.sealed import seal, sha256
@@ -34,6 +35,8 @@ class Outcome:
     comparison: Comparison
     firsts: Mapping[str, tuple[Classifier, Measured]]
     """Every model of the first seed, that of the run itself, and what was measured of it."""
+    ledgers: Mapping[str, Ledger] = field(default_factory=dict)
+    """What each method's model has cost in privacy; of a run without a ledger none."""
 
     @property
     def model(self) -> Classifier:
@@ -79,6 +82,10 @@ def _write_files(
         (folder / "models").mkdir()
         for name in sorted(methods):
             save_model(folder / "models" / f"{name}.safetensors", outcome.firsts[name][0].state_dict())
+            if name in outcome.ledgers:
+                outcome.ledgers[name].save(folder / "models", f"{name}.privacy.json")
+    if comparison.best.name in outcome.ledgers:
+        outcome.ledgers[comparison.best.name].save(folder)
     write_atomically(folder / FILE, seal(comparison.model_dump_json(indent=1)))
     best = comparison.best
     summary = {

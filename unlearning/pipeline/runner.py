@@ -19,6 +19,7 @@ from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError, InUse, RunFailed, nearest
 from fedsim.federated.registry import declared
 from fedsim.models.base import Classifier
+from fedsim.privacy.ledger import Ledger
 from fedsim.randomness import generator
 from fedsim.report.wording import format_duration
 from fedsim.runs.folder import RunFolder
@@ -34,6 +35,7 @@ from unlearning.pipeline.judgement import Contestant, Kind
 from unlearning.pipeline.measure import Measured, measure
 from unlearning.pipeline.oracle import FOLDERS, Trained, retrained, training_seconds
 from unlearning.pipeline.outcome import Outcome, write_outcome
+from unlearning.pipeline.privacy import breach, derived_ledger, ledger_of, require_kept
 from unlearning.pipeline.references import constant_predictor, masked_head
 from unlearning.pipeline.roles import Roles, assign_roles
 from unlearning.pipeline.source import Source, open_source
@@ -61,6 +63,7 @@ def unlearn(
     seeds: int | None = None,
     name: str | None = None,
     purge: bool = False,
+    no_privacy: bool = False,
     overrides: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -84,6 +87,8 @@ def unlearn(
         Of the new folder; by default method and request.
     purge
         Remove what the forgotten clients sent from the run's history, and from those of its originals, in the end.
+    no_privacy
+        Let a method end what the run promises: epsilon of its model is infinite then.
     overrides
         Options: {"method.option": value}, or {"option": value} for one method; and settings of this machine, such as
         {"engine.device": "cpu"}.
@@ -120,13 +125,16 @@ def unlearn(
     with held(path, shared=not purge):  # others may read it, and nobody may replace it or go on with it
         source = open_source(path, machine)
         request = parse_forget(forget, source.data, source.config.seed)
+        inherited = ledger_of(source)
         entries, notes = _entries(asked, request, source.config.history, overrides)
+        if not no_privacy:
+            entries = _private(entries, inherited, asked, notes)
         if purge:
             _require_purgeable(source, request)
         with _reserved(path / "unlearned", name, f"{stem}-{forget}", force) as folder:
             dtype = source.model.classifier.weight.dtype
             roles = assign_roles(source.data, request, source.config.seed, source.device, dtype)
-            contest = _Contest(source, request, roles, entries, notes, say, progress)
+            contest = _Contest(source, request, roles, entries, notes, say, progress, inherited)
             for number in range(seeds):
                 contest.run_seed(source.config.seed + number, oracle=compare is not None)
             outcome = contest.outcome(folder, seeds)
@@ -148,7 +156,11 @@ class _Contest:
         notes: list[str],
         say: Callable[[str], None],
         progress: Progress | None,
+        inherited: Ledger | None = None,
     ) -> None:
+        self.inherited = inherited
+        self.ledgers: dict[str, Ledger] = {}
+        """Of each method's model of the first seed."""
         self.source, self.request, self.roles, self.entries = source, request, roles, entries
         self.notes, self.say, self.progress = notes, say, progress
         self.left = source.data.without(request.rows)
@@ -169,6 +181,8 @@ class _Contest:
             trained = retrained(self.source, self.left, seed, FOLDERS[0], self.progress)
             against = self._measure(trained.model, None, floors=not self.firsts)
             self._add("oracle", "oracle", trained.model, against, trained.seconds, self._costs_of_all())
+            if self.inherited is not None:
+                self.ledgers.setdefault("oracle", Ledger.read(trained.folder))
         measured = self._measure(original.model, against, floors="original" not in self.firsts)
         self._add("original", "original", original.model, measured, original.seconds)
         self.say(
@@ -211,6 +225,8 @@ class _Contest:
             self.failed.add(name)
             self.contestants.pop(name, None)
             return None
+        if self.inherited is not None:
+            self.ledgers.setdefault(name, derived_ledger(self.inherited, entry.method, result.spent))
         memory = f" and up to {result.costs['peak_mb']:,.0f} MB" if "peak_mb" in result.costs else ""
         self.say(f"seed {seed}: {name} took {result.seconds:.2f} s{memory}")
         return result
@@ -256,7 +272,7 @@ class _Contest:
             forgotten_classes=(source.data.class_counts - self.left.class_counts).tolist(), seeds=seeds, rows=rows,
             floor=noise_floor(self.contestants), notes=self.notes,
         )  # fmt: skip
-        return Outcome(folder, comparison, {row.name: self.firsts[row.name] for row in rows})
+        return Outcome(folder, comparison, {row.name: self.firsts[row.name] for row in rows}, self.ledgers)
 
 
 def _entries(
@@ -278,6 +294,23 @@ def _entries(
     if names and not any(entry.kind == "method" for entry in entries.values()):
         raise FedsimError(f"--method all: no method can serve --forget {request.spec} ({'; '.join(notes)})")
     return entries, notes
+
+
+def _private(
+    entries: dict[str, _Entry], inherited: Ledger | None, asked: Sequence[str], notes: list[str]
+) -> dict[str, _Entry]:
+    """Return the methods that keep what the run promises; one that was asked for by name has to be among them."""
+    kept = {}
+    for name, entry in entries.items():
+        if (reason := breach(entry.method, inherited)) is None:
+            kept[name] = entry
+        elif name in asked:
+            require_kept(entry.method, inherited, no_privacy=False)
+        else:
+            notes.append(f"left out: {reason} (--no-privacy lets it)")
+    if asked and not any(entry.kind == "method" for entry in kept.values()):
+        raise FedsimError(f"--method all: no method keeps what the run promises ({'; '.join(notes)})")
+    return kept
 
 
 def _sorted_options(

@@ -15,6 +15,7 @@ from fedsim.federated.sampling import poisson_cohort
 from fedsim.federated.types import State, Update
 from fedsim.flower.records import Tensors, to_record
 from fedsim.privacy.accountant import gaussian_epsilon
+from fedsim.privacy.address import Secrets
 from fedsim.privacy.central import UNCLIPPED, CentralPrivacy, clipped_updates, joint_norms
 from fedsim.privacy.config import ClientPrivacyConfig
 from fedsim.runs.simulation import RunState, Simulation
@@ -32,7 +33,7 @@ def updates(*norms: float, seed: int = 0) -> Update:
 
 
 def central(cohort: float = 10, **options: Any) -> CentralPrivacy:
-    return CentralPrivacy(ClientPrivacyConfig(**{"noise_multiplier": 0.0, **options}), cohort, seed=0)
+    return CentralPrivacy(ClientPrivacyConfig(**{"noise_multiplier": 0.0, **options}), cohort, Secrets(resolve({})))
 
 
 def flat(tensors: Tensors) -> torch.Tensor:

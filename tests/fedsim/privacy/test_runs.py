@@ -136,7 +136,9 @@ def test_a_target_is_turned_into_noise_that_keeps_to_it(tmp_path):
     assert all(resolved[level]["noise_multiplier"] > 0 for level in targets)
     assert all(resolved[level]["target_epsilon"] is None for level in targets)
     rows = by_key(guarantees(Ledger.read(folder)))
-    assert rows["client", "added or removed", "readers"] == pytest.approx(2.0, rel=1e-6)
+    # In cohorts of one size another client takes the place of one that leaves, and noise is found for that.
+    assert 1.99 < rows["client", "replaced", "readers"] <= 2.0
+    assert 0 < rows["client", "zeroed out", "readers"] < 2.0
     assert rows["example", "added or removed", "server"] == pytest.approx(4.0, rel=1e-6)
 
 

@@ -12,12 +12,22 @@ from fedsim.config.resolve import resolve
 from fedsim.config.run import TrainingConfig
 from fedsim.federated.types import Extras, Phase, State
 from fedsim.flower.records import Tensors
+from fedsim.privacy.address import Secrets
 from fedsim.privacy.config import ExamplePrivacyConfig
 from fedsim.privacy.mechanisms import gaussian_like
+from fedsim.randomness import generator
 from fedsim.runs.simulation import Simulation
 from fedsim.training import dp_sgd
+from fedsim.training.batches import BatchPlan
 from fedsim.training.data import Job, TrainingData
-from fedsim.training.dp_sgd import PrivateSteps, clipped_gradient_sums, plan_poisson, sampling_rate, steps_of
+from fedsim.training.dp_sgd import (
+    PrivateSteps,
+    clipped_gradient_sums,
+    draw_addresses,
+    plan_poisson,
+    sampling_rate,
+    steps_of,
+)
 
 TINY = {
     "clients": 3, "rounds": 2, "eval_every": 100, "model": {"name": "cnn", "width": 4},
@@ -103,6 +113,15 @@ def opacus_model(sim: Simulation, rows: list[np.ndarray[Any, Any]], noise: float
     return net._module
 
 
+def address_of(sim: Simulation, job: Job) -> dp_sgd.Address:
+    return draw_addresses([job], Extras(sim.server.first.params, {}), 1, 0, sim.worker.train_set)[0]
+
+
+def plan_of(sim: Simulation, job: Job, steps: list[int]) -> BatchPlan:
+    coins = Secrets(sim.config).coins("poisson batches", *address_of(sim, job))
+    return plan_poisson([job], [coins], steps=steps, batch_size=6, data=sim.worker.train_set)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("noise", [0.0, 1.3])
 def test_a_client_becomes_what_opacus_makes_of_it_with_the_same_batches_and_noise(noise, monkeypatch):
@@ -110,11 +129,11 @@ def test_a_client_becomes_what_opacus_makes_of_it_with_the_same_batches_and_nois
     rows = sim.data.partition[0][:24]  # 4 batches of 6 expected samples
     job = Job(0, rows, State({}, {}))
     assert steps_of(sim.worker.client.phases()[0], sim.config.training, 24) == 8
-    plan = plan_poisson([job], (0, 1, 0), steps=[8], batch_size=6, data=sim.worker.train_set)
+    plan = plan_of(sim, job, steps=[8])
     assert plan.counts.min() > 0  # of an empty batch Opacus's own loop makes something else
     ours = sim.worker.trainer.train(sim.server.first, {}, [job], 1).state.params
 
-    source = torch.Generator().manual_seed(dp_sgd.torch_seed(0, "example-level noise", 1, 0, 0))
+    source = Secrets(sim.config).noise("example-level noise", *address_of(sim, job))
     monkeypatch.setattr(
         "opacus.optimizers.optimizer._generate_noise",
         lambda std, reference, **_: gaussian_like(reference, std, source) if noise else torch.zeros_like(reference),
@@ -131,7 +150,7 @@ def test_without_noise_and_with_a_wide_bound_it_is_sgd_on_poisson_batches():
     job = Job(1, rows, State({}, {}))
     got = sim.worker.trainer.train(sim.server.first, {}, [job], 1).state.params
     steps = [-(-len(rows) // 6)]
-    plan = plan_poisson([job], (0, 1, 0), steps=steps, batch_size=6, data=sim.worker.train_set)
+    plan = plan_of(sim, job, steps)
     net = sim.new_model(sim.config)
     expected = len(rows) * sampling_rate(len(rows), 6)
     for index, count in zip(plan.index[:, 0], plan.counts[:, 0], strict=True):
@@ -169,7 +188,8 @@ def vector_data(samples: int) -> TrainingData:
 def test_batches_are_poisson_samples_and_some_are_empty():
     jobs = [Job(client, np.arange(10), State({}, {})) for client in range(40)]
     assert sampling_rate(10, 2) == 0.2
-    plan = plan_poisson(jobs, (0, 1, 0), steps=[100] * 40, batch_size=2, data=vector_data(10))
+    coins = [generator(0, "poisson batches", 1, client, 0) for client in range(40)]
+    plan = plan_poisson(jobs, coins, steps=[100] * 40, batch_size=2, data=vector_data(10))
     counts = plan.counts.ravel()
     assert (counts == 0).mean() == pytest.approx(0.8**10, rel=0.1)
     assert counts.mean() == pytest.approx(2, rel=0.02)
@@ -180,7 +200,7 @@ def test_batches_are_poisson_samples_and_some_are_empty():
         row[index[:count]] = 1
     assert drawn.mean(0) == pytest.approx(0.2, abs=4 * (0.16 / 4000) ** 0.5)
     assert np.abs(np.corrcoef(drawn.T) - np.eye(10)).max() < 4.5 / 4000**0.5
-    other = plan_poisson(jobs, (0, 2, 0), steps=[100] * 40, batch_size=2, data=vector_data(10))
+    other = plan_poisson(jobs, coins, steps=[100] * 40, batch_size=2, data=vector_data(10))
     assert not np.array_equal(plan.counts, other.counts)
 
 
@@ -203,7 +223,8 @@ def moves(noise: float, rounds: int = 2, clients: int = 3, dim: int = 20_000) ->
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(dp_sgd.Optimizer, "step", spy)
-            PrivateSteps(privacy, config, 0).run(phase, 0, state, Extras({}, {}), jobs, server_round, vector_data(10))
+            steps_of_all = PrivateSteps(privacy, config, Secrets(resolve({})))
+            steps_of_all.run(phase, 0, state, Extras({}, {}), jobs, server_round, vector_data(10))
         torch.testing.assert_close(state.params["w"], before - torch.stack(seen).sum(0))
         steps.append(torch.stack(seen, 1))
     return torch.stack(steps)
