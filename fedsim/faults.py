@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
+
 from fedsim.config.run import FaultsConfig
+from fedsim.flower.records import Tensors
 from fedsim.randomness import generator
 
 Fault = Literal["dropout", "error", "nan"]
@@ -21,3 +25,17 @@ def fault_of(config: FaultsConfig, seed: int, server_round: int, client: int) ->
         if draw < 0:
             return fault
     return None
+
+
+def lost_by(config: FaultsConfig, seed: int, server_round: int, client: int) -> str | None:
+    """Return why this client does not answer in this round; None if it does."""
+    fault = fault_of(config, seed, server_round, client)
+    return f"injected {fault}" if fault in ("dropout", "error") else None
+
+
+def spoil(config: FaultsConfig, seed: int, server_round: int, clients: Sequence[int], params: Tensors) -> None:
+    """Overwrite what the clients that are to send NaN have trained; `params` are stacked (clients, ...)."""
+    for row, client in enumerate(clients):
+        if fault_of(config, seed, server_round, client) == "nan":
+            for value in params.values():
+                value[row] = torch.nan

@@ -26,7 +26,8 @@ from fedsim.federated.aggregation import WeightedMean, restore_dtype
 from fedsim.federated.client import Client
 from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
-from fedsim.flower.internals import BROADCAST, seeded_choice
+from fedsim.flower import wire
+from fedsim.flower.internals import seeded_choice
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.models.base import Classifier
 from fedsim.randomness import torch_seed
@@ -129,15 +130,17 @@ class FlowerServer(Server):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return the messages that Flower's strategy makes, with our buffers put back into the model."""
-        config["reply"] = self.replies
+        config[wire.REPLY] = self.replies
         theirs = self._without_ours(arrays)
         with seeded_choice(torch_seed(self.config.seed, "flower", server_round)):
             messages = list(self.inner.configure_train(server_round, theirs, config, grid))
         contents: dict[int, RecordDict] = {}
         for message in messages:  # of one content, as a rule
-            told = message.content.config_records["config"]
-            told = ConfigRecord({**told, BROADCAST: f"{server_round}/{len(contents)}"})
-            contents.setdefault(id(message.content), RecordDict({**message.content, "arrays": arrays, "config": told}))
+            told = message.content.config_records[wire.CONFIG]
+            told = ConfigRecord({**told, wire.BROADCAST: f"{server_round}/{len(contents)}"})
+            contents.setdefault(
+                id(message.content), RecordDict({**message.content, wire.ARRAYS: arrays, wire.CONFIG: told})
+            )
         return [
             Message(
                 contents[id(m.content)], m.metadata.dst_node_id, m.metadata.message_type, group_id=str(server_round)
@@ -152,15 +155,17 @@ class FlowerServer(Server):
         good = [reply for reply in replies if not reply.has_error()]
         if not good:
             return None, None
-        common = set.intersection(*(set(reply.content.metric_records["metrics"]) for reply in good))
+        common = set.intersection(*(set(reply.content.metric_records[wire.METRICS]) for reply in good))
         buffers = WeightedMean()
         for reply in good:
-            arrays, metrics = reply.content.array_records["arrays"], reply.content.metric_records["metrics"]
+            arrays, metrics = reply.content.array_records[wire.ARRAYS], reply.content.metric_records[wire.METRICS]
             if self._ours:
                 kept = _record({name: arrays[name] for name in self._ours})
-                buffers.add(to_tensors(kept), scalars(metrics)["num-examples"])
-            reply.content["arrays"] = self._without_ours(arrays)
-            reply.content["metrics"] = MetricRecord({n: v for n, v in metrics.items() if n in common - {"weight"}})
+                buffers.add(to_tensors(kept), scalars(metrics)[wire.NUM_EXAMPLES])
+            reply.content[wire.ARRAYS] = self._without_ours(arrays)
+            reply.content[wire.METRICS] = MetricRecord(
+                {n: v for n, v in metrics.items() if n in common - {wire.WEIGHT}}
+            )
         with seeded_choice(torch_seed(self.config.seed, "flower", server_round)), _quick_collections():
             aggregated, measured = self.inner.aggregate_train(server_round, good)
         if aggregated is None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from fedsim.errors import FedsimError
 from fedsim.flower.records import Tensors
+from fedsim.flower.wire import NUM_EXAMPLES, WEIGHT
 from fedsim.runs.history import Sent
 from unlearning.api.federation import Federation, Round
 from unlearning.api.needs import Needs
@@ -51,4 +52,4 @@ def _moved(federation: Federation, kept: Round, theta: Tensors, renormalize: boo
             sent = kept.sent(client)
             yield client, federation.moved(sent, theta, federation.update(sent, before))
         elif not renormalize:
-            yield client, Sent(theta, {"weight": share.weight or 0.0, "num-examples": share.weight or 0.0})
+            yield client, Sent(theta, {WEIGHT: share.weight or 0.0, NUM_EXAMPLES: share.weight or 0.0})

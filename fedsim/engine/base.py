@@ -15,9 +15,10 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fedsim.engine.reply import Reply
 from fedsim.engine.states import ClientStates
-from fedsim.engine.worker import Reply
 from fedsim.flower.internals import client_of, error_reply, new_run, node_of, reply_to, set_message_id
+from fedsim.flower.wire import TRAIN
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Engine(Grid):
                 if reply.content is None:
                     yield error_reply(message, reply.error)
                     continue
-                if chunk.kind == "train":
+                if chunk.kind == TRAIN:
                     self.trained.add(client)
                 if reply.state is not None:
                     self.states.stage(client, reply.state)

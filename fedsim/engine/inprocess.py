@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer
+from fedsim.engine.reply import Reply
 from fedsim.engine.states import ClientStates
-from fedsim.engine.worker import Reply
 
 
 class InProcessEngine(Engine):

@@ -17,12 +17,12 @@ from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer
 from fedsim.engine.client_state_file import size_bytes
 from fedsim.engine.ray_cluster import Cluster, metrics_address
 from fedsim.engine.ray_metrics import Gauges
+from fedsim.engine.reply import Reply
 from fedsim.engine.states import ClientStates
-from fedsim.engine.worker import Reply
 from fedsim.environment import code_in_use
 from fedsim.errors import FedsimError
-from fedsim.flower.internals import OWN, broadcast_of
 from fedsim.flower.records import TensorArray, copy_records
+from fedsim.flower.wire import OWN, broadcast_of
 
 if TYPE_CHECKING:
     import ray

@@ -7,6 +7,7 @@ from flwr.app import MetricRecord
 from torch import Tensor
 
 from fedsim.flower.records import Tensors
+from fedsim.flower.wire import NUM_EXAMPLES, WEIGHT
 
 
 class WeightedMean:
@@ -60,9 +61,9 @@ class MeanMetrics:
 
     def add(self, metrics: dict[str, float]) -> None:
         """Add one client's metrics; it need not have all of them."""
-        weight = metrics["num-examples"] if self.weighted else 1.0
+        weight = metrics[NUM_EXAMPLES] if self.weighted else 1.0
         for name, value in metrics.items():
-            if name not in ("num-examples", "weight"):
+            if name not in (NUM_EXAMPLES, WEIGHT):
                 self._sums[name] = self._sums.get(name, 0.0) + weight * value
                 self._weights[name] = self._weights.get(name, 0.0) + weight
 

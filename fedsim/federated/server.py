@@ -16,7 +16,8 @@ from fedsim.data.federation import FederatedData
 from fedsim.federated.aggregation import MeanMetrics, WeightedMean, restore_dtype
 from fedsim.federated.exchange import Exchange
 from fedsim.federated.types import State
-from fedsim.flower.internals import BROADCAST, broadcast, client_of
+from fedsim.flower import wire
+from fedsim.flower.internals import broadcast, client_of
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.models.base import Classifier
 from fedsim.models.functional import FunctionalModel
@@ -128,17 +129,17 @@ class Server(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return one training message per node of the grid, in its order."""
-        config["reply"] = self.replies
+        config[wire.REPLY] = self.replies
         if self.central is not None:
-            config["clip-norm"] = self.central.clip_norm
+            config[wire.CLIP_NORM] = self.central.clip_norm
         self.current = to_tensors(arrays, next(iter(self.first.params.values())).device)
-        return self.messages("train", server_round, arrays, config, grid.get_node_ids())
+        return self.messages(wire.TRAIN, server_round, arrays, config, grid.get_node_ids())
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return one evaluation message per node of the grid, in its order."""
-        return self.messages("evaluate", server_round, arrays, config, grid.get_node_ids())
+        return self.messages(wire.EVALUATE, server_round, arrays, config, grid.get_node_ids())
 
     def messages(
         self,
@@ -154,8 +155,10 @@ class Server(Strategy):
         `kind` is train, evaluate, or query.NAME for one of the client half's `queries`.
         """
         self._broadcasts += 1
-        told = ConfigRecord({**config, "server-round": server_round, BROADCAST: f"{server_round}/{self._broadcasts}"})
-        content = RecordDict({"arrays": arrays, "constants": to_record(self.constants()), "config": told})
+        told = ConfigRecord(
+            {**config, wire.SERVER_ROUND: server_round, wire.BROADCAST: f"{server_round}/{self._broadcasts}"}
+        )
+        content = RecordDict({wire.ARRAYS: arrays, wire.CONSTANTS: to_record(self.constants()), wire.CONFIG: told})
         return broadcast(content, list(nodes), kind, str(server_round), own)
 
     def aggregate_train(
@@ -171,12 +174,12 @@ class Server(Strategy):
         def updates() -> Iterator[tuple[Tensors, float]]:
             for reply in replies:
                 # Where sums are asked for, one client of a chunk answers for all of them.
-                if not reply.has_error() and "metrics" in reply.content:
-                    own = scalars(reply.content.metric_records["metrics"])
+                if not reply.has_error() and wire.METRICS in reply.content:
+                    own = scalars(reply.content.metric_records[wire.METRICS])
                     metrics.add(own)
-                    if "arrays" in reply.content:
+                    if wire.ARRAYS in reply.content:
                         self.senders.append(client_of(reply.metadata.src_node_id))
-                        yield to_tensors(reply.content.array_records["arrays"]), own["weight"]
+                        yield to_tensors(reply.content.array_records[wire.ARRAYS]), own[wire.WEIGHT]
 
         if self.central is None:
             aggregated = self.aggregate(updates())
@@ -194,7 +197,7 @@ class Server(Strategy):
         metrics = MeanMetrics(weighted=False)
         for reply in replies:
             if not reply.has_error():
-                metrics.add(scalars(reply.content.metric_records["metrics"]))
+                metrics.add(scalars(reply.content.metric_records[wire.METRICS]))
         return metrics.result()
 
     def summary(self) -> None:

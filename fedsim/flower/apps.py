@@ -10,11 +10,13 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedsim.engine.worker import Reply, Worker
+from fedsim.engine.reply import Reply
+from fedsim.engine.worker import Worker
 from fedsim.federated.exchange import conduct
 from fedsim.federated.server import Server
 from fedsim.flower.internals import client_context, error_reply, new_run, node_of
 from fedsim.flower.records import copy_records
+from fedsim.flower.wire import PARTITION_ID
 
 
 def client_app(worker: Worker) -> ClientApp:
@@ -22,7 +24,7 @@ def client_app(worker: Worker) -> ClientApp:
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
-        client = int(context.node_config["partition-id"])
+        client = int(context.node_config[PARTITION_ID])
         kind = message.metadata.message_type
         reply = worker.run_chunk(kind, [message.content], [client], [context.state])[0]
         if reply.content is None:

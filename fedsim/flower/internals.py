@@ -19,14 +19,11 @@ from flwr.app.message.typeddict import TypedDict
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedsim.flower.wire import NUM_PARTITIONS, OWN, PARTITION_ID
+
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
 _FIRST_NODE = 2  # 1 is the server
-
-OWN = "own"
-"""Key of the arrays that a message holds for its receiver alone."""
-BROADCAST = "broadcast"
-"""Key, in a message's configuration, of the id of the broadcast that it is part of."""
 
 
 _SyncedDict: Any = recorddict._SyncedDict  # what `RecordDict.array_records` and its like return
@@ -64,7 +61,7 @@ def client_of(node: int) -> int:
 
 def client_context(client: int, num_clients: int, state: RecordDict) -> Context:
     """Return the context that a Flower `ClientApp` is called with."""
-    return Context(1, node_of(client), {"partition-id": client, "num-partitions": num_clients}, state, {})
+    return Context(1, node_of(client), {PARTITION_ID: client, NUM_PARTITIONS: num_clients}, state, {})
 
 
 def set_message_id(message: Message, message_id: str) -> None:
@@ -87,16 +84,6 @@ def broadcast(
     if own is None:
         return messages
     return [_altered(m, RecordDict({**content, OWN: own[node]})) for m, node in zip(messages, nodes, strict=True)]
-
-
-def broadcast_of(content: RecordDict) -> str | None:
-    """Return the id of the broadcast that a message is part of, if its configuration has one.
-
-    What is the same for all of a broadcast is told by it, and not by which object a message shares with others: that
-    differs between engines.
-    """
-    told = content.config_records["config"].get(BROADCAST) if "config" in content else None
-    return None if told is None else str(told)
 
 
 def reply_to(message: Message, content: RecordDict) -> Message:

@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedsim.atomic import fsync, size_on_disk, write_atomically
 from fedsim.config.run import HistoryConfig
 from fedsim.engine.client_state_file import read_records, size_bytes, write_records
-from fedsim.engine.worker import own_update
 from fedsim.errors import FedsimError, RunFailed
 from fedsim.federated.types import State
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
+from fedsim.flower.wire import ARRAYS, METRICS, WEIGHT, own_update
 from fedsim.sealed import seal, sha256, unseal
 
 FOLDER = "history"
@@ -120,8 +120,8 @@ class HistoryWriter:
         share = Share()
         if self._round.sha256 is not None:
             update = own_update(content)
-            moved = difference(to_tensors(update.array_records["arrays"]), self._model.params)
-            weight = scalars(update.metric_records["metrics"])["weight"]
+            moved = difference(to_tensors(update.array_records[ARRAYS]), self._model.params)
+            weight = scalars(update.metric_records[METRICS])[WEIGHT]
             file = self._temporary / _client(client)
             digest = self._write(file, update) if self.config.keep == "updates" else None
             share = Share(weight=weight, norm=norm(moved), sha256=digest)
@@ -207,7 +207,7 @@ class KeptRound:
     def sent(self, client: int) -> Sent:
         """Return what a client sent."""
         records = self._read(self.folder / _client(client), self.clients[client].sha256)
-        return Sent(to_tensors(records.array_records["arrays"]), scalars(records.metric_records["metrics"]))
+        return Sent(to_tensors(records.array_records[ARRAYS]), scalars(records.metric_records[METRICS]))
 
     def purge(self, client: int) -> int:
         """Remove what a client sent; returns the bytes. Twice is once, and once broken off is done by a second."""

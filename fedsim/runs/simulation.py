@@ -22,7 +22,7 @@ from fedsim.engine.base import Engine
 from fedsim.engine.inprocess import InProcessEngine
 from fedsim.engine.select import choose_cohort, choose_engine
 from fedsim.engine.states import ClientStates
-from fedsim.engine.worker import OWN_UPDATES, Worker
+from fedsim.engine.worker import Worker
 from fedsim.errors import FedsimError, RunFailed
 from fedsim.evaluation import Score, TestSet
 from fedsim.federated.exchange import conduct
@@ -30,6 +30,7 @@ from fedsim.federated.registry import load_strategy
 from fedsim.federated.sampling import draw_cohort
 from fedsim.flower.internals import client_of
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
+from fedsim.flower.wire import OWN_UPDATES
 from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.models.build import build_model

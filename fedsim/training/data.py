@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedsim.data.transforms import augment, normalize
+from fedsim.data.federation import FederatedData
+from fedsim.data.transforms import augment, crop_padding, normalize
 from fedsim.federated.types import State, Stream
+from fedsim.flower.records import from_numpy
 from fedsim.training.batches import Ints
 
 
@@ -38,6 +41,24 @@ class TrainingData:
         if draws is not None:
             x = augment(x.flatten(0, index.dim() - 1), draws.flatten(0, -2), self.pad).view_as(x)
         return normalize(x, self.mean, self.std).to(self.dtype), self.y[index]
+
+
+def training_data(
+    data: FederatedData, how: Literal["none", "crop", "crop_flip"], device: torch.device, dtype: torch.dtype
+) -> TrainingData:
+    """Return the training set of a federation on `device`, with the labels that its clients know."""
+    dataset = data.dataset
+    mean, std = (torch.tensor(value, device=device) for value in (dataset.mean, dataset.std))
+    return TrainingData(
+        from_numpy(dataset.x_train).to(device), targets_on(device, data.visible_labels, dtype), mean, std,
+        how, crop_padding(dataset.input_shape), dtype,
+    )  # fmt: skip
+
+
+def targets_on(device: torch.device, y: npt.NDArray[Any], dtype: torch.dtype) -> Tensor:
+    """Return classes as they are, numbers to predict as `dtype`."""
+    tensor = from_numpy(y).to(device)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 class Job(NamedTuple):

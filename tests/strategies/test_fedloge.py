@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import fedsim.runs.simulation
-from fedsim.engine.worker import score
+from fedsim.engine.client_scores import score
 from fedsim.evaluation import TestSet
 from fedsim.federated.types import Batch, Extras, State
 from fedsim.runs.checkpoint import load_latest

@@ -14,10 +14,10 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from fedsim.config.run import HistoryConfig, RunConfig
 from fedsim.data.federation import FederatedData
 from fedsim.engine.base import Engine
-from fedsim.engine.worker import OWN_UPDATES, own_update
 from fedsim.errors import FedsimError, RunFailed
 from fedsim.flower.internals import client_of, node_of, reply_to
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
+from fedsim.flower.wire import ARRAYS, METRICS, OWN_UPDATES, TRAIN, own_update
 from fedsim.models.base import Classifier
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest
@@ -163,8 +163,8 @@ class Federation:
         for reply in engine.stream(self._messages(engine, model, server_round, clients, own=True)):
             if not reply.has_error():
                 update = own_update(reply.content)
-                tensors = to_tensors(update.array_records["arrays"], self.device)
-                metrics = scalars(update.metric_records["metrics"])
+                tensors = to_tensors(update.array_records[ARRAYS], self.device)
+                metrics = scalars(update.metric_records[METRICS])
                 yield client_of(reply.metadata.src_node_id), Sent(tensors, metrics)
 
     def aggregate(self, model: Tensors, server_round: int, sent: Iterable[tuple[int, Sent]]) -> Tensors:
@@ -181,8 +181,8 @@ class Federation:
 
         def replies() -> Iterator[Message]:
             for client, (tensors, metrics) in sent:
-                asked = Message(RecordDict(), node_of(client), "train", group_id=str(server_round))
-                content = RecordDict({"arrays": to_record(tensors), "metrics": MetricRecord(dict(metrics))})
+                asked = Message(RecordDict(), node_of(client), TRAIN, group_id=str(server_round))
+                content = RecordDict({ARRAYS: to_record(tensors), METRICS: MetricRecord(dict(metrics))})
                 yield reply_to(asked, content)
 
         aggregated, _ = self._simulation.server.aggregate_train(server_round, replies())

@@ -109,7 +109,7 @@ def _write_files(
         },
     }
     write_atomically(folder / "summary.json", seal(json.dumps(summary, indent=1)))
-    drawn = plots(outcome)
+    drawn = plots(comparison, {name: measured for name, (_, measured) in outcome.firsts.items()})
     for plot in drawn:
         write_atomically(folder / "plots" / f"{plot.name}.png", plot.png)
-    write_page(folder / "report.html", outcome, drawn)
+    write_page(folder / "report.html", outcome.folder.name, comparison, drawn)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from fedsim.report.html import Section
 from fedsim.report.wording import ABSENT
 from unlearning.evaluation.catalogue import METRICS
 from unlearning.pipeline.comparison import Comparison, Row
-from unlearning.pipeline.outcome import Outcome
+from unlearning.pipeline.measure import Measured
 from unlearning.pipeline.wording import (
     WHERE,
     cell,
@@ -49,9 +49,8 @@ _VERDICTS = (
 )
 
 
-def write_page(path: Path, outcome: Outcome, drawn: Sequence[Plot]) -> Path:
-    """Write the report as one HTML file."""
-    comparison = outcome.comparison
+def write_page(path: Path, name: str, comparison: Comparison, drawn: Sequence[Plot]) -> Path:
+    """Write the report on the unlearning `name` as one HTML file."""
     title = f"Forgetting {comparison.forget}"
     losses = [plot for plot in drawn if plot.name == "losses"]
     classes = [plot for plot in drawn if plot.name == "per_class"]
@@ -65,14 +64,17 @@ def write_page(path: Path, outcome: Outcome, drawn: Sequence[Plot]) -> Path:
         _cost(comparison),
         Section("What the columns mean", rows=[["Column", "Meaning"], *_meanings(comparison)], folded=True),
     ]
-    return html.write_page(path, title, f"{comparison.run} · {outcome.folder.name}", [s for s in sections if s])
+    return html.write_page(path, title, f"{comparison.run} · {name}", [s for s in sections if s])
 
 
-def plots(outcome: Outcome) -> list[Plot]:
-    """Return the figures of an outcome: histograms of losses, and accuracies by class."""
+def plots(comparison: Comparison, measured: Mapping[str, Measured]) -> list[Plot]:
+    """Return the figures of an unlearning, given what was measured of every model of the first seed.
+
+    They are histograms of losses, and accuracies by class.
+    """
     return [
-        Plot("losses", "Distribution of losses, first seed", _histograms(outcome)),
-        Plot("per_class", "Test accuracy of each class, first seed", _per_class(outcome.comparison)),
+        Plot("losses", "Distribution of losses, first seed", _histograms(measured)),
+        Plot("per_class", "Test accuracy of each class, first seed", _per_class(comparison)),
     ]
 
 
@@ -173,12 +175,12 @@ def _meanings(comparison: Comparison) -> list[list[str]]:
     return [[metric.head, metric.meaning] for metric in columns(comparison, brief=False)]
 
 
-def _histograms(outcome: Outcome) -> Figure:
+def _histograms(measured: Mapping[str, Measured]) -> Figure:
     """Draw one panel for each of the first models of the table; all have the same bins."""
     losses = {
-        name: [np.maximum(measured.losses(role), _FLOOR) for role in ("forget", "unseen")]
-        for name, (_, measured) in outcome.firsts.items()
-        if measured.facts is not None
+        name: [np.maximum(each.losses(role), _FLOOR) for role in ("forget", "unseen")]
+        for name, each in measured.items()
+        if each.facts is not None
     }
     losses = dict(list(losses.items())[:_MOST_PANELS])
     everything = np.concatenate([side for sides in losses.values() for side in sides])

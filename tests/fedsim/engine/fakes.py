@@ -13,7 +13,8 @@ from flwr.clientapp import ClientApp
 
 from fedsim.config.run import RunConfig
 from fedsim.data.federation import FederatedData
-from fedsim.engine.worker import Reply, Worker
+from fedsim.engine.reply import Reply
+from fedsim.engine.worker import Worker
 from fedsim.flower.apps import AppWorker
 from fedsim.flower.internals import node_of
 from fedsim.flower.records import to_record, to_tensors

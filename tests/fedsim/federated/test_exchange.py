@@ -123,7 +123,7 @@ def test_answers_are_sums_over_a_clients_samples_and_their_number(asking):
 def test_long_answers_are_added_up_in_parts(asking, monkeypatch):
     whole, parts = simulation(("query.all",)), simulation(("query.all",))
     whole.step(whole.begin(), whole.engine())
-    monkeypatch.setattr("fedsim.federated.queries._TOGETHER", 7)
+    monkeypatch.setattr("fedsim.training.queries._TOGETHER", 7)
     parts.step(parts.begin(), parts.engine())
     for key, answer in whole.server.answers.items():
         torch.testing.assert_close(parts.server.answers[key]["pixels"], answer["pixels"], rtol=1e-5, atol=1e-4)

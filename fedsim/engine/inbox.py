@@ -1,0 +1,74 @@
+"""What a worker receives: the messages of a chunk, and the broadcast that they share, put on the device once."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from flwr.app import ArrayRecord, RecordDict
+
+from fedsim.federated.types import State
+from fedsim.flower import wire
+from fedsim.flower.records import Tensors, to_tensors
+
+
+class Sent(NamedTuple):
+    """One message of a chunk."""
+
+    client: int
+    state: RecordDict
+    content: RecordDict
+
+
+@dataclass(frozen=True)
+class Received:
+    """A broadcast on this worker's device."""
+
+    records: Sequence[object]
+    """What it is made of."""
+    state: State
+    constants: Tensors
+    server_round: int
+    clip_norm: float | None
+    """The largest norm of an update that client-level privacy allows in this round."""
+
+
+class Inbox:
+    """Reads messages; the newest broadcast is kept, since all clients of a round receive the same one."""
+
+    def __init__(self, device: torch.device, buffer_names: Collection[str]) -> None:
+        self.device, self._buffer_names = device, buffer_names
+        self._received: Received | None = None
+
+    def broadcast(self, content: RecordDict) -> Received:
+        """Return what all clients of a broadcast were sent."""
+        # All messages of a broadcast share its records; where they are copies, each is read anew.
+        records = [content.get(key) for key in (wire.ARRAYS, wire.CONSTANTS, wire.CONFIG)]
+        if self._received is None or any(map(operator.is_not, self._received.records, records)):
+            tensors = to_tensors(content.array_records[wire.ARRAYS], self.device)
+            constants = to_tensors(content.array_records.get(wire.CONSTANTS, ArrayRecord()), self.device)
+            clip_norm = content.config_records[wire.CONFIG].get(wire.CLIP_NORM)
+            assert clip_norm is None or isinstance(clip_norm, float)
+            state = self.split(tensors)
+            self._received = Received(records, state, constants, wire.round_of(content), clip_norm)
+        return self._received
+
+    def own(self, content: RecordDict) -> Tensors:
+        """Return what the receiver alone was sent."""
+        return to_tensors(content.array_records.get(wire.OWN, ArrayRecord()), self.device)
+
+    def split(self, tensors: Tensors) -> State:
+        """Return tensors sorted into parameters and buffers."""
+        buffers = {name: value for name, value in tensors.items() if name in self._buffer_names}
+        return State({name: value for name, value in tensors.items() if name not in buffers}, buffers)
+
+
+def by_broadcast(messages: Sequence[Sent]) -> Iterator[Sequence[Sent]]:
+    """Yield runs of messages that are of one broadcast; one without an id is alone."""
+    ids = [wire.broadcast_of(sent.content) or number for number, sent in enumerate(messages)]
+    for _, some in itertools.groupby(zip(ids, messages, strict=True), lambda pair: pair[0]):
+        yield [sent for _, sent in some]
