@@ -30,7 +30,7 @@ def starts_of(run: Any) -> dict[int, State]:
 def trained(run: Any, shared: State, own: dict[int, State] | None, clients: list[int]) -> dict[int, Any]:
     worker = run.simulation.worker
     models = {client: shared if own is None else shared.merged(own[client]) for client in clients}
-    jobs = [worker.job(client, worker.client.personal(client, model)) for client, model in models.items()]
+    jobs = [worker.job(client, worker.client.personal(client, model), 1) for client, model in models.items()]
     if own is not None:
         jobs = [job._replace(start=own[job.client]) for job in jobs]
     out = worker.trainer.train(shared, run.simulation.server.constants(), jobs, 1)
