@@ -246,6 +246,7 @@ def test_same_history_on_ray(ray_engine: MakeEngine, undisturbed, tmp_path: Path
     sim = simulation("fedavg", "vectorized")
     config, files = HistoryConfig(keep="updates"), []
     for name, engine in [("here", sim.engine()), ("there", ray_engine(partial(Worker, sim.config, sim.data), 12, 3))]:
+        (tmp_path / name).mkdir()
         assert run_rounds(sim, engine, HistoryWriter(tmp_path / name, config)) == undisturbed("fedavg", "vectorized")
         folder = tmp_path / name
         files.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
