@@ -86,7 +86,7 @@ def run(seed: int, root: Path | None, ledger: Ledger, share: float, cuts: int) -
 def main(
     seeds: Annotated[list[int] | None, typer.Option(help="Repeatable; 0, 1 and 2 by default.")] = None,
     shares: Annotated[list[float] | None, typer.Option(help="Of the FLOPs; repeatable; 0.5 and 0.25.")] = None,
-    cuts: Annotated[int, typer.Option(help="Cuts on the way to the share.")] = 1,
+    cuts: Annotated[int, typer.Option(help="Cuts on the way to the share.")] = 3,
     data_root: Annotated[Path | None, typer.Option(help="Folder of fashionmnist.npz; else $FEDSIM_DATA.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for all numbers.")] = None,
 ) -> None:

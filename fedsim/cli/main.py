@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import click
 
-from fedsim.cli import listing, privacy, prune, report, run, show, unlearn  # noqa: F401 -- each adds its command
+from fedsim.cli import export, listing, privacy, prune, report, run, show, unlearn  # noqa: F401 -- each adds its command
 from fedsim.cli.app import app
 from fedsim.errors import FedsimError
 

@@ -23,7 +23,7 @@ def prune_command(
         str, typer.Option(help="train: clients send sums; synthetic: noise, on the server; or none.")
     ] = "train",
     samples: Annotated[int, typer.Option(min=2, help="Most samples that are looked at.")] = 2000,
-    cuts: Annotated[int, typer.Option(min=1, help="Cuts on the way to the target.")] = 1,
+    cuts: Annotated[int, typer.Option(min=1, help="Cuts on the way to the target.")] = 3,
     compensate: Annotated[bool, typer.Option(help="Rescale what is kept to rebuild what is lost.")] = True,
     batch_norm: Annotated[bool, typer.Option(help="Re-estimate running means and variances.")] = True,
     fine_tune_rounds: Annotated[int, typer.Option(min=0, help="Rounds of training afterwards.")] = 0,

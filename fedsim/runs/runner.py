@@ -28,6 +28,7 @@ from fedsim.environment import environment, versions
 from fedsim.errors import FedsimError, InUse, RunFailed
 from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
+from fedsim.models.portable import describe_in
 from fedsim.privacy import ledger
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest, load_model, save_model
@@ -36,7 +37,7 @@ from fedsim.runs.history import HistoryWriter, require_room
 from fedsim.runs.progress import Progress
 from fedsim.runs.reserve import held, put_in_place, sweep, temporary_for
 from fedsim.runs.settle import as_given
-from fedsim.runs.simulation import Metrics, RunState, Simulation, TooFewReplies, build_run_model
+from fedsim.runs.simulation import Metrics, RunState, Simulation, TooFewReplies, build_run_model, described
 from fedsim.runs.staging import schedule
 from fedsim.sealed import seal, sha256
 
@@ -208,6 +209,7 @@ def _finish(
     try:
         _run_rounds(folder, simulation, engine, state)
         exported = simulation.server.export(state.tensors)
+        describe_in(folder, described(simulation.config, simulation.data.dataset))
         save_model(folder / "model.safetensors", exported)
         _write_summary(folder, simulation, state, "finished")
         if pictures:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +37,7 @@ from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.models.build import build_model
 from fedsim.models.config import MODELS
+from fedsim.models.portable import Description
 from fedsim.models.start import load_start, start_hash
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import Checkpoint
@@ -315,6 +318,17 @@ def build_run_model(config: RunConfig, dataset: Dataset) -> Classifier:
     """Return a run's initial model on the CPU, in the run's number format."""
     model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
     return prepare(model, config.training, torch.device("cpu"))
+
+
+def described(config: RunConfig, dataset: Dataset) -> Description:
+    """Return what the models of a run are, for those who have no data."""
+    recipe = hashlib.sha256(json.dumps(config.recipe(), sort_keys=True).encode()).hexdigest()
+    return Description(
+        model=config.model, input_shape=dataset.input_shape, outputs=dataset.num_classes,
+        predicts="numbers" if dataset.is_regression else "classes", mean=dataset.mean, std=dataset.std,
+        class_names=dataset.class_names, double=config.training.precision == "float64",
+        source={"run": config.name, "recipe_sha256": recipe},
+    )  # fmt: skip
 
 
 _RECORDED = 100  # clients per reason and round, and reasons per round

@@ -62,7 +62,7 @@ class Corrections:
     """Rescale kept components to rebuild what is lost."""
     batch_norm: bool = True
     """Re-estimate running means and variances."""
-    cuts: int = 1
+    cuts: int = 3
     """Cuts on the way to the target."""
     ridge: float = 1e-4
     """Added to the diagonal in the compensation, in units of its mean."""

@@ -16,9 +16,11 @@ from fedsim.atomic import write_atomically
 from fedsim.environment import environment, versions
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
+from fedsim.models.portable import describe_in
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import save_model
 from fedsim.runs.reserve import put_in_place, temporary_for
+from fedsim.runs.simulation import described
 from fedsim.sealed import seal, sha256
 from unlearning.api.registry import UnlearningConfig
 from unlearning.pipeline.comparison import FILE, Comparison
@@ -77,6 +79,7 @@ def _write_files(
     write_atomically(folder / "config.yaml", yaml.safe_dump({MARK: asked}, sort_keys=False).encode())
     write_atomically(folder / "environment.json", seal(json.dumps(environment(source.device), indent=1)))
     np.save(folder / "forget.npy", request.rows, allow_pickle=False)
+    describe_in(folder, described(source.config, source.data.dataset))
     save_model(folder / "model.safetensors", outcome.model.state_dict())
     if len(methods) > 1:
         (folder / "models").mkdir()

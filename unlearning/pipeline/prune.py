@@ -30,12 +30,14 @@ from fedsim.errors import FedsimError
 from fedsim.evaluation import Score, TestSet
 from fedsim.models.base import Classifier
 from fedsim.models.channels import channel_groups, cost, layer_positions
+from fedsim.models.portable import describe_in
 from fedsim.privacy.ledger import Ledger, Release
 from fedsim.randomness import generator
 from fedsim.runs.checkpoint import save_model
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.progress import Progress
 from fedsim.runs.reserve import held, put_in_place, temporary_for
+from fedsim.runs.simulation import described
 from fedsim.sealed import seal, sha256, unseal
 from unlearning.api.pruner import Pruner, PrunerConfig, load_pruner
 from unlearning.parts.cutting import Batches, Corrections, Target, cut
@@ -286,9 +288,11 @@ def _write_files(
     folder: Path, name: str, source: Source, model: Classifier, record: Pruning, score: Score, data: Data
 ) -> None:
     run = source.folder.path
-    write_atomically(folder / "config.yaml", _config_of(source, record, name).to_yaml().encode())
-    described = environment(source.device) | {"data_sha256": source.data.content_hash}
-    write_atomically(folder / "environment.json", seal(json.dumps(described, indent=1)))
+    config = _config_of(source, record, name)
+    write_atomically(folder / "config.yaml", config.to_yaml().encode())
+    describe_in(folder, described(config, source.data.dataset))
+    machine = environment(source.device) | {"data_sha256": source.data.content_hash}
+    write_atomically(folder / "environment.json", seal(json.dumps(machine, indent=1)))
     shutil.copyfile(run / "partition.npz", folder / "partition.npz")
     ledger = Ledger.read(run)
     if data == "train":

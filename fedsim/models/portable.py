@@ -1,0 +1,207 @@
+"""A model one can take away: its weights with all that is needed to use them, and no training data.
+
+What a model is, `Description`, stands as JSON in the metadata of an exported file and in `model.json` of a run folder:
+architecture, input, normalisation, class names, and where it comes from.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fedsim.atomic import fsync, write_atomically
+from fedsim.errors import FedsimError
+from fedsim.models.base import Classifier
+from fedsim.models.build import build_model
+from fedsim.models.config import ModelConfig
+from fedsim.sealed import Damaged, seal, unseal
+
+Format = Literal["safetensors", "torchscript", "onnx"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+FILE = "model.json"
+_KEY = "fedsim"
+_BATCH = 500
+
+
+class Description(BaseModel):
+    """What a file of weights does not say of itself."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    model: ModelConfig
+    """Which model, with its options."""
+    input_shape: tuple[int, ...]
+    """(C, H, W) of an image, (D,) of a row."""
+    outputs: int
+    """Logits, one per class, or 1 where a number is predicted."""
+    predicts: Literal["classes", "numbers"]
+    mean: tuple[float, ...]
+    """Per channel, of pixels / 255; per column of rows."""
+    std: tuple[float, ...]
+    class_names: tuple[str, ...] | None = None
+    double: bool = False
+    """Whether weights are float64."""
+    source: dict[str, Any] = {}
+    """Name of the run and hash of its recipe."""
+
+
+class PortableModel(nn.Module):
+    """A classifier that takes raw inputs: pixels from 0 to 255, (N, C, H, W) or (N, H, W), or rows (N, D)."""
+
+    def __init__(self, classifier: Classifier, description: Description) -> None:
+        super().__init__()
+        self.description = description
+        self.classifier = classifier.eval()
+        image = len(description.input_shape) == 3
+        columns = (-1, 1, 1) if image else (-1,)
+        scale = 255.0 if image else 1.0
+        for name, values in (("mean", description.mean), ("std", description.std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(columns) * scale, False)
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """Return the logits (N, C), or numbers (N, 1), of raw inputs (N, *input_shape) of any real type."""
+        inputs = (raw.float() - self.get_buffer("mean")) / self.get_buffer("std")
+        logits: Tensor = self.classifier(inputs.to(self.classifier.classifier.weight.dtype))
+        return logits
+
+    @torch.no_grad()
+    def outputs(self, raw: npt.ArrayLike | Tensor) -> npt.NDArray[np.float64]:
+        """Return the logits (N, C), or numbers (N, 1), of raw inputs, in batches.
+
+        Raises
+        ------
+        FedsimError
+            If the inputs are of another shape.
+        """
+        shape = self.description.input_shape
+        x = raw if isinstance(raw, Tensor) else torch.from_numpy(np.asarray(raw))
+        if len(shape) == 3 and x.ndim == 3 and shape[0] == 1:
+            x = x[:, None]
+        if tuple(x.shape[1:]) != shape:
+            raise FedsimError(f"inputs: this model takes arrays of shape (N, {str(shape)[1:-1]}); got {tuple(x.shape)}")
+        parts = [self(some.to(self.get_buffer("mean").device)).double().cpu() for some in torch.split(x, _BATCH)]
+        return torch.cat(parts).numpy() if parts else np.empty((0, self.description.outputs))
+
+    def predict(self, raw: npt.ArrayLike | Tensor) -> npt.NDArray[Any]:
+        """Return the predicted class numbers (N,) int64, or numbers (N,) float64, of raw inputs."""
+        outputs = self.outputs(raw)
+        return outputs[:, 0] if self.description.predicts == "numbers" else outputs.argmax(1)
+
+    def predict_names(self, raw: npt.ArrayLike | Tensor) -> list[str]:
+        """Return the names of the predicted classes; their numbers, as text, where classes have no names."""
+        names = self.description.class_names
+        return [names[c] if names else str(c) for c in self.predict(raw).tolist()]
+
+
+def describe_in(folder: Path, description: Description) -> None:
+    """Write `model.json` beside a model."""
+    write_atomically(folder / FILE, seal(description.model_dump_json(indent=1)))
+
+
+def load_model(path: str | Path) -> PortableModel:
+    """Return the model in a run folder, of an unlearned or a pruned one too, or in an exported .safetensors file.
+
+    No data set is needed.
+
+    Raises
+    ------
+    FedsimError
+        If there is no model, or it does not say what it is.
+    """
+    given = Path(path)
+    file = given / "model.safetensors" if given.is_dir() else given
+    description = _description(given, file)
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise FedsimError(f"{file}: not a readable model file ({type(error).__name__})") from None
+    model = build_model(description.model, description.input_shape, description.outputs, 0)
+    try:
+        (model.double() if description.double else model).load_state_dict(tensors)
+    except RuntimeError:
+        raise FedsimError(f"{file}: its tensors are not those of {description.model.name}; export it again") from None
+    return PortableModel(model, description).eval()
+
+
+def _description(given: Path, file: Path) -> Description:
+    remedy = "give a folder that fedsim has written, or a file of fedsim export"
+    try:
+        if given.is_dir():
+            return Description.model_validate_json(unseal((given / FILE).read_bytes()))
+        with safe_open(file, "pt") as opened:
+            return Description.model_validate_json((opened.metadata() or {})[_KEY])
+    except (OSError, KeyError, SafetensorError, ValidationError, Damaged, FedsimError) as error:
+        where = given / FILE if given.is_dir() else file
+        raise FedsimError(f"{where}: does not describe a model ({type(error).__name__}); {remedy}") from None
+
+
+def export(model: PortableModel, path: Path, form: Format) -> None:
+    """Write a model to a file, atomically.
+
+    `safetensors` holds the weights, and the description in its metadata; `torchscript` and `onnx` a function of raw
+    inputs, float32 (N, *input_shape), with the normalisation inside, and the description beside it (TorchScript's
+    extra file `fedsim.json`, ONNX's metadata `fedsim`).
+
+    Raises
+    ------
+    FedsimError
+        If the format's library is not installed, or the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with warnings.catch_warnings():  # torch calls both of its exporters by tracing deprecated, and has them still
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            {"safetensors": _safetensors, "torchscript": _torchscript, "onnx": _onnx}[form](model, temporary)
+        fsync(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise FedsimError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _text(model: PortableModel) -> str:
+    return json.dumps(model.description.model_dump(mode="json"), sort_keys=True)
+
+
+def _safetensors(model: PortableModel, path: Path) -> None:
+    tensors: Mapping[str, Tensor] = model.classifier.state_dict()
+    save_file({name: tensors[name].cpu().contiguous() for name in sorted(tensors)}, path, {_KEY: _text(model)})
+
+
+def _example(model: PortableModel, batch: int) -> Tensor:
+    return torch.zeros(batch, *model.description.input_shape)
+
+
+def _torchscript(model: PortableModel, path: Path) -> None:
+    traced = torch.jit.trace(model, _example(model, 2))  # type: ignore[no-untyped-call]  # torch's own
+    torch.jit.save(traced, path, _extra_files={"fedsim.json": _text(model)})
+
+
+def _onnx(model: PortableModel, path: Path) -> None:
+    try:
+        import onnx
+    except ImportError:
+        raise FedsimError("--format onnx: onnx is not installed; install it with: pip install onnx") from None
+    names: Sequence[str] = ("raw", "logits")
+    torch.onnx.export(
+        model, (_example(model, 2),), str(path), dynamo=False, input_names=[names[0]], output_names=[names[1]],
+        dynamic_axes={name: {0: "N"} for name in names},
+    )  # fmt: skip
+    written = onnx.load(str(path))
+    entry = written.metadata_props.add()
+    entry.key, entry.value = _KEY, _text(model)
+    onnx.save(written, str(path))
