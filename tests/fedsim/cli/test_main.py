@@ -87,8 +87,8 @@ def test_a_run_in_an_empty_folder(cli: Cli, tmp_path: Path, monkeypatch: pytest.
     assert (outcome.code, outcome.err) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     assert {path.name for path in Path("runs/tiny").iterdir()} == {
-        "config.yaml", "environment.json", "model.json", "partition.npz", "metrics.jsonl", "checkpoints", "model.safetensors",
-        "summary.json", "plots", "report.html", "privacy.json",
+        "config.yaml", "environment.json", "model.json", "partition.npz", "metrics.jsonl", "checkpoints",
+        "model.safetensors", "summary.json", "plots", "report.html", "privacy.json",
     }  # fmt: skip
     # A headline and a line per round on what is no terminal, then the summary.
     head, engine, cohort, *rounds, _ = outcome.out.splitlines()[:7]
