@@ -130,6 +130,8 @@ class RunConfig(Config):
     """Federated rounds."""
     clients: int = Field(20, ge=1)
     """Registered clients."""
+    clients_unseen: int = Field(0, ge=0)
+    """The last so many clients are never drawn, and only evaluated: what a run is worth to those who come later."""
     cohort: int | str | None = None
     """Clients sampled in a round: a number, a share such as 30%, or all by default."""
     min_replies: int = Field(1, ge=1)
@@ -208,8 +210,11 @@ class RunConfig(Config):
             raise ValueError("history.keep: must be none with privacy.noise=secure: what is replayed has to repeat")
         if self.clients_by_data:  # not known yet
             return self
-        if isinstance(self.cohort, int) and self.cohort > self.clients:
-            raise ValueError(f"cohort: must be at most clients ({self.clients}), got {self.cohort}")
+        if self.clients_unseen >= self.clients:
+            raise ValueError(f"clients_unseen: must be below clients ({self.clients}), got {self.clients_unseen}")
+        if isinstance(self.cohort, int) and self.cohort > self.clients_seen:
+            of = "clients" if not self.clients_unseen else "clients - clients_unseen"
+            raise ValueError(f"cohort: must be at most {of} ({self.clients_seen}), got {self.cohort}")
         if self.min_replies > self.cohort_size:
             raise ValueError(f"min_replies: must be at most the cohort ({self.cohort_size}), got {self.min_replies}")
         central, example = self.privacy.client, self.privacy.example
@@ -227,13 +232,18 @@ class RunConfig(Config):
         return self.data.partition.name == "natural" and "clients" not in self.model_fields_set
 
     @property
+    def clients_seen(self) -> int:
+        """Clients that may be drawn: the first so many."""
+        return self.clients - self.clients_unseen
+
+    @property
     def cohort_size(self) -> int:
         """Clients sampled in a round."""
         if self.cohort is None:
-            return self.clients
+            return self.clients_seen
         if isinstance(self.cohort, int):
             return self.cohort
-        return max(1, round(self.clients * float(self.cohort.rstrip(" %")) / 100))
+        return max(1, round(self.clients_seen * float(self.cohort.rstrip(" %")) / 100))
 
     def recipe(self) -> dict[str, Any]:
         """Return by dotted key all that decides what a round comes to and leaves, where its data come from aside."""
@@ -241,6 +251,8 @@ class RunConfig(Config):
             "name", "out", "engine", "rounds", "min_replies", "eval_every", "eval_clients", "eval_metrics",
             "checkpoint_every",
         }  # fmt: skip
+        if not self.clients_unseen:  # an option that came later: runs without it are what they were
+            elsewhere.add("clients_unseen")
         dumped = dict(flatten(self.model_dump(mode="json", exclude=elsewhere)))
         return {
             key: value

@@ -20,9 +20,10 @@ def draw_cohort(
     `secrets` draws them where they are to stay secret.
     """
     rng = generator(config.seed, "cohort", server_round) if secrets is None else secrets.coins("cohort", server_round)
+    sizes = np.where(np.arange(len(sizes)) < config.clients_seen, sizes, 0)
     central = config.privacy.client
     if central is not None and central.sampling == "poisson":
-        return poisson_cohort(rng, sizes, config.cohort_size / config.clients)
+        return poisson_cohort(rng, sizes, config.cohort_size / config.clients_seen)
     return sample_cohort(rng, sizes, config.cohort_size)
 
 

@@ -110,7 +110,7 @@ def _percent_axis(axes: Axes, values: NDArray[np.float64]) -> None:
 
 def _head_title(name: str) -> str:
     head = split_name(name)[0] if "/" in name else name
-    known = {"global": "Global", "clients": "Clients", "train": "Training", "": "Whole"}
+    known = {"global": "Global", "clients": "Clients", "unseen": "Unseen clients", "train": "Training", "": "Whole"}
     return known.get(head, head)
 
 

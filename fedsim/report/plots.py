@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedsim.atomic import write_atomically
+from fedsim.report.clients import client_plots
 from fedsim.report.continual import stage_plots
 from fedsim.report.curves import learning_curves
 from fedsim.report.figures import Plot, png
@@ -17,6 +18,7 @@ from fedsim.runs.folder import RunFolder
 __all__ = [
     "Plot",
     "all_plots",
+    "client_plots",
     "learning_curves",
     "partition_plot",
     "partition_plots",
@@ -35,5 +37,9 @@ def write_plots(folder: RunFolder) -> list[Path]:
 def all_plots(folders: Sequence[RunFolder]) -> list[Plot]:
     """Return all plots that the runs have data for: curves over rounds, accuracies by stage and class, partitions."""
     return [
-        *learning_curves(folders), *stage_plots(folders), *per_class_plots(folders), *partition_plots(folders)
-    ]  # fmt: skip
+        *learning_curves(folders),
+        *client_plots(folders),
+        *stage_plots(folders),
+        *per_class_plots(folders),
+        *partition_plots(folders),
+    ]

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from fedsim.runs.folder import RunFolder
 
-GROUPS: Final = ("Global", "Clients", "Other heads", "Stages", "Training", "Other")
+GROUPS: Final = ("Global", "Clients", "Unseen clients", "Other heads", "Stages", "Training", "Other")
 
 ERRORS: Final = {"mse": "Mean squared error", "excess_risk": "Excess risk"}
 """Measures of predicted numbers, lower is better."""
@@ -14,7 +14,9 @@ ERRORS: Final = {"mse": "Mean squared error", "excess_risk": "Excess risk"}
 ABSENT: Final = "–"
 """Stands where a run has no such value."""
 
-_KNOWN_HEADS: Final = {"global": "Global", "clients": "Clients", "train": "Training", "stages": "Stages"}
+_KNOWN_HEADS: Final = {
+    "global": "Global", "clients": "Clients", "unseen": "Unseen clients", "train": "Training", "stages": "Stages",
+}  # fmt: skip
 _ORDER: Final = ("accuracy", "balanced_accuracy", "accuracy_many", "accuracy_medium", "accuracy_few", "f1_macro", "auc")
 _SCORES: Final = {"f1_macro": "F1 (macro)", "auc": "AUC"}
 _KEY_OPTIONS: Final = {

@@ -102,7 +102,7 @@ def audit_clients(config: RunConfig, rounds: int, canaries: int) -> Audit:
     """Audit client-level privacy: a canary is a client, and out of the federation it sends zeros."""
     central = config.privacy.client
     assert central is not None
-    delta, rate = min(central.delta, _DELTA), config.cohort_size / config.clients
+    delta, rate = min(central.delta, _DELTA), config.cohort_size / config.clients_seen
     rounds = max(1, min(rounds, int(_CLIENT_ROUNDS / (rate * canaries))))
     inside = _coins(config.seed, "client", canaries)
     rows = np.eye(canaries, dtype=np.float32) * inside[:, None]

@@ -180,9 +180,11 @@ def _client_releases(config: RunConfig, sizes: Sizes) -> list[Release]:
     notes = ["the server is trusted with each client's update"]
     if rate < 1:
         notes.append("who is in a cohort has to stay secret")
-    if able < config.clients and not fixed:
-        share = able / config.clients
-        notes.append(f"{able} of {config.clients} clients have data, so that a step is {share:.2f} of the mean update")
+    if able < config.clients_seen and not fixed:
+        share = able / config.clients_seen
+        notes.append(
+            f"{able} of {config.clients_seen} clients have data, so that a step is {share:.2f} of the mean update"
+        )
     mean = Release(
         what="mean of clipped updates", covers=("model", *bits), mechanism="gaussian", unit="client", against="readers",
         noise=central.noise, delta=central.delta, sampling_rate=rate, when="every round", note="; ".join(notes),
@@ -198,7 +200,7 @@ def _client_releases(config: RunConfig, sizes: Sizes) -> list[Release]:
 def _has_substitutes(config: RunConfig) -> bool:
     """Return whether cohorts have one size and leave clients out."""
     central = config.privacy.client
-    return central is not None and central.sampling == "fixed" and config.cohort_size < config.clients
+    return central is not None and central.sampling == "fixed" and config.cohort_size < config.clients_seen
 
 
 def _client_rate(config: RunConfig, sizes: Sizes) -> float:
@@ -206,7 +208,7 @@ def _client_rate(config: RunConfig, sizes: Sizes) -> float:
     central = config.privacy.client
     assert central is not None
     if central.sampling == "poisson":
-        return config.cohort_size / config.clients
+        return config.cohort_size / config.clients_seen
     return min(1.0, config.cohort_size / max(1, int(np.count_nonzero(sizes)))) if _has_substitutes(config) else 1.0
 
 

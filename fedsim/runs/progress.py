@@ -54,7 +54,13 @@ def _headline(config: RunConfig, choices: dict[str, str]) -> str:
 
 
 def _measures(metrics: dict[str, float]) -> str:
-    names = {"acc": "global/accuracy", "mse": "global/mse", "clients": "clients/accuracy", "loss": "train/loss"}
+    names = {
+        "acc": "global/accuracy",
+        "mse": "global/mse",
+        "clients": "clients/accuracy",
+        "unseen": "unseen/accuracy",
+        "loss": "train/loss",
+    }
     return "  ".join(f"{short} {metrics[name]:.4f}" for short, name in names.items() if name in metrics)
 
 
@@ -74,7 +80,7 @@ class Lines(Quiet):
 
     def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
         """Print a line if this round was evaluated."""
-        if self._config is None or not any(name.startswith(("global/", "clients/")) for name in metrics):
+        if self._config is None or not any(name.startswith(("global/", "clients/", "unseen/")) for name in metrics):
             return
         spent = time.monotonic() - self._begun
         left = spent / max(server_round - self._done_before, 1) * (self._config.rounds - server_round)

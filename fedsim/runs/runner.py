@@ -32,6 +32,8 @@ from fedsim.models.portable import describe_in
 from fedsim.privacy import ledger
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest, load_model, save_model
+from fedsim.runs.client_scores import FILE as CLIENTS
+from fedsim.runs.client_scores import write_csv
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.history import HistoryWriter, require_room
 from fedsim.runs.progress import Progress
@@ -212,6 +214,11 @@ def _finish(
         describe_in(folder, described(simulation.config, simulation.data.dataset))
         save_model(folder / "model.safetensors", exported)
         _write_summary(folder, simulation, state, "finished")
+        clients = state.clients
+        if clients is None:  # evaluated in a process that was killed after its checkpoint
+            _, clients = simulation.evaluate_clients(state.round, state.tensors, engine)
+        if clients:
+            write_csv(folder / CLIENTS, clients, simulation.data.partition.sizes.tolist())
         if pictures:
             _write_pictures(folder)
     except KeyboardInterrupt:

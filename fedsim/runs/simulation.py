@@ -41,6 +41,7 @@ from fedsim.models.portable import Description
 from fedsim.models.start import load_start, start_hash
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import Checkpoint
+from fedsim.runs.client_scores import ClientScore, noted, spread
 from fedsim.runs.history import HistoryWriter
 from fedsim.runs.privacy_setup import calibrated, central_privacy, new_ledger, require_possible
 from fedsim.runs.progress import Progress, Quiet
@@ -78,6 +79,8 @@ class RunState:
     """Wall time spent in rounds."""
     scores: dict[str, Score] | None = None
     """Of every head in the newest evaluation; None before the first one in this process."""
+    clients: list[ClientScore] | None = None
+    """Of every client in the newest evaluation; None likewise."""
     clip_norm: float | None = None
     """The clipping norm of the next round, where client-level privacy has one."""
     folder: Path | None = None
@@ -118,11 +121,15 @@ class Simulation:
                 f"strategy.name: {self.strategy.name} needs classes, and {dataset.name} has numbers to predict; "
                 "try fedavg"
             )
-        sizes = self.data.partition.sizes
+        # What unseen clients have reaches the server in no way.
+        unseen = [self.data.partition[client] for client in range(config.clients_seen, config.clients)]
+        seen = self.data.without(np.concatenate(unseen)) if unseen else self.data
+        self.sizes = sizes = seen.partition.sizes
+        """Training samples of each client, none of those unseen."""
         config, why_noise = calibrated(config, sizes, lambda: self.strategy.client(config, self.new_model(config)))
         self.worker = Worker(config, self.data)
         model = prepare(self.new_model(config), config.training, self.worker.device)
-        self.server = self.strategy.server(config, model, self.data)
+        self.server = self.strategy.server(config, model, seen)
         require_possible(config, model, self.server, self.worker.client)
         if config.history.keep != "none" and not self.server.one_wave:
             raise FedsimError(
@@ -133,7 +140,7 @@ class Simulation:
         self.config = self.worker.config = config
         self.server.central = central_privacy(config, self.data)
         self.choices = {**why_data, "engine": why_engine, "cohort": why_cohort, **why_noise}
-        counts = self.data.class_counts
+        counts = seen.class_counts
         self.groups = shot_groups(counts) if counts.max() >= _LONG_TAIL * counts.min() else {}
         self._tests = TestSet(dataset, self.worker.device, model.classifier.weight.dtype, config.eval_metrics)
 
@@ -157,7 +164,7 @@ class Simulation:
 
     def begin(self) -> RunState:
         """Return the state before the first round."""
-        ledger = new_ledger(self.config, self.data.partition.sizes, self.worker.client)
+        ledger = new_ledger(self.config, self.sizes, self.worker.client)
         central = self.config.privacy.client
         clip_norm = None if central is None else central.clip_norm
         return RunState(self.server.initial(), self.server.state_dict(), ledger, clip_norm=clip_norm)
@@ -243,14 +250,15 @@ class Simulation:
         metrics["train/clients_per_s"] = len(drawn) / (time.perf_counter() - begun)
         if replies.failed:
             metrics["train/failures"] = float(replies.failed)
-        scores = state.scores
+        scores, clients = state.scores, state.clients
         if central is not None:
             metrics["privacy/next_clip_norm"] = central.clip_norm
         stages, extra = self.data.stages, dict[str, Any]()
         stage_ends = stages is not None and stages.ends(server_round)
         if server_round % config.eval_every == 0 or server_round == config.rounds or stage_ends:
             scores = self.scores(tensors, server_round)
-            metrics |= self._global_metrics(scores) | self._evaluate_clients(server_round, tensors, engine)
+            of_clients, clients = self.evaluate_clients(server_round, tensors, engine)
+            metrics |= self._global_metrics(scores) | of_clients
             if stages is not None and scores:
                 of_stages, extra = stage_metrics(stages, state.metrics, server_round, next(iter(scores.values())))
                 metrics |= of_stages
@@ -259,7 +267,7 @@ class Simulation:
                 history.commit()
             engine.states.commit()
             state.tensors, state.server, state.round = tensors, self.server.state_dict(), server_round
-            state.scores = scores
+            state.scores, state.clients = scores, clients
             state.clip_norm = None if central is None else central.clip_norm
             state.failures += replies.failed
             state.seconds += time.perf_counter() - begun
@@ -286,21 +294,39 @@ class Simulation:
             out |= score.metrics("global" if number == 0 else f"global_{head}", self.groups)
         return out
 
-    def _evaluate_clients(self, server_round: int, tensors: Tensors, engine: Engine) -> Metrics:
-        which = self.config.eval_clients
+    def evaluate_clients(
+        self, server_round: int, tensors: Tensors, engine: Engine
+    ) -> tuple[Metrics, list[ClientScore]]:
+        """Return how clients do on their own test samples: in the mean, as far as they differ, and each of them."""
+        which, first_unseen = self.config.eval_clients, self.config.clients_seen
         if which == "auto":
             which = "all" if self.strategy.client.personalised else "none"
-        if which == "none":
-            return {}
         able = np.flatnonzero(self.data.partition.sizes).tolist()
-        engine.cohort = [client for client in able if which == "all" or client in engine.trained]
+        seen = [client for client in able if client < first_unseen]
+        if which == "seen":
+            seen = [client for client in seen if client in engine.trained]
+        groups = {"clients": [] if which == "none" else seen, "unseen": [c for c in able if c >= first_unseen]}
+        metrics: Metrics = {}
+        every: list[ClientScore] = []
+        for group, cohort in groups.items():
+            scores: list[ClientScore] = []
+            if cohort:
+                measured = self.evaluate(server_round, tensors, engine, cohort, scores)
+                for name, value in {**measured, **spread(scores)}.items():
+                    head, colon, metric = name.rpartition(":")
+                    metrics[f"{group}_{head}/{metric}" if colon else f"{group}/{name}"] = value
+            every += scores
+        return metrics, every
+
+    def evaluate(
+        self, server_round: int, tensors: Tensors, engine: Engine, cohort: Sequence[int], scores: list[ClientScore]
+    ) -> Metrics:
+        """Return the means over some clients of what they measure, having added that of each to `scores`."""
+        engine.cohort = cohort
+        unseen = cohort[0] >= self.config.clients_seen
         exchange = self.server.exchange_evaluate(server_round, to_record(tensors), ConfigRecord(), engine)
-        measured = conduct(exchange, engine.stream)
-        out: Metrics = {}
-        for name, value in scalars(measured or {}).items():
-            head, colon, metric = name.rpartition(":")
-            out[f"clients_{head}/{metric}" if colon else f"clients/{name}"] = value
-        return out
+        measured = conduct(exchange, lambda wave: noted(engine.stream(wave), scores, unseen=unseen))
+        return scalars(measured or {})
 
 
 def _with_start(config: RunConfig) -> RunConfig:
