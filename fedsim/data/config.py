@@ -64,6 +64,9 @@ class Pathological(Config):
 
     name: Literal["pathological"] = "pathological"
     classes_per_client: int = Field(2, ge=1)
+    equal: bool = False
+    """Each client holds exactly so many classes, drawn; all holders of a class have equal shares of it, and all classes
+    equally many holders (pFedHN, PeFLL). Samples that fill no share are left out."""
 
 
 class Shards(Config):

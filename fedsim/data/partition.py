@@ -112,6 +112,8 @@ def make_partition(
             owners = _dirichlet(config, labels, clients, rng)
         case Sites():
             owners = _sites(config, labels, clients, rng)
+        case Pathological(equal=True):
+            owners = _equal_classes(config.classes_per_client, labels, clients, rng)
         case _:
             if isinstance(config, Natural):
                 if identity is None:
@@ -168,6 +170,40 @@ def _multinomial(config: Multinomial, labels: IntArray, clients: int, rng: np.ra
         if not np.isfinite(chances).all():
             raise FedsimError(f"data.partition.alpha: {config.alpha} is too small for {clients} clients; raise it")
         owners[rows] = legacy.choice(clients, size=len(rows), p=chances)
+    return owners
+
+
+def _equal_classes(per_client: int, labels: IntArray, clients: int, rng: np.random.Generator) -> IntArray:
+    """Deal classes, and equal shares of each, to clients.
+
+    Client after client draws its classes one by one, uniformly among those not yet its own that have most places left
+    (arXiv:2103.04628's split, as arXiv:2306.05515 has it).
+    """
+    classes = np.unique(labels)
+    holders, rest = divmod(clients * per_client, len(classes))
+    if per_client > len(classes) or rest or not holders:
+        raise FedsimError(
+            f"data.partition.classes_per_client: {clients} clients of {per_client} classes cannot hold {len(classes)} "
+            "classes equally often; make clients times classes_per_client a multiple of the number of classes"
+        )
+    places = np.full(len(classes), holders)
+    held: list[list[int]] = [[] for _ in classes]
+    for client in range(clients):
+        open_to_it = np.ones(len(classes), bool)
+        for _ in range(per_client):
+            most = np.flatnonzero(open_to_it & (places == places[open_to_it].max()))
+            drawn = int(rng.choice(most))
+            open_to_it[drawn] = False
+            places[drawn] -= 1
+            held[drawn].append(client)
+    owners = np.full(len(labels), -1, np.int64)
+    for name, mine in zip(classes, held, strict=True):
+        rows = rng.permutation(np.flatnonzero(labels == name))
+        share = len(rows) // holders
+        if not share:
+            few = f"{len(rows)} samples of class {name} for {holders} clients"
+            raise FedsimError(f"data.partition: {few}; {_REMEDIES['pathological']}")
+        owners[rows[: share * holders]] = np.repeat(mine, share)
     return owners
 
 

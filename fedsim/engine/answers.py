@@ -48,7 +48,7 @@ class Answers:
             mean = weighted_mean(update.sent, update.weights)
         # A mean is finite only where every summand is, which saves looking at each.
         if mean is None or not _is_finite(mean):
-            good = np.flatnonzero(_finite_rows(update.sent))
+            good = np.flatnonzero(_finite_rows(update.sent, len(update.weights)))
             if self._sum is not None and 0 < len(good) < len(examples):
                 mean = weighted_mean({name: value[good] for name, value in update.sent.items()}, update.weights[good])
         if self._sum is not None and len(good):
@@ -101,11 +101,13 @@ class _Sum:
 
 
 def _is_finite(tensors: Tensors) -> bool:
-    return bool(torch.stack([value.sum() for value in tensors.values()]).sum().isfinite())
+    return not tensors or bool(torch.stack([value.sum() for value in tensors.values()]).sum().isfinite())
 
 
-def _finite_rows(tensors: Tensors) -> npt.NDArray[np.bool_]:
+def _finite_rows(tensors: Tensors, clients: int) -> npt.NDArray[np.bool_]:
     """Return per client, (clients,), whether all of its tensors are finite: a sum is not where a summand is not."""
+    if not tensors:
+        return np.ones(clients, bool)
     sums = [value.reshape(len(value), -1).sum(1).double() for value in tensors.values()]
     return torch.stack(sums).sum(0).isfinite().cpu().numpy()
 

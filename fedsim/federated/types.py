@@ -118,6 +118,8 @@ class Phase:
     """Passes over the client's data; `training.epochs` by default."""
     steps: int | None = None
     """SGD steps, in place of passes; `training.steps` by default, if neither is given."""
+    fresh: bool = False
+    """Whether each of a number of steps draws its batch anew, and not the next of shuffled passes."""
     streams: tuple[Stream, ...] = ("labelled",)
     """Where samples come from; of several streams, each gives a batch to every step, and they are joined."""
     strong: StrongView | None = None

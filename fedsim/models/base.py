@@ -25,6 +25,8 @@ class Classifier(nn.Module):
 
     def __init__(self, features: nn.Module, feature_dim: int, num_classes: int, intercept: bool = True) -> None:
         super().__init__()
+        self.input_shape: tuple[int, ...] = ()
+        """Shape of one sample, set by `build_model`."""
         self.feature_dim = feature_dim
         self.features = features
         self.classifier = nn.Linear(feature_dim, num_classes, bias=intercept)

@@ -35,6 +35,7 @@ def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: 
     with torch_draws(torch_seed(seed, "model")), torch.device("cpu"):
         features: Features = builder(input_shape, **config.options())
         model = Classifier(*features, num_classes, entry.intercept)
+    model.input_shape = tuple(input_shape)
     if config.widths:
         from fedsim.models.channels import with_widths  # tracing a network is imported for narrowed models only
 

@@ -34,6 +34,7 @@ MODELS = {
     "mlp": ModelEntry("fully connected ReLU layers, 200 units by default", "plain", 0, _ANY, ("hidden", "dropout")),
     "cnn": ModelEntry("two strided 3x3 convolutions and a layer of 64; the default", "plain", 1, _ANY, ("width",)),
     "lenet5": ModelEntry("LeNet-5 with ReLU and max-pooling", "plain", 12),
+    "lenet_pfl": ModelEntry("LeNet of pFedHN and PeFLL: 16 and 32 channels, layers of 120 and 84", "plain", 16),
     "pfl_cnn": ModelEntry("two 3x3 convolutions, dropout, a layer of 128", "plain", 6, options=("dropout",)),
     "resnet8": ModelEntry("CIFAR ResNet, 3 stages of 1 block, 64 features", "resnet", 4, _SOME, ("width",)),
     "resnet32": ModelEntry("CIFAR ResNet, 3 stages of 5 blocks, 64 features", "resnet", 4, _SOME, ("width",)),

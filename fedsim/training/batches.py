@@ -44,6 +44,7 @@ def plan_batches(
     augment: Literal["none", "crop", "crop_flip"] = "none",
     pad: int = 0,
     steps: int | None = None,
+    fresh: bool = False,
     purpose: str = "batches",
 ) -> BatchPlan:
     """Return the batches of one phase of a round.
@@ -62,6 +63,8 @@ def plan_batches(
         As for `fedsim.data.transforms.draw_augmentation`.
     steps
         How many batches every client with samples gets, in place of `epochs`; all of one size.
+    fresh
+        Draw each of these batches from all samples of the client, without replacement within it.
     purpose
         Of the draws.
     """
@@ -70,7 +73,7 @@ def plan_batches(
     if steps is None:
         index, counts = _passes(samples, rngs, epochs, batch_size, drop_single)
     else:
-        index, counts = _steps(samples, rngs, steps, batch_size, drop_single)
+        index, counts = _steps(samples, rngs, steps, batch_size, drop_single, fresh)
     draws = None
     if augment != "none":
         draws = np.zeros((*index.shape, 3), np.int64)
@@ -108,9 +111,17 @@ def _passes(
 
 
 def _steps(
-    samples: Sequence[Ints], rngs: Sequence[np.random.Generator], steps: int, batch_size: int, drop_single: bool
+    samples: Sequence[Ints],
+    rngs: Sequence[np.random.Generator],
+    steps: int,
+    batch_size: int,
+    drop_single: bool,
+    fresh: bool,
 ) -> tuple[Ints, Ints]:
-    """Return index and counts of `steps` batches of one size per client, cut out of as many passes as they need."""
+    """Return index and counts of `steps` batches of one size per client.
+
+    They are cut out of as many passes as they need, or, where they are `fresh`, each is drawn for itself.
+    """
     sizes = [min(batch_size, len(rows)) for rows in samples]
     sizes = [0 if drop_single and size == 1 else size for size in sizes]
     steps = steps if any(sizes) else 0
@@ -118,7 +129,9 @@ def _steps(
     counts = np.tile(np.array(sizes, np.int64), (steps, 1))
     for lane, (rows, rng, size) in enumerate(zip(samples, rngs, sizes, strict=True)):
         if size and steps:
-            passes = [rng.permutation(len(rows)) for _ in range(-(-steps * size // len(rows)))]
+            passes = [rng.permutation(len(rows)) for _ in range(steps if fresh else -(-steps * size // len(rows)))]
+            if fresh:
+                passes = [some[:size] for some in passes]
             index[:, lane] = rows[0]
             index[:, lane, :size] = rows[np.concatenate(passes)[: steps * size]].reshape(steps, size)
     return index, counts

@@ -121,6 +121,7 @@ class Feeder:
             augment=self.data.augment if labelled else "none",
             pad=self.data.pad,
             steps=steps,
+            fresh=phase.fresh,
             purpose="batches" if labelled else f"{stream} batches",
         )
 

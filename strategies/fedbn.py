@@ -1,0 +1,45 @@
+"""FedBN: batch norm of one's own, all else shared (arXiv:2102.07623).
+
+Client: E epochs of SGD on F_k from the shared weights and its own batch norm, weights and running statistics.
+Server: all else as FedAvg. A client that has not trained predicts with the batch norm that all began with.
+"""
+
+from collections.abc import Set
+
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedsim.config.strategy import StrategyConfig
+from fedsim.errors import FedsimError
+from fedsim.federated.registry import strategy
+from fedsim.models.base import Classifier
+from strategies.personal_parts import PartsClient, PartsServer
+
+
+def batch_norms(model: Classifier) -> Set[str]:
+    """Return the names of all tensors of batch norm layers.
+
+    Raises
+    ------
+    FedsimError
+        If there are none.
+    """
+    layers = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    if not layers:
+        raise FedsimError("model.norm: fedbn keeps batch norm with the clients, and this model has none; set batch")
+    names = (name for name, _ in (*model.named_parameters(), *model.named_buffers()))
+    return {name for name in names if name.rpartition(".")[0] in layers}
+
+
+class FedBNClient(PartsClient):
+    """Keeps its batch norm."""
+
+    part = staticmethod(batch_norms)
+
+
+class FedBNServer(PartsServer):
+    """Averages all else."""
+
+    part = staticmethod(batch_norms)
+
+
+strategy("fedbn", StrategyConfig, FedBNClient, FedBNServer, run_defaults={"model.norm": "batch"})

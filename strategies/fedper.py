@@ -1,0 +1,10 @@
+"""FedPer: shared base layers, a head of one's own, trained together (arXiv:1912.00818).
+
+Client: (theta, phi_k) <- E epochs of SGD on F_k from (theta_t, phi_k).   Server: theta as FedAvg; heads stay.
+"""
+
+from fedsim.config.strategy import StrategyConfig
+from fedsim.federated.registry import strategy
+from strategies.personal_parts import PartsClient, PartsServer
+
+strategy("fedper", StrategyConfig, PartsClient, PartsServer)
