@@ -322,10 +322,11 @@ class Simulation:
         self, server_round: int, tensors: Tensors, engine: Engine, cohort: Sequence[int], scores: list[ClientScore]
     ) -> Metrics:
         """Return the means over some clients of what they measure, having added that of each to `scores`."""
-        engine.cohort = cohort
+        engine.cohort, trained = cohort, set(engine.trained)
         unseen = cohort[0] >= self.config.clients_seen
         exchange = self.server.exchange_evaluate(server_round, to_record(tensors), ConfigRecord(), engine)
         measured = conduct(exchange, lambda wave: noted(engine.stream(wave), scores, unseen=unseen))
+        engine.trained = trained  # what a method has clients do to be evaluated is no part of the run
         return scalars(measured or {})
 
 

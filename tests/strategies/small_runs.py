@@ -29,6 +29,14 @@ BASE: dict[str, Any] = {
 }  # fmt: skip
 
 
+_GENERATED = {
+    "model.norm": "none", "strategy.descriptor": 4, "strategy.hidden": 8, "strategy.blocks": 1,
+    "training.steps": 3,
+}  # fmt: skip
+OWN: dict[str, dict[str, Any]] = {"pefll": _GENERATED, "pfedhn": _GENERATED}
+"""What methods that cannot do with BASE have in its place."""
+
+
 class Run(NamedTuple):
     simulation: Simulation
     engine: Engine
@@ -51,7 +59,7 @@ class Run(NamedTuple):
 
 
 def configure(strategy: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    return resolve(BASE, {"strategy.name": strategy}, overrides or {})
+    return resolve(BASE, {"strategy.name": strategy}, OWN.get(strategy, {}), overrides or {})
 
 
 def begin(strategy: str, overrides: Mapping[str, Any] | None = None, checkpoint: Checkpoint | None = None) -> Run:
