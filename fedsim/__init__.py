@@ -1,8 +1,12 @@
 """fedsim: federated, privacy-aware learning with machine unlearning, simulated."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from fedsim.version import VERSION as __version__
+
+# Flower reads it when it is first imported, and would report to its makers.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 if TYPE_CHECKING:
     from fedsim.models.portable import PortableModel as PortableModel

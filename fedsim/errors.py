@@ -17,6 +17,14 @@ class RunFailed(FedsimError):
     exit_code = 1
 
 
+class TooFewReplies(RunFailed):
+    """A round had fewer good replies than it needs."""
+
+
+class Diverged(RunFailed):
+    """A run whose loss has left all bounds, and that was asked to stop then."""
+
+
 class InUse(FedsimError):
     """Another process is at work in the folder."""
 

@@ -1,22 +1,72 @@
-"""Ctrl-C at the right moment."""
+"""Signals at the right moment: Ctrl-C, and what a cluster's scheduler sends before it kills."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_checkpoint_wanted = threading.Event()
+
+
+class Heard:
+    """What was heard while signals were heeded."""
+
+    ending: signal.Signals | None = None
+    """The newest signal that ended the work."""
+
+
+@contextmanager
+def heeding_signals() -> Iterator[Heard]:
+    """Have SIGTERM and SIGHUP end the block as Ctrl-C does, and SIGUSR1 ask for a checkpoint.
+
+    Those that somebody handles or ignores, as under `nohup`, are left as they are.
+    """
+    heard = Heard()
+    if threading.current_thread() is not threading.main_thread():  # which alone hears them
+        yield heard
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        heard.ending = signal.Signals(number)
+        raise KeyboardInterrupt
+
+    def want_checkpoint(number: int, frame: FrameType | None) -> None:
+        _checkpoint_wanted.set()
+
+    handlers = {signal.SIGTERM: end, signal.SIGHUP: end, signal.SIGUSR1: want_checkpoint}
+    taken = [number for number in handlers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, handlers[number])
+    try:
+        yield heard
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def checkpoint_wanted() -> bool:
+    """Return whether somebody has asked for a checkpoint since the last call."""
+    wanted = _checkpoint_wanted.is_set()
+    _checkpoint_wanted.clear()
+    return wanted
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C off until the block is through."""
+    """Put signals that end the work off until the block is through."""
     if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
         yield
         return
     came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    # A signal that ends or stops the process outright, or that is ignored, is not ours to put off.
+    caught = [number for number in _ENDING if callable(signal.getsignal(number))]
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in caught}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before or signal.default_int_handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if came:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(came[0])

@@ -21,7 +21,7 @@ from pydantic import Field
 from fedsim.config.run import RunConfig
 from fedsim.config.strategy import StrategyConfig
 from fedsim.data.federation import FederatedData
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, TooFewReplies
 from fedsim.federated.aggregation import WeightedMean, restore_dtype
 from fedsim.federated.client import Client
 from fedsim.federated.registry import strategy
@@ -118,13 +118,19 @@ class FlowerServer(Server):
         self._dtypes = {name: value.dtype for name, value in self.initial().items()}
 
     def _require_honest_majority(self) -> None:
-        liars = getattr(self.config.strategy, "num_malicious_nodes", 0)
-        needed = (4 * liars + 3) if self.config.strategy.name == "bulyan" else (2 * liars + 3)
-        if liars and self.config.cohort_size < needed:
+        if self.config.cohort_size < self._needed():
             raise FedsimError(
-                f"strategy.num_malicious_nodes: {liars} liars need a cohort of at least {needed}, "
+                f"strategy.num_malicious_nodes: {self._liars} liars need a cohort of at least {self._needed()}, "
                 f"got {self.config.cohort_size}"
             )
+
+    @property
+    def _liars(self) -> int:
+        return int(getattr(self.config.strategy, "num_malicious_nodes", 0))
+
+    def _needed(self) -> int:
+        """Return how many updates the rule is sound with: n >= 2f + 3, Bulyan's n >= 4f + 3."""
+        return ((4 if self.config.strategy.name == "bulyan" else 2) * self._liars + 3) if self._liars else 0
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -155,6 +161,11 @@ class FlowerServer(Server):
         good = [reply for reply in replies if not reply.has_error()]
         if not good:
             return None, None
+        if len(good) < self._needed():
+            raise TooFewReplies(
+                f"round {server_round}: {len(good)} good replies, but {self.config.strategy.name} needs at least "
+                f"{self._needed()} against {self._liars} liars"
+            )
         common = set.intersection(*(set(reply.content.metric_records[wire.METRICS]) for reply in good))
         buffers = WeightedMean()
         for reply in good:

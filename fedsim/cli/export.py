@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fedsim.cli.app import app
+from fedsim.cli.screen import Screen
 from fedsim.errors import FedsimError, nearest
 
 _SUFFIXES = {"safetensors": ".safetensors", "torchscript": ".pt", "onnx": ".onnx"}
@@ -30,4 +30,4 @@ def export_command(
     from fedsim.models.portable import export, load_model
 
     export(load_model(run), path, form)  # type: ignore[arg-type]  # one of the formats above
-    Console(soft_wrap=True).print(str(path), highlight=False, markup=False)
+    Screen(soft_wrap=True).print(str(path), highlight=False, markup=False)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from fedsim.cli.app import app
+from fedsim.cli.screen import Screen
 from fedsim.errors import FedsimError, nearest
 
 _LISTS = ("strategies", "datasets", "models", "partitions", "presets", "unlearning", "pruning")
@@ -38,14 +38,14 @@ def list_command(
         "pruning": describe_pruners,
         "unlearning": lambda: {RETRAIN: RETRAIN_SUMMARY, **describe_unlearning()},
     }
-    console = Console(highlight=False, markup=False)
+    console = Screen(highlight=False, markup=False)
     for number, kind in enumerate([what] if what else _LISTS):
         if not what:
             console.print(f"\n{kind}" if number else kind, style="bold")
         _print_names(console, rows[kind]())
 
 
-def _print_names(console: Console, names: Mapping[str, str]) -> None:
+def _print_names(console: Screen, names: Mapping[str, str]) -> None:
     """Print a table on a terminal, and elsewhere, for grep, one line per name."""
     width = max(map(len, names), default=0)
     table = Table.grid(padding=(0, 2))

@@ -12,27 +12,30 @@ from collections.abc import Sequence
 import click
 
 from fedsim.cli import export, listing, privacy, prune, report, run, show, unlearn  # noqa: F401 -- each adds its command
-from fedsim.cli.app import app
+from fedsim.cli.app import Interrupted, app
+from fedsim.cli.screen import printable
 from fedsim.errors import FedsimError
+from fedsim.interrupts import Heard, heeding_signals
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line, by default this process's, and exit: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    try:
-        code = app(arguments, prog_name="fedsim", standalone_mode=False)
-    except FedsimError as error:
-        _fail(str(error), error.exit_code)
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "fedsim"
-        _fail(f"{error.format_message().rstrip('.')}; see: {command} --help", 2)
-    except click.ClickException as error:
-        _fail(error.format_message(), 2)
-    if code == 130:  # what typer makes of Ctrl-C
-        _fail("interrupted", 130)
+    """Run the command line, by default this process's, and exit: 0 done, 1 failed, 2 bad input, 128 + a signal."""
+    with heeding_signals() as heard:
+        try:
+            code = app(arguments, prog_name="fedsim", standalone_mode=False)
+        except FedsimError as error:
+            _fail(str(error), error.exit_code, heard)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "fedsim"
+            _fail(f"{error.format_message().rstrip('.')}; see: {command} --help", 2, heard)
+        except click.ClickException as error:
+            _fail(error.format_message(), 2, heard)
+        if code == Interrupted.exit_code:  # what typer makes of Ctrl-C
+            _fail("interrupted", code, heard)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str, code: int) -> None:
-    line = " ".join(message.split())
+def _fail(message: str, code: int, heard: Heard) -> None:
+    line = printable(" ".join(message.split()))
     sys.stderr.write(f"error: {line}\n")
-    sys.exit(code)
+    sys.exit(128 + heard.ending if heard.ending and code == Interrupted.exit_code else code)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fedsim.cli.app import app
+from fedsim.cli.screen import Screen
 
 
 @app.command("privacy")
@@ -23,7 +23,7 @@ def privacy_command(
 
     folder = RunFolder.open(run)
     ledger = Ledger.read(folder.path)
-    console = Console(soft_wrap=True)
+    console = Screen(soft_wrap=True)
     console.print(render_ledger(ledger))
     if audit:
         from fedsim.config.resolve import resolve

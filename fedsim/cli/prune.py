@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fedsim.cli.app import Interrupted, app
+from fedsim.cli.screen import Screen
 from fedsim.errors import FedsimError, nearest
 
 _DATA = ("train", "synthetic", "none")
@@ -41,7 +41,7 @@ def prune_command(
     from unlearning.pipeline.prune import prune
     from unlearning.pipeline.prune_plot import render_pruning
 
-    console = Console(soft_wrap=True)
+    console = Screen(soft_wrap=True)
     try:
         pruned = prune(
             run, method, target, data=data, samples=samples, how=Corrections(compensate, batch_norm, cuts),  # type: ignore[arg-type]
@@ -53,4 +53,4 @@ def prune_command(
     if quiet:
         console.print(str(pruned.folder), highlight=False, markup=False)
     else:
-        Console().print(render_pruning(pruned.record, pruned.folder), highlight=False)
+        Screen().print(render_pruning(pruned.record, pruned.folder), highlight=False)

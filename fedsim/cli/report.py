@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fedsim.cli.app import app
+from fedsim.cli.screen import Screen
 from fedsim.errors import FedsimError
 
 
@@ -31,4 +31,4 @@ def report(
         if out is None and len(runs) == 1:
             stack.enter_context(held(runs[0], shared=True))
         path = write_report(folders, out or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html")))
-    Console(soft_wrap=True).print(str(path), highlight=False, markup=False)
+    Screen(soft_wrap=True).print(str(path), highlight=False, markup=False)

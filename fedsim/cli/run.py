@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fedsim.cli.app import Interrupted, app
+from fedsim.cli.screen import Screen
 from fedsim.errors import FedsimError
 
 
@@ -65,7 +65,7 @@ def run_command(
         )
     layers = [find_config(config)] if config else []
 
-    console = Console(soft_wrap=True)
+    console = Screen(soft_wrap=True)
     from fedsim.runs import runner
     from fedsim.runs.progress import progress_for
 
@@ -83,4 +83,4 @@ def run_command(
         from fedsim.report.show import render_summary
         from fedsim.runs.folder import RunFolder
 
-        Console().print(render_summary(RunFolder.open(result.folder)))
+        Screen().print(render_summary(RunFolder.open(result.folder)))

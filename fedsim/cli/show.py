@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fedsim.cli.app import app
+from fedsim.cli.screen import Screen
 
 
 @app.command()
@@ -22,6 +22,6 @@ def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
         from unlearning.pipeline.comparison import read_comparison
         from unlearning.pipeline.table import render_comparison
 
-        Console().print(render_comparison(read_comparison(run), run))
+        Screen().print(render_comparison(read_comparison(run), run))
     else:
-        Console().print(render_summary(folder))
+        Screen().print(render_summary(folder))

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fedsim.cli.app import Interrupted, app
+from fedsim.cli.screen import Screen
 
 
 @app.command("unlearn")
@@ -40,7 +40,7 @@ def unlearn_command(
 
     overrides = dict(map(parse_override, sets or []))
     methods = [word for part in method.split(",") if (word := part.strip())]
-    console = Console(soft_wrap=True)
+    console = Screen(soft_wrap=True)
     from fedsim.runs.progress import progress_for
     from unlearning.pipeline.runner import unlearn
     from unlearning.pipeline.table import render_comparison
@@ -59,4 +59,4 @@ def unlearn_command(
     if quiet:
         console.print(str(outcome.folder), highlight=False, markup=False)
     else:
-        Console().print("", render_comparison(outcome.comparison, outcome.folder))
+        Screen().print("", render_comparison(outcome.comparison, outcome.folder))

@@ -20,6 +20,7 @@ from fedsim.config.machine import (
 from fedsim.config.run import NAMED_SECTIONS, RunConfig, flatten
 from fedsim.errors import FedsimError, nearest
 from fedsim.federated.registry import describe, load_strategy
+from fedsim.reading import load_yaml, read_regular
 
 Nested = dict[str, Any]
 
@@ -47,7 +48,7 @@ def read_yaml(path: Path) -> Nested:
         If the file cannot be read or holds no mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = load_yaml(read_regular(path).decode())
         if isinstance(content, dict):
             list(flatten(content))
     except (OSError, UnicodeDecodeError) as error:
@@ -63,20 +64,6 @@ def read_yaml(path: Path) -> Nested:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise FedsimError(f"{path}: must hold `key: value` lines, got {shown(content)}")
     return content
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads YAML and refuses a key that is given twice, of which it would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen and key.value != "<<":
-                    problem = f"the key {key.value!r} is given twice"
-                    raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def find_config(name_or_path: str) -> Nested:
@@ -130,7 +117,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", key.strip()):
         raise FedsimError(f"--set {text}: must have the form key.path=value, such as training.lr=0.1")
     try:
-        return key.strip(), yaml.load(value, _Loader)
+        return key.strip(), load_yaml(value)
     except (yaml.YAMLError, ValueError):
         raise FedsimError(f"--set {text}: the value is not valid YAML; quote it") from None
 

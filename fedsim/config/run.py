@@ -136,6 +136,8 @@ class RunConfig(Config):
     """Clients sampled in a round: a number, a share such as 30%, or all by default."""
     min_replies: int = Field(1, ge=1)
     """Fewest good replies a round needs; with fewer the run stops at its last checkpoint."""
+    stop_on_divergence: bool = False
+    """Stop when the loss is no number any more or a hundred times that of guessing; else the run is only marked so."""
     eval_every: int = Field(1, ge=1)
     """Rounds between evaluations; the last round is always evaluated."""
     eval_clients: Literal["auto", "none", "all", "seen"] = "auto"
@@ -248,8 +250,8 @@ class RunConfig(Config):
     def recipe(self) -> dict[str, Any]:
         """Return by dotted key all that decides what a round comes to and leaves, where its data come from aside."""
         elsewhere = {
-            "name", "out", "engine", "rounds", "min_replies", "eval_every", "eval_clients", "eval_metrics",
-            "checkpoint_every",
+            "name", "out", "engine", "rounds", "min_replies", "stop_on_divergence", "eval_every", "eval_clients",
+            "eval_metrics", "checkpoint_every",
         }  # fmt: skip
         if not self.clients_unseen:  # an option that came later: runs without it are what they were
             elsewhere.add("clients_unseen")

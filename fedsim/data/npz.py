@@ -11,10 +11,13 @@ import numpy.typing as npt
 
 from fedsim.errors import FedsimError
 from fedsim.randomness import generator
+from fedsim.reading import require_regular
 
 IntArray = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
 
+_MOST_RATIO = 200  # of arrays to their archive, beyond the first
+_SPARE_BYTES = 1 << 28
 _LAYOUTS = "x_train, y_train, x_test, y_test; x, y; or train_images, train_labels, test_images, test_labels"
 _KEYS = {f"{half}_{part}" for half in ("train", "val", "test") for part in ("images", "labels")} | {
     f"{part}{half}" for part in ("x", "y", "identity") for half in ("", "_train", "_test")
@@ -93,6 +96,13 @@ def split(whole: Part, test_fraction: float, seed: int) -> tuple[Part, Part]:
     return take(~is_test), take(is_test)
 
 
+def _require_room(loaded: np.lib.npyio.NpzFile, packed: int) -> None:
+    members = [] if loaded.zip is None else loaded.zip.infolist()
+    unpacked = sum(int(member.file_size) for member in members)
+    if unpacked > _MOST_RATIO * packed + _SPARE_BYTES:
+        raise ValueError(f"it unpacks to {unpacked:,} bytes, more than {_MOST_RATIO} times its size")
+
+
 class _Archive:
     """The arrays of one file; every failure is one line with the path."""
 
@@ -100,10 +110,12 @@ class _Archive:
         self.path = path
         self.arrays: dict[str, Any] = {}
         try:
+            require_regular(path)
             with path.open("rb") as stream:  # given a path, np.load leaves a broken archive open
                 loaded = np.load(stream, allow_pickle=False)
                 if not isinstance(loaded, np.lib.npyio.NpzFile):
                     raise ValueError("it is a single array")
+                _require_room(loaded, path.stat().st_size)
                 self.arrays = {key: loaded[key] for key in loaded.files if key in _KEYS}
         except FileNotFoundError:
             raise self.error("no such file; give the path of a NumPy archive as npz:PATH") from None

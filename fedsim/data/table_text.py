@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bz2
 import csv
+import errno
 import gzip
 import io
 import lzma
@@ -17,15 +18,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from fedsim.data.config import CsvConfig
 from fedsim.errors import FedsimError
+from fedsim.reading import require_regular
 
 Row = list[str]
 
-_COMPRESSED: dict[bytes, Callable[[bytes], bytes]] = {
-    b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\x00": lzma.decompress
+_COMPRESSED: dict[bytes, Callable[[io.BytesIO], Any]] = {
+    b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open
 }  # fmt: skip
+_MOST_RATIO = 200
+"""Of a table to its compressed file; real ones are below 20."""
+_SPARE_BYTES = 1 << 24
 _FOREIGN = {
     b"PK\x03\x04": "an Excel workbook or a zip archive; save it as CSV",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook; save it as CSV",
@@ -72,6 +78,7 @@ def read_cells(path: Path, config: CsvConfig, least: int = 2) -> Cells:
         With the path, if there is no such table in it: one line that tells what is wrong and where.
     """
     try:
+        require_regular(path)
         text, notes = _decode(path, _decompress(path, path.read_bytes()), config.encoding)
         first = re.match(r'"?sep=(.)"?\r?\n', text)  # Excel's own line
         if first:
@@ -105,7 +112,11 @@ def _decompress(path: Path, content: bytes) -> bytes:
     for mark, opened in _COMPRESSED.items():
         if content.startswith(mark):
             try:
-                content = opened(content)
+                most = _MOST_RATIO * len(content) + _SPARE_BYTES
+                with opened(io.BytesIO(content)) as file:
+                    content = file.read(most + 1)
+                if len(content) > most:
+                    raise OSError(errno.EFBIG, f"it unpacks to more than {_MOST_RATIO} times its size")
             except ValueError as error:  # bz2's, of one cut short
                 raise OSError(str(error)) from None
     for mark, what in _FOREIGN.items():

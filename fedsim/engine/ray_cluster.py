@@ -6,8 +6,10 @@ import contextlib
 import itertools
 import math
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,13 +201,19 @@ def _start(options: EngineConfig) -> str:
 
 @contextlib.contextmanager
 def _from_nowhere() -> Iterator[None]:
-    """Start Ray where nothing is to be imported: its workers look for modules where it was started, before all else."""
-    before = Path.cwd()
+    """Start Ray where nothing is to be imported: its workers look for modules where it was started, before all else.
+
+    It also takes SIGTERM for itself, which is given back.
+    """
+    before, in_main_thread = Path.cwd(), threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
     os.chdir("/")
     try:
         yield
     finally:
         os.chdir(before)
+        if in_main_thread and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _require_reachable(address: str) -> None:

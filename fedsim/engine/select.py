@@ -82,7 +82,7 @@ def _remembered_speedup(config: RunConfig, worker: Worker, start: State, constan
     key = hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedsim" / "cohort.json"
     known: dict[str, float] = {}
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):  # whatever lies there
         known = {str(k): float(v) for k, v in dict(json.loads(path.read_text(encoding="utf-8"))).items()}
     if key not in known:
         known[key] = measure_speedup(config, worker, start, constants)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import tempfile
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from flwr.app import RecordDict
 
 from fedsim.engine.client_state_file import read_records, size_bytes, write_records
+from fedsim.scratch import scratch_folder
 from fedsim.sealed import sha256
 
 _DEFAULT_MEMORY = 1 << 30
@@ -183,7 +183,7 @@ class ClientStates:
     def _own_folder(self) -> Path:
         if self._folder is None:
             if self._place is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="fedsim-states-"))
+                self._folder = scratch_folder()
             else:
                 self._folder = self._place
                 self._folder.mkdir()

@@ -114,7 +114,11 @@ def _notices(folders: Sequence[RunFolder], labels: Sequence[str]) -> list[tuple[
         if folder.status != "finished":
             reason = (folder.summary and folder.summary.reason) or "it was stopped from outside, or it still goes on"
             text = f"{label} is {folder.status} after round {rounds_text(folder)}: {reason}."
-            notices.append((text, f"fedsim run --resume {shlex.quote(str(folder.path))}"))
+            run = shlex.quote(str(folder.path))
+            anew = folder.status == "diverged"
+            notices.append(
+                (text, f"fedsim run --config {run} --set training.lr=LOWER" if anew else f"fedsim run --resume {run}")
+            )
     return notices
 
 

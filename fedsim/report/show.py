@@ -31,6 +31,7 @@ _FEW_CLASSES: Final = 12
 _NAMED_CLASSES: Final = 3
 _STATUS_STYLES: Final = {
     "finished": "bold green",
+    "diverged": "bold red",
     "stopped": "bold yellow",
     "failed": "bold red",
     "unfinished": "bold yellow",
@@ -141,7 +142,9 @@ def _files_and_next(folder: RunFolder) -> Table:
         rows.append(("History", f"{kept} ({folder.option('history.keep')}, {size_on_disk(kept) / 1e6:,.1f} MB)"))
     run = shlex.quote(str(folder.path))
     commands = [f"fedsim report {run}"] if not (folder.path / "report.html").exists() and folder.metrics else []
-    if folder.status != "finished":
+    if folder.status == "diverged":
+        commands.insert(0, f"fedsim run --config {run} --set training.lr=LOWER")
+    elif folder.status != "finished":
         commands.insert(0, f"fedsim run --resume {run}")
     elif not (  # neither numbers nor what was learned without labels can be forgotten
         any(name.endswith("/mse") for name in folder.final_metrics)

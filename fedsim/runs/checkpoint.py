@@ -65,7 +65,7 @@ class Checkpoint:
         new = self.clients.write_committed(temporary / "clients")
         groups = {"model": self.model, "server": self.server[0]}
         tensors = {f"{group}/{name}": value for group, part in groups.items() for name, value in part.items()}
-        save_file(_saveable(tensors), temporary / "tensors.safetensors")
+        _save(tensors, temporary / "tensors.safetensors")
         digests = {f"clients/{file_name(client)}": digest for client, digest in self.clients.digests().items()}
         digests["tensors.safetensors"] = sha256(temporary / "tensors.safetensors")
         state_json = {
@@ -172,10 +172,17 @@ def _saveable(tensors: Tensors) -> Tensors:
     return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
 
+def _save(tensors: Tensors, path: Path) -> None:
+    path.touch()
+    mode = path.stat().st_mode  # that of all other files, where safetensors would make one that its user alone can read
+    save_file(_saveable(tensors), path)
+    path.chmod(mode)
+
+
 def save_model(path: Path, tensors: Tensors) -> None:
     """Write a state dict as one safetensors file, atomically; equal tensors give equal bytes."""
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file(_saveable({name: tensors[name] for name in sorted(tensors)}), temporary)
+    _save({name: tensors[name] for name in sorted(tensors)}, temporary)
     fsync(temporary)
     temporary.replace(path)
 

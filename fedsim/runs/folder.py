@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import yaml
@@ -21,9 +21,13 @@ from fedsim.config.machine import without_machine_settings
 from fedsim.continual import accuracy_matrix
 from fedsim.data.longtail import shot_groups
 from fedsim.errors import FedsimError, nearest
+from fedsim.reading import load_yaml, read_regular, require_regular
 from fedsim.sealed import Damaged, sha256, unseal
 
-Status: TypeAlias = Literal["finished", "stopped", "failed", "unfinished"]
+Status: TypeAlias = Literal["finished", "diverged", "stopped", "failed", "unfinished"]
+
+Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
+"""What any program can count to, and NumPy hold."""
 
 _LISTED_RUNS = 8
 """At most so many neighbouring runs are named in an error line."""
@@ -32,9 +36,9 @@ _LISTED_RUNS = 8
 class MetricRow(BaseModel):
     """One line of `metrics.jsonl`: what was measured in one round."""
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
-    round: int = Field(ge=0)
+    round: Count
     time_s: float | None = None
     metrics: dict[str, float | None] = {}
     per_class: list[float | None] | None = None
@@ -54,15 +58,17 @@ class StageRow(BaseModel):
 class Summary(BaseModel):
     """`summary.json`, written when a run ends; keys that are not named here are kept as they are."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="allow", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, strict=True, allow_inf_nan=False, extra="allow", use_attribute_docstrings=True
+    )
 
-    status: Literal["finished", "stopped", "failed"]
+    status: Literal["finished", "diverged", "stopped", "failed"]
     name: str | None = None
     strategy: str | None = None
     dataset: str | None = None
     seed: int | None = None
-    rounds_done: int | None = None
-    rounds: int | None = None
+    rounds_done: Count | None = None
+    rounds: Count | None = None
     engine: dict[str, Any] | str | None = None
     wall_time_s: float | None = None
     versions: dict[str, Any] = {}
@@ -72,13 +78,13 @@ class Summary(BaseModel):
     metrics: dict[str, float | None] = {}
     per_class_accuracy: list[float | None] | None = None
     """In [0, 1], one per class; null where the test set holds no sample of the class."""
-    class_counts: list[int] | None = None
+    class_counts: list[Count] | None = None
     """Training samples per class."""
     class_groups: list[str] | None = None
     """Per class "many", "medium" or "few"; by FedLoGe's rule on `class_counts` where the run does not say."""
     stages: list[StageRow] | None = None
     """Which classes arrived when; null where all were there from the first round."""
-    failures: int | None = None
+    failures: Count | None = None
     reason: str | None = None
 
 
@@ -283,7 +289,7 @@ def _runs_in(parent: Path) -> list[str]:
 
 def _read_bytes(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return read_regular(file)
     except OSError as err:
         raise FedsimError(f"{file}: cannot be read ({err.strerror}); mend its permissions or give another run") from err
 
@@ -302,7 +308,7 @@ def _read_mapping(file: Path) -> Mapping[str, Any]:
     remedy = "restore that file or give another run"
     try:
         # A depth that flatten cannot walk, as of an alias to itself, is refused here rather than half-way later.
-        data = yaml.safe_load(unseal(_read_bytes(file)))
+        data = load_yaml(unseal(_read_bytes(file)))
         if isinstance(data, Mapping):
             flatten(data)
     except yaml.MarkedYAMLError as err:
@@ -346,6 +352,7 @@ def _read_metrics(file: Path) -> tuple[MetricRow, ...]:
 def _read_label_counts(file: Path) -> NDArray[np.int64]:
     remedy = "delete that file to go on without it, or give another run"
     try:
+        require_regular(file)
         with np.load(file, allow_pickle=False) as archive:
             counts = np.asarray(archive["label_counts"])
     except (OSError, EOFError, KeyError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as err:

@@ -240,6 +240,8 @@ def open_history(run: Path, rounds: int) -> list[KeptRound]:
 
 def purge(run: Path, clients: Collection[int]) -> tuple[int, int]:
     """Remove what these clients sent from a run's history; returns (files, bytes) removed."""
+    for left in (run / FOLDER).glob(".*"):  # of a process that was killed: nothing may keep what is forgotten
+        shutil.rmtree(left)
     sizes = [KeptRound(folder).purge(client) for folder in sorted((run / FOLDER).glob("round-*")) for client in clients]
     return sum(size > 0 for size in sizes), sum(sizes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Protocol
 
@@ -24,6 +25,9 @@ class Progress(Protocol):
     def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
         """Count one round."""
 
+    def warn(self, text: str) -> None:
+        """Say that something is wrong; the run goes on."""
+
     def end(self) -> None:
         """Leave the terminal tidy."""
 
@@ -39,6 +43,10 @@ class Quiet:
 
     def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
         """Ignore."""
+
+    def warn(self, text: str) -> None:
+        """Write it where errors go: it is no result."""
+        sys.stderr.write(f"warning: {text}\n")
 
     def end(self) -> None:
         """Ignore."""
@@ -124,6 +132,10 @@ class Live(Quiet):
         self._shown |= metrics
         if self._bar is not None:
             self._bar.update(self._task, completed=server_round, description=self._text())
+
+    def warn(self, text: str) -> None:
+        """Print it above the bar."""
+        self._console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
 
     def _text(self) -> str:
         return f"{_measures(self._shown)}  {self._shown.get('train/clients_per_s', 0):.0f} clients/s"

@@ -47,7 +47,8 @@ def held(
     handle = -1
     try:
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            if not place.parent.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
             handle = _locked(place.with_name(f".{place.name}.lock"), fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             if place.exists() and not os.access(place, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

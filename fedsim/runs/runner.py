@@ -25,8 +25,8 @@ from fedsim.data.datasets import load_dataset
 from fedsim.data.federation import FederatedData
 from fedsim.engine.base import Engine
 from fedsim.environment import environment, versions
-from fedsim.errors import FedsimError, InUse, RunFailed
-from fedsim.interrupts import uninterrupted
+from fedsim.errors import Diverged, FedsimError, InUse, RunFailed, TooFewReplies
+from fedsim.interrupts import checkpoint_wanted, heeding_signals, uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.models.portable import describe_in
 from fedsim.privacy import ledger
@@ -39,7 +39,7 @@ from fedsim.runs.history import HistoryWriter, require_room
 from fedsim.runs.progress import Progress
 from fedsim.runs.reserve import held, put_in_place, sweep, temporary_for
 from fedsim.runs.settle import as_given
-from fedsim.runs.simulation import Metrics, RunState, Simulation, TooFewReplies, build_run_model, described
+from fedsim.runs.simulation import Metrics, RunState, Simulation, build_run_model, described
 from fedsim.runs.staging import schedule
 from fedsim.sealed import seal, sha256
 
@@ -209,11 +209,13 @@ def _finish(
     """Run what is left of a run, and write all of its folder."""
     go_on = f"fedsim run --resume {shlex.quote(str(folder))}"
     try:
-        _run_rounds(folder, simulation, engine, state)
+        with heeding_signals():
+            _run_rounds(folder, simulation, engine, state)
         exported = simulation.server.export(state.tensors)
         describe_in(folder, described(simulation.config, simulation.data.dataset))
         save_model(folder / "model.safetensors", exported)
-        _write_summary(folder, simulation, state, "finished")
+        astray = simulation.divergence(_newest(state.metrics))
+        _write_summary(folder, simulation, state, "diverged" if astray else "finished", astray)
         clients = state.clients
         if clients is None:  # evaluated in a process that was killed after its checkpoint
             _, clients = simulation.evaluate_clients(state.round, state.tensors, engine)
@@ -235,7 +237,7 @@ def _finish(
 
 
 def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> None:
-    config, saved = simulation.config, state.round
+    config, saved, watch = simulation.config, state.round, _Watch(simulation)
     there = _Presence(folder)
     history = HistoryWriter(folder, config.history) if config.history.keep != "none" else None
     try:
@@ -257,11 +259,13 @@ def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: Run
                 there.require(state.round)
                 log.write(_line(state.metrics[-1]))
                 log.flush()
-                if state.round % config.checkpoint_every == 0 or state.round == config.rounds:
+                due = state.round % config.checkpoint_every == 0 or state.round == config.rounds
+                if checkpoint_wanted() or due:
                     simulation.checkpoint(state, engine).save(folder)
                     state.ledger.save(folder)
                     saved = state.round
                 simulation.progress.round_done(state.round, metrics)
+                watch.round_done(state.round, metrics)
     except BaseException as error:
         there.require(state.round)
         _leave(folder, simulation, state, engine, saved, error)
@@ -270,6 +274,25 @@ def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: Run
         if history is not None:
             history.discard()
         simulation.progress.end()
+
+
+class _Watch:
+    """Warns, once, when training goes astray, and stops it if asked to."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation, self._warned = simulation, False
+
+    def round_done(self, server_round: int, metrics: Metrics) -> None:
+        """Look at a round's metrics."""
+        config, astray = self._simulation.config, self._simulation.divergence(metrics)
+        if astray is None:
+            return
+        told = f"round {server_round}: the run diverges ({astray}); lower training.lr, or the server's step"
+        if config.stop_on_divergence and server_round < config.rounds:
+            raise Diverged(told)
+        if not self._warned:
+            self._simulation.progress.warn(told)
+            self._warned = True
 
 
 class _Presence:
@@ -301,6 +324,7 @@ def _leave(
     """Keep the last whole round of a run that ends early."""
     interrupted = isinstance(error, KeyboardInterrupt)
     status = "stopped" if interrupted or isinstance(error, TooFewReplies) else "failed"
+    status = "diverged" if isinstance(error, Diverged) else status
     engine.states.discard()
     # The disk may be what failed; the error itself is on its way up.
     unwritable = (FedsimError, OSError, SafetensorError)
@@ -367,7 +391,7 @@ def _write_summary(
     folder: Path, simulation: Simulation, state: RunState, status: str, reason: str | None = None
 ) -> None:
     config, counts = simulation.config, simulation.data.class_counts
-    finished = status == "finished"
+    finished = state.round == config.rounds and status in ("finished", "diverged")
     # The last round has been evaluated, unless it was in a process that was killed after its checkpoint.
     scores = (state.scores or simulation.scores(state.tensors, state.round)) if finished else {}
     head = next(iter(scores.values()), None)

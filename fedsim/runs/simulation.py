@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from fedsim.engine.inprocess import InProcessEngine
 from fedsim.engine.select import choose_cohort, choose_engine
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Worker
-from fedsim.errors import FedsimError, RunFailed
+from fedsim.errors import FedsimError, TooFewReplies
 from fedsim.evaluation import Score, TestSet
 from fedsim.federated.exchange import conduct
 from fedsim.federated.registry import load_strategy
@@ -52,11 +53,8 @@ from fedsim.training.precision import prepare
 Metrics = dict[str, float]
 
 _UNDO = "undo the change to its config.yaml, or start a new run"
+_ASTRAY = 100.0  # times the loss of guessing
 _LONG_TAIL = 2.0  # class sizes that differ by less make no "few" and "many"
-
-
-class TooFewReplies(RunFailed):
-    """A round had fewer good replies than `min_replies`."""
 
 
 @dataclass
@@ -277,6 +275,19 @@ class Simulation:
             state.metrics.append({**line, "metrics": measures, **extra, **lost})
         self._report(state, metrics, engine)
         return metrics
+
+    def divergence(self, metrics: Mapping[str, float | None]) -> str | None:
+        """Return what shows that training has gone astray in a round of these metrics; None if nothing does.
+
+        Guessing costs ln C nats on C classes, and 1 on numbers, which are learned in units of their deviation.
+        """
+        dataset = self.data.dataset
+        guessing = 1.0 if dataset.is_regression else math.log(max(dataset.num_classes, 2))
+        for name in ("train/loss", "global/loss"):
+            value = metrics.get(name, 0.0)
+            if value is None or not value <= _ASTRAY * guessing:  # a line of metrics.jsonl has null for NaN
+                return f"{name} is {'not a number' if value is None else f'{value:.3g}'}"
+        return None
 
     def _report(self, state: RunState, metrics: Metrics, engine: Engine) -> None:
         shown = {"accuracy": "global/accuracy", "clients_per_second": "train/clients_per_s"}

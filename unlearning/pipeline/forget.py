@@ -15,6 +15,7 @@ import numpy.typing as npt
 from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError, nearest
 from fedsim.randomness import generator
+from fedsim.reading import require_regular
 
 IntArray = npt.NDArray[np.int64]
 
@@ -131,6 +132,7 @@ def _share(value: str) -> float:
 def _from_file(path: Path, held: IntArray, num_rows: int) -> IntArray:
     """Return the rows in a file: an integer `.npy`, or text with numbers apart by spaces, commas or new lines."""
     try:
+        require_regular(path)
         if path.suffix == ".npy":
             rows = np.load(path, allow_pickle=False)
         else:

@@ -65,7 +65,7 @@ def retrained(source: Source, data: FederatedData, seed: int, kind: str, progres
     config = config.model_copy(update=member)
     folder = parent / name
     try:
-        if not folder.exists() or RunFolder.open(folder).status != "finished":
+        if not folder.exists() or RunFolder.open(folder).status not in ("finished", "diverged"):
             begin_or_resume(folder, Simulation(config, progress, data), pictures=False)
         opened = RunFolder.open(folder)
         model = trained_model(opened, config, data.dataset, source.device)

@@ -51,7 +51,9 @@ def open_source(path: Path, machine: Mapping[str, Any] | None = None) -> Source:
     if MARK in folder.config:
         raise FedsimError(f"{path}: is the result of an unlearning; give the run above it, {path.resolve().parents[1]}")
     if folder.status != "finished":
-        raise FedsimError(f"{path}: is {folder.status}, and only a finished run forgets; fedsim run --resume {path}")
+        astray = folder.status == "diverged"
+        remedy = "run it anew with a lower training.lr" if astray else f"fedsim run --resume {path}"
+        raise FedsimError(f"{path}: is {folder.status}, and only a finished run forgets; {remedy}")
     config, _ = choose_engine(resolve(user_settings(), folder.config, machine or {}))
     if config.data.labelled_fraction < 1:
         raise FedsimError(f"{path}: was trained with data.labelled_fraction below 1; unlearning needs all labels")

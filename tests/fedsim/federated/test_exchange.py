@@ -10,14 +10,14 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from fedsim.config.resolve import resolve
 from fedsim.engine.inprocess import InProcessEngine
 from fedsim.engine.worker import Worker
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, TooFewReplies
 from fedsim.federated.exchange import conduct
 from fedsim.flower.apps import AppWorker, FlowerStrategy, client_app
 from fedsim.flower.internals import client_of, new_run, node_of
 from fedsim.flower.records import copy_records, to_record, to_tensors
 from fedsim.privacy.ledger import undeclared
 from fedsim.runs.checkpoint import load_latest
-from fedsim.runs.simulation import Simulation, TooFewReplies
+from fedsim.runs.simulation import Simulation
 from tests.fedsim.federated.asking import UNWILLING, AskingClient, AskingServer, messages_to
 from tests.strategies.small_runs import assert_same_bits, begin, halves
 from tests.strategies.test_releases import items_sent
