@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedsim
@@ -143,6 +143,7 @@ def without(text: str, keys: Iterable[str]) -> list[str]:
     return [key for key in keys if key in dict(flatten(yaml.safe_load(text)))]
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(overrides)
 def test_a_configuration_is_the_same_after_a_file(options: dict[str, Any]) -> None:
     config = resolve(options)
