@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 
 from fedsim.errors import FedsimError
@@ -31,6 +32,14 @@ def fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def link(source: str | Path, target: str | Path) -> None:
+    """Make `target` the same file as `source`, or a copy on a disk that knows no links; neither is written to again."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def size_on_disk(path: Path) -> int:

@@ -30,7 +30,7 @@ def run_command(
     name: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder that holds run folders.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Any option: key.path=value. Repeatable.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue this run from its last checkpoint.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run; with --rounds to more of them.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run of the same name.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
 ) -> None:
@@ -58,7 +58,9 @@ def run_command(
     overrides = dict(map(parse_override, sets or []))
     machine = {key: value for key, value in {**flags, **overrides}.items() if key in MACHINE_SETTINGS and key != "out"}
     given = {"--config": config, "--force": force, **flags, **overrides}
-    useless = [key for key, value in given.items() if value not in (None, False) and key not in machine]
+    useless = [
+        key for key, value in given.items() if value not in (None, False) and key not in machine and key != "rounds"
+    ]
     if resume is not None and useless:
         raise FedsimError(
             f"--resume: the run keeps the configuration in {resume / 'config.yaml'}; leave out {useless[0]}"
@@ -72,7 +74,7 @@ def run_command(
     progress = progress_for(console, quiet)
     try:
         if resume is not None:
-            result = runner.resume(resume, progress, overrides=machine)
+            result = runner.resume(resume, progress, rounds, overrides=machine)
         else:
             result = runner.run_layers([*layers, flags, overrides], force=force, progress=progress)
     except KeyboardInterrupt as interrupt:

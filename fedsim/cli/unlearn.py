@@ -13,7 +13,7 @@ from fedsim.cli.screen import Screen
 
 @app.command("unlearn")
 def unlearn_command(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run, or of what an earlier request came to.")],
     forget: Annotated[
         str,
         typer.Option(
@@ -21,6 +21,7 @@ def unlearn_command(
         ),
     ],
     method: Annotated[str, typer.Option(help="Names joined with commas, or all; see: fedsim list unlearning.")],
+    then: Annotated[list[str] | None, typer.Option(help="What to forget after that. Repeatable.")] = None,
     compare: Annotated[str | None, typer.Option(help="retrain: the model to come near to, from scratch.")] = None,
     seeds: Annotated[
         int | None, typer.Option(help="Repetitions, each with its own original and oracle; 3 with --compare, else 1.")
@@ -51,7 +52,8 @@ def unlearn_command(
 
     try:
         outcome = unlearn(
-            run, methods, forget, compare=compare, seeds=seeds, name=name, purge=purge, no_privacy=no_privacy,
+            run, methods, forget, then=then or [], compare=compare, seeds=seeds, name=name, purge=purge,
+            no_privacy=no_privacy,
             overrides=overrides, force=force, progress=progress_for(console, quiet), say=say,
         )  # fmt: skip
     except KeyboardInterrupt as interrupt:

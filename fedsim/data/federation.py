@@ -83,10 +83,44 @@ class FederatedData:
         return digest.hexdigest()
 
     def without(self, rows: npt.NDArray[np.int64]) -> "FederatedData":
-        """Return the same federation with those training rows taken from whoever holds them; test sets stay."""
-        left = self.partition.only(~np.isin(self.partition.indices, rows))
-        counts = np.bincount(self.dataset.strata_train[left.indices], minlength=self.dataset.num_strata)
-        return replace(self, partition=left, class_counts=counts)
+        """Return the same federation with those training rows taken from whoever holds them.
+
+        They are blank in its data set, so that nobody can look at them. A client without training rows loses what else
+        it cut from the training set: its test rows, and those without labels. The test set stays.
+        """
+        partition = self.partition.only(~np.isin(self.partition.indices, rows))
+        stays = (partition.sizes > 0) | (self.partition.sizes == 0)
+        unlabelled, tests = (part.only(stays[part.owners]) for part in (self.unlabelled, self.client_test))
+        counts = np.bincount(self.dataset.strata_train[partition.indices], minlength=self.dataset.num_strata)
+        return replace(
+            self,
+            partition=partition,
+            unlabelled=unlabelled,
+            client_test=tests if self.client_test_source == "train" else self.client_test,
+            class_counts=counts,
+        ).blanked()
+
+    def blanked(self) -> "FederatedData":
+        """Return the same federation over a data set whose training rows that nobody holds are zeros, never read."""
+        own = [self.partition, self.unlabelled, *([self.client_test] if self.client_test_source == "train" else [])]
+        held = np.unique(np.concatenate([part.indices for part in own]))
+        dataset, identity = self.dataset, self.dataset.identity_train
+        return replace(
+            self,
+            dataset=replace(
+                dataset,
+                x_train=_blank(dataset.x_train, held),
+                y_train=_blank(dataset.y_train, held),
+                identity_train=None if identity is None else _blank(identity, held),
+            ),
+        )
+
+
+def _blank(array: Array, held: npt.NDArray[np.int64]) -> Array:
+    """Return a copy of an array, zero but for the rows that are held."""
+    out = np.zeros(array.shape, array.dtype)
+    out[held] = array[held]
+    return out
 
 
 def federate(config: DataConfig, clients: int, seed: int, dataset: Dataset | None = None) -> FederatedData:
@@ -104,7 +138,7 @@ def federate(config: DataConfig, clients: int, seed: int, dataset: Dataset | Non
     y_test = np.zeros(len(dataset.y_test), np.int64) if dataset.is_regression else dataset.y_test
     rows = long_tail_indices(y, dataset.num_strata, config.imbalance_factor, config.max_per_class, seed)
     identity = None if dataset.identity_train is None else dataset.identity_train[rows]
-    stages = _stages(config, dataset, seed)
+    stages = stages_of(config, dataset, seed)
     if stages is not None:
         split = make_staged_partition(config.partition, y[rows], stages.blocks, clients, seed, identity)
     elif dataset.client_names is not None:
@@ -130,7 +164,7 @@ def federate(config: DataConfig, clients: int, seed: int, dataset: Dataset | Non
     return FederatedData(dataset, partition, client_test, source, class_counts, unlabelled, canaries, stages)
 
 
-def _stages(config: DataConfig, dataset: Dataset, seed: int) -> Stages | None:
+def stages_of(config: DataConfig, dataset: Dataset, seed: int) -> Stages | None:
     """Return the schedule of the classes; None where all of them are there from the first round."""
     if config.stages is None or config.stages.count == 1:
         return None

@@ -8,7 +8,7 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from fedsim.runs.checkpoint import load_latest, load_model, save_model
 from fedsim.runs.client_scores import FILE as CLIENTS
 from fedsim.runs.client_scores import write_csv
 from fedsim.runs.folder import RunFolder
+from fedsim.runs.frozen import freeze, run_data
 from fedsim.runs.history import HistoryWriter, require_room
 from fedsim.runs.progress import Progress
 from fedsim.runs.reserve import held, put_in_place, sweep, temporary_for
@@ -99,29 +100,72 @@ def run_layers(layers: Sequence[Mapping[str, Any]], *, force: bool, progress: Pr
 
 
 def resume(
-    folder: str | Path, progress: Progress | None = None, *, overrides: Mapping[str, Any] | None = None
+    folder: str | Path,
+    progress: Progress | None = None,
+    rounds: int | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Continue a run that was stopped or killed, from its last checkpoint, to the bits it would have come to.
 
     Parameters
     ----------
     folder
-        A run folder.
+        Of the run; one that is finished goes on where `rounds` are more than it has.
     progress
         Shows how it goes.
+    rounds
+        How many it is to have in the end, in place of what its configuration says; kept there.
     overrides
         Settings of this machine, such as `{"engine.device": "cpu"}`: a run folder makes none.
 
     Raises
     ------
     FedsimError
-        If `folder` is no run, its checkpoint is damaged, or its data is another than it began with.
+        If `folder` is no run, its checkpoint is damaged, its data is another than it began with, or it has more rounds.
     """
     require_machine_settings(overrides or {}, "overrides of a run that goes on")
-    path = RunFolder.open(folder).path
-    with held(path):
-        config = resolve(user_settings(), recorded_config(path), overrides or {})
-        return _continue(path, Simulation(config, progress))
+    run = RunFolder.open(folder)
+    with held(run.path):
+        config = resolve(user_settings(), recorded_config(run.path), overrides or {})
+        if rounds is not None:
+            config = with_rounds(run, config, rounds)
+        simulation = Simulation(config, progress, run_data(run.path, config))
+        if rounds is not None:
+            require_room(config.history, simulation.server.initial(), rounds, config.cohort_size)
+        return _continue(run.path, simulation, longer=rounds is not None)
+
+
+def with_rounds(run: RunFolder, config: RunConfig, rounds: int) -> RunConfig:
+    """Return the configuration of a run that is to have so many rounds.
+
+    Raises
+    ------
+    FedsimError
+        If it has had as many, or its privacy was planned for another number.
+    """
+    if rounds <= run.rounds_done:
+        raise FedsimError(f"--rounds: {run.path} has done {run.rounds_done}; give more, got {rounds}")
+    if rounds > config.rounds and (config.privacy.client is not None or config.privacy.example is not None):
+        raise FedsimError(
+            f"--rounds: {run.path} planned its privacy for {config.rounds} rounds, and more would spend more; start a "
+            "new run"
+        )
+    return config.model_copy(update={"rounds": rounds})
+
+
+def continue_model(folder: Path, simulation: Simulation, start: Callable[[Engine], RunState]) -> RunResult:
+    """Train a model on in a new run folder, which the caller holds; `start` returns the state that it is in.
+
+    The folder can be resumed like any other, and keeps to the data that the simulation has.
+    """
+    config = simulation.config
+    require_room(config.history, simulation.server.initial(), config.rounds, config.cohort_size)
+    with contextlib.closing(simulation.engine()) as engine:
+        state = start(engine)
+        _make_folder(folder, simulation, frozen=True)
+        simulation.checkpoint(state, engine).save(folder)
+        return _finish(folder, simulation, engine, state)
 
 
 def begin_or_resume(folder: Path, simulation: Simulation, *, pictures: bool = True) -> RunResult:
@@ -173,7 +217,7 @@ def _begin(folder: Path, simulation: Simulation, *, pictures: bool = True) -> Ru
         return _finish(folder, simulation, engine, simulation.begin(), pictures=pictures)
 
 
-def _continue(folder: Path, simulation: Simulation, *, pictures: bool = True) -> RunResult:
+def _continue(folder: Path, simulation: Simulation, *, pictures: bool = True, longer: bool = False) -> RunResult:
     run = RunFolder.open(folder)
     require_same_data(run, simulation.data)
     began_with = dict(run.environment.get("files", {})).get("config.yaml")
@@ -185,6 +229,8 @@ def _continue(folder: Path, simulation: Simulation, *, pictures: bool = True) ->
             state = simulation.begin() if checkpoint is None else simulation.restore(checkpoint, engine)
         except FedsimError as error:
             raise FedsimError(f"{folder}: {error}") from None
+        if longer:
+            _keep_config(run, simulation.config)
         _require_ledger(folder, state)
         return _finish(folder, simulation, engine, state, pictures=pictures)
 
@@ -201,6 +247,14 @@ def _require_ledger(folder: Path, state: RunState) -> None:
                 "undo the change to config.yaml, or start a new run"
             )
         state.ledger = told
+
+
+def _keep_config(run: RunFolder, config: RunConfig) -> None:
+    """Put a configuration in the place of a run's own."""
+    write_atomically(run.path / "config.yaml", config.to_yaml().encode())
+    files = dict(run.environment.get("files", {})) | {"config.yaml": sha256(run.path / "config.yaml")}
+    described = {**run.environment, "files": files}
+    write_atomically(run.path / "environment.json", seal(json.dumps(described, indent=1)))
 
 
 def _finish(
@@ -368,8 +422,11 @@ def _require_free(folder: Path, force: bool) -> None:
         raise FedsimError(f"{folder}: is no run folder, so --force does not replace it; choose another --name")
 
 
-def _make_folder(folder: Path, simulation: Simulation) -> None:
-    """Make a run folder with configuration, environment and partition, whole or not at all; replace an old one."""
+def _make_folder(folder: Path, simulation: Simulation, frozen: bool = False) -> None:
+    """Make a run folder with configuration, environment and partition, whole or not at all; replace an old one.
+
+    `frozen` keeps to the data that the simulation has, whatever the configuration would make of it.
+    """
     temporary = temporary_for(folder)
     try:
         temporary.mkdir(parents=True)
@@ -379,6 +436,8 @@ def _make_folder(folder: Path, simulation: Simulation) -> None:
         counts = simulation.data.partition.label_counts(dataset.strata_train, dataset.num_strata)
         with (temporary / "partition.npz").open("wb") as file:
             np.savez_compressed(file, label_counts=counts)
+        if frozen:
+            freeze(temporary, simulation.data)
         described["files"] = {name: sha256(temporary / name) for name in ("config.yaml", "partition.npz")}
         write_atomically(temporary / "environment.json", seal(json.dumps(described, indent=1)))
         put_in_place(temporary, folder)

@@ -20,11 +20,12 @@ from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.flower.wire import ARRAYS, METRICS, OWN_UPDATES, TRAIN, own_update
 from fedsim.models.base import Classifier
 from fedsim.privacy.ledger import Ledger
-from fedsim.runs.checkpoint import load_latest
+from fedsim.runs.checkpoint import load_latest, load_model
 from fedsim.runs.history import KeptRound, Sent, Share, difference, open_history
 from fedsim.runs.progress import Progress
 from fedsim.runs.simulation import RunState, Simulation
 from unlearning.api.needs import Needs
+from unlearning.api.replay_record import ReplayRecord
 
 
 class Round:
@@ -40,6 +41,11 @@ class Round:
     def staying(self) -> list[int]:
         """Those of its clients that are not to be forgotten."""
         return [client for client in self.clients if client not in self._federation.forgotten]
+
+    @property
+    def untouched(self) -> list[int]:
+        """Those of its clients that keep all of their samples: what they sent shows nothing of the forgotten ones."""
+        return [client for client in self.staying if client not in self._federation.touched]
 
     def model(self) -> Tensors:
         """Return θ^t, the global tensors as they were sent."""
@@ -65,6 +71,8 @@ class Federation:
         The folder of the run, or of another that the recipe trained.
     needs
         What the method declared.
+    record
+        A new folder for the history of what the method replays; nowhere by default.
     """
 
     def __init__(
@@ -75,13 +83,16 @@ class Federation:
         run: Path,
         needs: Needs,
         progress: Progress | None = None,
+        record: Path | None = None,
     ) -> None:
         self.config = config.model_copy(
             update={"history": HistoryConfig(), "eval_every": config.rounds, "eval_clients": "none"}
         )
         self.left, self.needs = left, needs
         self.forgotten = emptied(data, left)
-        """The clients to forget."""
+        """The clients to forget: none of their samples is left."""
+        self.touched = frozenset(np.flatnonzero(data.partition.sizes > left.partition.sizes).tolist()) - self.forgotten
+        """The clients that stay with fewer samples."""
         self._run = run
         self._progress = progress
         self._simulation = Simulation(self.config, progress, left)
@@ -92,6 +103,9 @@ class Federation:
         self._ledgers: dict[int, Ledger] = {}
         self._rounds = self._woken = 0
         self._spent: list[Ledger] = []
+        self._record = None
+        if record is not None and config.history.keep != "none" and len(self._history) == config.rounds:
+            self._record = ReplayRecord(record, config.history, self._history, self.forgotten)
 
     def __enter__(self) -> Federation:
         return self
@@ -108,9 +122,13 @@ class Federation:
         return [Round(kept, self) for kept in self._history if kept.is_kept]
 
     def first_round(self) -> int:
-        """Return t*, the first round that a client to forget was drawn for; the one after the last if none ever was."""
+        """Return t*, the first round that a client with samples to forget was drawn for; beyond the last if none.
+
+        Nothing of these samples is in the models of rounds up to t*, as they were sent.
+        """
         self._require("history")
-        drawn = (kept.number for kept in self._history if self.forgotten.intersection(kept.cohort))
+        concerned = self.forgotten | self.touched
+        drawn = (kept.number for kept in self._history if concerned.intersection(kept.cohort))
         return next(drawn, self.config.rounds + 1)
 
     def read(self, kept: KeptRound) -> tuple[Tensors, tuple[Tensors, dict[str, Any]]]:
@@ -128,11 +146,24 @@ class Federation:
         return sent._replace(tensors={n: v.to(self.device) for n, v in sent.tensors.items()})
 
     def final(self) -> Tensors:
-        """Return θ^T, the global tensors that the run ended with."""
+        """Return θ^T, the global tensors that the run, or the request before, ended with.
+
+        Raises
+        ------
+        FedsimError
+            If they are gone, or nobody knows what they were.
+        """
         checkpoint = load_latest(self._run)
-        if checkpoint is None or checkpoint.round != self.config.rounds:
-            raise FedsimError(f"{self._run}: its last checkpoint is gone; run it anew")
-        return {name: value.to(self.device) for name, value in checkpoint.model.items()}
+        if checkpoint is not None and checkpoint.round == self.config.rounds:
+            return {name: value.to(self.device) for name, value in checkpoint.model.items()}
+        server, exported = self._simulation.server, load_model(self._run / "model.safetensors")
+        names = server.initial().keys() & exported.keys()
+        tensors = {name: exported[name].to(self.device) for name in server.initial() if name in names}
+        if len(names) < len(server.initial()) or server.export(tensors).keys() != exported.keys():
+            raise FedsimError(
+                f"{self._run}: its last checkpoint is gone, and its model alone does not tell; run it anew"
+            )
+        return tensors
 
     # The clients --------------------------------------------------------------------------------------------------
 
@@ -176,18 +207,26 @@ class Federation:
             If nobody sends anything.
         """
         self._require_one_wave()
+        server, record = self._simulation.server, self._record
+        if record is not None:
+            cohort = self._history[server_round - 1].cohort
+            record.begin(server_round, cohort, server.split(model), server.state_dict())
         # So that the server knows what was sent; the messages themselves go to nobody.
         self._messages(self._engine(self.epochs), model, server_round, [0], own=False)
 
         def replies() -> Iterator[Message]:
             for client, (tensors, metrics) in sent:
+                if record is not None:
+                    record.add(client, Sent(tensors, metrics))
                 asked = Message(RecordDict(), node_of(client), TRAIN, group_id=str(server_round))
                 content = RecordDict({ARRAYS: to_record(tensors), METRICS: MetricRecord(dict(metrics))})
                 yield reply_to(asked, content)
 
-        aggregated, _ = self._simulation.server.aggregate_train(server_round, replies())
+        aggregated, _ = server.aggregate_train(server_round, replies())
         if aggregated is None:
             raise RunFailed(f"round {server_round}: no client that stays has answered, so there is nothing to go on")
+        if record is not None:
+            record.commit()
         return to_tensors(aggregated, self.device)
 
     def update(self, sent: Sent, model: Tensors) -> Tensors:
@@ -211,7 +250,9 @@ class Federation:
         model, state = self.read(kept)
         server.load_state_dict(*state)
         begun = replace(self._simulation.begin(), tensors=model, server=state, round=kept.number - 1)
-        return self._run_rounds(begun, self._simulation)
+        if self._record is not None:
+            self._record.copy_before(kept.number)
+        return self._run_rounds(begun, self._simulation, self._record)
 
     def go_on(self, model: Tensors, rounds: int) -> Tensors:
         """Return what further rounds of the recipe, without the clients to forget, make of a model."""
@@ -222,15 +263,24 @@ class Federation:
         begun = replace(simulation.begin(), tensors=model, round=self.config.rounds)
         return self._run_rounds(begun, simulation)
 
-    def _run_rounds(self, state: RunState, simulation: Simulation) -> Tensors:
+    def _run_rounds(self, state: RunState, simulation: Simulation, record: ReplayRecord | None = None) -> Tensors:
         self._require("clients")
         self._spent.append(state.ledger)  # it goes on from nothing, and counts these rounds
         with contextlib.closing(simulation.engine()) as engine:
             while state.round < simulation.config.rounds:
-                simulation.step(state, engine)
+                simulation.step(state, engine, None if record is None else record.writer)
                 self._rounds += 1
                 self._woken += len(engine.cohort or ())
+            if record is not None:
+                record.replayed()
+                simulation.checkpoint(state, engine).save(record.folder)
         return state.tensors
+
+    def complete_record(self, tensors: Tensors) -> None:
+        """End the history of a replay that came to these global tensors."""
+        if self._record is not None:
+            server = self._simulation.server
+            self._record.complete(server.split(tensors), server.state_dict())
 
     # The model ----------------------------------------------------------------------------------------------------
 

@@ -18,12 +18,14 @@ def _accuracy(split: str, head: str, *, brief: bool = False, reading: str = "") 
 
 METRICS = (
     _accuracy("forget", "Forget", brief=True, reading="neither high nor low is good: the oracle's is"),
+    Metric("accuracy_earlier", "Earlier", "accuracy on what earlier requests forgot", "oracle", 0, 1,
+           reading="far above the oracle's: it comes back", write=percent, brief=True),
     _accuracy("retain", "Retain", brief=True),
     _accuracy("test", "Test", brief=True),
     _accuracy("unseen", "Unseen"),
     Metric("loss_forget", "Forget loss", "mean cross-entropy on the forget set", "oracle", 0, None, "nats"),
     Metric("loss_unseen", "Unseen loss", "mean cross-entropy on never-seen data", "low", 0, None, "nats"),
-)
+)  # fmt: skip
 
 
 def accuracy(logits: Array, labels: Array) -> float:

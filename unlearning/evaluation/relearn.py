@@ -17,6 +17,8 @@ METRICS = (
     Metric("relearn_steps", "Relearn", "steps to relearn the forget set", "oracle", 0, None, "steps",
            "fewer than the oracle: residual memory; a model that never relearns counts with the most steps tried",
            write="{:.0f}".format),
+    Metric("relearn_earlier", "Relearn earlier", "steps to relearn what earlier requests forgot", "oracle", 0, None,
+           "steps", "as relearn_steps", write="{:.0f}".format),
     Metric("relearn_unseen", "Learn unseen", "steps to learn as many never-seen samples", "oracle", 0, None, "steps",
            write="{:.0f}".format),
     Metric("relearn_ratio", "Relearn ratio", "steps to relearn / the oracle's", "oracle", 0, None, "ratio",

@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from fedsim.privacy.ledger import Ledger
 from fedsim.randomness import generator, torch_draws, torch_seed
+from fedsim.runs.checkpoint import save_model
 from unlearning.api.federation import Federation
 from unlearning.api.registry import Method, UnlearnClients, UnlearningConfig, UnlearnSamples
 from unlearning.pipeline.forget import Request
@@ -36,6 +38,8 @@ class Unlearned:
     """What else it took, by names of the catalogue."""
     spent: tuple[Ledger, ...] = ()
     """What clients have shown to make it."""
+    left: Path | None = None
+    """The folder that a federated method leaves for the next request: its model, and the history of its replay."""
 
 
 def options_of(method: Method, given: Mapping[str, Any]) -> UnlearningConfig:
@@ -51,11 +55,9 @@ def refusal(method: Method, request: Request, history: HistoryConfig) -> str | N
     if request.kind not in method.forgets:
         return f"{method.name} forgets {' and '.join(sorted(method.forgets))}, not {request.kind}"
     if method.needs.updates and history.keep != "updates":
-        return f"{method.name} needs what clients sent, which this run has not kept (history.keep=updates keeps it)"
+        return f"{method.name} needs what clients sent, which is not kept here (history.keep=updates keeps it)"
     if method.needs.history and history.keep == "none":
-        return (
-            f"{method.name} needs the models of all rounds, which this run has not kept (history.keep=norms keeps them)"
-        )
+        return f"{method.name} needs the models of all rounds, which are not kept here (history.keep=norms keeps them)"
     return None
 
 
@@ -80,11 +82,18 @@ def unlearn_with(method: Method, options: UnlearningConfig, model: Classifier, r
     return Unlearned(result.eval().requires_grad_(True), seconds, costs)
 
 
-def unlearn_federated(method: Method, options: UnlearningConfig, federation: Federation) -> Unlearned:
-    """Return what a method that works on the federation makes of it; its draws are those of the run."""
+def unlearn_federated(method: Method, options: UnlearningConfig, federation: Federation, left: Path) -> Unlearned:
+    """Return what a method that works on the federation makes of it; its draws are those of the run.
+
+    `left` is the folder for what the next request needs of it.
+    """
     with peak_memory(federation.device) as peak, federation:
         begun = time.perf_counter()
         tensors = cast("UnlearnClients[Any]", method.unlearn)(federation, options)
         seconds = time.perf_counter() - begun
     memory = {} if peak.megabytes is None else {"peak_mb": peak.megabytes}
-    return Unlearned(federation.model(tensors).eval(), seconds, federation.costs() | memory, federation.spent())
+    model = federation.model(tensors).eval()
+    federation.complete_record(tensors)
+    left.mkdir(parents=True, exist_ok=True)
+    save_model(left / "model.safetensors", model.state_dict())
+    return Unlearned(model, seconds, federation.costs() | memory, federation.spent(), left)

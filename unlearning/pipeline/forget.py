@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,14 @@ _FORMS = "client=7, clients=7,9, class=3, identity=12, indices=FILE, random=0.01
 _SHOWN = 20
 
 
+class Named(Protocol):
+    """A request, of this command or an earlier one."""
+
+    @property
+    def spec(self) -> str:
+        """Return what was asked for."""
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """A parsed forget specification."""
@@ -45,8 +55,23 @@ class Request:
     """(R,) all other training rows that a client holds, ascending; never empty."""
 
 
-def parse_forget(spec: str, data: FederatedData, seed: int) -> Request:
+def parse_in_sequence(
+    specs: Sequence[str], data: FederatedData, seed: int, earlier: Sequence[Named] = ()
+) -> list[Request]:
+    """Return requests of which each has its rows in what those before it, and `earlier` ones, have left."""
+    before, requests = list(earlier), []
+    for spec in specs:
+        requests.append(parse_forget(spec, data, seed, before))
+        before.append(requests[-1])
+        if len(requests) < len(specs):
+            data = data.without(requests[-1].rows)
+    return requests
+
+
+def parse_forget(spec: str, data: FederatedData, seed: int, earlier: Sequence[Named] = ()) -> Request:
     """Return the rows that `spec` names; `seed`, the run's, draws those of `random=`.
+
+    `earlier` are the requests that have led to `data`: an error says that it may be one of theirs.
 
     Raises
     ------
@@ -65,7 +90,8 @@ def parse_forget(spec: str, data: FederatedData, seed: int) -> Request:
         try:
             rows.append(_rows(key, value, data, seed, number))
         except FedsimError as error:
-            raise FedsimError(f"--forget {spec}: {error}") from None
+            gone = f"; forgotten before: {', '.join(request.spec for request in earlier)}" if earlier else ""
+            raise FedsimError(f"--forget {spec}: {error}{gone}") from None
     everything = np.sort(data.partition.indices)
     forget = np.unique(np.concatenate(rows))
     retain = np.setdiff1d(everything, forget, assume_unique=True)

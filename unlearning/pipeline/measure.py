@@ -79,6 +79,8 @@ def measure(
         values = values | _hidden_knowledge(model, roles, labels, seed) | _selection(model, roles, measured, seed)
         if oracle is not None and oracle.facts is not None:
             values["selection_gap"] = selection_gap(values, oracle.values)
+        if roles.earlier is not None:
+            values |= _earlier(model, roles.earlier, seed)
     return replace(measured, values=values, seconds=time.perf_counter() - begun)
 
 
@@ -127,6 +129,13 @@ def measure_outputs(
     values = facts.values | ({"relearn_steps": float(again.steps)} if again else {})
     measured = Measured(labels, logits, facts, again, values)
     return measured if oracle is None else replace(measured, values=values | _distances(measured, oracle))
+
+
+def _earlier(model: Classifier, earlier: View, seed: int) -> dict[str, float]:
+    """Return how much of what earlier requests forgot is there, and how fast it would come back."""
+    again = _relearn(model, earlier, seed)
+    known = {"accuracy_earlier": accuracy(_logits(model, earlier), _labels(earlier).cpu().numpy())}
+    return known | ({"relearn_earlier": float(again.steps)} if again.reached else {})
 
 
 def _finite(logits: Splits[Array]) -> bool:

@@ -35,7 +35,15 @@ class Trained:
     """Wall time of its training, see `training_seconds`."""
 
 
-def retrained(source: Source, data: FederatedData, seed: int, kind: str, progress: Progress | None = None) -> Trained:
+def retrained(
+    source: Source,
+    data: FederatedData,
+    seed: int,
+    kind: str,
+    progress: Progress | None = None,
+    *,
+    history: bool = False,
+) -> Trained:
     """Return the source's recipe trained on `data` under `seed`, from the cache where it is there.
 
     It is a run folder of its own, named by the hash of recipe and data, under `unlearned/` of the source: it shows its
@@ -54,10 +62,12 @@ def retrained(source: Source, data: FederatedData, seed: int, kind: str, progres
         One of `FOLDERS`.
     progress
         Where to show how it goes.
+    history
+        Keep an oracle's history as the source does: it is to be the source of the next request.
     """
-    parent = source.folder.path / "unlearned" / kind
+    parent = source.root / "unlearned" / kind
     config = source.config.model_copy(update={"seed": seed})
-    if kind == FOLDERS[0]:
+    if kind == FOLDERS[0] and not history:
         config = config.model_copy(update={"history": HistoryConfig()})  # nobody asks it to forget
     name = recipe_hash(config, data)
     # A member of a comparison is measured by the comparison: no evaluation of rounds, no plots, no report.

@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from fedsim.atomic import write_atomically
+from fedsim.atomic import link, write_atomically
+from fedsim.data.federation import FederatedData
 from fedsim.environment import environment, versions
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from fedsim.models.portable import describe_in
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import save_model
+from fedsim.runs.frozen import freeze
 from fedsim.runs.reserve import put_in_place, temporary_for
 from fedsim.runs.simulation import described
 from fedsim.sealed import seal, sha256
@@ -26,7 +28,7 @@ from unlearning.api.registry import UnlearningConfig
 from unlearning.pipeline.comparison import FILE, Comparison
 from unlearning.pipeline.forget import Request
 from unlearning.pipeline.measure import Measured
-from unlearning.pipeline.source import MARK, Source
+from unlearning.pipeline.source import MARK, Source, further_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,12 @@ class Outcome:
     comparison: Comparison
     firsts: Mapping[str, tuple[Classifier, Measured]]
     """Every model of the first seed, that of the run itself, and what was measured of it."""
+    left: FederatedData
+    """What the models may know: the source's data without what was forgotten."""
+    further: Mapping[int, Classifier]
+    """The best model under further seeds, where it is that of the only method."""
+    replayed: Path | None
+    """A folder with the history and the last state of the best model, if it has any."""
     ledgers: Mapping[str, Ledger] = field(default_factory=dict)
     """What each method's model has cost in privacy; of a run without a ledger none."""
 
@@ -71,13 +79,17 @@ def _write_files(
     methods = {row.name for row in comparison.rows if row.kind in ("method", "baseline")} & set(options)
     asked = {
         "run": comparison.run,
+        "root": source.root.resolve().name,
+        "source": source.folder.path.resolve().name if source.earlier else None,
         "forget": comparison.forget,
         "methods": {name: options[name].model_dump(mode="json", exclude={"name"}) for name in sorted(methods)},
         "compare": "retrain" if any(row.kind == "oracle" for row in comparison.rows) else None,
         "seeds": comparison.seeds,
     }
     write_atomically(folder / "config.yaml", yaml.safe_dump({MARK: asked}, sort_keys=False).encode())
-    write_atomically(folder / "environment.json", seal(json.dumps(environment(source.device), indent=1)))
+    described = environment(source.device) | {"data_sha256": outcome.left.content_hash}
+    write_atomically(folder / "environment.json", seal(json.dumps(described, indent=1)))
+    freeze(folder, outcome.left)
     np.save(folder / "forget.npy", request.rows, allow_pickle=False)
     describe_in(folder, described(source.config, source.data.dataset))
     save_model(folder / "model.safetensors", outcome.model.state_dict())
@@ -89,6 +101,13 @@ def _write_files(
                 outcome.ledgers[name].save(folder / "models", f"{name}.privacy.json")
     if comparison.best.name in outcome.ledgers:
         outcome.ledgers[comparison.best.name].save(folder)
+    if outcome.further:
+        (folder / "seeds").mkdir()
+    for seed, model in outcome.further.items():
+        save_model(further_model(folder, seed), model.state_dict())
+    for part in ("history", "checkpoints"):
+        if outcome.replayed is not None and (outcome.replayed / part).is_dir():
+            shutil.copytree(outcome.replayed / part, folder / part, copy_function=link)
     write_atomically(folder / FILE, seal(comparison.model_dump_json(indent=1)))
     best = comparison.best
     summary = {
@@ -107,6 +126,7 @@ def _write_files(
         "forgotten": {"spec": request.spec, "kind": request.kind, "samples": len(request.rows)},
         "source": {
             "run": comparison.run,
+            "root": source.root.resolve().name,
             "model_sha256": source.folder.summary and source.folder.summary.model_sha256,
             "data_sha256": source.data.content_hash,
         },

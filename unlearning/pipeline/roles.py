@@ -16,6 +16,7 @@ from unlearning.api.needs import Needs
 from unlearning.api.view import View
 from unlearning.evaluation.noise_floor import match_classes
 from unlearning.pipeline.forget import Request
+from unlearning.pipeline.source import Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,8 @@ class Roles:
     """Those of `selection` that have a forgotten class: what a method may look at that needs never-seen ones."""
     triggered: View | None = None
     """Samples of `test` with the backdoor's trigger, labelled with its target, if the backdoor is to be forgotten."""
+    earlier: View | None = None
+    """What earlier requests forgot, to measure whether it comes back; None where that is not to be had."""
 
     @property
     def views(self) -> tuple[View, View, View, View]:
@@ -85,6 +88,18 @@ def _labels(view: View) -> torch.Tensor:
     """Return the labels of a view that has them."""
     assert view.y is not None
     return view.y
+
+
+def roles_of(source: Source, request: Request) -> Roles:
+    """Return the views of a request to a source, with what it has forgotten before."""
+    seed, dtype = source.config.seed, source.model.classifier.weight.dtype
+    roles = assign_roles(source.data, request, seed, source.device, dtype)
+    if source.whole is None:
+        return roles
+    rows = np.unique(np.concatenate([earlier.rows for earlier in source.earlier]))
+    x, y = (from_numpy(getattr(source.whole, f"{array}_train")[rows]).to(source.device) for array in "xy")
+    dataset = source.data.dataset
+    return replace(roles, earlier=View(x, y, dataset.mean, dataset.std, dtype))
 
 
 def granted(roles: Roles, needs: Needs, rng: np.random.Generator) -> tuple[View, View | None]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,20 +27,20 @@ from fedsim.report.wording import format_duration
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.history import purge as purge_history
 from fedsim.runs.progress import Progress
-from fedsim.runs.reserve import held
+from fedsim.runs.reserve import held, sweep, temporary_for
 from unlearning.api.federation import Federation, emptied
 from unlearning.api.registry import RETRAIN, Method, UnlearningConfig, load_unlearning
 from unlearning.pipeline.apply import Unlearned, options_of, refusal, unlearn_federated, unlearn_with
 from unlearning.pipeline.comparison import Comparison, make_rows, noise_floor
-from unlearning.pipeline.forget import Request, parse_forget
+from unlearning.pipeline.forget import Request, parse_in_sequence
 from unlearning.pipeline.judgement import Contestant, Kind
 from unlearning.pipeline.measure import Measured, measure
 from unlearning.pipeline.oracle import FOLDERS, Trained, retrained, training_seconds
 from unlearning.pipeline.outcome import Outcome, write_outcome
 from unlearning.pipeline.privacy import breach, derived_ledger, ledger_of, require_kept
 from unlearning.pipeline.references import constant_predictor, masked_head
-from unlearning.pipeline.roles import Roles, assign_roles
-from unlearning.pipeline.source import Source, open_source
+from unlearning.pipeline.roles import roles_of
+from unlearning.pipeline.source import MARK, OUTCOME_NAME, Source, kept_model, open_source
 
 _BASELINE = "finetune"
 _COMPARED_SEEDS = 3
@@ -59,6 +61,7 @@ def unlearn(
     methods: Sequence[str],
     forget: str,
     *,
+    then: Sequence[str] = (),
     compare: str | None = None,
     seeds: int | None = None,
     name: str | None = None,
@@ -74,17 +77,20 @@ def unlearn(
     Parameters
     ----------
     run
-        A run folder.
+        A run folder, or that of an earlier outcome: what it has forgotten is in no data of this request.
     methods
         Names of unlearning methods, or "all": those that can serve the request. "retrain" is the oracle itself.
     forget
         What to forget, see `unlearning.pipeline.forget`.
+    then
+        What to forget after that, one request at a time: every method goes on from what it made itself of the request
+        before. Each request has an outcome of its own; the last one is returned.
     compare
         "retrain": beside a model retrained from scratch without it, which ranks them.
     seeds
         Repetitions: each with an original, an oracle and methods of its own seed; by default 3 with an oracle, else 1.
     name
-        Of the new folder; by default method and request.
+        Of the new folder; by default method and request. Of later requests, with their number.
     purge
         Remove what the forgotten clients sent from the run's history, and from those of its originals, in the end.
     no_privacy
@@ -121,53 +127,103 @@ def unlearn(
     seeds = seeds or (_COMPARED_SEEDS if compare else 1)
     overrides = dict(overrides or {})
     machine = {key: overrides.pop(key) for key in MACHINE_SETTINGS if key in overrides}
-    RunFolder.open(path)
-    with held(path, shared=not purge):  # others may read it, and nobody may replace it or go on with it
+    with _held_run(path, shared=not purge):  # others may read it, and nobody may replace it or go on with it
         source = open_source(path, machine)
-        request = parse_forget(forget, source.data, source.config.seed)
+        specs = [forget, *then]
+        requests = parse_in_sequence(specs, source.data, source.config.seed, source.earlier)
         inherited = ledger_of(source)
-        entries, notes = _entries(asked, request, source.config.history, overrides)
+        plans = [_entries(asked, request, source.history, overrides) for request in requests]
         if not no_privacy:
-            entries = _private(entries, inherited, asked, notes)
+            plans = [(_private(entries, inherited, asked, notes), notes) for entries, notes in plans]
         if purge:
-            _require_purgeable(source, request)
-        with _reserved(path / "unlearned", name, f"{stem}-{forget}", force) as folder:
-            dtype = source.model.classifier.weight.dtype
-            roles = assign_roles(source.data, request, source.config.seed, source.device, dtype)
-            contest = _Contest(source, request, roles, entries, notes, say, progress, inherited)
-            for number in range(seeds):
-                contest.run_seed(source.config.seed + number, oracle=compare is not None)
-            outcome = contest.outcome(folder, seeds)
-            write_outcome(outcome, source, request, {name: entry.options for name, entry in entries.items()})
+            for request in requests:
+                _require_purgeable(source, request)
+        before: _Contest | None = None
+        outcomes = source.root / "unlearned"
+        with contextlib.ExitStack() as stack:
+            replays = stack.enter_context(_scratch(outcomes))
+            names = [name if name is None or not number else f"{name}-{number + 1}" for number in range(len(specs))]
+            folders = [
+                stack.enter_context(_reserved(outcomes, own, f"{stem}-{spec}", force))
+                for own, spec in zip(names, specs, strict=True)
+            ]
+            for number, (request, (entries, notes), folder) in enumerate(zip(requests, plans, folders, strict=True)):
+                if before is not None:
+                    source = open_source(folders[number - 1], machine)
+                    say(f"then: {request.spec}")
+                contest = _Contest(
+                    source, request, entries, notes, say, progress, ledger_of(source), replays / str(number), before
+                )
+                for seed in range(seeds):
+                    contest.run_seed(source.config.seed + seed, oracle=compare is not None)
+                outcome = contest.outcome(folder, seeds)
+                write_outcome(outcome, source, request, {name: entry.options for name, entry in entries.items()})
+                before = contest
         if purge:
-            _purge(path, contest.left, source.data, say)
+            _purge(source.root, contest.left, source.data, say)
         return outcome
 
 
+@contextlib.contextmanager
+def _held_run(path: Path, *, shared: bool) -> Iterator[None]:
+    """Hold a run, or the outcome of a request and the run that it is of."""
+    folder = RunFolder.open(path)
+    root = path.resolve().parents[1] if MARK in folder.config else path
+    with held(root, shared=shared), held(path, shared=True) if root != path else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def _scratch(outcomes: Path) -> Iterator[Path]:
+    """Give a place for what outcomes may need later, made by whoever writes there, and remove it in the end."""
+    place = outcomes / f"replays-{os.getpid()}"
+    with held(place):  # so that what a killed process left is told from what another one is at
+        sweep(outcomes)
+        try:
+            yield temporary_for(place)
+        finally:
+            shutil.rmtree(temporary_for(place), ignore_errors=True)
+
+
 class _Contest:
-    """All models of one request, trained, unlearned and measured seed by seed."""
+    """All models of one request, trained, unlearned and measured seed by seed.
+
+    Parameters
+    ----------
+    scratch
+        Where federated methods leave the history of what they replay, until it has its place.
+    before
+        The contest of the request before, in a sequence: methods go on from their own models of it.
+    """
 
     def __init__(
         self,
         source: Source,
         request: Request,
-        roles: Roles,
         entries: Mapping[str, _Entry],
         notes: list[str],
         say: Callable[[str], None],
         progress: Progress | None,
-        inherited: Ledger | None = None,
+        inherited: Ledger | None,
+        scratch: Path,
+        before: _Contest | None,
     ) -> None:
         self.inherited = inherited
         self.ledgers: dict[str, Ledger] = {}
         """Of each method's model of the first seed."""
-        self.source, self.request, self.roles, self.entries = source, request, roles, entries
+        self.source, self.request, self.entries = source, request, entries
         self.notes, self.say, self.progress = notes, say, progress
+        self.scratch, self.before = scratch, before
+        self.roles = roles_of(source, request)
         self.left = source.data.without(request.rows)
+        self.made: dict[tuple[int, str], Unlearned] = {}
+        """What methods came to, by seed and name."""
         self.contestants: dict[str, Contestant] = {}
         self.firsts: dict[str, tuple[Classifier, Measured]] = {}
         self.asked = [name for name, entry in entries.items() if entry.kind == "method"]
         self.failed: set[str] = set()
+        self.oracle: Path | None = None
+        """The folder of the first seed's oracle."""
 
     def run_seed(self, seed: int, *, oracle: bool) -> None:
         """Add a model of this seed to every contestant."""
@@ -178,7 +234,9 @@ class _Contest:
         against: Measured | None = None
         if oracle:  # after the methods: they are quick to fail
             self.say(f"seed {seed}: the oracle, trained from scratch without {self.request.spec}")
-            trained = retrained(self.source, self.left, seed, FOLDERS[0], self.progress)
+            delivered = not self.asked and seed == self.source.config.seed
+            trained = retrained(self.source, self.left, seed, FOLDERS[0], self.progress, history=delivered)
+            self.oracle = self.oracle or trained.folder
             against = self._measure(trained.model, None, floors=not self.firsts)
             self._add("oracle", "oracle", trained.model, against, trained.seconds, self._costs_of_all())
             if self.inherited is not None:
@@ -190,6 +248,7 @@ class _Contest:
         )
         for name, result in made.items():
             if result is not None:
+                self.made[seed, name] = result
                 measured = self._measure(result.model, against)
                 self._add(name, self.entries[name].kind, result.model, measured, result.seconds, result.costs)
         references = {
@@ -203,19 +262,30 @@ class _Contest:
     def _original(self, seed: int) -> Trained:
         source = self.source
         if seed == source.config.seed:
-            return Trained(source.folder.path, source.model, training_seconds(source.folder, source.data))
-        self.say(f"seed {seed}: an original")
+            seconds = math.nan if source.earlier else training_seconds(source.folder, source.data)
+            return Trained(source.folder.path, source.model, seconds)
+        if (kept := kept_model(source, seed)) is not None:
+            return Trained(source.folder.path, kept, math.nan)
+        self.say(f"seed {seed}: an original{', retrained without what was forgotten before' if source.earlier else ''}")
         return retrained(source, source.data, seed, FOLDERS[1], self.progress)
+
+    def _start(self, name: str, original: Trained, seed: int) -> Trained:
+        """Return what a method is to work on: in a sequence its own model of the request before, else the original."""
+        own = None if self.before is None else self.before.made.get((seed, name))
+        return original if own is None else Trained(own.left or original.folder, own.model, own.seconds)
 
     def _apply(self, name: str, entry: _Entry, original: Trained, seed: int) -> Unlearned | None:
         """Return what a method made of a model; None, and never tried again, where it failed."""
         if name in self.failed:
             return None
+        start = self._start(name, original, seed)
         try:
             if entry.method.needs.federation:
-                result = unlearn_federated(entry.method, entry.options, self._federation(entry.method, original, seed))
+                record = self.scratch / f"{seed}-{name}"
+                federation = self._federation(entry.method, start, seed, record)
+                result = unlearn_federated(entry.method, entry.options, federation, record)
             else:
-                result = unlearn_with(entry.method, entry.options, original.model, self.roles, seed)
+                result = unlearn_with(entry.method, entry.options, start.model, self.roles, seed)
         except Exception as error:
             if isinstance(error, FedsimError) and len(self.asked) == 1 and entry.kind == "method":
                 raise  # it says what is wrong with the request
@@ -226,14 +296,15 @@ class _Contest:
             self.contestants.pop(name, None)
             return None
         if self.inherited is not None:
-            self.ledgers.setdefault(name, derived_ledger(self.inherited, entry.method, result.spent))
+            own = self.inherited if self.before is None else self.before.ledgers.get(name, self.inherited)
+            self.ledgers.setdefault(name, derived_ledger(own, entry.method, result.spent))
         memory = f" and up to {result.costs['peak_mb']:,.0f} MB" if "peak_mb" in result.costs else ""
         self.say(f"seed {seed}: {name} took {result.seconds:.2f} s{memory}")
         return result
 
-    def _federation(self, method: Method, original: Trained, seed: int) -> Federation:
+    def _federation(self, method: Method, start: Trained, seed: int, record: Path) -> Federation:
         config = self.source.config.model_copy(update={"seed": seed})
-        return Federation(config, self.source.data, self.left, original.folder, method.needs, self.progress)
+        return Federation(config, self.source.data, self.left, start.folder, method.needs, self.progress, record)
 
     def _measure(self, model: Classifier, against: Measured | None, *, floors: bool = False) -> Measured:
         return measure(model, self.roles, self.source.config.seed, against, floors=floors)
@@ -272,7 +343,14 @@ class _Contest:
             forgotten_classes=(source.data.class_counts - self.left.class_counts).tolist(), seeds=seeds, rows=rows,
             floor=noise_floor(self.contestants), notes=self.notes,
         )  # fmt: skip
-        return Outcome(folder, comparison, {row.name: self.firsts[row.name] for row in rows}, self.ledgers)
+        best, first = comparison.best.name, source.config.seed
+        further = [first + number for number in range(1, seeds)] if len(self.asked) == 1 else []
+        made = self.made.get((first, best))
+        return Outcome(
+            folder, comparison, {row.name: self.firsts[row.name] for row in rows}, self.left,
+            further={seed: self.made[seed, best].model for seed in further if (seed, best) in self.made},
+            replayed=made.left if made is not None else self.oracle, ledgers=self.ledgers,
+        )  # fmt: skip
 
 
 def _entries(
@@ -358,7 +436,7 @@ def _reserved(parent: Path, name: str | None, described: str, force: bool) -> It
                 if not folder.exists():
                     yield folder
                     return
-    elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name in FOLDERS:
+    elif not re.fullmatch(OUTCOME_NAME, name) or name in FOLDERS:
         raise FedsimError(f"--name {name}: must be letters, digits, '.', '_' and '-', and none of {', '.join(FOLDERS)}")
     else:
         with held(folder := parent / name):

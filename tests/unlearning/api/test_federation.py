@@ -204,9 +204,9 @@ def test_requests_that_cannot_be_served(cli: Cli, kept: Source, arguments: str, 
 @pytest.mark.parametrize(
     ("history", "method", "line"),
     [
-        ({"keep": "none"}, "retrain_checkpoint", "needs the models of all rounds, which this run has not kept"),
+        ({"keep": "none"}, "retrain_checkpoint", "needs the models of all rounds, which are not kept here"),
         ({"keep": "none"}, "finetune --purge", "--purge: this run has no history"),
-        ({"keep": "norms"}, "federaser", "needs what clients sent, which this run has not kept"),
+        ({"keep": "norms"}, "federaser", "needs what clients sent, which is not kept here"),
         ({"keep": "updates", "every": 2}, "fedaccum", "adds up every round, and not all were kept"),
     ],
 )

@@ -61,7 +61,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
         ("unfinished", "is unfinished, and only a finished run forgets"),
         ("no config", "not a run folder"),
         ("gone", "no such run folder"),
-        ("child", "is the result of an unlearning; give the run above it"),
+        ("child", "federation.npz: is gone, and nothing else tells what its model may know"),
         ("data gone", "no such file"),
         ("labels hidden", "was trained with data.labelled_fraction below 1; unlearning needs all labels"),
     ],

@@ -1,0 +1,106 @@
+"""Who may be trained on what after a deletion: `federation.npz` in the folder of a run, or of an unlearned model.
+
+Cutting the data anew would need the labels of what is gone, and its inputs for the normalisation. So what is left is
+kept as it was cut: row numbers per client, and the constants of the data set.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fedsim.atomic import write_atomically
+from fedsim.config.run import RunConfig
+from fedsim.data.canaries import Canaries
+from fedsim.data.datasets import Dataset, load_dataset
+from fedsim.data.federation import FederatedData, federate, stages_of
+from fedsim.data.partition import Partition
+from fedsim.errors import FedsimError
+
+FILE = "federation.npz"
+_PARTS = ("partition", "client_test", "unlabelled")
+
+
+def freeze(folder: Path, data: FederatedData) -> None:
+    """Write what the model in `folder` may be trained on from now on; `data` is what a deletion has left."""
+    dataset = data.dataset
+    arrays = {
+        f"{part}_{side}": getattr(getattr(data, part), side) for part in _PARTS for side in ("indices", "offsets")
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer, allow_pickle=False, **arrays, mean=np.array(dataset.mean), std=np.array(dataset.std),
+        num_classes=np.array(dataset.num_classes), tests_of_train=np.array(data.client_test_source == "train"),
+    )  # fmt: skip
+    write_atomically(folder / FILE, buffer.getvalue())
+
+
+class Whole(NamedTuple):
+    """A data set before anything was forgotten."""
+
+    dataset: Dataset
+    canaries: Canaries | None
+
+
+def whole_data(config: RunConfig) -> Whole:
+    """Return the data set of a configuration; canaries are planted in it, which takes reading all of it."""
+    if config.data.canaries is None:
+        return Whole(load_dataset(config.data, config.seed), None)
+    data = federate(config.data, config.clients, config.seed)
+    return Whole(data.dataset, data.canaries)
+
+
+def run_data(folder: Path, config: RunConfig, whole: Whole | None = None) -> FederatedData:
+    """Return the data that the model in `folder` may be trained on: all of it, or what deletions have left.
+
+    Of a run that has forgotten, no forgotten row is read beyond loading the file that it may still be in.
+
+    Parameters
+    ----------
+    whole
+        The data set of the configuration, where it has been loaded already.
+
+    Raises
+    ------
+    FedsimError
+        If the data cannot be had, or the file is damaged.
+    """
+    file = folder / FILE
+    if not file.exists():
+        return federate(config.data, config.clients, config.seed)
+    dataset, canaries = whole or whole_data(config)
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            partition, client_test, unlabelled = (
+                _partition(archive[f"{part}_indices"], archive[f"{part}_offsets"], config.clients) for part in _PARTS
+            )
+            if partition.indices.max() >= len(dataset.y_train):
+                raise ValueError("rows that the data set does not have")
+            dataset = replace(
+                dataset,
+                mean=tuple(archive["mean"].tolist()),
+                std=tuple(archive["std"].tolist()),
+                num_classes=int(archive["num_classes"]),
+            )
+            data = FederatedData(
+                dataset, partition, client_test, "train" if archive["tests_of_train"] else "test",
+                np.empty(0, np.int64), unlabelled, canaries, stages_of(config.data, dataset, config.seed),
+            ).blanked()  # fmt: skip
+    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
+        raise FedsimError(f"{file}: cannot be read ({' '.join(str(error).split())}); restore it") from None
+    counts = np.bincount(data.dataset.strata_train[partition.indices], minlength=dataset.num_strata)
+    return replace(data, class_counts=counts)
+
+
+def _partition(indices: np.ndarray, offsets: np.ndarray, clients: int) -> Partition:
+    """Return the partition, having refused one that is none of so many clients."""
+    if indices.ndim != 1 or indices.dtype != np.int64 or offsets.dtype != np.int64 or offsets.shape != (clients + 1,):
+        raise ValueError("not a partition of this run's clients")
+    if offsets[0] != 0 or offsets[-1] != len(indices) or (np.diff(offsets) < 0).any() or (indices < 0).any():
+        raise ValueError("not a partition")
+    return Partition(indices, offsets)

@@ -1,0 +1,77 @@
+"""The history that a replay leaves in place of the run's, so that the next request has one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from flwr.app import MetricRecord, RecordDict
+
+from fedsim.atomic import link
+from fedsim.config.run import HistoryConfig
+from fedsim.federated.types import State
+from fedsim.flower.records import Tensors, to_record
+from fedsim.flower.wire import ARRAYS, METRICS
+from fedsim.runs.history import FOLDER, HistoryWriter, KeptRound, Sent
+
+ServerState = tuple[Tensors, dict[str, Any]]
+
+
+class ReplayRecord:
+    """Writes rounds 1, 2, … of a history below `folder`: those before the replay as they were, the others as replayed.
+
+    Parameters
+    ----------
+    folder
+        Where to write.
+    config
+        What is kept.
+    rounds
+        The history of the source, from round 1 to the last.
+    gone
+        Clients that have been forgotten.
+    """
+
+    def __init__(self, folder: Path, config: HistoryConfig, rounds: Sequence[KeptRound], gone: Collection[int]) -> None:
+        self.folder, self.rounds, self.gone = folder, rounds, gone
+        folder.mkdir(parents=True, exist_ok=True)
+        self.writer = HistoryWriter(folder, config)
+        self._done = 0
+
+    def copy_before(self, server_round: int) -> None:
+        """Take over the rounds before this one; files are linked to where the disk allows."""
+        for kept in self.rounds[: server_round - 1]:
+            shutil.copytree(kept.folder, self.folder / FOLDER / kept.folder.name, copy_function=link)
+        self._done = server_round - 1
+        self.writer.rewind(self._done)
+
+    def begin(self, server_round: int, cohort: Sequence[int], model: State, server: ServerState) -> None:
+        """Begin a round of a method that sums up updates; rounds that it has left out come to nothing."""
+        for number in range(self._done + 1, server_round):
+            left_out = [client for client in self.rounds[number - 1].cohort if client not in self.gone]
+            self.writer.begin(number, left_out, model, server)
+            self.writer.commit()
+        self._done = server_round
+        self.writer.begin(server_round, [client for client in cohort if client not in self.gone], model, server)
+
+    def add(self, client: int, sent: Sent) -> None:
+        """Keep what a client that stays has added to the round."""
+        if client not in self.gone:
+            metrics = MetricRecord(dict(sent.metrics))
+            self.writer.add(client, RecordDict({ARRAYS: to_record(sent.tensors), METRICS: metrics}))
+
+    def commit(self) -> None:
+        """End the round."""
+        self.writer.commit()
+
+    def complete(self, model: State, server: ServerState) -> None:
+        """Write what is missing up to the last round, if anything was replayed."""
+        if 0 < self._done < len(self.rounds):
+            self.begin(len(self.rounds), self.rounds[-1].cohort, model, server)
+            self.commit()
+
+    def replayed(self) -> None:
+        """Take note that all rounds have been written by the round loop itself."""
+        self._done = len(self.rounds)
