@@ -253,8 +253,8 @@ def _keep_config(run: RunFolder, config: RunConfig) -> None:
     """Put a configuration in the place of a run's own."""
     write_atomically(run.path / "config.yaml", config.to_yaml().encode())
     files = dict(run.environment.get("files", {})) | {"config.yaml": sha256(run.path / "config.yaml")}
-    described = {**run.environment, "files": files}
-    write_atomically(run.path / "environment.json", seal(json.dumps(described, indent=1)))
+    made_on = {**run.environment, "files": files}
+    write_atomically(run.path / "environment.json", seal(json.dumps(made_on, indent=1)))
 
 
 def _finish(

@@ -87,8 +87,8 @@ def _write_files(
         "seeds": comparison.seeds,
     }
     write_atomically(folder / "config.yaml", yaml.safe_dump({MARK: asked}, sort_keys=False).encode())
-    described = environment(source.device) | {"data_sha256": outcome.left.content_hash}
-    write_atomically(folder / "environment.json", seal(json.dumps(described, indent=1)))
+    made_on = environment(source.device) | {"data_sha256": outcome.left.content_hash}
+    write_atomically(folder / "environment.json", seal(json.dumps(made_on, indent=1)))
     freeze(folder, outcome.left)
     np.save(folder / "forget.npy", request.rows, allow_pickle=False)
     describe_in(folder, described(source.config, source.data.dataset))
