@@ -1,9 +1,10 @@
 """The `data:` part of a run's configuration."""
 
-from collections.abc import Mapping
+from collections.abc import contextlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
+import Mapping
 from pydantic import Field, field_validator, model_validator
 
 from fedsim.errors import nearest
@@ -281,12 +282,12 @@ class DataConfig(Config):
         if not (path if prefix in ("npz", "csv") else value in DATASETS):
             raise ValueError(f"no dataset {value!r}; {nearest(value, DATASETS)}")
         # Absolute, so that a run goes on from another folder.
-        return f"{prefix}:{Path(path).expanduser().absolute()}" if path else value
+        return f"{prefix}:{_absolute(Path(path))}" if path else value
 
     @field_validator("root")
     @classmethod
     def _keeps_its_place(cls, value: Path | None) -> Path | None:
-        return None if value is None else value.expanduser().absolute()
+        return None if value is None else _absolute(value)
 
     @field_validator("partition", mode="before")
     @classmethod
@@ -310,3 +311,10 @@ def available_datasets() -> dict[str, str]:
 def partition_names() -> dict[str, str]:
     """Return one line for every partitioner name."""
     return {model.model_fields["name"].default: (model.__doc__ or "").splitlines()[0] for model in _PARTITIONERS}
+
+
+def _absolute(path: Path) -> Path:
+    """Return a path from the root; "~name" of nobody known is a folder of that name, as in a shell."""
+    with contextlib.suppress(RuntimeError):
+        path = path.expanduser()
+    return path.absolute()
