@@ -1,10 +1,10 @@
 """The `data:` part of a run's configuration."""
 
-from collections.abc import contextlib
+import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import Mapping
 from pydantic import Field, field_validator, model_validator
 
 from fedsim.errors import nearest
