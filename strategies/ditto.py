@@ -58,6 +58,10 @@ class DittoClient(Client):
         loss, _ = self.loss(v, _own(buffers), extras, batch)
         return loss + proximal_penalty(v, extras.start, self.options(DittoConfig).penalty), {}
 
+    def plain(self, state: State, constants: Tensors) -> Tensors:
+        """Return v_k."""
+        return _own(state.params) | _own(state.buffers)
+
     def heads(self, state: State, constants: Tensors, x: Tensor) -> Tensors:
         """Return v_k's logits, and those of the global model."""
         return {

@@ -46,6 +46,11 @@ class FedETFClient(Client):
         f = self.model.features(params, buffers, batch.x, train=True)
         return batch.cross_entropy(f @ extras.constants["etf"].T), {}
 
+    def plain(self, state: State, constants: Tensors) -> Tensors:
+        """Return theta with V as the classifier."""
+        v = constants["etf"]
+        return super().plain(state, constants) | {"classifier.weight": v, "classifier.bias": torch.zeros_like(v[:, 0])}
+
     def heads(self, state: State, constants: Tensors, x: Tensor) -> Tensors:
         """Return V f_theta(x)."""
         return {"etf": self.model.features(state.params, state.buffers, x, train=False) @ constants["etf"].T}

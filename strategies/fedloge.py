@@ -100,6 +100,14 @@ class FedLoGeClient(Client):
         l_l = batch.cross_entropy(F.linear(sg_f, params["local.weight"], params["local.bias"]))
         return l_s + l_g + l_l, {"loss_etf": l_s, "loss_global": l_g, "loss_local": l_l}
 
+    def plain(self, state: State, constants: Tensors) -> Tensors:
+        """Return theta with the sum of PM_k's two classifiers."""
+        p = state.params
+        w_pm = realign_personal(p["classifier.weight"], p["local.weight"])
+        both = {"weight": p["local.weight"] + w_pm, "bias": p["local.bias"] + p["classifier.bias"]}
+        theta = {name: value for name, value in (p | state.buffers).items() if name.startswith("features.")}
+        return theta | {f"classifier.{name}": value for name, value in both.items()}
+
     def heads(self, state: State, constants: Tensors, x: Tensor) -> Tensors:
         """Return the logits of PM_k, and of phi_k and psi alone."""
         p = state.params

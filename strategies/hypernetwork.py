@@ -198,6 +198,14 @@ class GeneratingServer(Server):
         own = {node: to_record({name: value[row] for name, value in rows.items()}) for row, node in enumerate(nodes)}
         return made, own
 
+    def models_alone(self, tensors: Tensors, v: Mapping[int, Tensor]) -> dict[int, ArrayRecord]:
+        """Return what to send each node of the model of its descriptor (l,), made one by one.
+
+        So that no bit of an evaluation depends on who else is evaluated.
+        """
+        with torch.no_grad():
+            return {node: self.models(tensors, row[None], [node])[1][node] for node, row in v.items()}
+
     def changes(self, replies: Iterable[Message], metrics: MeanMetrics) -> dict[int, Tensors]:
         """Return D_i by node of the good replies to a training wave, having added what they measured to `metrics`."""
         found = {}

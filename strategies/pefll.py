@@ -225,9 +225,8 @@ class PefllServer(GeneratingServer):
         descriptors = means_of((yield embed), self.like.device)
         if not descriptors:
             return None
-        with torch.no_grad():
-            v = self.standardised(descriptors, self.scale_from(descriptors))
-            _, own = self.models(tensors, v, list(descriptors))
+        v = self.standardised(descriptors, self.scale_from(descriptors))
+        own = self.models_alone(tensors, dict(zip(descriptors, v, strict=True)))
         evaluate = self.messages("evaluate", server_round, ArrayRecord(), config, list(descriptors), own)
         return self.aggregate_evaluate(server_round, (yield evaluate))
 

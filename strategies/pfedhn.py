@@ -96,8 +96,7 @@ class PFedHNServer(GeneratingServer):
             each = {n: clipped({n: g}, options.server_clip)[n] for n, g in zip(leaves, gradients, strict=True)}
             fitted = adam.step(fitted, each)
         rows |= {node: fitted[str(node)] for node in new}
-        with torch.no_grad():
-            _, own = self.models(tensors, torch.stack(list(rows.values())), list(rows))
+        own = self.models_alone(tensors, rows)
         evaluate = self.messages("evaluate", server_round, ArrayRecord(), config, list(rows), own)
         return self.aggregate_evaluate(server_round, (yield evaluate))
 

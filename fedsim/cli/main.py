@@ -11,7 +11,17 @@ from collections.abc import Sequence
 
 import click
 
-from fedsim.cli import export, listing, privacy, prune, report, run, show, unlearn  # noqa: F401 -- each adds its command
+from fedsim.cli import (  # noqa: F401 -- each adds its command
+    export,
+    listing,
+    personalize,
+    privacy,
+    prune,
+    report,
+    run,
+    show,
+    unlearn,
+)
 from fedsim.cli.app import Interrupted, app
 from fedsim.cli.screen import printable
 from fedsim.errors import FedsimError

@@ -26,6 +26,7 @@ from fedsim.models.build import build_model, has_batch_coupling
 from fedsim.models.start import load_start
 from fedsim.privacy.address import Secrets
 from fedsim.privacy.central import clipped_updates
+from fedsim.training.adapt import adapted
 from fedsim.training.audits import measured
 from fedsim.training.data import Job, training_data
 from fedsim.training.dp_sgd import PrivateSteps
@@ -170,14 +171,31 @@ class Worker:
 
     # Evaluation ---------------------------------------------------------------------------------------------------
 
+    def model_of(self, sent: Sent, adapt_steps: int = 0) -> tuple[State, Tensors]:
+        """Return the tensors that a client predicts with, after some steps of its own, and the constants sent."""
+        received = self._inbox.broadcast(sent.content)
+        own = self._inbox.split(self._inbox.own(sent.content))
+        model = received.state.merged(own)
+        personal = self._personal(sent.client, model, sent.state)
+        if not adapt_steps:
+            return model.merged(personal), received.constants
+        job = self.job(sent.client, personal, received.server_round)
+        job = job._replace(start=own if wire.OWN in sent.content else None)
+        return adapted(
+            self.trainer, self.client, received.state, received.constants, job, adapt_steps
+        ), received.constants
+
+    def measure(self, sent: Sent, model: State) -> RecordDict:
+        """Return how a client does on its own test samples with those tensors."""
+        received = self._inbox.broadcast(sent.content)
+        return self._scores.measure(sent.client, model, received.constants, received.server_round)
+
     def _evaluate(self, sent: Sequence[Sent]) -> list[Reply]:
-        received = self._inbox.broadcast(sent[0].content)
         replies = []
-        for client, state, content in sent:
+        for each in sent:
             try:
-                model = received.state.merged(self._inbox.split(self._inbox.own(content)))
-                model = model.merged(self._personal(client, model, state))
-                replies.append(Reply(self._scores.measure(client, model, received.constants, received.server_round)))
+                model, _ = self.model_of(each)
+                replies.append(Reply(self.measure(each, model)))
             except Exception as error:
                 replies.append(failed(error))
         return replies

@@ -100,6 +100,11 @@ class Client:
             ),
         ]  # fmt: skip
 
+    def plain(self, state: State, constants: Tensors) -> Tensors:
+        """Return the state dict of the plain model that predicts as the first of `heads` does."""
+        model = state.params | state.buffers
+        return {name: value for name, value in model.items() if name.startswith(("features.", "classifier."))}
+
     def heads(self, state: State, constants: Tensors, x: Tensor) -> Tensors:
         """Return the logits (B, C) of every way a client can predict, by name; the first is the method's own."""
         return {"model": self.model.logits(state.params, state.buffers, x, train=False)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from fedsim.config.run import TrainingConfig
-from fedsim.federated.client import Client
 from fedsim.federated.types import Audit, Batch, Extras, Phase, State
 from fedsim.flower.records import Tensors
 from fedsim.randomness import torch_draws, torch_seed
@@ -49,12 +48,19 @@ class Trained(NamedTuple):
     """What was annotated, per client, and what measures it."""
 
 
+class Trains(Protocol):
+    """What says how clients train: a client half, or a part of one."""
+
+    def phases(self) -> Sequence[Phase]:
+        """Return the stages of a client's round, in order."""
+
+
 class Trainer:
     """Trains the clients of a chunk, each by exactly its own steps, whatever the others do."""
 
     def __init__(
         self,
-        client: Client,
+        client: Trains,
         data: TrainingData,
         config: TrainingConfig,
         seed: int,

@@ -1,0 +1,250 @@
+"""A model for single clients from a finished run: those of the run, seen or not, or new ones from a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from fedsim.atomic import write_atomically
+from fedsim.config.resolve import recorded_config, resolve, user_settings
+from fedsim.data.datasets import Dataset, load_dataset
+from fedsim.data.federation import FederatedData
+from fedsim.data.npz import Array
+from fedsim.data.partition import Partition
+from fedsim.engine.inbox import Sent
+from fedsim.engine.inprocess import InProcessEngine
+from fedsim.engine.worker import Worker
+from fedsim.errors import FedsimError
+from fedsim.federated.exchange import conduct
+from fedsim.flower import wire
+from fedsim.flower.internals import client_of, reply_to
+from fedsim.flower.records import Tensors, scalars, to_record
+from fedsim.runs.checkpoint import load_latest, save_model
+from fedsim.runs.folder import RunFolder
+from fedsim.runs.reserve import held, put_in_place, temporary_for
+from fedsim.runs.runner import require_same_data
+from fedsim.runs.simulation import Simulation
+
+TABLE = "personal.csv"
+
+
+@dataclass
+class Personal:
+    """What a client got, and what it is worth to it."""
+
+    client: int
+    group: str
+    """seen, unseen or new."""
+    samples: int
+    """Training samples that it has."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """On its own test samples; `num-examples` alone where it has none."""
+    bytes: int = 0
+    """Of the tensors in all messages between it and the server."""
+    seconds: float = 0.0
+    """Of its own work."""
+    untrained: bool = False
+    """Whether it predicts with a part that only training makes its own, and that has had none."""
+    model: Tensors = field(default_factory=dict)
+    """The state dict of its model."""
+    error: str = ""
+    """Why there is no model."""
+
+
+def personalize(
+    run: str | Path, clients: str | None = None, *, dataset: str | None = None, adapt_steps: int = 0
+) -> list[Personal]:
+    """Return a model for each client, in order.
+
+    Parameters
+    ----------
+    run
+        The folder of a finished run.
+    clients
+        Numbers and ranges of its clients, as `90-99,3`; by default the unseen ones, or all where there are none.
+    dataset
+        New clients from `npz:FILE` or `csv:FILE` instead: one for each identity in it, or one for all of it.
+    adapt_steps
+        Local steps in which a client trains what it keeps for itself, or, where it keeps nothing, all of its model.
+
+    Raises
+    ------
+    FedsimError
+        If the run is not finished, its checkpoint or its data is not what it was, or there are no such clients.
+    """
+    folder = RunFolder.open(run)
+    if folder.status != "finished":
+        raise FedsimError(f"{run}: is {folder.status}, and only a finished run has models; fedsim run --resume {run}")
+    if clients is not None and dataset is not None:
+        raise FedsimError("--clients: names clients of the run, and --dataset brings new ones; give one of them")
+    simulation = Simulation(resolve(user_settings(), recorded_config(folder.path)))
+    require_same_data(folder, simulation.data)
+    checkpoint = load_latest(folder.path)
+    config = simulation.config
+    if checkpoint is None or checkpoint.round != config.rounds:
+        raise FedsimError(f"{run}: its last checkpoint is gone; run it anew")
+    worker, wanted = simulation.worker, chosen(clients, simulation) if dataset is None else range(0)
+    if dataset is not None:
+        data = newcomers(simulation, dataset)
+        worker, wanted = Worker(config, data), range(config.clients, len(data.partition))
+    assert config.training.chunk is not None
+    with closing(InProcessEngine(worker, len(worker.data.partition), config.training.chunk)) as engine:
+        state = simulation.restore(checkpoint, engine)
+        engine.cohort = wanted
+        desk = _Desk(worker, engine, adapt_steps, {c: _new(c, simulation, worker.data) for c in wanted})
+        arrays = to_record(state.tensors)
+        conduct(simulation.server.exchange_evaluate(state.round, arrays, ConfigRecord(), engine), desk.send)
+    return list(desk.clients.values())
+
+
+def _new(client: int, simulation: Simulation, data: FederatedData) -> Personal:
+    config = simulation.config
+    group = "seen" if client < config.clients_seen else "unseen" if client < config.clients else "new"
+    return Personal(client, group, len(data.partition[client]))
+
+
+class _Desk:
+    """Carries the waves of an evaluation to clients; what they would evaluate is worked out here, and kept."""
+
+    def __init__(self, worker: Worker, engine: InProcessEngine, adapt_steps: int, clients: dict[int, Personal]) -> None:
+        self.worker, self.engine, self.adapt_steps, self.clients = worker, engine, adapt_steps, clients
+
+    def send(self, wave: list[Message]) -> Iterator[Message]:
+        """Yield the reply to each message."""
+        last = bool(wave) and wave[0].metadata.message_type == wire.EVALUATE
+        begun = time.perf_counter()
+        for message, reply in zip(wave, map(self._evaluate, wave) if last else self.engine.stream(wave), strict=True):
+            one = self.clients[client_of(message.metadata.dst_node_id)]
+            one.seconds += time.perf_counter() - begun
+            one.bytes += _size(message.content)
+            if reply.has_error():
+                one.error = (reply.error.reason or "no reason given").split("\n", 1)[0]
+            else:
+                one.bytes += _size(reply.content)
+            yield reply
+            begun = time.perf_counter()
+
+    def _evaluate(self, message: Message) -> Message:
+        client, worker = client_of(message.metadata.dst_node_id), self.worker
+        sent, one = Sent(client, self.engine.states[client], message.content), self.clients[client]
+        model, constants = worker.model_of(sent, self.adapt_steps)
+        content = worker.measure(sent, model)
+        one.metrics = scalars(content.metric_records[wire.METRICS])
+        keeps = worker.client.personalised and bool(worker.client.personal(client, model).params)
+        one.untrained = keeps and not self.adapt_steps and wire.PERSONAL not in sent.state
+        one.model = worker.client.plain(model, constants)
+        return reply_to(message, content)
+
+
+def _size(content: RecordDict) -> int:
+    """Return the bytes of all tensors in a message."""
+    return sum(
+        int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize
+        for record in content.array_records.values()
+        for array in record.values()
+    )
+
+
+def chosen(clients: str | None, simulation: Simulation) -> Sequence[int]:
+    """Return the clients that `90-99,3` names; of None those unseen, or all."""
+    config, sizes = simulation.config, simulation.data.partition.sizes
+    if clients is None:
+        some: Sequence[int] = range(config.clients_seen if config.clients_unseen else 0, config.clients)
+        return [client for client in some if sizes[client]]
+    found: dict[int, None] = {}
+    for part in clients.split(","):
+        bounds = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if bounds is None:
+            raise FedsimError(f"--clients: must be numbers and ranges such as 90-99,3; got {clients!r}")
+        first, last = int(bounds[1]), int(bounds[2] or bounds[1])
+        if not first <= last < config.clients:
+            raise FedsimError(f"--clients: the run has clients 0 to {config.clients - 1}; got {part.strip()!r}")
+        found |= dict.fromkeys(range(first, last + 1))
+    if empty := [client for client in found if not sizes[client]]:
+        raise FedsimError(f"--clients: client {empty[0]} has no samples; leave it out")
+    return list(found)
+
+
+def newcomers(simulation: Simulation, name: str) -> FederatedData:
+    """Return the data of new clients, numbered on from those of the run, seen as the run sees its own.
+
+    One for each identity of the training part of the file, or one for all of it; tests are the test part, or that of
+    the same identity.
+    """
+    config, ours = simulation.config, simulation.data.dataset
+    if not name.startswith(("npz:", "csv:")):
+        raise FedsimError(f"--dataset: must be npz:FILE or csv:FILE; got {name!r}")
+    theirs = load_dataset(config.data.model_copy(update={"name": name}), config.seed)
+    if theirs.x_train.shape[1:] != ours.x_train.shape[1:] or theirs.x_train.dtype != ours.x_train.dtype:
+        got, want = (f"{d.x_train.dtype} {d.x_train.shape[1:]}" for d in (theirs, ours))
+        raise FedsimError(f"--dataset: {name} has samples of {got}, and the run's are {want}; give such samples")
+    top = max(int(theirs.y_train.max()), int(theirs.y_test.max()))
+    if theirs.is_regression != ours.is_regression or (not ours.is_regression and top >= ours.num_classes):
+        raise FedsimError(f"--dataset: {name} has other classes than the run's {ours.num_classes}; give such labels")
+    x_train, x_test = (_as_ours(x, theirs, ours) for x in (theirs.x_train, theirs.x_test))
+    dataset = replace(
+        theirs, x_train=x_train, x_test=x_test, mean=ours.mean, std=ours.std, num_classes=ours.num_classes,
+        class_names=ours.class_names,
+    )  # fmt: skip
+    held, tested = theirs.identity_train, theirs.identity_test
+    people = np.zeros(1, np.int64) if held is None else np.unique(held)
+    train = [np.flatnonzero(held == one) if held is not None else np.arange(len(x_train)) for one in people]
+    test = [np.flatnonzero(tested == one) if tested is not None else np.arange(len(x_test)) for one in people]
+    nobody = [np.empty(0, np.int64)] * config.clients
+    partition, client_test = (Partition.from_lists([*nobody, *lists]) for lists in (train, test))
+    counts = np.bincount(dataset.strata_train[partition.indices], minlength=dataset.num_strata)
+    without = Partition.from_lists([*nobody, *nobody[:1] * len(people)])
+    return FederatedData(dataset, partition, client_test, "test", counts, without)
+
+
+def _as_ours(x: Array, theirs: Dataset, ours: Dataset) -> Array:
+    """Return the rows of a table centred and scaled as those of the run; images stay."""
+    if theirs.input_scale is None or ours.input_scale is None:
+        return x
+    centre, unit = map(np.asarray, theirs.input_scale)
+    our_centre, our_unit = map(np.asarray, ours.input_scale)
+    moved: Array = ((x * unit + centre - our_centre) / our_unit).astype(x.dtype)
+    return moved
+
+
+def write_personal(out: Path, made: Sequence[Personal]) -> None:
+    """Write a folder with the table and one model per client, whole or not at all; one of an earlier call is replaced.
+
+    Raises
+    ------
+    FedsimError
+        If there is something else.
+    """
+    if out.exists() and not (out / TABLE).is_file():
+        raise FedsimError(f"{out}: exists, and holds no {TABLE}; choose another --out")
+    with held(out, remedy="choose another --out"):
+        temporary = temporary_for(out)
+        temporary.mkdir(parents=True)
+        for one in made:
+            if not one.error:
+                save_model(temporary / f"client-{one.client}.safetensors", one.model)
+        write_atomically(temporary / TABLE, _csv(made).encode())
+        put_in_place(temporary, out)
+
+
+def _csv(made: Sequence[Personal]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = ["accuracy", "accuracy_unmasked", "accuracy_masked", "mse"]
+    columns = [name for name in columns if any(name in one.metrics for one in made)]
+    writer.writerow(["client", "group", "train_samples", "test_samples", *columns, "bytes", "seconds", "error"])
+    for one in made:
+        values = [repr(one.metrics[name]) if name in one.metrics else "" for name in columns]
+        tests = int(one.metrics.get(wire.NUM_EXAMPLES, 0))
+        row = [one.client, one.group, one.samples, tests, *values, one.bytes, f"{one.seconds:.3f}", one.error]
+        writer.writerow(row)
+    return text.getvalue()

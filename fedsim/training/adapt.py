@@ -1,0 +1,49 @@
+"""A client's model made its own: some local steps of what it keeps, or, where it keeps nothing, of all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fedsim.federated.client import Client
+from fedsim.federated.types import Phase, State
+from fedsim.flower.records import Tensors
+from fedsim.training.data import Job
+from fedsim.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The phases of a client's round that train some of its tensors, for so many steps each."""
+
+    client: Client
+    names: frozenset[str]
+    steps: int
+
+    def phases(self) -> Sequence[Phase]:
+        """Return these."""
+        return [self._of(phase) for phase in self.client.phases() if any(map(phase.trains, self.names))]
+
+    def _of(self, phase: Phase) -> Phase:
+        return replace(phase, trains=lambda n: n in self.names and phase.trains(n), steps=self.steps, epochs=None)
+
+
+def adapted(trainer: Trainer, client: Client, start: State, constants: Tensors, job: Job, steps: int) -> State:
+    """Return the model of a client, its own part included, after so many local steps.
+
+    Parameters
+    ----------
+    trainer
+        Of the run, whose data and options it uses.
+    start
+        The global tensors that the client was sent.
+    job
+        Its samples, what it keeps, and what it alone was sent.
+    """
+    model = start if job.start is None else start.merged(job.start)
+    own = job.personal.params if client.personalised and job.personal.params else model.params
+    tuned = Trainer(
+        _Steps(client, frozenset(own), steps), trainer.data, trainer.config, trainer.seed, trainer.batch_coupling
+    )
+    trained = tuned.train(start, constants, [job], 0).state
+    return State(*({name: value[0] for name, value in part.items()} for part in trained))
