@@ -9,6 +9,7 @@ Columns, in percent, all of them after the last round: accuracy over all test sa
 and of those that do not (unseen), with all classes allowed (unmasked) and with those ruled out that a client has no
 training sample of (masked); the worst tenth of the unseen clients. For PeFLL's network, the rank correlation over pairs
 of unseen clients between the distance of their descriptors and that of their class shares, before and after training.
+`FedAvg + 20 local steps` is FedAvg's model after a client's own steps, at the learning rate of the run.
 """
 
 from __future__ import annotations
@@ -34,16 +35,19 @@ from fedsim.data.datasets import load_dataset
 from fedsim.federated.server import Server
 from fedsim.flower.records import Tensors, to_record
 from fedsim.runs.checkpoint import load_latest
+from fedsim.runs.personalize import personalize
 from fedsim.runs.simulation import Simulation
 from strategies.pefll import means_of
 
 CLIENTS, UNSEEN, ROUNDS = 100, 20, 300
+WORST, TUNED = "worst tenth of the unseen", " + 20 local steps"
 PEFLL = {
     "name": "pefll", "descriptor": 16, "hidden": 64, "blocks": 2, "server_lr": 1e-3, "descriptor_batch": None,
 }  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
     "PeFLL": {"strategy": PEFLL},
     "FedAvg": {"strategy": "fedavg"},
+    "Per-FedAvg": {"strategy": {"name": "per_fedavg", "hessian": "none", "alpha": 0.02}},
     "PeFLL, constant descriptor": {"strategy": {**PEFLL, "embedding": "constant"}},
     "PeFLL, histogram": {"strategy": {**PEFLL, "embedding": "histogram"}},
     "Local, 150 steps": {
@@ -103,7 +107,22 @@ def accuracies(folder: Path) -> dict[str, float]:
             samples = np.array([int(row["test_samples"]) for row in members])
             columns[f"{group} {rule}"] = 100 * float(np.average(values, weights=samples))
     worst = np.sort([float(row["accuracy_unmasked"]) for row in groups["unseen"]])[: UNSEEN // 10]
-    return {**columns, "worst tenth of the unseen": 100 * float(worst.mean())}
+    return {**columns, WORST: 100 * float(worst.mean())}
+
+
+def adapted(folder: Path) -> dict[str, float]:
+    """Return the columns of a run's model after local steps of each client, as many as in a round."""
+    rows = personalize(folder, f"0-{CLIENTS - 1}", adapt_steps=BASE["training"]["steps"])
+    columns = {}
+    groups = {"seen": rows[: CLIENTS - UNSEEN], "unseen": rows[CLIENTS - UNSEEN :]}
+    for rule in ("unmasked", "masked"):
+        for group, members in groups.items():
+            values = [one.metrics[f"accuracy_{rule}"] for one in members]
+            columns[f"{group} {rule}"] = 100 * float(
+                np.average(values, weights=[one.metrics["num-examples"] for one in members])
+            )
+    worst = np.sort([one.metrics["accuracy_unmasked"] for one in groups["unseen"]])[: UNSEEN // 10]
+    return {**columns, WORST: 100 * float(worst.mean())}
 
 
 def correlation(simulation: Simulation, tensors: Tensors) -> float:
@@ -149,6 +168,8 @@ def main(
                 columns["rank correlation, untrained"] = 100 * correlation(simulation, simulation.server.initial())
                 columns["rank correlation, trained"] = 100 * correlation(simulation, checkpoint.model)
             ledger.add(table, method, seed, columns)
+            if method in ("FedAvg", "Per-FedAvg"):
+                ledger.add(table, f"{method}{TUNED}", seed, adapted(folder))
     print(ledger.markdown(table))
 
 
