@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier, Features
-from fedsim.models.config import MODELS, ModelConfig
+from fedsim.models.config import ModelConfig
 from fedsim.randomness import torch_draws, torch_seed
 
 
@@ -26,12 +26,13 @@ def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: 
     seed
         the run's seed
     """
-    entry = MODELS[config.name]
+    entry = config.entry
     if entry.min_side and (len(input_shape) != 3 or min(input_shape[1:]) < entry.min_side):
         need = f"images (channels, height, width) of at least {entry.min_side}x{entry.min_side}"
         others = "mlp or logistic" if len(input_shape) == 1 else "mlp or cnn"
         raise FedsimError(f"model.name: {config.name} needs {need}; got inputs of shape {input_shape}; try {others}")
-    builder = getattr(importlib.import_module(f"fedsim.models.{entry.module}"), config.name)
+    module, function = config.builder
+    builder = getattr(importlib.import_module(f"fedsim.models.{module}"), function)
     with torch_draws(torch_seed(seed, "model")), torch.device("cpu"):
         features: Features = builder(input_shape, **config.options())
         model = Classifier(*features, num_classes, entry.intercept)

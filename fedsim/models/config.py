@@ -13,8 +13,9 @@ Norm = Literal["batch", "group", "none"]
 class ModelEntry(NamedTuple):
     """One model: its line in `fedsim list`, where its builder is, and what it accepts.
 
-    The builder is the function of the model's name in `fedsim.models.<module>`; the options given in the
-    configuration are its keyword arguments. `min_side` is the smallest image height and width; 0 admits flat inputs.
+    The builder is `ModelConfig.builder`, by default the function of the model's name in `fedsim.models.<module>`; the
+    options given in the configuration are its keyword arguments. `min_side` is the smallest image height and width; 0
+    admits flat inputs.
     """
 
     description: str
@@ -41,13 +42,28 @@ MODELS = {
     "resnet18": ModelEntry("CIFAR-form ResNet-18, 512 features", "resnet", 8, _SOME, ("width",)),
     "resnet34": ModelEntry("CIFAR-form ResNet-34, 512 features", "resnet", 8, _SOME, ("width",)),
     "tv_resnet18": ModelEntry("torchvision's ImageNet-form ResNet-18, 512 features", "resnet", 8, _SOME),
-    "vit": ModelEntry("small vision transformer, layer norm, 64 features", "vit", 4, (), ("width", "dropout")),
+    "vit": ModelEntry(
+        "small vision transformer, layer norm, 64 features",
+        "vit",
+        4,
+        (),
+        ("width", "dropout", "depth", "heads", "patch", "mlp_ratio"),
+    ),
 }
+
+
+_EXTERNAL = {
+    "torchvision:": ModelEntry("any classification network of torchvision with a linear head", "external", 1),
+    "timm:": ModelEntry("any network of timm with one feature vector, where timm is installed", "external", 1),
+}
+"""Prefix of a name -> what is said of all such networks."""
+_OPTIONS = ("width", "hidden", "dropout", "depth", "heads", "patch", "mlp_ratio")
 
 
 def available_models() -> dict[str, str]:
     """Return the name and the one-line description of every model."""
-    return {name: entry.description for name, entry in MODELS.items()}
+    external = {f"{prefix}NAME": entry.description for prefix, entry in _EXTERNAL.items()}
+    return {name: entry.description for name, entry in MODELS.items()} | external
 
 
 class ModelConfig(Config):
@@ -63,27 +79,50 @@ class ModelConfig(Config):
     """Units of each hidden layer of an mlp."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of activations dropped in training, at every place where the model drops any."""
-
+    depth: Annotated[int, Field(ge=1)] | None = None
+    """Encoder blocks of a transformer."""
+    heads: Annotated[int, Field(ge=1)] | None = None
+    """Attention heads of a transformer."""
+    patch: Annotated[int, Field(ge=1)] | None = None
+    """Side of a transformer's square patches, in pixels."""
+    mlp_ratio: Annotated[float, Field(gt=0)] | None = None
+    """Hidden units of a transformer's perceptrons, in units of its width."""
     widths: dict[str, Annotated[int, Field(ge=1)]] | None = None
     """Channels of each group of a narrowed model, as `fedsim prune` writes them; the others keep all of theirs."""
 
     @model_validator(mode="after")
     def _refuse_foreign_options(self) -> Self:
-        if self.name not in MODELS:
+        if self.name not in MODELS and not self._prefix:
             raise FedsimError(f"model.name: unknown model {self.name!r}; {nearest(self.name, MODELS)}")
-        entry = MODELS[self.name]
-        for option in ("width", "hidden", "dropout"):
+        entry = self.entry
+        for option in _OPTIONS:
             if getattr(self, option) is not None and option not in entry.options:
-                takes = ", ".join(entry.options) or "none of width, hidden, dropout"
+                takes = ", ".join(entry.options) or f"none of {', '.join(_OPTIONS)}"
                 raise FedsimError(f"model.{option}: {self.name} has no such option (it takes: {takes}); leave it out")
         if self.norm is not None and self.norm not in entry.norms:
             takes = ", ".join(entry.norms) or "nothing, its layer norm is fixed"
             raise FedsimError(f"model.norm: {self.name} takes {takes}; got {self.norm!r}")
         return self
 
+    @property
+    def _prefix(self) -> str:
+        return next((prefix for prefix in _EXTERNAL if self.name.startswith(prefix)), "")
+
+    @property
+    def entry(self) -> ModelEntry:
+        """What the zoo says of the model."""
+        return _EXTERNAL[self._prefix] if self._prefix else MODELS[self.name]
+
+    @property
+    def builder(self) -> tuple[str, str]:
+        """Module of `fedsim.models` and name of the function in it that builds the model."""
+        return self.entry.module, f"{self._prefix[:-1]}_model" if self._prefix else self.name
+
     def options(self) -> dict[str, object]:
         """Return the keyword arguments for the model's builder: every option that is set and that it reads."""
+        if self._prefix:
+            return {"name": self.name.removeprefix(self._prefix)}
         given = self.model_dump(exclude={"name", "widths"}, exclude_none=True)
-        if MODELS[self.name].norms == ("none",):
+        if self.entry.norms == ("none",):
             given.pop("norm", None)
         return given

@@ -4,27 +4,28 @@ Written out rather than taken from torchvision: `nn.MultiheadAttention` ends in 
 cannot batch and would run client after client.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from fedsim.errors import FedsimError
 from fedsim.models.base import Features
 
-HEADS = 4
-DEPTH = 4
-
 
 class Attention(nn.Module):
     """Multi-head self-attention in plain matrix products."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, heads: int = 4) -> None:
         super().__init__()
+        self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, T, dim) to (B, T, dim)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)  # each (B, HEADS, T, dim / HEADS)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, T, d)
         weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
         mixed: Tensor = self.out((weights @ v).transpose(1, 2).flatten(-2))
         return mixed
@@ -33,12 +34,13 @@ class Attention(nn.Module):
 class EncoderBlock(nn.Module):
     """Attention and a two-layer perceptron, each behind a layer norm and beside a skip connection."""
 
-    def __init__(self, dim: int, dropout: float) -> None:
+    def __init__(self, dim: int, dropout: float, heads: int = 4, hidden: int | None = None) -> None:
         super().__init__()
-        self.attention = nn.Sequential(nn.LayerNorm(dim), Attention(dim), nn.Dropout(dropout))
+        hidden = 2 * dim if hidden is None else hidden
+        self.attention = nn.Sequential(nn.LayerNorm(dim), Attention(dim, heads), nn.Dropout(dropout))
         self.mlp = nn.Sequential(
-            *(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Dropout(dropout)),
-            *(nn.Linear(2 * dim, dim), nn.Dropout(dropout)),
+            *(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout)),
+            *(nn.Linear(hidden, dim), nn.Dropout(dropout)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,15 +53,16 @@ class EncoderBlock(nn.Module):
 class TransformerFeatures(nn.Module):
     """Patches to tokens, a class token in front, encoder blocks; the class token is the feature vector."""
 
-    def __init__(self, channels: int, tokens: int, patch: int, dim: int, dropout: float) -> None:
+    def __init__(
+        self, channels: int, tokens: int, patch: int, dim: int, dropout: float, block: Callable[[], nn.Module],
+        depth: int,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.patches = nn.Conv2d(channels, dim, patch, stride=patch)
         self.class_token = nn.Parameter(torch.zeros(1, dim))
         self.positions = nn.Parameter(torch.empty(1 + tokens, dim))
         self.reset_parameters()
-        self.encoder = nn.Sequential(
-            nn.Dropout(dropout), *(EncoderBlock(dim, dropout) for _ in range(DEPTH)), nn.LayerNorm(dim)
-        )
+        self.encoder = nn.Sequential(nn.Dropout(dropout), *(block() for _ in range(depth)), nn.LayerNorm(dim))
 
     def reset_parameters(self) -> None:
         """Draw its own parameters, those of no layer, anew."""
@@ -74,13 +77,24 @@ class TransformerFeatures(nn.Module):
         return features
 
 
-def vit(input_shape: tuple[int, ...], width: int = 64, dropout: float = 0.0) -> Features:
-    """Return a transformer of 4 blocks and 4 heads on 4x4 patches, 2x2 for images smaller than 16x16."""
+def vit(
+    input_shape: tuple[int, ...], width: int = 64, dropout: float = 0.0, depth: int = 4, heads: int = 4,
+    patch: int | None = None, mlp_ratio: float = 2.0,
+) -> Features:  # fmt: skip
+    """Return a transformer of `depth` blocks and `heads` heads on square patches.
+
+    By default patches are 4x4, and 2x2 for images smaller than 16x16; the perceptrons have `mlp_ratio` times `width`
+    hidden units.
+    """
     channels, height, image_width = input_shape
-    patch = 4 if min(height, image_width) >= 16 else 2
-    if width % HEADS:
-        raise FedsimError(f"model.width: vit needs a multiple of its {HEADS} heads; got {width}")
+    patch = patch or (4 if min(height, image_width) >= 16 else 2)
+    if width % heads:
+        raise FedsimError(f"model.width: vit needs a multiple of its {heads} heads; got {width}")
     if height % patch or image_width % patch:
-        raise FedsimError(f"model.name: vit needs image sides divisible by {patch}; got {height}x{image_width}")
+        raise FedsimError(f"model.patch: vit needs image sides divisible by {patch}; got {height}x{image_width}")
+    hidden = round(mlp_ratio * width)
+    if hidden < 1:
+        raise FedsimError(f"model.mlp_ratio: must leave at least one hidden unit; got {mlp_ratio:g}")
     tokens = (height // patch) * (image_width // patch)
-    return TransformerFeatures(channels, tokens, patch, width, dropout), width
+    block = partial(EncoderBlock, width, dropout, heads, hidden)
+    return TransformerFeatures(channels, tokens, patch, width, dropout, block, depth), width

@@ -11,7 +11,6 @@ from fedsim.config.errors import one_line
 from fedsim.config.run import RunConfig
 from fedsim.data.datasets import Dataset
 from fedsim.errors import FedsimError
-from fedsim.models.config import MODELS
 
 _FLAT_MODEL = "mlp"
 _FOR_NUMBERS = {"lr": 0.05, "clip_norm": 1.0}
@@ -28,11 +27,7 @@ def settled(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, dict[str, s
     """
     changes: dict[str, Any] = {}
     why: dict[str, str] = {} if dataset.reading is None else {"data": dataset.reading}
-    if (
-        "name" not in config.model.model_fields_set
-        and len(dataset.input_shape) == 1
-        and MODELS[config.model.name].min_side
-    ):
+    if "name" not in config.model.model_fields_set and len(dataset.input_shape) == 1 and config.model.entry.min_side:
         options = config.model.model_dump(include=config.model.model_fields_set)
         changes["model"] = {"name": _FLAT_MODEL, **options}
         why["model"] = f"{_FLAT_MODEL}, as {config.model.name} is for images"

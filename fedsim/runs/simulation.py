@@ -37,7 +37,6 @@ from fedsim.flower.wire import OWN_UPDATES
 from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.models.build import build_model
-from fedsim.models.config import MODELS
 from fedsim.models.portable import Description
 from fedsim.models.start import load_start, start_hash
 from fedsim.privacy.ledger import Ledger
@@ -110,7 +109,7 @@ class Simulation:
         require_stageable(config, self.strategy, data)
         self.data = data if self.strategy.prepare is None else self.strategy.prepare(config, data)
         dataset = self.data.dataset
-        if not (dataset.is_regression or MODELS[config.model.name].intercept):  # methods and unlearning want one
+        if not (dataset.is_regression or config.model.entry.intercept):  # methods and unlearning want one
             raise FedsimError(
                 f"model.name: {config.model.name} predicts one number, not {dataset.num_classes} classes; use logistic"
             )

@@ -41,7 +41,7 @@ def test_common_input_shapes_work_or_are_refused_in_one_line(name: str, shape: t
     ("name", "shape", "message"),
     [
         ({"name": "vit", "width": 30}, (1, 8, 8), "model.width: vit needs a multiple of its 4 heads; got 30"),
-        ({"name": "vit"}, (1, 30, 28), "model.name: vit needs image sides divisible by 4; got 30x28"),
+        ({"name": "vit"}, (1, 30, 28), "model.patch: vit needs image sides divisible by 4; got 30x28"),
     ],
 )
 def test_a_transformer_that_cannot_be_cut_evenly_is_refused(

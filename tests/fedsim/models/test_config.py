@@ -47,7 +47,14 @@ def test_an_option_that_the_model_lacks_is_refused(options: dict[str, Any], mess
 
 
 @pytest.mark.parametrize(
-    "options", [{"width": 0}, {"name": "mlp", "hidden": ()}, {"name": "mlp", "dropout": 1.0}, {"depth": 3}]
+    "options",
+    [
+        {"width": 0},
+        {"name": "mlp", "hidden": ()},
+        {"name": "mlp", "dropout": 1.0},
+        {"name": "vit", "depth": 0},
+        {"deep": 3},
+    ],
 )
 def test_an_option_out_of_range_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

@@ -7,7 +7,7 @@ from torch import nn
 
 from fedsim.models import ModelConfig
 from fedsim.models.build import build_model
-from fedsim.models.vit import HEADS, Attention
+from fedsim.models.vit import Attention
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34"])
@@ -25,7 +25,7 @@ def test_a_cifar_resnet_is_torchvisions_with_another_stem(name: str) -> None:
 
 def test_attention_is_that_of_torch() -> None:
     generator = torch.Generator().manual_seed(0)
-    attention, twin = Attention(24).double(), nn.MultiheadAttention(24, HEADS, batch_first=True).double()
+    attention, twin = Attention(24).double(), nn.MultiheadAttention(24, 4, batch_first=True).double()
     for parameter in attention.parameters():
         nn.init.normal_(parameter, generator=generator)
     weights = [tensor.clone() for tensor in attention.state_dict().values()]

@@ -1,0 +1,84 @@
+"""Networks of other libraries by name, without their heads and without pre-trained weights."""
+
+import importlib.util
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from fedsim.errors import FedsimError, nearest
+from fedsim.models.base import Features
+
+_HEADS = ("fc", "classifier", "heads", "head")
+"""What torchvision's networks call what is behind their features."""
+
+
+def torchvision_model(input_shape: tuple[int, ...], name: str) -> Features:
+    """Return a classification network of torchvision whose last layer is linear, without that layer.
+
+    Raises
+    ------
+    FedsimError
+        If there is no such network, or it does not take such images.
+    """
+    known = torchvision.models.list_models(torchvision.models)
+    if name not in known:
+        raise FedsimError(f"model.name: torchvision has no model {name!r}; {nearest(name, known)}")
+    options = {"image_size": input_shape[-1]} if name.startswith("vit_") else {}
+    try:
+        network = torchvision.models.get_model(name, weights=None, **options)
+        for head in _HEADS:
+            if isinstance(getattr(network, head, None), nn.Module):
+                last = [part for part in getattr(network, head).modules() if isinstance(part, nn.Linear)][-1]
+                _replace(network, last)
+                return network, _num_features(network, input_shape)
+    except (RuntimeError, ValueError, AssertionError, IndexError, AttributeError) as error:
+        raise _unfit(f"torchvision:{name}", input_shape, error) from None
+    raise FedsimError(f"model.name: torchvision:{name} has no linear head; use another, such as torchvision:resnet50")
+
+
+def timm_model(input_shape: tuple[int, ...], name: str) -> Features:
+    """Return a network of timm without its head.
+
+    Raises
+    ------
+    FedsimError
+        If timm is not installed, has no such network, or it does not take such images.
+    """
+    if importlib.util.find_spec("timm") is None:
+        raise FedsimError("model.name: timm is not installed; install it with: pip install timm")
+    import timm
+
+    if not timm.is_model(name):
+        raise FedsimError(f"model.name: timm has no model {name!r}; {nearest(name, timm.list_models())}")
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": input_shape[0]}
+    try:
+        try:
+            network = timm.create_model(name, img_size=input_shape[1:], **options)
+        except TypeError:  # a network that takes images of any size
+            network = timm.create_model(name, **options)
+        return network, _num_features(network, input_shape)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise _unfit(f"timm:{name}", input_shape, error) from None
+
+
+def _replace(network: nn.Module, layer: nn.Module) -> None:
+    for parent in network.modules():
+        for name, child in parent.named_children():
+            if child is layer:
+                setattr(parent, name, nn.Identity())
+
+
+@torch.no_grad()
+def _num_features(network: nn.Module, input_shape: tuple[int, ...]) -> int:
+    features = network.eval()(torch.zeros(1, *input_shape))
+    network.train()
+    if features.ndim != 2:
+        raise ValueError(f"it puts out {tuple(features.shape)}")
+    return int(features.shape[1])
+
+
+def _unfit(name: str, input_shape: tuple[int, ...], error: Exception) -> FedsimError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return FedsimError(f"model.name: {name} does not take inputs of shape {input_shape} ({reason[:200]})")

@@ -1,0 +1,286 @@
+"""GS-LoRA and GS-LoRA++: forget classes by low-rank factors in a few blocks of a transformer, the rest untouched.
+
+Both linear layers of each block's perceptron get factors, W_eff = W + s B A with s = 1 / rank, A (rank, in) drawn,
+B (out, rank) zero. Only they are trained, by AdamW with a cosine schedule, on L = L_r + β L_f + α_t L_s + L_pro:
+    L_r = CE(D_r batch),   L_f = max(0, bound - CE(D_f batch)),
+    L_s = Σ_l sqrt(‖A_l1‖² + ‖B_l1‖² + ‖A_l2‖² + ‖B_l2‖²),   α_t = 0 in the first epochs, then α,
+    L_pro = w_f max(0, bound_pro - K(D_f)) + w_r K(D_r),   K = mean_i KL(softmax(p_{y_i}) ‖ softmax(h(x_i))),
+with h the features and p_c the mean features of class c in the loaded model. In the end W ← W + s B A, the very
+expression that training used, so that not a bit of a logit changes. GS-LoRA has w_f = w_r = 0.
+"Continual Forgetting for Pre-trained Vision Models" (arXiv:2403.11530), "Practical Continual Forgetting for
+Pre-trained Vision Models" (arXiv:2501.09705).
+
+Differs from the authors' code: prototypes come from the loaded model, not from one with random weights; there is no
+averaging over epochs; logits are those of the plain head, without a margin; `bound` is by default above log C, which
+plain softmax needs, max(10, 2 log C); `soft_threshold` makes exact zeros, which Adam does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedsim.errors import FedsimError
+from fedsim.models.base import Classifier
+from unlearning.api.needs import Needs
+from unlearning.api.registry import UnlearningConfig, unlearning
+from unlearning.api.view import View
+from unlearning.parts.steps import aside, endless, given, sample
+
+Factors = dict[str, tuple[Tensor, Tensor]]
+"""{layer: (A (rank, in), B (out, rank))}."""
+Blocks = Mapping[str, tuple[str, str]]
+"""{block: its two layers}."""
+
+_TINY = 1e-12  # under the root, whose gradient at 0 is not finite
+
+
+class GsLoraConfig(UnlearningConfig):
+    """Options of GS-LoRA."""
+
+    rank: int = Field(4, ge=1)
+    """Rank of the factors; the paper's 8."""
+    lr: float = Field(1e-2, gt=0)
+    """Learning rate of AdamW; it falls to 1e-5 along a cosine."""
+    weight_decay: float = Field(0.05, ge=0)
+    """Of AdamW, on the factors."""
+    epochs: int = Field(60, ge=0)
+    """Passes over the replayed samples; the paper's 100."""
+    batch_size: int = Field(32, ge=1)
+    """Samples per step, of each kind; the paper's 48."""
+    beta: float = Field(0.2, ge=0)
+    """β, weight of forgetting."""
+    bound: float | None = Field(None, gt=0)
+    """Cross-entropy of a batch from which on it is forgotten enough; by default max(10, 2 log C)."""
+    alpha: float = Field(0.03, ge=0)
+    """α, weight of the blocks' norms; 0 is plain LoRA."""
+    warmup: int = Field(10, ge=0)
+    """Epochs without it."""
+    soft_threshold: bool = False
+    """Shrink each block by lr α after a step, in place of the gradient of its norm: exact zeros."""
+    share: float = Field(0.1, gt=0, le=1)
+    """Of the samples to forget and to keep, what is looked at."""
+    shots: int | None = Field(None, ge=1)
+    """Samples of each class that are looked at, in place of a share."""
+    unreplayed: int = Field(0, ge=0)
+    """Kept classes of which no sample is looked at."""
+    push: float = Field(0.0, ge=0)
+    """w_f: forgotten samples leave their prototypes."""
+    pull: float = Field(0.0, ge=0)
+    """w_r: kept samples stay at theirs."""
+    prototype_bound: float = Field(10.0, gt=0)
+    """Divergence from which on a forgotten batch is far enough; the paper's 18."""
+
+
+class GsLoraPlusConfig(GsLoraConfig):
+    """Options of GS-LoRA++."""
+
+    push: float = Field(0.05, ge=0)
+    """w_f: forgotten samples leave their prototypes."""
+    pull: float = Field(0.05, ge=0)
+    """w_r: kept samples stay at theirs."""
+
+
+def perceptrons(model: nn.Module) -> Blocks:
+    """Return the two linear layers of each block's perceptron: modules called `mlp` that hold two.
+
+    Raises
+    ------
+    FedsimError
+        If there is none.
+    """
+    blocks = {}
+    for name, module in model.named_modules():
+        layers = [inner for inner, part in module.named_modules() if isinstance(part, nn.Linear)]
+        if name.rpartition(".")[2] == "mlp" and len(layers) == 2:
+            blocks[name] = (f"{name}.{layers[0]}", f"{name}.{layers[1]}")
+    if not blocks:
+        raise FedsimError("--method gs_lora: the model has no transformer blocks; use a vit, or another method")
+    return blocks
+
+
+def new_factors(model: nn.Module, blocks: Blocks, rank: int, rng: np.random.Generator) -> Factors:
+    """Return trainable factors: A uniform in ±1/sqrt(in) (Kaiming with a = sqrt 5), B zero."""
+    factors = {}
+    for name in (layer for pair in blocks.values() for layer in pair):
+        weight = model.get_parameter(f"{name}.weight")
+        out, inputs = weight.shape
+        drawn = rng.uniform(-1, 1, (rank, inputs)) / math.sqrt(inputs)
+        factors[name] = (
+            torch.from_numpy(drawn).to(weight).requires_grad_(),
+            torch.zeros(out, rank, dtype=weight.dtype, device=weight.device, requires_grad=True),
+        )
+    return factors
+
+
+def effective(model: nn.Module, factors: Factors) -> dict[str, Tensor]:
+    """Return W + s B A of every layer with factors, s = 1 / rank, under its parameter's name."""
+    return {
+        f"{name}.weight": model.get_parameter(f"{name}.weight") + (b @ a) / len(a) for name, (a, b) in factors.items()
+    }
+
+
+def block_norms(factors: Factors, blocks: Blocks) -> Tensor:
+    """Return sqrt(‖A_l1‖² + ‖B_l1‖² + ‖A_l2‖² + ‖B_l2‖²) of each block l: (L,)."""
+    squares = [sum(part.square().sum() for layer in pair for part in factors[layer]) for pair in blocks.values()]
+    return torch.stack([torch.as_tensor(square) + _TINY for square in squares]).sqrt()
+
+
+def bounded(loss: Tensor, bound: float) -> Tensor:
+    """Return max(0, bound - loss), (): without gradient once the loss has come to the bound."""
+    return F.relu(bound - loss)
+
+
+def prototype_divergence(features: Tensor, targets: Tensor) -> Tensor:
+    """Return K, (), of features (B, d) and each sample's prototype (B, d): mean KL(softmax(p) ‖ softmax(h))."""
+    log_h, log_p = features.log_softmax(1), targets.log_softmax(1)
+    return F.kl_div(log_h, log_p, reduction="batchmean", log_target=True)
+
+
+@torch.no_grad()
+def prototypes(model: Classifier, views: list[View], batch_size: int) -> Tensor:
+    """Return the mean features of each class over the samples of all views, (C, d); 0 of a class without any."""
+    model.eval()
+    sums = torch.zeros_like(model.classifier.weight)
+    counts = torch.zeros(len(sums), 1, dtype=sums.dtype, device=sums.device)
+    for view in views:
+        for x, y in view.batches(batch_size, None):
+            sums.index_add_(0, given(y), model.features(x))
+            counts.index_add_(0, given(y), torch.ones(len(x), 1).to(counts))
+    return sums / counts.clamp_min(1)
+
+
+@torch.no_grad()
+def soft_threshold(factors: Factors, blocks: Blocks, amount: float) -> None:
+    """Multiply each block's factors by max(0, 1 - amount / norm), in place."""
+    for pair, norm in zip(blocks.values(), block_norms(factors, blocks), strict=True):
+        shrunk = (1 - amount / norm).clamp_min(0)
+        for layer in pair:
+            for part in factors[layer]:
+                part *= shrunk
+
+
+def some_samples(view: View, config: GsLoraConfig, rng: np.random.Generator, left_out: frozenset[int]) -> View:
+    """Return what is looked at of a view: a share, or so many of each class; no sample of a class left out."""
+    labels = given(view.y).cpu().numpy()
+    if left_out:
+        rows = torch.from_numpy(np.flatnonzero(~np.isin(labels, list(left_out)))).to(view.x.device)
+        view = replace(view, x=view.x[rows], y=given(view.y)[rows])
+        labels = given(view.y).cpu().numpy()
+    if config.shots is None:
+        return sample(view, config.share, rng)
+    drawn = [rng.permutation(np.flatnonzero(labels == label))[: config.shots] for label in np.unique(labels)]
+    rows = torch.from_numpy(np.sort(np.concatenate(drawn))).to(view.x.device)
+    return replace(view, x=view.x[rows], y=given(view.y)[rows])
+
+
+def train_factors(
+    model: Classifier, factors: Factors, blocks: Blocks, forget: View, retain: View, config: GsLoraConfig,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """Train the factors in place; not a bit of the model changes."""
+    leaves = [part for pair in factors.values() for part in pair]
+    optimizer = torch.optim.AdamW(leaves, config.lr, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(config.epochs, 1), min(1e-5, config.lr))
+    objective = _objective(model, factors, blocks, forget, retain, config)
+    others = aside(rng)
+    leaving = endless(forget, config.batch_size, others)
+    for epoch in range(config.epochs):
+        alpha = config.alpha if epoch >= config.warmup else 0.0
+        for kept in _replay(forget, retain, config, rng):
+            optimizer.zero_grad()
+            smooth = 0.0 if config.soft_threshold else alpha
+            objective(kept, next(leaving), smooth).backward()  # type: ignore[no-untyped-call]  # torch's own stub
+            optimizer.step()
+            if config.soft_threshold and alpha:
+                soft_threshold(factors, blocks, optimizer.param_groups[0]["lr"] * alpha)
+        schedule.step()
+
+
+_Batch = tuple[Tensor, Tensor | None]
+
+
+def _replay(forget: View, retain: View, config: GsLoraConfig, rng: np.random.Generator) -> Iterator[_Batch]:
+    """Yield the kept batches of an epoch; of few shots, at least as many as there are batches to forget."""
+    yield from retain.batches(config.batch_size, rng)
+    if config.shots is not None:
+        missing = -(-len(forget) // config.batch_size) - -(-len(retain) // config.batch_size)
+        for _, batch in zip(range(missing), endless(retain, config.batch_size, rng), strict=False):
+            yield batch
+
+
+def _objective(
+    model: Classifier, factors: Factors, blocks: Blocks, forget: View, retain: View, config: GsLoraConfig
+) -> Callable[[_Batch, _Batch, float], Tensor]:
+    centres = prototypes(model, [forget, retain], config.batch_size) if config.push or config.pull else None
+    bound = config.bound or max(10.0, 2 * math.log(model.classifier.out_features))
+    model.train()
+
+    def features(x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        inner = {name.removeprefix("features."): value for name, value in weights.items()}
+        h: Tensor = functional_call(model.features, inner, (x,))
+        return h
+
+    def loss(kept: _Batch, leaving: _Batch, alpha: float) -> Tensor:
+        weights = effective(model, factors)
+        (x_r, y_r), (x_f, y_f) = kept, leaving
+        h_r, h_f = features(x_r, weights), features(x_f, weights)
+        l_r = F.cross_entropy(model.classifier(h_r), given(y_r))
+        l_f = bounded(F.cross_entropy(model.classifier(h_f), given(y_f)), bound)
+        total = l_r + config.beta * l_f + alpha * block_norms(factors, blocks).sum()
+        if centres is not None:
+            total = total + config.push * bounded(
+                prototype_divergence(h_f, centres[given(y_f)]), config.prototype_bound
+            )
+            total = total + config.pull * prototype_divergence(h_r, centres[given(y_r)])
+        return total
+
+    return loss
+
+
+@torch.no_grad()
+def merge(model: nn.Module, factors: Factors) -> None:
+    """Add the factors to the weights, in place: W ← W + s B A."""
+    for name, value in effective(model, factors).items():
+        model.get_parameter(name).copy_(value)
+
+
+def _forget(
+    model: Classifier, forget: View, retain: View | None, config: GsLoraConfig, rng: np.random.Generator
+) -> Classifier:
+    blocks, kept = perceptrons(model), given(retain)
+    classes = np.setdiff1d(given(kept.y).cpu().numpy(), given(forget.y).cpu().numpy())
+    if config.unreplayed and config.unreplayed >= len(classes):
+        raise FedsimError(f"--set gs_lora.unreplayed: {len(classes)} classes are kept; leave fewer of them out")
+    left_out = frozenset(rng.permutation(classes)[: config.unreplayed].tolist())
+    kept = some_samples(kept, config, rng, left_out)
+    forget = some_samples(forget, config, rng, frozenset())
+    model.requires_grad_(False)
+    factors = new_factors(model, blocks, config.rank, rng)
+    train_factors(model, factors, blocks, forget, kept, config, rng)
+    merge(model, factors)
+    return model.requires_grad_(True).eval()
+
+
+@unlearning("gs_lora", GsLoraConfig, Needs(), {"class"})
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: GsLoraConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the model with the trained factors merged (GS-LoRA)."""
+    return _forget(model, forget, retain, config, rng)
+
+
+@unlearning("gs_lora_pp", GsLoraPlusConfig, Needs(), {"class"})
+def unlearn_with_prototypes(
+    model: Classifier, forget: View, retain: View | None, config: GsLoraPlusConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the model with the trained factors merged (GS-LoRA++)."""
+    return _forget(model, forget, retain, config, rng)
