@@ -25,6 +25,10 @@ class Diverged(RunFailed):
     """A run whose loss has left all bounds, and that was asked to stop then."""
 
 
+class ClusterLost(RunFailed):
+    """The machinery that clients run on has failed, not the clients."""
+
+
 class InUse(FedsimError):
     """Another process is at work in the folder."""
 

@@ -75,6 +75,8 @@ class EngineConfig(Config):
     """Port of the dashboard."""
     retries: int = Field(2, ge=0)
     """How often a chunk is tried again when its Ray actor dies or hangs."""
+    lost_chunks: Literal["stop", "drop"] = "stop"
+    """When that was in vain: stop the run at its last round, or go on without the chunk's clients, who then differ."""
     chunk_timeout_s: float | None = Field(None, gt=0)
     """Seconds after which a Ray actor that works on a chunk counts as hanging; by default it never does."""
     state_memory_mb: int = Field(1024, ge=0)
@@ -256,6 +258,8 @@ class RunConfig(Config):
         if not self.clients_unseen:  # an option that came later: runs without it are what they were
             elsewhere.add("clients_unseen")
         dumped = dict(flatten(self.model_dump(mode="json", exclude=elsewhere)))
+        if self.engine.lost_chunks == "drop":  # clients may be missing that would not be elsewhere
+            dumped["engine.lost_chunks"] = "drop"
         return {
             key: value
             for key, value in dumped.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import time
 from collections import Counter, deque
@@ -20,7 +21,7 @@ from fedsim.engine.ray_metrics import Gauges
 from fedsim.engine.reply import Reply
 from fedsim.engine.states import ClientStates
 from fedsim.environment import code_in_use
-from fedsim.errors import FedsimError
+from fedsim.errors import ClusterLost, FedsimError
 from fedsim.flower.records import TensorArray, copy_records
 from fedsim.flower.wire import OWN, broadcast_of
 
@@ -99,6 +100,8 @@ class FedsimWorker:
             )
 
 
+_LOOK_EVERY_S = 0.2
+
 _cluster = Cluster(FedsimWorker)
 
 
@@ -106,15 +109,17 @@ class RayEngine(Engine):
     """Runs clients on Ray actors, each with the worker that `make_worker` returns.
 
     What `make_worker` carries, such as a data set, lies once in Ray's object store, where all actors of a machine read
-    it in place. An actor that dies or hangs is replaced and its chunk tried again, `retries` times; then the chunk's
-    clients fail. Actors outlive the engine and serve the next one.
+    it in place. An actor that dies or hangs is replaced and its chunk tried again, `retries` times; then the run stops,
+    or the chunk's clients fail, as `lost_chunks` says. Actors outlive the engine and serve the next one.
     """
 
     def __init__(
         self, make_worker: Callable[[], ChunkRunner], num_clients: int, chunk: int, options: EngineConfig
     ) -> None:
         super().__init__(num_clients, chunk, ClientStates(options.state_memory_mb << 20))
-        self._retries = options.retries
+        self._retries, self._drop = options.retries, options.lost_chunks == "drop"
+        self._proved: set[Any] = set()
+        """Actors that have answered: the others may wait for a node that has room for them."""
         self._timeout_s = options.chunk_timeout_s or math.inf
         self._bytes_sent = 0
         self._shown: Mapping[str, float] = {}
@@ -139,6 +144,7 @@ class RayEngine(Engine):
             try:
                 ray.get(call)
                 _require_same_code(here, ray.get(code))
+                self._proved.add(actor)
             except FedsimError:
                 self.close()
                 raise
@@ -151,7 +157,13 @@ class RayEngine(Engine):
                 self._kill(actor)
 
     def run_chunks(self, chunks: Sequence[Chunk]) -> Iterator[list[Reply]]:
-        """Yield each chunk's replies in order, with at most a few chunks beyond the oldest unfinished one."""
+        """Yield each chunk's replies in order, with at most a few chunks beyond the oldest unfinished one.
+
+        Raises
+        ------
+        ClusterLost
+            If Ray itself has failed, or a chunk was lost so often that the run is to stop.
+        """
         _cluster.fill(self._lease)
         window = 2 * self.num_workers + 2
         broadcasts: dict[Hashable, Any] = {}  # key -> ref: one copy in the store per broadcast
@@ -170,19 +182,21 @@ class RayEngine(Engine):
                         actor = idle.popleft()
                         ref = self._submit(actor, chunks[number], broadcasts)
                         running[ref], due[ref] = (number, tries, actor), time.monotonic() + self._timeout_s
-                    ref, ended = _first(due)
+                    ref, ended = self._first(due, running)
                     number, tries, actor = running.pop(ref)
-                    del due[ref]
+                    late_s = due.pop(ref)
                     try:
                         done[number] = [_owning_state(reply) for reply in ray.get(ref, timeout=None if ended else 0)]
                         idle.append(actor)
+                        self._proved.add(actor)
                     except ray.exceptions.RayError as error:
-                        idle.append(self._after(error, actor))
-                        if tries < self._retries:
-                            waiting.appendleft((number, tries + 1))
+                        in_vain = not ended and time.monotonic() < late_s  # it never had the chunk
+                        idle += self._after(error, actor)
+                        if in_vain or tries < self._retries:
+                            waiting.appendleft((number, tries if in_vain else tries + 1))
                         else:
-                            lost = Reply(None, f"its Ray worker failed {tries + 1} times: {self._reason(error)}")
-                            done[number] = [lost] * len(chunks[number].clients)
+                            told = f"its Ray worker failed {tries + 1} times: {self._reason(error)}"
+                            done[number] = self._lost(chunks[number], told)
                 for key in set(map(_key, chunks[index].contents)):
                     uses[key] -= 1
                     if not uses[key]:
@@ -192,7 +206,22 @@ class RayEngine(Engine):
             for _, _, actor in running.values():  # the caller stopped early: what still runs is of no use
                 self._kill(actor)
 
+    def _first(self, due: Mapping[Any, float], running: Mapping[Any, tuple[int, int, Any]]) -> tuple[Any, bool]:
+        """Return the first of the running calls to end, or to be overdue or in vain, and whether it has ended."""
+        for patience in itertools.count(1):
+            _cluster.require_alive()
+            soonest = min(due, key=due.__getitem__)
+            left_s = due[soonest] - time.monotonic()
+            ended, _ = ray.wait(list(due), num_returns=1, timeout=min(_LOOK_EVERY_S, max(0.0, left_s)))
+            if ended or left_s <= 0:
+                return (ended[0], True) if ended else (soonest, False)
+            unproved = [ref for ref, (_, _, actor) in running.items() if actor not in self._proved]
+            if patience % 10 == 0 and unproved and len(self._lease.actors) > _cluster.room(self._lease):
+                return unproved[0], False  # a node was lost, and no other has room for this one
+        raise AssertionError("it counts for ever")
+
     def _submit(self, actor: Any, chunk: Chunk, broadcasts: dict[Hashable, Any]) -> Any:
+        _cluster.require_alive()
         keys = list(map(_key, chunk.contents))
         own = [content.array_records.get(OWN) for content in chunk.contents]
         for key, content in zip(keys, chunk.contents, strict=True):
@@ -208,20 +237,29 @@ class RayEngine(Engine):
         refs = [broadcasts[key] for key in distinct]
         return actor.run_chunk.remote(self._worker, chunk.kind, refs, sent, chunk.clients, states)
 
-    def _after(self, error: Exception, actor: Any) -> Any:
-        """Return an actor that can go on: this one if only its call failed, a new one if it died."""
+    def _lost(self, chunk: Chunk, told: str) -> list[Reply]:
+        if self._drop:
+            return [Reply(None, told)] * len(chunk.clients)
+        who = ", ".join(map(str, chunk.clients[:3])) + (", ..." if len(chunk.clients) > 3 else "")
+        raise ClusterLost(
+            f"engine: no reply of clients {who}: {told}; raise engine.retries, or start the run with "
+            "engine.lost_chunks=drop to go on without them"
+        ) from None
+
+    def _after(self, error: Exception, actor: Any) -> list[Any]:
+        """Return the actors that can go on: this one if only its call failed, a new one if it died and has room."""
         if isinstance(error, ray.exceptions.RayTaskError):
-            return actor
+            return [actor]
         self._kill(actor)
-        _cluster.fill(self._lease)
-        return self._lease.actors[-1]
+        return _cluster.fill(self._lease)
 
     def _reason(self, error: Exception) -> str:
         late = isinstance(error, ray.exceptions.GetTimeoutError)
         return f"it took more than engine.chunk_timeout_s = {self._timeout_s:g}" if late else _first_line(error)
 
     def _kill(self, actor: Any) -> None:
-        ray.kill(actor)
+        if not _cluster.is_lost:
+            ray.kill(actor)
         self._lease.actors.remove(actor)
 
     def report(self, metrics: Mapping[str, float]) -> None:
@@ -251,14 +289,6 @@ def _require_same_code(here: Mapping[str, str], there: Mapping[str, str]) -> Non
                 f"engine: a Ray worker computes with another {name} ({there.get(name, 'none')[:12]}, not "
                 f"{value[:12]}); install the same versions on every node"
             )
-
-
-def _first(due: Mapping[Any, float]) -> tuple[Any, bool]:
-    """Return the first of the running calls to end, or to be overdue, and whether it has ended."""
-    soonest = min(due, key=due.__getitem__)
-    left_s = due[soonest] - time.monotonic()
-    ended, _ = ray.wait(list(due), num_returns=1, timeout=None if left_s == math.inf else max(0.0, left_s))
-    return (ended[0], True) if ended else (soonest, False)
 
 
 def _predecessors(chunks: Sequence[Chunk]) -> list[int]:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedsim.config.run import EngineConfig
-from fedsim.errors import FedsimError
+from fedsim.engine.vigil import Vigil
+from fedsim.errors import ClusterLost, FedsimError
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about CUDA_VISIBLE_DEVICES
@@ -64,6 +65,7 @@ class Cluster:
         self._idle: list[tuple[Size, Any]] = []
         self._leases: list[Lease] = []
         self._numbers = itertools.count()
+        self._vigil: Vigil | None = None
         self.dashboard = ""
         """Address of the dashboard, if there is one."""
 
@@ -88,9 +90,42 @@ class Cluster:
         self.fill(lease)
         return lease
 
-    def fill(self, lease: Lease) -> None:
-        """Start actors in place of those that were removed."""
-        lease.actors += [self._spawn(lease.size) for _ in range(lease.count - len(lease.actors))]
+    def fill(self, lease: Lease) -> list[Any]:
+        """Start actors in place of those that were removed, as far as nodes are left for them; returns them.
+
+        Raises
+        ------
+        ClusterLost
+            If there is no node left for any.
+        """
+        self.require_alive()
+        others = [other for other in self._leases if other is not lease]
+        room = _room(lease.size, others)
+        new = [self._spawn(lease.size) for _ in range(min(lease.count, room) - len(lease.actors))]
+        lease.actors += new
+        if not lease.actors:
+            raise ClusterLost("engine: Ray has no node left that has room for a worker")
+        return new
+
+    def room(self, lease: Lease) -> int:
+        """Return how many of a lease's actors the nodes that are left have room for."""
+        return _room(lease.size, [other for other in self._leases if other is not lease])
+
+    def require_alive(self) -> None:
+        """Refuse to call a Ray that has lost what it cannot do without: a call would end this process.
+
+        Raises
+        ------
+        ClusterLost
+            If it has.
+        """
+        if self._vigil is not None and self._vigil.lost:
+            raise ClusterLost(f"engine: {self._vigil.lost} has died, and Ray with it")
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether `require_alive` would refuse."""
+        return self._vigil is not None and bool(self._vigil.lost)
 
     def _spawn(self, size: Size) -> Any:
         variables = {f"{library}_NUM_THREADS": str(size.threads) for library in ("OMP", "MKL", "OPENBLAS")}
@@ -110,7 +145,9 @@ class Cluster:
 
     def give_back(self, lease: Lease) -> None:
         """Take the actors back, empty. A second time, or when Ray was shut down meanwhile, nothing happens."""
-        if lease in self._leases and self._session == _session():
+        if self.is_lost:
+            self._leases, self._idle, self._session = [], [], ""
+        elif lease in self._leases and self._session == _session():
             self._leases.remove(lease)
             for actor in lease.actors:
                 actor.release.remote()
@@ -120,6 +157,8 @@ class Cluster:
     def _connect(self, options: EngineConfig) -> None:
         if ray is None:
             raise FedsimError("engine.name: ray is not installed; install it with: pip install 'ray[default]'")
+        if self.is_lost:
+            ray.shutdown()
         if (
             ray.is_initialized()
             and self._session == _session()
@@ -136,17 +175,14 @@ class Cluster:
             self._started = None  # the caller's own Ray
         if self._session != _session():
             self._session, self._idle, self._leases = _session(), [], []
+            if self._vigil is not None:
+                self._vigil.close()
+            self._vigil = _watch()
 
     def _fitting(self, size: Size, wanted: int | None) -> int:
         """Return how many actors to have: as many as wanted, or as there is room for."""
-        total = ray.cluster_resources()
-        cpus, gpus = (
-            total.get(kind, 0.0) - sum(lease.count * getattr(lease.size, name) for lease in self._leases)
-            for kind, name in (("CPU", "cpus"), ("GPU", "gpus"))
-        )
-        room = math.floor(cpus / size.cpus + 1e-9)
-        if size.gpus:
-            room = min(room, math.floor(gpus / size.gpus + 1e-9))
+        cpus, gpus = _free(self._leases)
+        room = _room(size, self._leases)
         count = wanted or room
         if not 1 <= count <= room:
             raise FedsimError(
@@ -154,6 +190,39 @@ class Cluster:
                 f"of {size.cpus:g} CPUs and {size.gpus:g} GPUs; lower num_workers, cpus_per_worker or gpus_per_worker"
             )
         return count
+
+
+def _free(leases: list[Lease]) -> tuple[float, float]:
+    """Return the CPUs and GPUs of the nodes that are alive, without those that leases have."""
+    total = ray.cluster_resources()
+    cpus, gpus = (
+        total.get(kind, 0.0) - sum(lease.count * getattr(lease.size, name) for lease in leases)
+        for kind, name in (("CPU", "cpus"), ("GPU", "gpus"))
+    )
+    return cpus, gpus
+
+
+def _room(size: Size, leases: list[Lease]) -> int:
+    cpus, gpus = _free(leases)
+    room = math.floor(cpus / size.cpus + 1e-9)
+    return min(room, math.floor(gpus / size.gpus + 1e-9)) if size.gpus else room
+
+
+def _watch() -> Vigil:
+    """Watch what this process cannot do without: its node's raylet, and Ray's head wherever it is."""
+    node = ray._private.worker._global_node
+    raylet, session = str(node.raylet_socket_name), Path(node.get_session_dir_path()).name
+    found: dict[int, str] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().decode(errors="replace")
+            if "/raylet/raylet\0" in words and f"={raylet}\0" in words:
+                found[int(folder.name)] = "the raylet of this machine"
+            elif "/gcs/gcs_server\0" in words and session in words:
+                found[int(folder.name)] = "Ray's head"
+    host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+    elsewhere = None if "Ray's head" in found.values() else (host, int(port), "Ray's head")
+    return Vigil(found, elsewhere)
 
 
 def _session() -> str:

@@ -25,7 +25,7 @@ from fedsim.data.datasets import load_dataset
 from fedsim.data.federation import FederatedData
 from fedsim.engine.base import Engine
 from fedsim.environment import environment, versions
-from fedsim.errors import Diverged, FedsimError, InUse, RunFailed, TooFewReplies
+from fedsim.errors import ClusterLost, Diverged, FedsimError, InUse, RunFailed, TooFewReplies
 from fedsim.interrupts import checkpoint_wanted, heeding_signals, uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.models.portable import describe_in
@@ -279,6 +279,8 @@ def _finish(
             _write_pictures(folder)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; to go on: {go_on}") from None
+    except ClusterLost as error:
+        raise ClusterLost(f"{error}; to go on: {go_on}") from None
     except TooFewReplies as error:
         raise TooFewReplies(f"{error}; {folder} keeps the {state.round} rounds before") from None
     except (OSError, FedsimError, SafetensorError) as error:

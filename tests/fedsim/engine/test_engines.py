@@ -22,6 +22,7 @@ from fedsim.config.run import HistoryConfig
 from fedsim.engine.base import Engine
 from fedsim.engine.inprocess import InProcessEngine
 from fedsim.engine.worker import Worker
+from fedsim.errors import ClusterLost
 from fedsim.flower.internals import client_of, node_of
 from fedsim.flower.records import to_record
 from fedsim.runs.history import HistoryWriter
@@ -352,7 +353,7 @@ def test_workers_killed_from_outside_change_no_bit(ray_engine: MakeEngine, undis
 
 @pytest.mark.ray
 def test_when_retries_are_used_up_those_clients_fail_and_the_rest_goes_on(ray_engine: MakeEngine) -> None:
-    engine = ray_engine(partial(fakes.LethalWorker, 3), 8, 2, retries=1)
+    engine = ray_engine(partial(fakes.LethalWorker, 3), 8, 2, retries=1, lost_chunks="drop")
     replies = list(engine.stream(fakes.numbered(list(range(8)))))
     assert [reply.has_error() for reply in replies] == [False, False, True, True, False, False, False, False]
     assert replies[3].error.reason.startswith("its Ray worker failed 2 times: ")
@@ -360,9 +361,18 @@ def test_when_retries_are_used_up_those_clients_fail_and_the_rest_goes_on(ray_en
 
 
 @pytest.mark.ray
+def test_when_retries_are_used_up_the_machinery_has_failed_and_no_client(ray_engine: MakeEngine) -> None:
+    """A model without those clients would be another one."""
+    engine = ray_engine(partial(fakes.LethalWorker, 3), 8, 2, retries=1)
+    with pytest.raises(ClusterLost, match=r"^engine: no reply of clients 2, 3: its Ray worker failed 2 times: [^\n]*$"):
+        list(engine.stream(fakes.numbered(list(range(8)))))
+
+
+@pytest.mark.ray
 def test_a_worker_that_hangs_is_given_up(ray_engine: MakeEngine) -> None:
     """The first chunk sleeps for minutes: it is tried twice, then its clients fail, and the others go on."""
-    engine = ray_engine(partial(fakes.EchoWorker, None, [300.0] + [0.0] * 5), 6, 2, retries=1, chunk_timeout_s=2)
+    slow = partial(fakes.EchoWorker, None, [300.0] + [0.0] * 5)
+    engine = ray_engine(slow, 6, 2, retries=1, chunk_timeout_s=2, lost_chunks="drop")
     replies = list(engine.stream(fakes.numbered(list(range(6)))))
     assert [reply.has_error() for reply in replies] == [True, True, False, False, False, False]
     assert replies[0].error.reason == "its Ray worker failed 2 times: it took more than engine.chunk_timeout_s = 2"
