@@ -1,7 +1,7 @@
 """Break runs on purpose, and count what is lost, what changes without a word, and what ends in a traceback.
 
     python scripts/torture.py --minutes 30                   # goes on where it was left; about 1 to 3 seconds a trial
-    python scripts/torture.py --minutes 30 --kinds ray_worker,ray_raylet,ray_gcs,ray_node
+    python scripts/torture.py --minutes 30 --kinds ray_worker,ray_raylet,ray_gcs --seed 1     # on Ray: a minute each
 
 A trial is drawn from its number and `--seed`: a run, an unlearning or two of them at once are killed, signalled,
 starved of disk, raced against each other, or found with a flipped bit. Afterwards everything is brought to its end as a
@@ -173,7 +173,14 @@ class Trial:
         done = self.start("unlearn", self.run, *FORGET, "--force").wait()
         if done.code != 0:
             raise Failed("lost", f"cannot be unlearned any more: {done.err}")
-        self.compare(self.run / "unlearned" / "forgotten", self.whole.run / "unlearned" / "forgotten", done)
+        self.compare(self.run / "unlearned" / "forgotten", self.forgotten(), done)
+
+    def forgotten(self) -> Path:
+        """Return what the undisturbed run comes to when it is unlearned; made when first asked for."""
+        folder = self.whole.run / "unlearned" / "forgotten"
+        if not folder.exists() and self.start("unlearn", self.whole.run, *FORGET).wait().code != 0:
+            raise Failed("lost", "an undisturbed run cannot be unlearned")
+        return folder
 
     def heed(self, ended: Ended) -> None:
         """Do what an error line proposes."""
@@ -369,7 +376,7 @@ def flip_whole(trial: Trial) -> None:
             trial.told = True
             trial.notes.append(ended.err.strip().replace(str(trial.folder), "..."))
         elif name == "unlearn":
-            trial.compare(trial.run / "unlearned" / "forgotten", trial.whole.run / "unlearned" / "forgotten", ended)
+            trial.compare(trial.run / "unlearned" / "forgotten", trial.forgotten(), ended)
         else:
             shown[name] = ended
     trial.finish()
@@ -423,7 +430,7 @@ def two_unlearnings(trial: Trial) -> None:
     if len(places) < (1 if killed else 2):
         raise Failed("lost", f"unlearnings in {places}: {[one.err for one in ended]}")
     for place in places:
-        trial.compare(place, trial.whole.run / "unlearned" / "forgotten", ended[0])
+        trial.compare(place, trial.forgotten(), ended[0])
     trial.finish(unlearned=killed)
 
 
@@ -475,7 +482,7 @@ def _ray_run(trial: Trial, *more: str) -> subprocess.Popen[str]:
         *more,
     ]
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "run", *flags, "--set=rounds=40", "--set=eval_every=40"],
+        [sys.executable, "-c", PROGRAM, "run", *flags, "--set=rounds=400", "--set=eval_every=400"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", start_new_session=True,
     )  # fmt: skip
 
@@ -501,7 +508,7 @@ def _ray_finish(trial: Trial) -> None:
         raise Failed("lost", ended.err)
     like = trial.whole.run.parent / "long"
     if not like.exists():
-        flags = ["--rounds=40", "--set=eval_every=40", f"--out={like.parent}", "--name=long"]
+        flags = ["--rounds=400", "--set=eval_every=400", f"--out={like.parent}", "--name=long"]
         trial.start("run", *trial.whole.flags, *flags).wait()
     trial.compare(trial.run, like, ended)
 
@@ -563,7 +570,6 @@ def prepare(out: Path, name: str) -> Whole:
         begun = time.perf_counter()
         assert trial.begin(before=dying_at(-1, folder / "count")).wait().code == 0
         seconds = time.perf_counter() - begun
-        assert trial.start("unlearn", trial.run, *FORGET).wait().code == 0
         events = int((folder / "count").read_text())
         for event in range(1, events):  # killed right after the first checkpoint
             other = Trial(-1, folder / "halves", random.Random(0), blank)
@@ -577,11 +583,11 @@ def prepare(out: Path, name: str) -> Whole:
     return Whole(flags, folder / "run", folder / "half", **json.loads(facts.read_text()))
 
 
-def try_once(number: int, seed: int, out: Path, kinds: list[str]) -> dict[str, Any]:
+def try_once(number: int, seed: int, out: Path, kinds: list[str], recipes: list[str]) -> dict[str, Any]:
     """Return what became of one trial."""
     rng = random.Random(f"{seed} {number}")
     kind = rng.choices(kinds, [KINDS[name][1] or 1 for name in kinds])[0]
-    recipe = rng.choice(sorted(RECIPES))
+    recipe = rng.choice(recipes)
     whole = prepare(out, recipe)
     folder = Path(tempfile.mkdtemp(prefix=f"{number:06d}-", dir=out))
     trial = Trial(number, folder, rng, whole)
@@ -628,6 +634,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "fedsim-torture")
     parser.add_argument("--kinds", default=",".join(name for name, (_, weight) in KINDS.items() if weight))
+    parser.add_argument("--recipes", default=",".join(RECIPES))
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     given.out.mkdir(parents=True, exist_ok=True)
@@ -637,7 +644,7 @@ def main(arguments: list[str] | None = None) -> int:
     with file.open("a", encoding="utf-8") as log:
         while time.monotonic() < until and len(done) < given.trials:
             number = max((trial["number"] for trial in done), default=-1) + 1
-            done.append(try_once(number, given.seed, given.out, given.kinds.split(",")))
+            done.append(try_once(number, given.seed, given.out, given.kinds.split(","), given.recipes.split(",")))
             log.write(json.dumps(done[-1]) + "\n")
             log.flush()
             if done[-1]["verdict"] in BAD:

@@ -134,6 +134,7 @@ class RayEngine(Engine):
         self._prepare()
         if options.dashboard and _cluster.dashboard:
             self.notes["dashboard"] = f"http://{_cluster.dashboard} (metrics: {metrics_address()})"
+            self.notes["dashboard token"] = "ray get-auth-token"
             self._gauges = Gauges(_GAUGES, lambda: self._shown)
 
     def _prepare(self) -> None:

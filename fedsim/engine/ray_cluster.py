@@ -261,6 +261,9 @@ def _start(options: EngineConfig) -> str:
             context = ray.init(
                 address=options.ray_address or "local", log_to_driver=False, logging_level="ERROR", **more
             )
+        if options.ray_address is None:  # Ray makes the token that guards it, and lets everybody read it
+            with contextlib.suppress(OSError):
+                (Path.home() / ".ray" / "auth_token").chmod(0o600)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         where = f"engine.ray_address: {options.ray_address} cannot be joined" if options.ray_address else "engine: Ray"
         reason = (str(error).splitlines() or [type(error).__name__])[0]

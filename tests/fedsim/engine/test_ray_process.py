@@ -109,8 +109,31 @@ def test_kill_leaves_no_process_either(tmp_path: Path, marked: dict[str, str]) -
     assert wait_for(lambda: not alive(marked[MARK]), 60)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "name"), [("/raylet/raylet\0", "the raylet of this machine"), ("/gcs/gcs_server\0", "Ray's head")]
+)
+def test_a_ray_that_dies_costs_one_line_and_leaves_a_checkpoint(
+    program: str, name: str, tmp_path: Path, marked: dict[str, str]
+) -> None:
+    run = tmp_path / "r"
+    with start(marked, tmp_path) as process:
+        assert wait_for(lambda: rounds(run) >= 2, 120)
+        victims = [pid for pid in alive(marked[MARK]) if program.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert len(victims) == 1
+        os.kill(victims[0], signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err == f"error: engine: {name} has died, and Ray with it; to go on: fedsim run --resume {run}\n"
+    checkpoint = load_latest(run)
+    assert checkpoint is not None
+    assert checkpoint.round == rounds(run)
+    assert json.loads((run / "summary.json").read_text())["status"] == "failed"
+
+
 WATCHED = """
-import json, sys, time, urllib.request
+import json, subprocess, sys, time, urllib.request
 from fedsim.config.resolve import resolve
 from fedsim.runs.simulation import Simulation
 
@@ -122,7 +145,10 @@ simulation = Simulation(resolve(config))
 engine, state = simulation.engine(), simulation.begin()
 note = engine.notes["dashboard"]
 metrics = note.split("metrics: ")[1].rstrip(")")
-read = lambda url: urllib.request.urlopen(url, timeout=20).read().decode()
+token = subprocess.run(["ray", "get-auth-token"], capture_output=True, text=True).stdout.strip().splitlines()[-1]
+def read(url):
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    return urllib.request.urlopen(request, timeout=20).read().decode()
 shown, until = {}, time.monotonic() + 90
 while len(shown) < 7 and time.monotonic() < until:  # six of the run, and GPU memory of each worker
     simulation.step(state, engine)

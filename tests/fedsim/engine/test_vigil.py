@@ -1,0 +1,38 @@
+"""Deaths are noticed at once, whoever's child it was, and wherever it was."""
+
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fedsim.engine.vigil import Vigil
+
+
+def seconds_until_lost(vigil: Vigil) -> float:
+    begun = time.monotonic()
+    while not vigil.lost and time.monotonic() - begun < 10:
+        time.sleep(0.002)
+    return time.monotonic() - begun
+
+
+def test_a_process_that_dies() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        vigil = Vigil({process.pid: "the sleeper"})
+        time.sleep(0.05)
+        assert vigil.lost == ""
+        process.kill()
+        assert seconds_until_lost(vigil) < 1
+        assert vigil.lost == "the sleeper"
+    assert Vigil({process.pid: "one that was gone before"}).lost == "one that was gone before"
+
+
+def test_an_address_that_answers_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedsim.engine.vigil._ASK_EVERY_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        vigil = Vigil({}, (*server.getsockname(), "the head"))
+        time.sleep(0.5)
+        assert vigil.lost == ""
+    assert seconds_until_lost(vigil) < 5
+    assert vigil.lost == "the head"
