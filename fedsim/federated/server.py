@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -22,6 +22,9 @@ from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.models.base import Classifier
 from fedsim.models.functional import FunctionalModel
 from fedsim.privacy.central import CentralPrivacy
+
+Working = Callable[[str, int, int], None]
+"""(what, done, of how many): told by a server at work between rounds, for the run's display."""
 
 
 class Server(Strategy):
@@ -72,6 +75,18 @@ class Server(Strategy):
 
     def constants(self) -> Tensors:
         """Return what goes to the clients with every model and is not trained, such as a fixed classifier."""
+        return {}
+
+    def prepare_round(self, server_round: int, tensors: Tensors, working: Working) -> Tensors:
+        """Do the server's own work before a round, on the global tensors; returns those that the round starts from.
+
+        What it leaves belongs into `state_dict`. A run that is stopped here does it again, so its draws have addresses.
+        It is not counted as the clients' time.
+        """
+        return tensors
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Return images to show in the run's report, {title: (N, C, H, W) uint8}."""
         return {}
 
     def aggregate(self, updates: Iterator[tuple[Tensors, float]]) -> Tensors | None:

@@ -38,6 +38,8 @@ class Batch(NamedTuple):
     """(B, *input_shape) float32, the strongly augmented samples, where the phase asks for them."""
     notes: Tensors = {}  # noqa: RUF012 -- never written to
     """{name: (B, ...)}: what the phase's `annotate` noted about each sample."""
+    shared: Tensor | None = None
+    """(B', *input_shape) float32, normalised samples that the server sent to all; None where it sent none."""
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of one value per sample, (B,) -> (), over the samples that are no padding."""
@@ -135,6 +137,11 @@ class Phase:
     stays: Callable[[str], bool] = lambda name: False
     """Which of the parameters it trains never leave the client and change nothing that does, now or in a later round:
     they need no protection."""
+    shared: str | None = None
+    """Name of the constant, (N, *input_shape) of raw samples, that `Batch.shared` is drawn from, as long as there is
+    such a constant: one batch beside each of the client's own, in shuffled passes."""
+    shared_batch: int = 0
+    """Samples in `Batch.shared`; all of them if there are fewer."""
 
 
 class Update(NamedTuple):

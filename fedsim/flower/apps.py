@@ -15,7 +15,7 @@ from fedsim.engine.worker import Worker
 from fedsim.federated.exchange import conduct
 from fedsim.federated.server import Server
 from fedsim.flower.internals import client_context, error_reply, new_run, node_of
-from fedsim.flower.records import copy_records
+from fedsim.flower.records import copy_records, to_record, to_tensors
 from fedsim.flower.wire import PARTITION_ID
 
 
@@ -55,8 +55,9 @@ class FlowerStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Conduct the round; returns no messages."""
-        self._trained = conduct(self.server.exchange(server_round, arrays, config, grid), self._over(grid))
+        """Let the server do its own work, then conduct the round; returns no messages."""
+        prepared = self.server.prepare_round(server_round, to_tensors(arrays), lambda what, done, total: None)
+        self._trained = conduct(self.server.exchange(server_round, to_record(prepared), config, grid), self._over(grid))
         return []
 
     def aggregate_train(

@@ -104,7 +104,9 @@ def require_possible(config: RunConfig, model: nn.Module, server: Server, client
                     f"privacy.{level}: clients of {name} also send their {release.what}, which would carry no noise; "
                     f"use another method"
                 )
-    plain = all(phase.streams == ("labelled",) and phase.annotate is None for phase in client.phases())
+    plain = all(
+        phase.streams == ("labelled",) and phase.annotate is None and phase.shared is None for phase in client.phases()
+    )
     if "example" in levels and not plain:
         raise FedsimError(
             f"privacy.example: clients of {name} learn from more than single labelled samples; use another method"

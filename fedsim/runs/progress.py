@@ -19,6 +19,9 @@ class Progress(Protocol):
     def begin(self, config: RunConfig, choices: dict[str, str], rounds_done: int) -> None:
         """Say what is run; `choices` are what auto picked and why."""
 
+    def working(self, what: str, done: int, total: int) -> None:
+        """Say how far the server is with its own work between rounds."""
+
     def reply(self) -> None:
         """Count one client's reply."""
 
@@ -36,6 +39,9 @@ class Quiet:
     """Shows nothing."""
 
     def begin(self, config: RunConfig, choices: dict[str, str], rounds_done: int) -> None:
+        """Ignore."""
+
+    def working(self, what: str, done: int, total: int) -> None:
         """Ignore."""
 
     def reply(self) -> None:
@@ -72,6 +78,9 @@ def _measures(metrics: dict[str, float]) -> str:
     return "  ".join(f"{short} {metrics[name]:.4f}" for short, name in names.items() if name in metrics)
 
 
+_LINE_EVERY_S = 10.0
+
+
 class Lines(Quiet):
     """One line per evaluated round, for logs."""
 
@@ -80,11 +89,19 @@ class Lines(Quiet):
         self._config: RunConfig | None = None
         self._begun = time.monotonic()
         self._done_before = 0
+        self._told = time.monotonic()
 
     def begin(self, config: RunConfig, choices: dict[str, str], rounds_done: int) -> None:
         """Print the headline."""
         self._config, self._begun, self._done_before = config, time.monotonic(), rounds_done
         self._console.print(_headline(config, choices), highlight=False, markup=False)
+
+    def working(self, what: str, done: int, total: int) -> None:
+        """Print a line every ten seconds, and one when it is done."""
+        now = time.monotonic()
+        if done == total or now - self._told >= _LINE_EVERY_S:
+            self._told = now
+            self._console.print(f"{what}: {done}/{total}", highlight=False, markup=False)
 
     def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
         """Print a line if this round was evaluated."""
@@ -119,6 +136,11 @@ class Live(Quiet):
         self._cohort = config.cohort_size
         self._task = self._bar.add_task("", total=config.rounds, completed=rounds_done)
         self._bar.start()
+
+    def working(self, what: str, done: int, total: int) -> None:
+        """Show it in place of the round's numbers."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=f"{what}  {done}/{total}")
 
     def reply(self) -> None:
         """Tell now and then how far the round is."""

@@ -46,7 +46,7 @@ from fedsim.runs.history import HistoryWriter
 from fedsim.runs.privacy_setup import calibrated, central_privacy, new_ledger, require_possible
 from fedsim.runs.progress import Progress, Quiet
 from fedsim.runs.settle import settled
-from fedsim.runs.staging import require_stageable, stage_metrics
+from fedsim.runs.staging import require_stageable, stage_metrics, works_between_rounds
 from fedsim.training.precision import prepare
 
 Metrics = dict[str, float]
@@ -132,6 +132,11 @@ class Simulation:
             raise FedsimError(
                 f"history.keep: clients of {self.strategy.name} are sent several messages in a round, and a history "
                 "holds one reply; use none"
+            )
+        if config.history.keep != "none" and works_between_rounds(self.server):
+            raise FedsimError(
+                f"history.keep: the server of {self.strategy.name} works between rounds, which a history does not hold; "
+                "use none"
             )
         config, why_cohort = choose_cohort(config, self.worker, self.server.local_start(), self.server.constants())
         self.config = self.worker.config = config
@@ -232,10 +237,14 @@ class Simulation:
             model = self.server.split(state.tensors)
             message[OWN_UPDATES] = history.begin(server_round, engine.cohort, model, state.server)
         replies = _Counted(self.progress, history)
-        exchange = self.server.exchange(server_round, to_record(state.tensors), message, engine)
+        start = self.server.prepare_round(server_round, state.tensors, self.progress.working)
+        asked = time.perf_counter()
+        exchange = self.server.exchange(server_round, to_record(start), message, engine)
         aggregated, measured = conduct(exchange, lambda wave: replies.of(engine.stream(_by_cohort(wave, engine))))
         # A Poisson cohort may be small, or empty, without anybody having failed.
         needed = config.min_replies if central is None else min(config.min_replies, len(drawn))
+        if not replies.heard:
+            needed = 0  # a server that has no question in this round
         if replies.good < needed or aggregated is None:
             first = f"; the first failure: {next(iter(replies.failures))}" if replies.failures else ""
             raise TooFewReplies(
@@ -244,7 +253,9 @@ class Simulation:
             )
         tensors = to_tensors(aggregated, self.worker.device)
         metrics = {f"train/{name}": value for name, value in scalars(measured or {}).items()}
-        metrics["train/clients_per_s"] = len(drawn) / (time.perf_counter() - begun)
+        metrics["train/clients_per_s"] = len(drawn) / (time.perf_counter() - asked)
+        if works_between_rounds(self.server):
+            metrics["server/seconds"] = asked - begun
         if replies.failed:
             metrics["train/failures"] = float(replies.failed)
         scores, clients = state.scores, state.clients
@@ -378,6 +389,8 @@ class _Counted:
         self._progress, self._history = progress, history
         self.good = 0
         """Good replies of the newest wave."""
+        self.heard = 0
+        """Replies of all waves."""
         self.failed = 0
         """Clients lost in any wave; there is no wave after that for them."""
         self.failures: dict[str, list[int]] = {}
@@ -394,6 +407,7 @@ class _Counted:
                 self.good += 1
                 if self._history is not None:
                     self._history.add(client_of(reply.metadata.src_node_id), reply.content)
+            self.heard += 1
             self._progress.reply()
             yield reply
 

@@ -14,6 +14,7 @@ from fedsim.data.stages import Stages
 from fedsim.errors import FedsimError
 from fedsim.evaluation import Score
 from fedsim.federated.registry import Strategy
+from fedsim.federated.server import Server
 
 
 def require_stageable(config: RunConfig, strategy: Strategy, data: FederatedData) -> None:
@@ -31,6 +32,11 @@ def require_stageable(config: RunConfig, strategy: Strategy, data: FederatedData
             raise FedsimError(f"privacy.{level}: the accountant knows no data.stages; leave one of them out")
     if strategy.prepare is not None:
         raise FedsimError(f"data.stages: {strategy.name} prepares its data once for all rounds; use another method")
+
+
+def works_between_rounds(server: Server) -> bool:
+    """Return whether a server half does work of its own before rounds."""
+    return type(server).prepare_round is not Server.prepare_round
 
 
 def stage_metrics(
@@ -55,7 +61,7 @@ def stage_metrics(
     ends = [stages.rounds * number for number in range(1, begun)] + [max(stages.rounds * begun, server_round)]
     rounds = [*(line["round"] for line in before), server_round]
     told = measures(table, rounds, stages.blocks[:begun], ends)
-    own = [value if np.isfinite(value) else None for value in score.per_class]
+    own = [value if np.isfinite(value) else None for value in score.per_class.tolist()]
     return {f"stages/{name}": value for name, value in told.items()}, {"per_class": own}
 
 

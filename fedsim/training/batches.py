@@ -85,6 +85,32 @@ def plan_batches(
     return BatchPlan(index, counts, draws)
 
 
+def plan_shared(
+    num: int, steps: Ints, clients: Sequence[int], address: tuple[int, int, int], *, batch_size: int,
+    augment: Literal["none", "crop", "crop_flip"], pad: int,
+) -> BatchPlan:  # fmt: skip
+    """Return batches of `num` samples that all clients share: one beside each step of each, `steps` (N,).
+
+    Address and augmentation are as for `plan_batches`. A client's draws depend on nobody else's number of steps.
+    """
+    plans = [
+        plan_batches(
+            [np.arange(num)], [client], address, epochs=1, batch_size=batch_size, drop_single=False, augment=augment,
+            pad=pad, steps=count, purpose="shared batches",
+        )
+        for client, count in zip(clients, steps.tolist(), strict=True)
+    ]  # fmt: skip
+    most, width = int(steps.max(initial=0)), min(batch_size, num)
+    index = np.zeros((most, len(plans), width), np.int64)
+    counts = np.zeros((most, len(plans)), np.int64)
+    draws = None if augment == "none" else np.zeros((*index.shape, 3), np.int64)
+    for lane, plan in enumerate(plans):
+        index[: len(plan.index), lane], counts[: len(plan.index), lane] = plan.index[:, 0], width
+        if draws is not None and plan.draws is not None:
+            draws[: len(plan.index), lane] = plan.draws[:, 0]
+    return BatchPlan(index, counts, draws)
+
+
 def _passes(
     samples: Sequence[Ints], rngs: Sequence[np.random.Generator], epochs: int, batch_size: int, drop_single: bool
 ) -> tuple[Ints, Ints]:

@@ -16,7 +16,7 @@ from fedsim.data.transforms import strong_view
 from fedsim.federated.types import Annotation, Extras, Phase, State, Stream
 from fedsim.flower.records import Tensors
 from fedsim.randomness import torch_draws, torch_seed
-from fedsim.training.batches import BatchPlan, Ints, joined, plan_batches
+from fedsim.training.batches import BatchPlan, Ints, joined, plan_batches, plan_shared
 from fedsim.training.data import Job, TrainingData
 from fedsim.training.precision import autocast
 
@@ -28,6 +28,22 @@ class Annotated(NamedTuple):
 
     rows: Ints
     annotation: Annotation
+
+
+class Shared(NamedTuple):
+    """Samples that all clients were sent, and the batches of them beside each of the clients' own."""
+
+    data: TrainingData
+    plan: BatchPlan
+
+    def batches(self, steps: slice) -> Tensor:
+        """Return those of some steps, (steps, clients, B', ...)."""
+        index, draws = (
+            None if array is None else torch.from_numpy(array[steps]).to(self.data.x.device)
+            for array in (self.plan.index, self.plan.draws)
+        )
+        assert index is not None
+        return self.data.batch(index, draws)[0]
 
 
 class Feed(NamedTuple):
@@ -45,6 +61,8 @@ class Feed(NamedTuple):
     """{name: (M, ...)}."""
     annotated: Sequence[Annotated | None] = ()
     """Per client; None for one without samples."""
+    shared: Shared | None = None
+    """What all clients were sent."""
 
     def noted(self, steps: slice) -> Tensors:
         """Return the notes of some steps' samples, {name: (steps, clients, B, ...)}."""
@@ -79,6 +97,18 @@ class Feeder:
 
     def feed(self, phase: Phase, server_round: int, number: int, state: State, extras: Extras) -> Feed:
         """Return the batches of phase `number`, which begins with the clients' `state`, stacked (clients, ...)."""
+        feed = self._own(phase, server_round, number, state, extras)
+        samples = extras.constants.get(phase.shared or "")
+        if samples is None:
+            return feed
+        plan = plan_shared(
+            len(samples), feed.plan.steps, [job.client for job in self.jobs], (self.seed, server_round, number),
+            batch_size=phase.shared_batch, augment=self.data.augment, pad=self.data.pad,
+        )  # fmt: skip
+        data = replace(self.data, x=samples, y=samples.new_zeros(len(samples)))
+        return feed._replace(shared=Shared(data, plan))
+
+    def _own(self, phase: Phase, server_round: int, number: int, state: State, extras: Extras) -> Feed:
         seeds = []
         if phase.strong is not None:
             ids = [(server_round, job.client, number) for job in self.jobs]

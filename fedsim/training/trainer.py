@@ -169,13 +169,17 @@ class Trainer:
         index = torch.from_numpy(plan.index).to(self.data.x.device)
         draws = None if plan.draws is None else torch.from_numpy(plan.draws).to(self.data.x.device)
         floats = plan.index[0].size * self.data.x[0].numel() if len(plan.index) else 1
+        if feed.shared is not None and len(plan.index):
+            floats += feed.shared.plan.index[0].size * self.data.x[0].numel()
         block = max(1, _BLOCK_FLOATS // floats)
         for start in range(0, len(index), block):
             some = slice(start, start + block)
             x, y = self.data.batch(index[some], None if draws is None else draws[some])
             notes = feed.noted(some)
+            shared = None if feed.shared is None else feed.shared.batches(some)
             for step, strong in enumerate(feed.strong_views(self.data, range(len(plan.index))[some])):
-                yield Batch(x[step], y[step], None, strong, {name: value[step] for name, value in notes.items()})
+                own = {name: value[step] for name, value in notes.items()}
+                yield Batch(x[step], y[step], None, strong, own, None if shared is None else shared[step])
 
 
 def _stack(shared: Tensors, own: Sequence[Tensors]) -> Tensors:
@@ -196,7 +200,8 @@ def _cut(batch: Batch, rows: Rows, width: int, mask: Tensor | None) -> Batch:
     """Return some clients' batches without padding that all of them share."""
     strong = None if batch.strong is None else batch.strong[rows, :width]
     notes = {name: value[rows, :width] for name, value in batch.notes.items()}
-    return Batch(batch.x[rows, :width], batch.y[rows, :width], mask, strong, notes)
+    shared = None if batch.shared is None else batch.shared[rows]
+    return Batch(batch.x[rows, :width], batch.y[rows, :width], mask, strong, notes, shared)
 
 
 Gradients = tuple[Tensors, Tensors]
@@ -248,7 +253,8 @@ def _single(phase: Phase, extras: Extras, channels_last: bool) -> StepFn:
     def step(moving: Tensors, fixed: Tensors, buffers: Tensors, begun: Tensors, batch: Batch) -> Gradients:
         leaves = {name: value.requires_grad_() for name, value in one(moving).items()}
         strong = None if batch.strong is None else images(batch.strong)
-        own = Batch(images(batch.x), batch.y[0], None, strong, one(batch.notes))
+        shared = None if batch.shared is None else images(batch.shared)
+        own = Batch(images(batch.x), batch.y[0], None, strong, one(batch.notes), shared)
         loss, metrics = phase.loss(leaves | one(fixed), one(buffers), extras, own)
         grads = torch.autograd.grad(loss, list(leaves.values()))
         measured = {name: value.detach()[None] for name, value in ({"loss": loss} | metrics).items()}

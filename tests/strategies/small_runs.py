@@ -33,8 +33,14 @@ _GENERATED = {
     "model.norm": "none", "strategy.descriptor": 4, "strategy.hidden": 8, "strategy.blocks": 1,
     "training.steps": 3,
 }  # fmt: skip
-OWN: dict[str, dict[str, Any]] = {"pefll": _GENERATED, "pfedhn": _GENERATED}
-"""What methods that cannot do with BASE have in its place."""
+_QUICK_IMAGES = {
+    "model.norm": "batch", "strategy.synthetic_batch": 4,
+    "strategy.synthesis": {
+        "images": 16, "rounds": 2, "batch": 8, "steps": 2, "warmup": 0, "critic_steps": 1, "noise_dim": 4, "width": 2,
+    },
+}  # fmt: skip
+OWN: dict[str, dict[str, Any]] = {"pefll": _GENERATED, "pfedhn": _GENERATED, "target": _QUICK_IMAGES}
+"""What methods that cannot do with BASE, or take long with it, have in its place."""
 
 
 class Run(NamedTuple):

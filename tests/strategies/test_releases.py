@@ -32,8 +32,8 @@ def items_of(message: Message, reply: Message) -> Iterator[str]:
 
 
 def items_sent(method: str, overrides: dict[str, Any] | None = None) -> set[str]:
-    """Run a round with evaluation; return the items of all replies."""
-    run = begin(method, {"rounds": 1, "eval_clients": "all", **(overrides or {})})
+    """Run two rounds, of two stages where a method has them, with evaluation; return the items of all replies."""
+    run = begin(method, {"rounds": 2, "eval_clients": "all", **(overrides or {})})
     items: set[str] = set()
     stream = run.engine.stream
 
@@ -46,7 +46,7 @@ def items_sent(method: str, overrides: dict[str, Any] | None = None) -> set[str]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run.engine, "stream", spy)
-        run.advance(1)
+        run.advance(2)
     return items
 
 

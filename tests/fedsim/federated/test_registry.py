@@ -18,6 +18,7 @@ from fedsim.models.base import Classifier
 from fedsim.runs.checkpoint import load_latest
 from fedsim.runs.runner import load_run_model
 from fedsim.runs.simulation import Simulation
+from tests.strategies.small_runs import OWN
 from tests.tiny_runs import TINY
 
 METHODS = sorted(describe("strategies"))
@@ -88,7 +89,7 @@ def test_a_method_runs(method: str, tmp_path: Path) -> None:
     overrides = {"strategy.name": method, "rounds": 2, "out": str(tmp_path)}
     if method == "fedbn":
         overrides["model.norm"] = "batch"
-    result = fedsim.run(TINY, overrides=overrides)
+    result = fedsim.run(TINY, overrides=overrides | OWN.get(method, {}))
     assert [row["round"] for row in result.metrics] == [1, 2]
     assert result.final["train/loss"] > 0
     assert all(np.isfinite(value) for value in result.final.values())

@@ -1,0 +1,397 @@
+"""The synthetic images of TARGET (arXiv:2303.06937, sections 4.2 and 4.3): a generator that inverts a model.
+
+T is the model to invert, frozen and in evaluation mode, on the K classes it knows; S a critic of the same architecture,
+trained from scratch on the images made so far; G the generator. With x = normalise(augment(G(z))), z ~ N(0, I), and
+labels y uniform over the K classes:
+
+    L_ce  = CE(T(x), y)
+    L_bn  = sum_j ||mu_j(x) - M_j||_2 + ||var_j(x) - V_j||_2     of the input of each batch-norm layer j of T   (eq. 8)
+    L_div = -mean_b w_b KL(p_T(x_b) || p_S(x_b)),    w_b = 1 where argmax T and argmax S differ                (eq. 7)
+    L_G   = weight_ce L_ce + weight_boundary L_div + weight_statistics L_bn
+
+A round of synthesis takes `steps` steps of Adam on a copy of G and on z, keeps the B images of the lowest L_G, and
+moves G itself by all of these steps together; then S is trained on what has been kept.
+
+Differs from the authors' code: `w_b` is 1 where the two differ, as in the paper (`boundary: agree` is the code's); the
+critic is trained before its loss is switched on (there, L_div sees an untrained critic for one round); S starts anew as
+a whole (there, it keeps T's classifier and running statistics); the last images are kept, not those whose file names
+sort first; the critic's cosine schedule spans the rounds that there are, not 200. The constants that were released for
+CIFAR-100 make 10 rounds with a warm-up of 20, so that the critic is never used; the defaults here are ours.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedsim.data.transforms import augment, crop_padding, draw_augmentation, normalize
+from fedsim.models.base import Classifier
+from fedsim.randomness import generator, torch_draws, torch_seed
+from fedsim.schema import Config
+from fedsim.training.objectives import kl_divergence
+
+Boundary = Literal["disagree", "agree"]
+
+
+class SynthesisConfig(Config):
+    """How images are made."""
+
+    images: int = Field(1920, ge=1)
+    """Images kept for the clients: the last that were made."""
+    rounds: int = Field(30, ge=1)
+    """N, rounds of synthesis; each makes `batch` images."""
+    batch: int = Field(64, ge=2)
+    """B, images of a round, and of a step of the critic."""
+    steps: int = Field(20, ge=1)
+    """g, steps of a copy of the generator and of z in each round."""
+    warmup: int = Field(5, ge=0)
+    """Rounds before the critic is first trained."""
+    critic_steps: int = Field(25, ge=0)
+    """SGD steps of the critic in each round after the warm-up; 0 is no critic."""
+    critic_temperature: float = Field(5.0, gt=0)
+    """Of the critic's distillation."""
+    critic_lr: float = Field(0.05, gt=0)
+    """Learning rate of the critic; it falls to a thousandth along a cosine."""
+    weight_ce: float = Field(0.5, ge=0)
+    """Weight of L_ce."""
+    weight_boundary: float = Field(1.0, ge=0)
+    """Weight of L_div; in the paper lambda_1."""
+    weight_statistics: float = Field(10.0, ge=0)
+    """Weight of L_bn; in the paper lambda_2."""
+    boundary: Boundary = "disagree"
+    """Where w_b is 1: where model and critic differ, as in the paper, or agree, as in the authors' code."""
+    meta: Literal["maml", "reptile"] = "maml"
+    """How the generator follows its copy: by the sum of the copy's gradients, or towards where the copy got to."""
+    momentum_statistics: bool = True
+    """Compare T's statistics with a running mean over the rounds of synthesis."""
+    lr: float = Field(0.002, gt=0)
+    """Learning rate of the generator."""
+    noise_lr: float = Field(0.01, gt=0)
+    """Learning rate of z."""
+    noise_dim: int = Field(64, ge=1)
+    """Numbers in z."""
+    width: int = Field(32, ge=1)
+    """Channels of the generator's last hidden layer; the others have twice as many."""
+
+    @model_validator(mode="after")
+    def _makes_enough(self) -> Self:
+        if self.images > self.rounds * self.batch:
+            raise ValueError(
+                f"{self.rounds} rounds of {self.batch} make {self.rounds * self.batch} images, fewer than "
+                f"images={self.images}; raise rounds"
+            )
+        return self
+
+
+class Space(NamedTuple):
+    """Where images live: their shape, how a model reads them, and how they are augmented."""
+
+    shape: tuple[int, ...]
+    """(C, H, W)."""
+    mean: Tensor
+    std: Tensor
+    augment: Literal["none", "crop", "crop_flip"]
+
+    def read(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        """Return images in [0, 1], (B, C, H, W), augmented and normalised; gradients go through."""
+        pad = crop_padding(self.shape)
+        if self.augment != "none":
+            draws = torch.from_numpy(draw_augmentation(rng, len(images), self.augment, pad)).to(images.device)
+            images = augment(images, draws, pad)
+        return (images - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+class Generator(nn.Module):
+    """Two upsampling blocks from z (B, noise_dim) to images in (0, 1), (B, C, H, W); H and W are multiples of 4."""
+
+    def __init__(self, noise_dim: int, width: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        channels, height, image_width = shape
+        self.base = (2 * width, height // 4, image_width // 4)
+        self.project = nn.Linear(noise_dim, math.prod(self.base))
+        self.blocks = nn.Sequential(
+            nn.BatchNorm2d(2 * width),
+            *_up(2 * width, 2 * width),
+            *_up(2 * width, width),
+            nn.Conv2d(width, channels, 3, padding=1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the images of z."""
+        images: Tensor = self.blocks(self.project(z).view(-1, *self.base))
+        return images
+
+
+def _up(inputs: int, outputs: int) -> list[nn.Module]:
+    return [
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.LeakyReLU(0.2),
+    ]
+
+
+# The losses -----------------------------------------------------------------------------------------------------------
+
+
+def boundary_loss(logits: Tensor, critic_logits: Tensor, boundary: Boundary) -> Tensor:
+    """Return L_div of two sets of logits (B, K), shape (), never above 0; eq. 7."""
+    differ = logits.argmax(1) != critic_logits.argmax(1)
+    w = differ if boundary == "disagree" else ~differ
+    divergence = kl_divergence(logits.log_softmax(1), critic_logits.log_softmax(1))
+    return -(w.to(divergence) * divergence).mean()
+
+
+class Statistics:
+    """The statistics of the inputs of a model's batch-norm layers, read while it is entered."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self.inputs: list[tuple[Tensor, Tensor]] = []
+        """(mean, biased variance), each (C,), of every layer in the newest forward pass."""
+        self.running: list[tuple[Tensor, Tensor]] = []
+        """Their running means over the rounds of synthesis; empty before the first `update`."""
+
+    def __enter__(self) -> Self:
+        def note(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+            axes = [axis for axis in range(given[0].dim()) if axis != 1]
+            x = given[0].float() if given[0].dtype == torch.bfloat16 else given[0]
+            self.inputs.append((x.mean(axes), x.var(axes, correction=0)))
+
+        self._hooks = [layer.register_forward_pre_hook(note) for layer in self._layers]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def loss(self, momentum: float) -> Tensor:
+        """Return L_bn of the newest forward pass, shape (): sum_j ||mu_j - M_j|| + ||var_j - V_j||; eq. 8.
+
+        Once there are running means, the statistics are momentum * running + (1 - momentum) * their own.
+        """
+        total = self.inputs[0][0].new_zeros(())
+        for number, (layer, newest) in enumerate(zip(self._layers, self.inputs, strict=True)):
+            for kind, (value, known) in enumerate(zip(newest, (layer.running_mean, layer.running_var), strict=True)):
+                assert known is not None
+                mixed = value
+                if self.running:
+                    mixed = momentum * self.running[number][kind] + (1 - momentum) * value
+                total = total + (mixed - known).norm()
+        return total
+
+    def update(self, momentum: float) -> None:
+        """Move the running means towards the newest statistics."""
+        newest = [(mean.detach(), var.detach()) for mean, var in self.inputs]
+        before = self.running or newest
+        self.running = [
+            (momentum * old[0] + (1 - momentum) * new[0], momentum * old[1] + (1 - momentum) * new[1])
+            for old, new in zip(before, newest, strict=True)
+        ]
+
+
+_MOMENTUM = 0.9  # of the running statistics, in the authors' code
+_REPTILE = 67.0  # the authors' factor of theta_G - theta_G'
+
+
+class Made(NamedTuple):
+    """What a synthesis has made."""
+
+    images: Tensor
+    """(images, C, H, W) uint8, on the CPU."""
+    critic: Classifier
+    """S, on the K classes; for its accuracy only."""
+    histogram: Tensor
+    """(K,) share of the images that T takes for each class."""
+
+
+def synthesize(
+    model: Classifier,
+    critic: Classifier,
+    classes: Tensor,
+    space: Space,
+    options: SynthesisConfig,
+    address: tuple[int, int],
+    tick: Callable[[], None] = lambda: None,
+    forward: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Made:
+    """Return images that `model` takes for samples of `classes`.
+
+    Parameters
+    ----------
+    model
+        T. It is neither changed nor trained.
+    critic
+        S, of the same architecture; initialised here, and trained.
+    classes
+        (K,) int64, the classes that T knows.
+    space
+        Of the images.
+    options
+        How.
+    address
+        (run seed, stage) of all draws.
+    tick
+        Called after every round of synthesis.
+    forward
+        Makes the context of T's and S's forward passes, such as mixed precision.
+
+    Raises
+    ------
+    FloatingPointError
+        If L_G is no longer a number.
+    """
+    # A critic with dropout draws from torch's own generator.
+    with torch_draws(torch_seed(address[0], "critic dropout", address[1]), space.mean.device):
+        return _Synthesis(model, critic, classes, space, options, address, forward).run(tick)
+
+
+class _Synthesis:
+    def __init__(
+        self, model: Classifier, critic: Classifier, classes: Tensor, space: Space, options: SynthesisConfig,
+        address: tuple[int, int], forward: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:  # fmt: skip
+        seed, stage = address
+        self.space, self.classes, self.options, self.forward = space, classes, options, forward
+        self.device, self.dtype = space.mean.device, space.mean.dtype
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.statistics = Statistics(self.model)
+        with torch_draws(torch_seed(seed, "critic", stage)), torch.device("cpu"):
+            initialise(critic)
+        with torch_draws(torch_seed(seed, "generator", stage)), torch.device("cpu"):
+            generator_ = Generator(options.noise_dim, options.width, space.shape)
+        self.critic, self.generator = critic.to(space.mean), generator_.to(space.mean)
+        lr = options.lr * options.steps
+        self.meta = torch.optim.Adam(self.generator.parameters(), lr=lr, betas=(0.5, 0.999))
+        self.critic_sgd = torch.optim.SGD(critic.parameters(), options.critic_lr, momentum=0.9, weight_decay=1e-4)
+        # Of all draws but initial weights: on the CPU, so that they do not depend on the device.
+        self.torch_rng = torch.Generator().manual_seed(torch_seed(seed, "synthesis", stage))
+        self.rng = generator(seed, "synthesis", stage)
+        self.images = torch.empty(0, *space.shape, dtype=torch.uint8)
+        self.critic_is_trained = False
+
+    def run(self, tick: Callable[[], None]) -> Made:
+        options = self.options
+        for number in range(1, options.rounds + 1):
+            with self.statistics:
+                images = self.generate()
+                self.statistics.update(_MOMENTUM)
+            self.images = torch.cat([self.images, images])[-options.images :]
+            if number > options.warmup and options.critic_steps:
+                self.train_critic(number)
+            tick()
+        return Made(self.images, self.critic.eval(), self.histogram())
+
+    def logits(self, model: Classifier, x: Tensor) -> Tensor:
+        """Return the logits of the known classes, (B, K)."""
+        with self.forward():
+            logits: Tensor = model(x)
+        return logits[:, self.classes].to(self.dtype)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return L_G of normalised images x (B, ...) and labels y (B,) as positions in `classes`."""
+        options = self.options
+        self.statistics.inputs.clear()
+        logits = self.logits(self.model, x)
+        loss = options.weight_ce * F.cross_entropy(logits, y)
+        if options.weight_statistics:
+            momentum = _MOMENTUM if options.momentum_statistics else 0.0
+            loss = loss + options.weight_statistics * self.statistics.loss(momentum)
+        if options.weight_boundary and self.critic_is_trained:
+            divergence = boundary_loss(logits, self.logits(self.critic, x), options.boundary)
+            loss = loss + options.weight_boundary * divergence
+        return loss
+
+    def generate(self) -> Tensor:
+        """Take one round of steps with the generator; return its best images, (B, C, H, W) uint8 on the CPU."""
+        options = self.options
+        z = torch.randn(options.batch, options.noise_dim, generator=self.torch_rng).to(self.space.mean).requires_grad_()
+        y = torch.randint(len(self.classes), (options.batch,), generator=self.torch_rng).to(self.device)
+        fast = copy.deepcopy(self.generator).train()
+        slow, quick = list(self.generator.parameters()), list(fast.parameters())
+        groups = [{"params": quick, "lr": options.lr}, {"params": [z], "lr": options.noise_lr}]
+        adam = torch.optim.Adam(groups, betas=(0.5, 0.999))
+        sums = [torch.zeros_like(p) for p in slow]
+        best, lowest = torch.empty(0), math.inf
+        self.critic.eval().requires_grad_(False)
+        for _ in range(options.steps):
+            images = fast(z)
+            loss = self.loss(self.space.read(images, self.rng), y)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise FloatingPointError("the loss of the generator is no longer a number")
+            if value < lowest:
+                best, lowest = images.detach(), value
+            gradients = torch.autograd.grad(loss, [*quick, z])
+            for total, gradient in zip(sums, gradients, strict=False):  # z has none
+                total += gradient
+            for leaf, gradient in zip([*quick, z], gradients, strict=True):
+                leaf.grad = gradient
+            adam.step()
+        for own, other, total in zip(slow, quick, sums, strict=True):
+            own.grad = total if options.meta == "maml" else _REPTILE * (own.detach() - other.detach())
+        self.meta.step()
+        return (255 * best).floor().to(torch.uint8).cpu()
+
+    def train_critic(self, number: int) -> None:
+        """Distil T into the critic on the images kept so far."""
+        options = self.options
+        share = (number - 1) / options.rounds
+        low = options.critic_lr / 1000
+        for group in self.critic_sgd.param_groups:
+            group["lr"] = low + (options.critic_lr - low) * (1 + math.cos(math.pi * share)) / 2
+        self.critic.train().requires_grad_(True)
+        for index in self.batches(options.critic_steps):
+            x = self.space.read(self.images[index].to(self.space.mean) / 255, self.rng)
+            with torch.no_grad():
+                p = (self.logits(self.model, x) / options.critic_temperature).log_softmax(1)
+            q = (self.logits(self.critic, x) / options.critic_temperature).log_softmax(1)
+            loss = kl_divergence(p, q).mean() * options.critic_temperature**2
+            leaves = list(self.critic.parameters())
+            for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
+                leaf.grad = gradient
+            self.critic_sgd.step()
+        self.critic_is_trained = True
+
+    def batches(self, count: int) -> Iterator[Tensor]:
+        """Yield `count` batches of positions in the images, in shuffled passes."""
+        order = torch.empty(0, dtype=torch.int64)
+        size = min(self.options.batch, len(self.images))
+        for _ in range(count):
+            if len(order) < size:
+                order = torch.randperm(len(self.images), generator=self.torch_rng)
+            yield order[:size]
+            order = order[size:]
+
+    @torch.no_grad()
+    def histogram(self) -> Tensor:
+        """Return the share of the images that T takes for each class, (K,)."""
+        mean, std = self.space.mean, self.space.std
+        parts = [
+            self.logits(self.model, normalize(some.to(self.device), mean, std).to(self.dtype)).argmax(1)
+            for some in torch.split(self.images, 500)
+        ]
+        return torch.bincount(torch.cat(parts), minlength=len(self.classes)).cpu() / len(self.images)
+
+
+def initialise(model: nn.Module) -> None:
+    """Start a model anew: Xavier's normal distribution for weights, N(1, 0.02) for scales, 0 for shifts."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.xavier_normal_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, _BatchNorm):
+            layer.reset_running_stats()
+            nn.init.normal_(layer.weight, 1.0, 0.02)
+            nn.init.zeros_(layer.bias)
