@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Any, NotRequired
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from typing_extensions import TypedDict
 
 from fedsim.atomic import fsync
@@ -22,6 +24,7 @@ from fedsim.errors import FedsimError
 from fedsim.flower.records import Tensors
 from fedsim.sealed import Damaged, seal, sha256, unseal
 
+_SERVER = "server-"  # before the digest in the name of the file of the server's tensors
 _KEPT = 2  # the newest, and the one before in case a disk fails
 
 
@@ -54,7 +57,8 @@ class Checkpoint:
     def save(self, run_folder: Path) -> None:
         """Write this checkpoint under a run folder and drop old ones.
 
-        A client's state that has not changed since the last one is a hard link to the file there.
+        What has not changed since the last one, a client's state or all the server's tensors, is a hard link to the
+        file there.
         """
         folder = run_folder / "checkpoints"
         for rest in folder.glob(".round-*"):  # of a process that was killed here
@@ -64,10 +68,14 @@ class Checkpoint:
         (temporary / "clients").mkdir(parents=True)
         new = self.clients.write_committed(temporary / "clients")
         groups = {"model": self.model, "server": self.server[0]}
-        tensors = {f"{group}/{name}": value for group, part in groups.items() for name, value in part.items()}
-        _save(tensors, temporary / "tensors.safetensors")
+        _save({f"model/{name}": value for name, value in self.model.items()}, temporary / "tensors.safetensors")
         digests = {f"clients/{file_name(client)}": digest for client, digest in self.clients.digests().items()}
         digests["tensors.safetensors"] = sha256(temporary / "tensors.safetensors")
+        new.append(temporary / "tensors.safetensors")
+        if self.server[0]:
+            name, digest, is_new = _write_server(self.server[0], folder, temporary)
+            digests[name] = digest
+            new += [temporary / name] if is_new else []
         state_json = {
             "round": self.round, "server": self.server[1], "clients": self.clients.committed(),
             "names": {group: list(part) for group, part in groups.items()},
@@ -76,7 +84,7 @@ class Checkpoint:
             "took_part": self.took_part, "released": self.released, "clip_norm": self.clip_norm, "files": digests,
         }  # fmt: skip
         (temporary / "state.json").write_bytes(seal(json.dumps(state_json, indent=1)))
-        for path in [*new, temporary / "tensors.safetensors", temporary / "state.json", temporary / "clients"]:
+        for path in [*new, temporary / "state.json", temporary / "clients"]:
             fsync(path)
         fsync(temporary)
         _remove([final] if final.exists() else [])
@@ -114,6 +122,9 @@ def _load(folder: Path) -> Checkpoint:
             if sha256(folder / name) != digest:
                 raise Damaged(f"the checksum of {name} does not match")
         tensors = load_file(folder / "tensors.safetensors")
+        for name in state.files:
+            if name.startswith(_SERVER):
+                tensors |= load_file(folder / name)
         # In the order of the run that wrote them: files sort names, and a sum over names must not depend on that.
         model, server = (
             {name: tensors[f"{group}/{name}"] for name in state.names[group]} for group in ("model", "server")
@@ -159,6 +170,19 @@ class _StateFile(BaseModel):
 
 def _name(server_round: int) -> str:
     return f"round-{server_round:08d}"
+
+
+def _write_server(tensors: Tensors, folder: Path, temporary: Path) -> tuple[str, str, bool]:
+    """Put the server's tensors into a checkpoint; returns the file's name and SHA-256, and whether it is a new one."""
+    content = save(_saveable({f"server/{name}": tensors[name] for name in sorted(tensors)}))
+    digest = hashlib.sha256(content).hexdigest()
+    name = f"{_SERVER}{digest[:16]}.safetensors"
+    for before in sorted(folder.glob("round-*"))[-1:]:
+        with contextlib.suppress(OSError):  # it is not there, or the disk knows no links
+            os.link(before / name, temporary / name)
+            return name, digest, False
+    (temporary / name).write_bytes(content)
+    return name, digest, True
 
 
 def _remove(folders: Sequence[Path]) -> None:

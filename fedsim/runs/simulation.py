@@ -135,8 +135,7 @@ class Simulation:
             )
         if config.history.keep != "none" and works_between_rounds(self.server):
             raise FedsimError(
-                f"history.keep: the server of {self.strategy.name} works between rounds, which a history does not hold; "
-                "use none"
+                f"history.keep: the server of {self.strategy.name} works between rounds, unlike a history; use none"
             )
         config, why_cohort = choose_cohort(config, self.worker, self.server.local_start(), self.server.constants())
         self.config = self.worker.config = config

@@ -186,11 +186,26 @@ def test_resumed_in_any_round_it_comes_to_the_same_bits(method, tmp_path):
     for done in (1, 2, 3):
         half = begin(method, STAGED)
         half.advance(done)
+        (tmp_path / str(done)).mkdir()
         half.simulation.checkpoint(half.state, half.engine).save(tmp_path / str(done))
         resumed = begin(method, STAGED, load_latest(tmp_path / str(done)))
         resumed.advance(4 - done)
         assert_same_bits(resumed.tensors, whole.tensors)
         assert_same_bits(resumed.state.server[0], whole.state.server[0])
+
+
+def test_a_stages_images_and_model_are_written_once(tmp_path):
+    run = begin("target", STAGED)
+    files = []
+    for _ in range(4):
+        run.advance(1)
+        run.simulation.checkpoint(run.state, run.engine).save(tmp_path)
+        newest = max((tmp_path / "checkpoints").glob("round-*"))
+        files.append([path.stat().st_ino for path in newest.glob("server-*")])
+    assert files[:2] == [[], []]
+    assert files[2] == files[3] != []
+    loaded = load_latest(tmp_path)
+    assert_same_bits(loaded.server[0], run.state.server[0])
 
 
 @pytest.mark.parametrize("method", ["target", "fedlwf", "fedewc"])
@@ -281,6 +296,9 @@ def test_each_client_answers_once_a_stage_whatever_the_cohort():
     np.testing.assert_array_equal(run.simulation.server.counts.numpy()[stages.blocks[1]], held[stages.blocks[1]])
 
 
+_MLP = {"name": "mlp", "norm": "batch"}
+
+
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 
@@ -289,7 +307,7 @@ def test_each_client_answers_once_a_stage_whatever_the_cohort():
     [
         ("fedlwf", {"data.stages.keep": 5}, "data.stages.keep: fedlwf learns from a stage's own classes only"),
         ("target", {"model.norm": "none"}, "strategy.synthesis.weight_statistics: cnn has no batch norm"),
-        ("target", {"data.name": "breast_cancer", "model.name": "mlp", "model.norm": "batch"}, "makes images"),
+        ("target", {"data.name": "breast_cancer", "model": _MLP}, "makes images"),
         ("fedlwf", {"history.keep": "norms"}, "history.keep: the server of fedlwf works between rounds"),
         ("target", {"strategy.synthesis.images": 10**6}, "strategy.synthesis: 2 rounds of 8 make 16 images"),
     ],
