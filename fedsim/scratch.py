@@ -10,15 +10,19 @@ from pathlib import Path
 _NAME = re.compile(r"fedsim-(?P<pid>\d+)-\w+")
 
 
-def scratch_folder(parent: Path | None = None) -> Path:
-    """Return a new folder for files that must not outlive this process, in the system's temporary one by default."""
+def scratch_folder(parent: Path | None = None, *, at_exit: bool = True) -> Path:
+    """Return a new folder for files that must not outlive this process, in the system's temporary one by default.
+
+    It is removed when the process ends, or `at_exit` is false and the caller removes it.
+    """
     around = parent or Path(tempfile.gettempdir())
     for left in around.glob("fedsim-*"):
         match = _NAME.fullmatch(left.name)
         if match and _is_gone(int(match["pid"])) and left.stat().st_uid == os.getuid():
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f"fedsim-{os.getpid()}-", dir=around))
-    atexit.register(_remove, folder, os.getpid())
+    if at_exit:
+        atexit.register(_remove, folder, os.getpid())
     return folder
 
 

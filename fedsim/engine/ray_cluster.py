@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import math
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -18,11 +20,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fedsim.config.run import EngineConfig
 from fedsim.engine.vigil import Vigil
 from fedsim.errors import ClusterLost, FedsimError
+from fedsim.scratch import scratch_folder
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about CUDA_VISIBLE_DEVICES
 
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed")  # our replies tell so
+
+_sessions: list[Path] = []
+"""Folders of Ray's own, with its logs and sockets."""
+
+
+def _remove_sessions() -> None:
+    while _sessions:
+        shutil.rmtree(_sessions.pop(), ignore_errors=True)
+
+
+atexit.register(_remove_sessions)  # before Ray is imported, so that it is shut down before
 
 if TYPE_CHECKING:
     import ray
@@ -254,6 +268,9 @@ def _start(options: EngineConfig) -> str:
         more["include_dashboard"] = options.dashboard
         if _cpus(options) > len(os.sched_getaffinity(0)):  # more than there are: as asked
             more["num_cpus"] = _cpus(options)
+        # Ray would leave its session in /tmp/ray, for all to write to. Its sockets have to have short names.
+        _sessions.append(scratch_folder(Path("/tmp"), at_exit=False))
+        more["_temp_dir"] = str(_sessions[-1])
     else:
         _require_reachable(options.ray_address)
     try:

@@ -25,7 +25,7 @@ from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from fedsim.models.build import build_model
 from fedsim.models.config import ModelConfig
-from fedsim.sealed import Damaged, seal, unseal
+from fedsim.sealed import Damaged, seal, sha256, unseal
 
 Format = Literal["safetensors", "torchscript", "onnx"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -125,7 +125,9 @@ def load_model(path: str | Path) -> PortableModel:
     description = _description(given, file)
     try:
         tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
+        if given.is_dir():
+            _require_recorded(given, file)
+    except (OSError, SafetensorError, ValueError) as error:
         raise FedsimError(f"{file}: not a readable model file ({type(error).__name__})") from None
     model = build_model(description.model, description.input_shape, description.outputs, 0)
     try:
@@ -133,6 +135,13 @@ def load_model(path: str | Path) -> PortableModel:
     except RuntimeError:
         raise FedsimError(f"{file}: its tensors are not those of {description.model.name}; export it again") from None
     return PortableModel(model, description).eval()
+
+
+def _require_recorded(folder: Path, file: Path) -> None:
+    summary = folder / "summary.json"
+    recorded = json.loads(unseal(summary.read_bytes())).get("model_sha256") if summary.exists() else None
+    if recorded is not None and sha256(file) != recorded:
+        raise FedsimError(f"{file}: is not the model that the run recorded (its hash differs); run it anew")
 
 
 def _description(given: Path, file: Path) -> Description:
