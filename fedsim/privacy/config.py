@@ -17,7 +17,7 @@ class NoiseConfig(Config):
 
     noise_multiplier: float | None = Field(None, ge=0, le=1e6)
     """z, the noise's standard deviation over the clipping norm; 0 adds none, and protects nothing."""
-    target_epsilon: float | None = Field(None, gt=0)
+    target_epsilon: float | None = Field(None, gt=0, le=1e6)
     """Epsilon of the whole run, from which noise_multiplier is computed; the run's config.yaml holds the outcome."""
     delta: float = Field(1e-5, gt=0, lt=1)
     """The delta of the guarantee; far below one over the number of units that are protected."""

@@ -15,6 +15,7 @@ from fedsim.privacy.ledger import Ledger
 if TYPE_CHECKING:
     from fedsim.runs.privacy_audit import Audit
 
+_ORIGIN = {"seeded": "seeded", "secure": "the operating system's, which does not repeat,"}
 _AGAINST = {"server": "everybody", "readers": "model's readers"}  # the server among the former alone
 
 
@@ -40,7 +41,9 @@ def render_ledger(ledger: Ledger) -> RenderableType:
         parts += [Text(f"- {release.what}: {release.note}") for release in ledger.uncovered(unit)]
     parts.append(
         Text(
-            "\nThis is a simulation: its noise is seeded and in floating point, so it guards no real data.", style="dim"
+            f"\nThis is a simulation: its noise is {_ORIGIN[ledger.noise]} and in floating point, "
+            "so it guards no real data.",
+            style="dim",
         )
     )
     return Group(*parts)
@@ -73,7 +76,7 @@ def render_audits(audits: list[Audit]) -> RenderableType:
             verdict = Text("no contradiction", style="green")
         parts.append(
             Text.assemble(
-                (f"\nAudit, one {audit.unit}: ", "bold"),
+                (f"\nAudit, one {audit.unit} {audit.adjacency}: ", "bold"),
                 f"epsilon >= {math.floor(audit.lower * 1000) / 1000:.3f} with 95 % confidence; claimed "
                 f"{format_epsilon(audit.claimed)} at delta {audit.delta:g}; ",
                 verdict,
