@@ -233,4 +233,16 @@ class _Spectrum:
         return leading | {"updates:energy_kept": self.kept / total} | ratio
 
 
-strategy("fedld", FedLDConfig, FedLDClient, FedLDServer)
+strategy(
+    "fedld",
+    FedLDConfig,
+    FedLDClient,
+    FedLDServer,
+    run_defaults={
+        "training.epochs": 1,
+        "training.batch_size": 50,
+        "training.lr": 0.01,
+        "training.momentum": 0.5,
+        "training.weight_decay": 5e-4,
+    },
+)

@@ -163,5 +163,12 @@ strategy(
     FedLoGeConfig,
     FedLoGeClient,
     FedLoGeServer,
-    run_defaults={"data.imbalance_factor": 0.1, "model.norm": "group", "training.momentum": 0.5, "training.epochs": 5},
+    run_defaults={
+        "data.imbalance_factor": 0.1,
+        "model.norm": "group",
+        "training.epochs": 5,
+        "training.batch_size": 8,
+        "training.lr": 0.03,
+        "training.momentum": 0.5,
+    },
 )

@@ -3,7 +3,8 @@
 What is repaired around them: they see the sampled cohort only and sample all of it, their shuffling is undone, and
 Python's generator is seeded while they run; integer buffers are averaged here and stay integers; the adaptive ones move
 parameters only, for an adaptive step can make a running variance negative; results come back in the arrays' own types;
-their garbage collections, one per reply, take no time.
+their garbage collections, one per reply, take no time; Krum and its kin measure distances between what clients changed,
+in float64; FedAdam's bias correction begins with t = 1, as Adam's does, where Flower's begins with t = 2.
 """
 
 import contextlib
@@ -83,11 +84,26 @@ class MultiKrumConfig(KrumConfig):
     """m, how many updates are averaged."""
 
 
-class QFedAvgConfig(StrategyConfig):
-    """Options of q-FedAvg; the client's learning rate is training.lr."""
+_BY_DISTANCE = (flower.Krum, flower.MultiKrum, flower.Bulyan)
 
-    q: float = Field(0.1, ge=0)
-    """Fairness: 0 is FedAvg, larger weighs clients with a larger loss more."""
+
+def degenerate(options: StrategyConfig, cohort: int) -> tuple[str, ...]:
+    """Return why a robust rule protects from nobody with so many clients in a round; nothing where it does."""
+    name, plain = options.name, "a plain mean, which one client can spoil"
+    if isinstance(options, TrimmedConfig) and int(options.beta * cohort) == 0:
+        return (
+            f"{name} trims nobody: strategy.beta, {options.beta:g}, of {cohort} clients is below one; it is {plain}",
+        )
+    if name == "fedmedian" and cohort < 3:
+        return (f"{name} of {cohort} clients is {plain}",)
+    if isinstance(options, MultiKrumConfig) and options.num_nodes_to_select >= cohort:
+        selected = f"num_nodes_to_select, {options.num_nodes_to_select},"
+        return (f"{name} selects all: strategy.{selected} is not below the {cohort} clients of a round; it is FedAvg",)
+    if name == "bulyan" and not options.model_dump()["num_malicious_nodes"]:
+        return (f"{name} with strategy.num_malicious_nodes 0 leaves nobody out; it is {plain}",)
+    if isinstance(options, KrumConfig) and cohort < 3:
+        return (f"{name} of {cohort} clients has no distances to compare; it takes the first",)
+    return ()
 
 
 class FlowerServer(Server):
@@ -104,11 +120,12 @@ class FlowerServer(Server):
         data: FederatedData,
     ) -> None:
         super().__init__(config, model, data)
+        self.cohort = min(config.cohort_size, int(np.count_nonzero(data.partition.sizes)))
         self._require_honest_majority()
+        self.remarks = degenerate(config.strategy, self.cohort)
+        self._relative = build in _BY_DISTANCE
+        self._round_ahead = build is flower.FedAdam
         options = config.strategy.model_dump(exclude={"name"})
-        self.reads_metrics = build is flower.QFedAvg  # clients' losses
-        if self.reads_metrics:
-            options |= {"client_learning_rate": config.training.lr, "train_loss_key": "loss"}
         self.inner = build(
             **options, fraction_train=1.0, fraction_evaluate=1.0,
             min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1,
@@ -118,10 +135,10 @@ class FlowerServer(Server):
         self._dtypes = {name: value.dtype for name, value in self.initial().items()}
 
     def _require_honest_majority(self) -> None:
-        if self.config.cohort_size < self._needed():
+        if self.cohort < self._needed():
             raise FedsimError(
                 f"strategy.num_malicious_nodes: {self._liars} liars need a cohort of at least {self._needed()}, "
-                f"got {self.config.cohort_size}"
+                f"got {self.cohort}"
             )
 
     @property
@@ -129,14 +146,17 @@ class FlowerServer(Server):
         return int(getattr(self.config.strategy, "num_malicious_nodes", 0))
 
     def _needed(self) -> int:
-        """Return how many updates the rule is sound with: n >= 2f + 3, Bulyan's n >= 4f + 3."""
-        return ((4 if self.config.strategy.name == "bulyan" else 2) * self._liars + 3) if self._liars else 0
+        """Return how many updates the rule is sound with: n >= 2f + 3, Bulyan's n >= 4f + 3, even where f = 0."""
+        if self.config.strategy.name == "bulyan":
+            return 4 * self._liars + 3
+        return 2 * self._liars + 3 if self._liars else 0
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return the messages that Flower's strategy makes, with our buffers put back into the model."""
         config[wire.REPLY] = self.replies
+        self.current = to_tensors(arrays)
         theirs = self._without_ours(arrays)
         with seeded_choice(torch_seed(self.config.seed, "flower", server_round)):
             messages = list(self.inner.configure_train(server_round, theirs, config, grid))
@@ -173,16 +193,28 @@ class FlowerServer(Server):
             if self._ours:
                 kept = _record({name: arrays[name] for name in self._ours})
                 buffers.add(to_tensors(kept), scalars(metrics)[wire.NUM_EXAMPLES])
-            reply.content[wire.ARRAYS] = self._without_ours(arrays)
+            theirs = self._without_ours(arrays)
+            reply.content[wire.ARRAYS] = self._moved(theirs, -1) if self._relative else theirs
             reply.content[wire.METRICS] = MetricRecord(
                 {n: v for n, v in metrics.items() if n in common - {wire.WEIGHT}}
             )
         with seeded_choice(torch_seed(self.config.seed, "flower", server_round)), _quick_collections():
-            aggregated, measured = self.inner.aggregate_train(server_round, good)
+            aggregated, measured = self.inner.aggregate_train(server_round - self._round_ahead, good)
         if aggregated is None:
             return None, measured
+        if self._relative:
+            aggregated = self._moved(aggregated, 1)
         tensors = to_tensors(aggregated) | (buffers.result() if self._ours else {})
         return to_record({n: restore_dtype(tensors[n], dtype) for n, dtype in self._dtypes.items()}), measured
+
+    def _moved(self, arrays: ArrayRecord, sign: int) -> ArrayRecord:
+        """Return models less the global one (-1), or differences from it as models again (1), in float64.
+
+        After a small step the squared distance of two models is lost in the rounding of float32.
+        """
+        return to_record(
+            {name: value.double() + sign * self.current[name].double() for name, value in to_tensors(arrays).items()}
+        )
 
     def _without_ours(self, arrays: ArrayRecord) -> ArrayRecord:
         return _record({name: array for name, array in arrays.items() if name not in self._ours})
@@ -252,4 +284,3 @@ strategy("fedtrimmedavg", TrimmedConfig, Client, _server(flower.FedTrimmedAvg), 
 strategy("krum", KrumConfig, Client, _server(flower.Krum), summary="Krum (Flower): the most central update.")
 strategy("multikrum", MultiKrumConfig, Client, _server(flower.MultiKrum), summary="MultiKrum (Flower).")
 strategy("bulyan", KrumConfig, Client, _server(flower.Bulyan), summary="Bulyan (Flower): trimmed MultiKrum.")
-strategy("qfedavg", QFedAvgConfig, Client, _server(flower.QFedAvg), summary="q-FedAvg (Flower): fairer losses.")

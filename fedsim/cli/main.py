@@ -6,6 +6,7 @@ of `fedsim --help`.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -30,6 +31,9 @@ from fedsim.interrupts import Heard, heeding_signals
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, by default this process's, and exit: 0 done, 1 failed, 2 bad input, 128 + a signal."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 gets ? for what it cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     with heeding_signals() as heard:
         try:
             code = app(arguments, prog_name="fedsim", standalone_mode=False)

@@ -57,6 +57,8 @@ def run_command(
 
     overrides = dict(map(parse_override, sets or []))
     machine = {key: value for key, value in {**flags, **overrides}.items() if key in MACHINE_SETTINGS and key != "out"}
+    if resume is not None and data_root is not None:  # where its data are now
+        machine["data.root"] = str(data_root)
     given = {"--config": config, "--force": force, **flags, **overrides}
     useless = [
         key for key, value in given.items() if value not in (None, False) and key not in machine and key != "rounds"

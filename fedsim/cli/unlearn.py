@@ -32,6 +32,7 @@ def unlearn_command(
         bool,
         typer.Option("--no-privacy", help="Allow methods that end the run's guarantee."),
     ] = False,
+    data_root: Annotated[Path | None, typer.Option(help="Folder that the run's data have been moved to.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="METHOD.option=value. Repeatable.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an outcome of the same name.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
@@ -40,6 +41,8 @@ def unlearn_command(
     from fedsim.config.resolve import parse_override
 
     overrides = dict(map(parse_override, sets or []))
+    if data_root is not None:
+        overrides["data.root"] = str(data_root)
     methods = [word for part in method.split(",") if (word := part.strip())]
     console = Screen(soft_wrap=True)
     from fedsim.runs.progress import progress_for

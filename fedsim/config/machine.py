@@ -18,7 +18,11 @@ MACHINE_SETTINGS = ("out", "engine.device", "engine.ray_address", "engine.dashbo
 
 def settings_file() -> Path:
     """Return where the user's own settings are, whether there are any or not."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "fedsim" / "settings.yaml"
+    try:
+        home = Path.home()
+    except RuntimeError:  # an account without one
+        home = Path("/nonexistent")
+    return Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "fedsim" / "settings.yaml"
 
 
 def without_machine_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

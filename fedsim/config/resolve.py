@@ -18,6 +18,7 @@ from fedsim.config.machine import (
     without_machine_settings,
 )
 from fedsim.config.run import NAMED_SECTIONS, RunConfig, flatten
+from fedsim.config.texts import text_kind
 from fedsim.errors import FedsimError, nearest
 from fedsim.federated.registry import describe, load_strategy
 from fedsim.reading import load_yaml, read_regular
@@ -112,14 +113,42 @@ def _without_orders(path: Path, content: Nested) -> Nested:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Return (dotted key, value) of `key.path=value`; the value is read as YAML."""
+    """Return (dotted key, value) of `key.path=value`.
+
+    The value is read as YAML, but for options that hold text and nothing else: `# rooms`, `10` and `no` are names of
+    columns there, and nothing needs quotes (which may stand around it all the same).
+    """
     key, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", key.strip()):
         raise FedsimError(f"--set {text}: must have the form key.path=value, such as training.lr=0.1")
+    kind = text_kind(key.strip())
+    if kind == "text":
+        return key.strip(), _text(value)
+    if kind == "texts":
+        return key.strip(), _texts(value)
     try:
         return key.strip(), load_yaml(value)
     except (yaml.YAMLError, ValueError):
         raise FedsimError(f"--set {text}: the value is not valid YAML; quote it") from None
+
+
+def _text(value: str) -> str | None:
+    text = value.strip() or value
+    if text in ("", "null", "~"):
+        return None
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def _texts(value: str) -> list[str]:
+    """Return the parts of `[one, two]`, or the whole as one."""
+    text = value.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        return [one] if (one := _text(value)) is not None else []
+    try:
+        parts = yaml.load(text, yaml.BaseLoader)  # in which every scalar is text
+    except yaml.YAMLError:  # a # in it, for one
+        parts = text[1:-1].split(",")
+    return [part.strip() if isinstance(part, str) else str(part) for part in parts]
 
 
 def set_key(target: Nested, key: str, value: Any) -> None:

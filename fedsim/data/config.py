@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from fedsim.errors import nearest
+from fedsim.paths import expanded
 from fedsim.schema import Config
 
 _MEDMNIST = {
@@ -174,7 +175,7 @@ class CsvConfig(Config):
     header: bool | None = None
     """Whether the first row names the columns."""
     separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
-    """The sign between two values."""
+    """The sign between two values; tab for a tabulator."""
     decimal: Literal[".", ","] | None = None
     """The decimal mark."""
     dates: Literal["dmy", "mdy"] | None = None
@@ -183,6 +184,11 @@ class CsvConfig(Config):
     """More words that stand for a missing value, beside NA, null, ? and their kin."""
     encoding: str | None = None
     """Of the text; UTF-8, UTF-16 and Windows-1252 are told apart without."""
+
+    @field_validator("separator", mode="before")
+    @classmethod
+    def _tabulator(cls, value: object) -> object:
+        return "\t" if value in ("tab", "\\t") else value
 
     @field_validator("target", "client", "test", mode="before")
     @classmethod
@@ -202,7 +208,7 @@ class CsvConfig(Config):
     @classmethod
     def _keeps_its_place(cls, value: str | None) -> str | None:
         """Make the path of an existing file absolute: a run goes on from another folder."""
-        if value is not None and (path := Path(value).expanduser()).is_file():
+        if value is not None and (path := expanded(value)).is_file():
             return str(path.resolve())
         return value
 
@@ -247,6 +253,9 @@ class DataConfig(Config):
     """n_min / n_max of an exponential long tail over the classes; 1 is no long tail."""
     max_per_class: int | None = Field(None, ge=1)
     """Head class size n_max of the long tail (default: the smallest class), or without one a cap per class."""
+    shots: Literal["train", "client_test"] = "train"
+    """What makes a class one of many, medium or few: its training samples, or, as in the authors' code of FedLoGe, its
+    samples in all clients' test sets."""
     client_test: Literal["matched", "split"] = "matched"
     """Clients' test sets: test images in the client's class mix, or a part of its own data held out."""
     client_test_fraction: float = Field(0.2, gt=0, lt=1)

@@ -17,6 +17,7 @@ from fedsim.data.config import DataConfig
 from fedsim.data.npz import Array, IntArray, Part, read_npz, split
 from fedsim.data.tabular import EMBEDDED_TABLES, embedded, linear_model, read_csv
 from fedsim.errors import FedsimError
+from fedsim.paths import expanded
 from fedsim.randomness import generator
 
 Floats = tuple[float, ...]
@@ -140,7 +141,7 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
     if name == "digits":
         return _dataset(name, *_digits())
     root = config.root or Path(os.environ.get("FEDSIM_DATA") or "~/.cache/fedsim")
-    archive = root.expanduser() / f"{name}.npz"
+    archive = expanded(root) / f"{name}.npz"
     if archive.exists():
         return _dataset(name, *read_npz(archive, config.test_fraction, seed))
     if name not in _NAMED:

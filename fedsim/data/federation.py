@@ -82,6 +82,13 @@ class FederatedData:
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    def shot_counts(self, by: Literal["train", "client_test"]) -> npt.NDArray[np.int64]:
+        """Return the sizes of the classes, (C,), that make them many, medium or few, see `DataConfig.shots`."""
+        if by == "train" or self.dataset.is_regression:
+            return self.class_counts
+        y = self.dataset.y_test if self.client_test_source == "test" else self.dataset.strata_train
+        return np.bincount(y[self.client_test.indices], minlength=self.dataset.num_strata)
+
     def without(self, rows: npt.NDArray[np.int64]) -> "FederatedData":
         """Return the same federation with those training rows taken from whoever holds them.
 

@@ -16,6 +16,7 @@ from fedsim.data.npz import Array, IntArray, Part, split
 from fedsim.data.table_columns import Column, understand
 from fedsim.data.table_text import Cells, read_cells
 from fedsim.errors import FedsimError, nearest
+from fedsim.paths import expanded
 from fedsim.randomness import generator
 
 Names = tuple[str, ...] | None
@@ -184,7 +185,7 @@ def _test_file(cells: Cells, config: CsvConfig) -> Cells | None:
     """Return the cells of the table of test rows, if there is one."""
     if config.test is None or config.test in cells.names:
         return None
-    path = Path(config.test).expanduser()
+    path = expanded(config.test)
     if not path.is_file():
         raise FedsimError(
             f"data.csv.test: {config.test!r} is neither a column of {cells.path} nor a file; "

@@ -34,6 +34,8 @@ class Server(Strategy):
     """What aggregation needs: each chunk's weighted mean, or every client's own update."""
     reads_metrics = False
     """Whether the next model depends on clients' metrics, which no noise protects."""
+    remarks: tuple[str, ...] = ()
+    """What a user should know before the run, such as that a rule cannot do with these clients what it is for."""
     central: CentralPrivacy | None = None
     """Takes the place of `aggregate` where the run has client-level privacy."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -74,18 +75,22 @@ class Extras(NamedTuple):
     """What the server sent besides the model, the same for all clients."""
     stacked: bool = False
     """Whether `start` holds that of several clients, (clients, ...); never in a loss."""
+    server_round: Tensor = torch.ones(())
+    """The number of the round, from 1, float32 (): for coefficients that change, which as Python numbers would be
+    written down with a recorded step once for all; see `Phase.declares`."""
 
     def of(self, lane: int) -> Extras:
         """Return what one of the clients looks at."""
         start = {name: value[lane] for name, value in self.start.items()} if self.stacked else self.start
-        return Extras(start, self.constants)
+        return Extras(start, self.constants, server_round=self.server_round)
 
 
 Loss = Callable[[Tensors, Tensors, Extras, Batch], tuple[Tensor, Tensors]]
 """(params, buffers, extras, batch) -> (loss (), metrics {name: ()}); metrics `family:member` share a plot.
 
 Pure, but for BatchNorm's buffers, which are updated in place. It runs under `torch.func.vmap`, one client a lane:
-no `.item()`, no branch on a tensor's value."""
+no `.item()`, no branch on a tensor's value. The operations that it comes to are recorded and replayed, so a Python
+value that changes must come as a tensor, such as `Extras.server_round`, or be named in `Phase.declares`."""
 
 
 Stream = Literal["labelled", "unlabelled"]
@@ -132,6 +137,8 @@ class Phase:
     """Whether samples not kept by `annotate` stay out of all batches; else `Batch.notes["keep"]` tells them."""
     audit: Audit | None = None
     """Measures the annotation."""
+    declares: Hashable = ()
+    """Python values that the loss reads and that change between rounds: a recorded step serves for equal ones only."""
     objective: Callable[[str], str] = lambda name: ""
     """Which part of the loss moves a parameter, where it is a sum of parts that share none: each is clipped alone."""
     stays: Callable[[str], bool] = lambda name: False

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedsim.errors import FedsimError, InUse
+from fedsim.paths import expanded
 
 _LEFT = re.compile(r"\.(?P<name>.+?)(\.\d+\.(?P<kind>tmp|old)|\.lock)")
 
@@ -42,7 +43,7 @@ def held(
     FedsimError
         If it, or the folder around it, cannot be written to: before any work is done.
     """
-    place = folder.expanduser().resolve()
+    place = expanded(folder).resolve()
     new_parents = [parent for parent in place.parents if not parent.exists()]
     handle = -1
     try:

@@ -29,6 +29,7 @@ from fedsim.errors import ClusterLost, Diverged, FedsimError, InUse, RunFailed, 
 from fedsim.interrupts import checkpoint_wanted, heeding_signals, uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.models.portable import describe_in
+from fedsim.paths import expanded
 from fedsim.privacy import ledger
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest, load_model, save_model
@@ -38,6 +39,7 @@ from fedsim.runs.folder import RunFolder
 from fedsim.runs.frozen import freeze, run_data
 from fedsim.runs.history import HistoryWriter, require_room
 from fedsim.runs.progress import Progress
+from fedsim.runs.relocate import MOVED, relocated
 from fedsim.runs.reserve import held, put_in_place, sweep, temporary_for
 from fedsim.runs.settle import as_given
 from fedsim.runs.simulation import Metrics, RunState, Simulation, build_run_model, described
@@ -117,17 +119,21 @@ def resume(
     rounds
         How many it is to have in the end, in place of what its configuration says; kept there.
     overrides
-        Settings of this machine, such as `{"engine.device": "cpu"}`: a run folder makes none.
+        Settings of this machine, such as `{"engine.device": "cpu"}`: a run folder makes none; and "data.root", the
+        folder that its data have been moved to.
 
     Raises
     ------
     FedsimError
         If `folder` is no run, its checkpoint is damaged, its data is another than it began with, or it has more rounds.
     """
-    require_machine_settings(overrides or {}, "overrides of a run that goes on")
+    machine = dict(overrides or {})
+    root = machine.pop(MOVED, None)
+    require_machine_settings(machine, "overrides of a run that goes on")
     run = RunFolder.open(folder)
     with held(run.path):
-        config = resolve(user_settings(), recorded_config(run.path), overrides or {})
+        recorded = recorded_config(run.path)
+        config = resolve(user_settings(), recorded, relocated(recorded, root), machine)
         if rounds is not None:
             config = with_rounds(run, config, rounds)
         simulation = Simulation(config, progress, run_data(run.path, config))
@@ -398,7 +404,7 @@ def _reserved(config: RunConfig, force: bool) -> Iterator[Path]:
     """Hold the folder of a new run, which nobody else will make meanwhile, having refused one that may not be made."""
     dataset = Path(config.data.name.partition(":")[2] or config.data.name).stem
     name = config.name or f"{config.strategy.name}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    first = config.out.expanduser() / name
+    first = expanded(config.out) / name
     sweep(first.parent)
     if config.name is not None:
         with held(first, remedy=_ELSEWHERE):

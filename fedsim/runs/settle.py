@@ -11,6 +11,9 @@ from fedsim.config.errors import one_line
 from fedsim.config.run import RunConfig
 from fedsim.data.datasets import Dataset
 from fedsim.errors import FedsimError
+from fedsim.federated.client import Client
+from fedsim.federated.registry import Strategy
+from fedsim.federated.types import State
 
 _FLAT_MODEL = "mlp"
 _FOR_NUMBERS = {"lr": 0.05, "clip_norm": 1.0}
@@ -50,6 +53,42 @@ def settled(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, dict[str, s
         return RunConfig.model_validate({**config.model_dump(), **changes}), why
     except ValidationError as error:
         raise FedsimError(one_line(error, RunConfig)) from None
+
+
+def require_fitting(config: RunConfig, strategy: Strategy, dataset: Dataset) -> None:
+    """Refuse a model or a method that cannot learn what the data ask for.
+
+    Raises
+    ------
+    FedsimError
+        With the name of the model or the method.
+    """
+    if not (dataset.is_regression or config.model.entry.intercept):  # methods and unlearning want one
+        raise FedsimError(
+            f"model.name: {config.model.name} predicts one number, not {dataset.num_classes} classes; use logistic"
+        )
+    if config.data.augment != "none" and len(dataset.input_shape) < 3:
+        raise FedsimError(f"data.augment: {config.data.augment} is for images, and {dataset.name} is a table; use none")
+    if dataset.is_regression and strategy.client.needs_classes:
+        raise FedsimError(
+            f"strategy.name: {strategy.name} needs classes, and {dataset.name} has numbers to predict; try fedavg"
+        )
+
+
+def require_trainable(config: RunConfig, client: Client, start: State) -> None:
+    """Refuse a model that leaves a phase of the method nothing to train, as one without features does.
+
+    Raises
+    ------
+    FedsimError
+        With the model.
+    """
+    names = {*start.params, *client.personal(0, start).params}
+    if not all(any(map(phase.trains, names)) for phase in client.phases()):
+        raise FedsimError(
+            f"model.name: {config.model.name} has no features below its classifier, which {config.strategy.name} "
+            "trains apart from it; use mlp"
+        )
 
 
 def as_given(config: RunConfig) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,21 +31,23 @@ from fedsim.evaluation import Score, TestSet
 from fedsim.federated.exchange import conduct
 from fedsim.federated.registry import load_strategy
 from fedsim.federated.sampling import draw_cohort
-from fedsim.flower.internals import client_of
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.flower.wire import OWN_UPDATES
 from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
-from fedsim.models.build import build_model
+from fedsim.models.build import build_model, has_batch_coupling
 from fedsim.models.portable import Description
 from fedsim.models.start import load_start, start_hash
+from fedsim.paths import expanded
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import Checkpoint
 from fedsim.runs.client_scores import ClientScore, noted, spread
+from fedsim.runs.counted import Counted
+from fedsim.runs.doubts import idle_clients, notes
 from fedsim.runs.history import HistoryWriter
 from fedsim.runs.privacy_setup import calibrated, central_privacy, new_ledger, require_possible
 from fedsim.runs.progress import Progress, Quiet
-from fedsim.runs.settle import settled
+from fedsim.runs.settle import require_fitting, require_trainable, settled
 from fedsim.runs.staging import require_stageable, stage_metrics, works_between_rounds
 from fedsim.training.precision import prepare
 
@@ -109,15 +111,7 @@ class Simulation:
         require_stageable(config, self.strategy, data)
         self.data = data if self.strategy.prepare is None else self.strategy.prepare(config, data)
         dataset = self.data.dataset
-        if not (dataset.is_regression or config.model.entry.intercept):  # methods and unlearning want one
-            raise FedsimError(
-                f"model.name: {config.model.name} predicts one number, not {dataset.num_classes} classes; use logistic"
-            )
-        if dataset.is_regression and self.strategy.client.needs_classes:
-            raise FedsimError(
-                f"strategy.name: {self.strategy.name} needs classes, and {dataset.name} has numbers to predict; "
-                "try fedavg"
-            )
+        require_fitting(config, self.strategy, dataset)
         # What unseen clients have reaches the server in no way.
         unseen = [self.data.partition[client] for client in range(config.clients_seen, config.clients)]
         seen = self.data.without(np.concatenate(unseen)) if unseen else self.data
@@ -127,6 +121,7 @@ class Simulation:
         self.worker = Worker(config, self.data)
         model = prepare(self.new_model(config), config.training, self.worker.device)
         self.server = self.strategy.server(config, model, seen)
+        require_trainable(config, self.worker.client, self.server.local_start())
         require_possible(config, model, self.server, self.worker.client)
         if config.history.keep != "none" and not self.server.one_wave:
             raise FedsimError(
@@ -140,9 +135,12 @@ class Simulation:
         config, why_cohort = choose_cohort(config, self.worker, self.server.local_start(), self.server.constants())
         self.config = self.worker.config = config
         self.server.central = central_privacy(config, self.data)
-        self.choices = {**why_data, "engine": why_engine, "cohort": why_cohort, **why_noise}
-        counts = seen.class_counts
-        self.groups = shot_groups(counts) if counts.max() >= _LONG_TAIL * counts.min() else {}
+        coupled = has_batch_coupling(model)
+        doubts = notes(config, seen, self.strategy.client, self.server.remarks, coupled)
+        self._idle = idle_clients(config, seen, coupled)
+        self.choices = {**doubts, **why_data, "engine": why_engine, "cohort": why_cohort, **why_noise}
+        uneven = seen.class_counts.max() >= _LONG_TAIL * seen.class_counts.min()
+        self.groups = shot_groups(seen.shot_counts(config.data.shots)) if uneven else {}
         self._tests = TestSet(dataset, self.worker.device, model.classifier.weight.dtype, config.eval_metrics)
 
     def new_model(self, config: RunConfig) -> Classifier:
@@ -235,7 +233,7 @@ class Simulation:
         if history is not None:
             model = self.server.split(state.tensors)
             message[OWN_UPDATES] = history.begin(server_round, engine.cohort, model, state.server)
-        replies = _Counted(self.progress, history)
+        replies = Counted(self.progress, history)
         start = self.server.prepare_round(server_round, state.tensors, self.progress.working)
         asked = time.perf_counter()
         exchange = self.server.exchange(server_round, to_record(start), message, engine)
@@ -255,6 +253,8 @@ class Simulation:
         metrics["train/clients_per_s"] = len(drawn) / (time.perf_counter() - asked)
         if works_between_rounds(self.server):
             metrics["server/seconds"] = asked - begun
+        if idle := sum(map(self._idle.__getitem__, drawn)):
+            metrics["train/idle_clients"] = float(idle)
         if replies.failed:
             metrics["train/failures"] = float(replies.failed)
         scores, clients = state.scores, state.clients
@@ -354,7 +354,7 @@ def _with_start(config: RunConfig) -> RunConfig:
     """Return the configuration with the hash of the weights that the run starts from, and their absolute path."""
     if config.start is None:
         return config
-    path = config.start.expanduser().resolve()
+    path = expanded(config.start).resolve()
     found = start_hash(path)
     if config.start_sha256 not in (None, found):
         raise FedsimError(f"start: {path} is not what this run began with (its hash differs); restore it")
@@ -376,45 +376,6 @@ def described(config: RunConfig, dataset: Dataset) -> Description:
         class_names=dataset.class_names, double=config.training.precision == "float64",
         source={"run": config.name, "recipe_sha256": recipe},
     )  # fmt: skip
-
-
-_RECORDED = 100  # clients per reason and round, and reasons per round
-
-
-class _Counted:
-    """Replies on their way to the strategy, counted, and kept where there is a history."""
-
-    def __init__(self, progress: Progress, history: HistoryWriter | None) -> None:
-        self._progress, self._history = progress, history
-        self.good = 0
-        """Good replies of the newest wave."""
-        self.heard = 0
-        """Replies of all waves."""
-        self.failed = 0
-        """Clients lost in any wave; there is no wave after that for them."""
-        self.failures: dict[str, list[int]] = {}
-        """Clients that failed, by the first line of the reason."""
-
-    def of(self, replies: Iterator[Message]) -> Iterator[Message]:
-        """Yield the replies of a wave."""
-        self.good = 0
-        for reply in replies:
-            if reply.has_error():
-                self.failed += 1
-                self._record(client_of(reply.metadata.src_node_id), reply.error.reason or "no reason given")
-            else:
-                self.good += 1
-                if self._history is not None:
-                    self._history.add(client_of(reply.metadata.src_node_id), reply.content)
-            self.heard += 1
-            self._progress.reply()
-            yield reply
-
-    def _record(self, client: int, reason: str) -> None:
-        line = reason.split("\n", 1)[0]
-        clients = self.failures.get(line, [])
-        if clients or len(self.failures) < _RECORDED:
-            self.failures[line] = [*clients, client][:_RECORDED]
 
 
 def _by_cohort(messages: Iterable[Message], engine: Engine) -> list[Message]:

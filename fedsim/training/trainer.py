@@ -77,7 +77,9 @@ class Trainer:
         lanes = sorted(range(len(jobs)), key=lambda lane: -len(jobs[lane].rows))
         jobs = [jobs[lane] for lane in lanes]
         own = [start.merged(job.start) for job in jobs if job.start is not None]
-        extras = Extras(_stack({}, [state.params for state in own]) if own else start.params, constants, bool(own))
+        began = _stack({}, [state.params for state in own]) if own else start.params
+        round_number = torch.tensor(float(server_round), device=self.data.x.device)
+        extras = Extras(began, constants, bool(own), round_number)
         begun = [
             state.merged(job.personal) for state, job in zip(own or [State({}, {})] * len(jobs), jobs, strict=True)
         ]
@@ -157,8 +159,9 @@ class Trainer:
 
         def step(moving: Tensors, fixed: Tensors, buffers: Tensors, begun: Tensors, batch: Batch) -> Gradients:
             there = {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
-            given = (moving, fixed, buffers, begun, extras.constants, there, batch.notes)
-            grads, measured = self._recorder(phase.loss, lanes, *given)
+            about = {"server_round": extras.server_round}
+            given = (moving, fixed, buffers, begun, extras.constants, about, there, batch.notes)
+            grads, measured = self._recorder((phase.loss, phase.declares), lanes, *given)
             return grads, measured
 
         return step
@@ -212,20 +215,22 @@ StepFn = Callable[[Tensors, Tensors, Tensors, Tensors, Batch], Gradients]
 
 
 def _lanes(phase: Phase, *, wide: bool, own_start: bool) -> Step:
-    """Return the gradients of several clients: (trained params, other params, buffers, start, constants, batch, notes).
+    """Return the gradients of several clients.
 
-    `constants` are the same for all of them, and so is `start` unless each has its own; everything else is stacked,
+    They are given (trained params, other params, buffers, start, constants, about the round, batch, notes). Constants
+    and round are the same for all of them, and so is the start unless each has its own; everything else is stacked,
     (clients, ...). `wide` tells whether there are large linear layers.
     """
 
     def loss(
-        moving: Tensors, fixed: Tensors, buffers: Tensors, start: Tensors, constants: Tensors, batch: Any, notes: Any
-    ) -> tuple[Tensor, Tensors]:
+        moving: Tensors, fixed: Tensors, buffers: Tensors, start: Tensors, constants: Tensors, about: Any, batch: Any,
+        notes: Any,
+    ) -> tuple[Tensor, Tensors]:  # fmt: skip
         own = Batch(**batch, notes=notes)
-        value, metrics = phase.loss({**moving, **fixed}, buffers, Extras(start, constants), own)
+        value, metrics = phase.loss({**moving, **fixed}, buffers, Extras(start, constants, **about), own)
         return value, {"loss": value.detach()} | {name: metric.detach() for name, metric in metrics.items()}
 
-    in_dims = (0, 0, 0, 0 if own_start else None, None, 0, 0)
+    in_dims = (0, 0, 0, 0 if own_start else None, None, None, 0, 0)
     if wide:  # from outside of vmap the gradients of linear layers come transposed, which slows their update
         return vmap(grad(loss, has_aux=True), in_dims=in_dims, randomness="different")
     losses = vmap(loss, in_dims=in_dims, randomness="different")

@@ -45,7 +45,7 @@ RUNS: dict[str, dict[str, Any]] = {
         **TOGETHER, "data": {"name": "diabetes", "partition": "iid"}, "model": "linear", "training.lr": 0.01,
     },
     "fedloge": {**TOGETHER, "strategy": "fedloge"},
-    "fedld": {**ONE_BY_ONE, "strategy": "fedld"},
+    "fedld": {**ONE_BY_ONE, "strategy": "fedld", "training.weight_decay": 0.0},
     "fedlabel": {
         **TOGETHER, "strategy": "fedlabel", "model": {"name": "cnn", "norm": "group"}, "data.labelled_fraction": 0.2,
         "training.steps": 6,

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from fedsim.evaluation import TestSet
+from fedsim.federated.client import Client
 from fedsim.federated.registry import describe, load_strategy
+from fedsim.federated.types import Phase
 from fedsim.runs.checkpoint import load_latest
 from fedsim.training import step_cache
-from tests.strategies.small_runs import assert_same_bits, begin, finished
+from tests.strategies.small_runs import assert_same_bits, begin, finished, halves
 
 METHODS = sorted(describe("strategies"))
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -27,19 +29,47 @@ def test_a_run_repeats_and_resumes_to_the_same_bits(method, tmp_path):
         assert_same_bits(resumed.personal(client), whole.personal(client))
 
 
-@pytest.mark.parametrize("method", {load_strategy(method).client: method for method in reversed(METHODS)}.values())
-def test_recorded_steps_come_to_the_bits_of_those_called(method, monkeypatch):
+def recorded_and_called(method, monkeypatch):
+    """Return a run whose steps are all recorded at once, and the same with every step called."""
     together = {"model.dropout": 0.3, "training.cohort": "vectorized", "training.chunk": 4, "rounds": 2}
     runs = []
     for patience in (10**9, 0):
         monkeypatch.setattr(step_cache, "_PATIENCE", patience)
         runs.append(finished(method, together))
     called, recorded = runs
+    return recorded, called
+
+
+@pytest.mark.parametrize("method", {load_strategy(method).client: method for method in reversed(METHODS)}.values())
+def test_recorded_steps_come_to_the_bits_of_those_called(method, monkeypatch):
+    recorded, called = recorded_and_called(method, monkeypatch)
     assert_same_bits(recorded.tensors, called.tensors)
     for client in range(4):
         assert_same_bits(recorded.personal(client), called.personal(client))
     assert not called.simulation.worker.trainer._recorder._recordings
     assert all(recorded.simulation.worker.trainer._recorder._recordings.values())
+
+
+class Fading(Client):
+    """Trains with less weight in every round, which its loss learns as a tensor, or from Python in three ways."""
+
+    how = "tensor"
+
+    def phases(self):
+        self.rounds = getattr(self, "rounds", 0) + 1
+        return [Phase(self.fading, declares=self.rounds if self.how == "declared" else ())]
+
+    def fading(self, params, buffers, extras, batch):
+        loss, metrics = self.loss(params, buffers, extras, batch)
+        return loss / (extras.server_round if self.how == "tensor" else self.rounds), metrics
+
+
+@pytest.mark.parametrize(("how", "same"), [("tensor", True), ("declared", True), ("hidden", False)])
+def test_a_coefficient_that_changes_is_followed_or_seen_to_be_frozen(how, same, monkeypatch):
+    monkeypatch.setattr(Fading, "how", how)
+    with halves("fedavg", client=Fading):
+        recorded, called = recorded_and_called("fedavg", monkeypatch)
+    assert all(torch.equal(recorded.tensors[name], value) for name, value in called.tensors.items()) is same
 
 
 @every_method

@@ -211,7 +211,7 @@ OFF = {"strategy.penalty": 0.0, "strategy.aggregation": "mean"}
 def test_without_either_half_it_is_unweighted_fedavg():
     with halves("fedavg", client=Unweighted, server=AllUpdates):
         expected = finished("fedavg", {"cohort": 3}).tensors
-    assert_same_bits(finished("fedld", {"cohort": 3, **OFF}).tensors, expected)
+    assert_same_bits(finished("fedld", {"cohort": 3, "training.weight_decay": 0.0, **OFF}).tensors, expected)
 
 
 def test_the_first_round_is_the_mean_and_later_ones_are_not():
@@ -235,6 +235,7 @@ def test_half_a_server_step_is_half_the_way():
 
 def test_the_margin_penalty_is_part_of_what_clients_minimise():
     alone = {"rounds": 1, "clients": 1, "model.norm": "none", "training.precision": "float64", "training.momentum": 0.0}
+    alone |= {"training.weight_decay": 0.0}
     run = finished("fedld", {**alone, "strategy.penalty": 0.7})
     model = run.simulation.new_model(run.simulation.config)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError, nearest
+from fedsim.paths import expanded
 from fedsim.randomness import generator
 from fedsim.reading import require_regular
 
@@ -117,7 +118,7 @@ def _rows(key: str, value: str, data: FederatedData, seed: int, number: int) -> 
             owned = dataset.identity_train[held]
             return held[np.isin(owned, _known(key, value, np.unique(dataset.identity_train), np.unique(owned)))]
         case "indices":
-            return _from_file(Path(value).expanduser(), held, len(dataset.y_train))
+            return _from_file(expanded(value), held, len(dataset.y_train))
         case "canaries":
             planted = {} if data.canaries is None else {k: r for k, r in data.canaries.rows.items() if len(r)}
             if value not in planted:

@@ -27,6 +27,7 @@ from fedsim.report.wording import format_duration
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.history import purge as purge_history
 from fedsim.runs.progress import Progress
+from fedsim.runs.relocate import MOVED
 from fedsim.runs.reserve import held, sweep, temporary_for
 from unlearning.api.federation import Federation, emptied
 from unlearning.api.registry import RETRAIN, Method, UnlearningConfig, load_unlearning
@@ -97,7 +98,7 @@ def unlearn(
         Let a method end what the run promises: epsilon of its model is infinite then.
     overrides
         Options: {"method.option": value}, or {"option": value} for one method; and settings of this machine, such as
-        {"engine.device": "cpu"}.
+        {"engine.device": "cpu"}; and "data.root", the folder that the run's data have been moved to.
     force
         Replace the outcome of that name.
     progress
@@ -126,7 +127,7 @@ def unlearn(
         load_unlearning(method)  # a name that does not exist: before the data is read
     seeds = seeds or (_COMPARED_SEEDS if compare else 1)
     overrides = dict(overrides or {})
-    machine = {key: overrides.pop(key) for key in MACHINE_SETTINGS if key in overrides}
+    machine = {key: overrides.pop(key) for key in (*MACHINE_SETTINGS, MOVED) if key in overrides}
     with _held_run(path, shared=not purge):  # others may read it, and nobody may replace it or go on with it
         source = open_source(path, machine)
         specs = [forget, *then]

@@ -26,6 +26,7 @@ from fedsim.runs.folder import RunFolder
 from fedsim.runs.frozen import FILE as FROZEN
 from fedsim.runs.frozen import run_data, whole_data
 from fedsim.runs.history import FOLDER as HISTORY
+from fedsim.runs.relocate import MOVED, relocated
 from fedsim.runs.runner import load_run_tensors, require_same_data
 from fedsim.runs.simulation import build_run_model
 from fedsim.training.precision import prepare, set_matrix_units
@@ -78,7 +79,9 @@ class Source:
 
 
 def open_source(path: Path, machine: Mapping[str, Any] | None = None) -> Source:
-    """Return the finished run, or the outcome of an earlier request, in a folder; `machine` are its settings.
+    """Return the finished run, or the outcome of an earlier request, in a folder.
+
+    `machine` are the settings of this machine, and the folder that the data have been moved to.
 
     Raises
     ------
@@ -94,7 +97,9 @@ def open_source(path: Path, machine: Mapping[str, Any] | None = None) -> Source:
         astray = run.status == "diverged"
         remedy = "run it anew with a lower training.lr" if astray else f"fedsim run --resume {root}"
         raise FedsimError(f"{root}: is {run.status}, and only a finished run forgets; {remedy}")
-    config, _ = choose_engine(resolve(user_settings(), run.config, machine or {}))
+    machine = dict(machine or {})
+    moved = relocated(run.config, machine.pop(MOVED, None))
+    config, _ = choose_engine(resolve(user_settings(), run.config, moved, machine))
     if config.data.labelled_fraction < 1:
         raise FedsimError(f"{path}: was trained with data.labelled_fraction below 1; unlearning needs all labels")
     if load_strategy(config.strategy.name).prepare is not None:

@@ -1,0 +1,49 @@
+"""What a round hears of its clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flwr.app import Message
+
+from fedsim.flower.internals import client_of
+from fedsim.runs.history import HistoryWriter
+from fedsim.runs.progress import Progress
+
+_RECORDED = 100  # clients per reason and round, and reasons per round
+
+
+class Counted:
+    """Replies on their way to the strategy, counted, and kept where there is a history."""
+
+    def __init__(self, progress: Progress, history: HistoryWriter | None) -> None:
+        self._progress, self._history = progress, history
+        self.good = 0
+        """Good replies of the newest wave."""
+        self.heard = 0
+        """Replies of all waves."""
+        self.failed = 0
+        """Clients lost in any wave; there is no wave after that for them."""
+        self.failures: dict[str, list[int]] = {}
+        """Clients that failed, by the first line of the reason."""
+
+    def of(self, replies: Iterator[Message]) -> Iterator[Message]:
+        """Yield the replies of a wave."""
+        self.good = 0
+        for reply in replies:
+            if reply.has_error():
+                self.failed += 1
+                self._record(client_of(reply.metadata.src_node_id), reply.error.reason or "no reason given")
+            else:
+                self.good += 1
+                if self._history is not None:
+                    self._history.add(client_of(reply.metadata.src_node_id), reply.content)
+            self.heard += 1
+            self._progress.reply()
+            yield reply
+
+    def _record(self, client: int, reason: str) -> None:
+        line = reason.split("\n", 1)[0]
+        clients = self.failures.get(line, [])
+        if clients or len(self.failures) < _RECORDED:
+            self.failures[line] = [*clients, client][:_RECORDED]

@@ -1,0 +1,43 @@
+"""Data that have moved since a run: where a later command finds them; that they are the same is checked by hash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedsim.errors import FedsimError
+from fedsim.paths import expanded
+
+MOVED = "data.root"
+"""The key that names the new folder."""
+
+
+def relocated(recorded: Mapping[str, Any], root: object) -> dict[str, Any]:
+    """Return the dotted keys that let a run's recorded configuration find its data in the folder `root`.
+
+    A data set with a name is looked for there as ever; a file by its own name, the table of test rows beside it.
+
+    Raises
+    ------
+    FedsimError
+        If a file is not there.
+    """
+    if root is None:
+        return {}
+    folder, data = expanded(str(root)).absolute(), recorded.get("data", {})
+    kind, _, file = str(data.get("name", "")).partition(":")
+    if not file:
+        return {MOVED: str(folder)}
+    moved = {"data.name": f"{kind}:{_there(folder, file)}"}
+    test = (data.get("csv") or {}).get("test")
+    if test is not None and Path(str(test)).is_absolute():
+        moved["data.csv.test"] = str(_there(folder, str(test)))
+    return moved
+
+
+def _there(folder: Path, file: str) -> Path:
+    path = folder / Path(file).name
+    if not path.exists():
+        raise FedsimError(f"--data-root {folder}: holds no {path.name}, which the run was trained on")
+    return path
