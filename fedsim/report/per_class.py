@@ -23,6 +23,9 @@ from fedsim.report.figures import (
 )
 from fedsim.runs.folder import RunFolder, run_labels
 
+_NAMED, _LONG, _SHORT = 20, 16, 8
+"""Classes whose names find room, and letters of a name that do, slanted and upright."""
+
 
 def per_class_plots(folders: Sequence[RunFolder]) -> list[Plot]:
     """Return the final accuracy of each class above its number of samples; runs with other data get their own plot."""
@@ -77,7 +80,14 @@ def _per_class(runs: Sequence[RunFolder], labels: Sequence[str], places: Sequenc
         bottom.set_ylabel("Samples", color=MUTED)
     bottom.set_xlim(-0.7, len(classes) - 0.3)
     bottom.set_xlabel("Class")
-    id_ticks(bottom.xaxis, len(classes))
+    names = runs[0].class_labels(len(classes))
+    if len(classes) <= _NAMED and names != list(map(str, classes)):
+        bottom.set_xticks(classes, labels=[name if len(name) <= _LONG else f"{name[: _LONG - 1]}…" for name in names])
+        bottom.tick_params(axis="x", rotation=30 if max(map(len, names)) > _SHORT else 0)
+        for tick in bottom.get_xticklabels():  # a name may hold a $
+            tick.set_parse_math(False)
+    else:
+        id_ticks(bottom.xaxis, len(classes))
     if len(runs) > 1:
         marks = [Line2D([], [], linestyle="", marker=line.get_marker(), color=line.get_color()) for line in top.lines]
         add_legend(figure, marks, labels)

@@ -119,13 +119,14 @@ def _per_class(folder: RunFolder) -> tuple[str, RenderableType] | None:
     values = folder.per_class_accuracy
     if values is None or not np.isfinite(values).any():
         return None
+    labels = folder.class_labels(len(values))
     if len(values) <= _FEW_CLASSES:
         texts = [f"{100 * value:.0f} %" if np.isfinite(value) else ABSENT for value in values]
-        cells = [Text.assemble((f"{label}: ", "dim"), text) for label, text in enumerate(texts)]
+        cells = [Text.assemble((f"{label}: ", "dim"), text) for label, text in zip(labels, texts, strict=True)]
         return "Per class", Columns(cells, padding=(0, 2))
     order = np.argsort(values, kind="stable")[: np.isfinite(values).sum()]
-    worst = ", ".join(f"{label} ({100 * values[label]:.0f} %)" for label in order[:_NAMED_CLASSES])
-    best = ", ".join(f"{label} ({100 * values[label]:.0f} %)" for label in order[::-1][:_NAMED_CLASSES])
+    worst = ", ".join(f"{labels[c]} ({100 * values[c]:.0f} %)" for c in order[:_NAMED_CLASSES])
+    best = ", ".join(f"{labels[c]} ({100 * values[c]:.0f} %)" for c in order[::-1][:_NAMED_CLASSES])
     bars = sparkline(values, 0.0, 1.0)
     return "Per class", Text.assemble((bars, "cyan"), "\n", ("lowest ", "dim"), worst, ("; highest ", "dim"), best)
 
@@ -150,7 +151,9 @@ def _files_and_next(folder: RunFolder) -> Table:
         any(name.endswith("/mse") for name in folder.final_metrics)
         or folder.option("data.labelled_fraction") not in (None, 1)
     ):
-        commands.append(f"fedsim unlearn {run} --method METHOD --forget client=0")
+        names = folder.summary.client_names if folder.summary else None
+        first = shlex.quote(f"client={names[0] if names else 0}")
+        commands.append(f"fedsim unlearn {run} --method METHOD --forget {first}")
     lines = [(label, Text(_plain(place))) for label, place in rows]
     if commands:
         lines.append(("Next", Text("\n".join(_plain(command) for command in commands), style="bold")))

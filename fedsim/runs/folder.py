@@ -80,6 +80,10 @@ class Summary(BaseModel):
     """In [0, 1], one per class; null where the test set holds no sample of the class."""
     class_counts: list[Count] | None = None
     """Training samples per class."""
+    class_names: list[str] | None = None
+    """What the classes are called, where they have names."""
+    client_names: list[str] | None = None
+    """What the clients are called, where a column of the table names them."""
     class_groups: list[str] | None = None
     """Per class "many", "medium" or "few"; by FedLoGe's rule on `class_counts` where the run does not say."""
     stages: list[StageRow] | None = None
@@ -209,6 +213,11 @@ class RunFolder:
         if ends.ndim != 2 or any(not 0 <= c < ends.shape[1] for stage in stages for c in stage.classes):
             return None
         return accuracy_matrix(ends, [np.array(stage.classes, np.int64) for stage in stages])
+
+    def class_labels(self, number: int) -> list[str]:
+        """Return what that many classes are called: their names, or their numbers."""
+        names = self.summary.class_names if self.summary else None
+        return names if names is not None and len(names) == number else list(map(str, range(number)))
 
     @property
     def long_tailed(self) -> bool:

@@ -480,6 +480,8 @@ def _write_summary(
         "metrics": _newest(state.metrics),
         "per_class_accuracy": None if head is None else [v if np.isfinite(v) else None for v in head.per_class],
         "class_counts": counts.tolist(),
+        "class_names": simulation.data.dataset.class_names,
+        "client_names": simulation.data.dataset.client_names,
         "class_groups": [group_of[c] for c in range(len(counts))] if group_of else None,
         "stages": None if simulation.data.stages is None else schedule(simulation.data.stages, config.rounds),
         "failures": state.failures,

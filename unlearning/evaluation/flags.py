@@ -8,6 +8,9 @@ import numpy as np
 
 from unlearning.evaluation.scores import Array, as_values, predictions
 
+MIN_FLAGGED = 10
+"""Fewest losses a side that are flagged."""
+
 
 @dataclass(frozen=True)
 class OverForgotten:
@@ -34,12 +37,14 @@ def over_forgotten(forget: Array, unseen: Array, num_errors: float = 2.0) -> Ove
     """Judge losses (n,) of the forget set against (m,) of never-seen data of the same classes.
 
     An oracle's forget loss is above the unseen one half of the time by chance: the flag asks for `num_errors`
-    standard errors. 0 asks for any excess.
+    standard errors, 0 for any excess, and for `MIN_FLAGGED` losses on both sides: of fewer no spread can be told.
     """
     x, y = as_values(forget, "forget losses"), as_values(unseen, "unseen losses")
     excess = float(x.mean() - y.mean())
-    error = float(np.sqrt(sum(side.var(ddof=1) / len(side) for side in (x, y) if len(side) > 1)))
-    return OverForgotten(excess > num_errors * error, excess, error)
+    variances = [float(side.var(ddof=1)) for side in (x, y) if len(side) > 1]
+    spread = max(variances, default=excess**2)  # of a single loss: that of the other side, or the difference itself
+    error = float(np.sqrt(sum((side.var(ddof=1) if len(side) > 1 else spread) / len(side) for side in (x, y))))
+    return OverForgotten(min(len(x), len(y)) >= MIN_FLAGGED and excess > num_errors * error, excess, error)
 
 
 def collapsed(logits: Array, share: float = 0.9) -> Collapsed:

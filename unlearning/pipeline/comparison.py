@@ -78,6 +78,8 @@ class Comparison(BaseModel):
     clients: int
     forgotten_classes: list[int]
     """Forgotten samples of each class."""
+    class_names: list[str]
+    """What the classes are called."""
     seeds: int
     rows: list[Row]
     """Original, oracle and baselines, then federated methods and central ones, each by verdict and distance."""

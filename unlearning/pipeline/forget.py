@@ -107,11 +107,18 @@ def _rows(key: str, value: str, data: FederatedData, seed: int, number: int) -> 
     held, dataset = data.partition.indices, data.dataset
     match key:
         case "client" | "clients":
-            wanted = _known(key, value, np.arange(len(data.partition)), np.flatnonzero(data.partition.sizes))
+            wanted = _known(
+                key, value, np.arange(len(data.partition)), np.flatnonzero(data.partition.sizes), dataset.client_names
+            )
             return np.concatenate([data.partition[client] for client in wanted])
         case "class":
             owned = dataset.y_train[held]
-            return held[np.isin(owned, _known(key, value, np.arange(dataset.num_classes), np.unique(owned)))]
+            return held[
+                np.isin(
+                    owned,
+                    _known(key, value, np.arange(dataset.num_classes), np.unique(owned), dataset.class_names),
+                )
+            ]
         case "identity":
             if dataset.identity_train is None:
                 raise FedsimError("this data set has no identities; name clients, classes or indices")
@@ -129,11 +136,19 @@ def _rows(key: str, value: str, data: FederatedData, seed: int, number: int) -> 
             return generator(seed, "forget-random", number).choice(np.sort(held), count, replace=False)
 
 
-def _known(key: str, value: str, valid: IntArray, trained: IntArray) -> list[int]:
-    """Return the ids in `value`: each must be one of the `valid`, and one of the `trained`, which hold a sample."""
+def _known(key: str, value: str, valid: IntArray, trained: IntArray, names: tuple[str, ...] | None = None) -> list[int]:
+    """Return the ids in `value`: each must be one of the `valid`, and one of the `trained`, which hold a sample.
+
+    Where the ids have `names`, a name goes before a number: class=3 is the class that is called 3.
+    """
     what = {"clients": "client"}.get(key, key)
     ids = []
-    for text in value.split(","):
+    called = {name: number for number, name in enumerate(names or ())}
+    for text in [value] if value in called else value.split(","):
+        if (found := called.get(text.strip())) is not None:
+            text = str(found)
+        elif called and not re.fullmatch(r"\s*\d{1,18}\s*", text):
+            raise FedsimError(f"no {what} {text.strip()!r}; {nearest(text.strip(), called)}")
         if not re.fullmatch(r"\d{1,18}", text.strip()):
             raise FedsimError(f"{key} must be a number, or several joined with commas, got {text.strip()!r}")
         ids.append(int(text))

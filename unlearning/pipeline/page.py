@@ -105,13 +105,13 @@ def _main_rows(comparison: Comparison) -> list[list[str]]:
 
 
 def _request(comparison: Comparison) -> Section:
-    counts = ((label, number) for label, number in enumerate(comparison.forgotten_classes) if number)
+    counts = zip(comparison.class_names, comparison.forgotten_classes, strict=True)
     rows = [
         ["Request", comparison.forget],
         ["Forgotten", f"{comparison.num_forget:,} training samples"],
-        ["By class", ", ".join(f"{label}: {number:,}" for label, number in counts)],
+        ["By class", ", ".join(f"{label}: {number:,}" for label, number in counts if number)],
         ["Kept", f"{comparison.num_retain:,} training samples of {comparison.clients_left} clients"],
-        ["Attacked", f"against {comparison.num_unseen:,} never-seen samples of the same classes"],
+        ["Attacked", _attacked(comparison.num_unseen)],
         ["Held out", "a quarter of the test samples, for choosing models and options; no figure here has seen them "
                      "but those that say so"],
         ["Seeds", str(comparison.seeds)],
@@ -119,6 +119,12 @@ def _request(comparison: Comparison) -> Section:
     ]  # fmt: skip
     text = f"{_VERDICTS} {ranking_line(comparison)} = shares its place. {_LEGEND}"
     return Section("How to read this", text, rows=[["", ""], *rows])
+
+
+def _attacked(unseen: int) -> str:
+    if not unseen:
+        return "not at all: the test set has no sample of the forgotten classes; losses of unseen samples are of others"
+    return f"against {unseen:,} never-seen samples of the same classes"
 
 
 def _every_text(comparison: Comparison) -> str:

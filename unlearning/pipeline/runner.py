@@ -338,10 +338,14 @@ class _Contest:
         source, request = self.source, self.request
         rows = make_rows(self.contestants, request.kind, generator(source.config.seed, "ensembles"))
         before, after = (np.count_nonzero(data.partition.sizes) for data in (source.data, self.left))
+        forgotten = source.data.class_counts - self.left.class_counts
+        names = [*(source.data.dataset.class_names or map(str, range(len(forgotten))))]
+        labels = self.roles.unseen.y
+        alike = 0 if labels is None else int(np.isin(labels.cpu().numpy(), np.flatnonzero(forgotten)).sum())
         comparison = Comparison(
             run=str(source.folder.path), forget=request.spec, kind=request.kind, num_forget=len(request.rows),
-            num_retain=len(request.retain), num_unseen=len(self.roles.unseen), clients=before, clients_left=after,
-            forgotten_classes=(source.data.class_counts - self.left.class_counts).tolist(), seeds=seeds, rows=rows,
+            num_retain=len(request.retain), num_unseen=alike, clients=before, clients_left=after,
+            forgotten_classes=forgotten.tolist(), class_names=names, seeds=seeds, rows=rows,
             floor=noise_floor(self.contestants), notes=self.notes,
         )  # fmt: skip
         best, first = comparison.best.name, source.config.seed

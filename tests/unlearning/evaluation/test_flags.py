@@ -84,3 +84,11 @@ def test_intervals_move_with_their_values(values, shift):
     assert before.low <= before.mean <= before.high
     for edge in ("low", "mean", "high"):
         assert getattr(after, edge) == pytest.approx(getattr(before, edge) + shift, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9])
+def test_few_losses_are_never_flagged_and_have_a_standard_error(size):
+    worse = over_forgotten(np.full(size, 9.0) + np.arange(size) * 1e-9, np.arange(50) / 100)
+    assert not worse.flag
+    assert worse.standard_error > 0
+    assert over_forgotten(np.full(10, 9.0), np.arange(50) / 100).flag

@@ -82,3 +82,14 @@ def test_null_spreads_are_those_of_equal_distributions():
 def test_bad_scores_are_refused(bad):
     with pytest.raises(ValueError, match="finite"):
         auc(bad, [1.0])
+
+
+@pytest.mark.parametrize(("size", "mean"), [(1, 0.75), (2, 0.7083), (5, 0.653), (10, 0.615)])
+def test_the_null_of_small_samples_is_no_limit(size, mean):
+    # By hand: of one a side the positive is above with chance 1/2 (1, else 1/2); of two, over the six orders.
+    assert best_balanced_accuracy_null(size, size)[0] == pytest.approx(mean, abs=0.005)
+
+
+def test_the_null_has_no_step_where_the_limit_takes_over():
+    drawn, limit = best_balanced_accuracy_null(99, 99), best_balanced_accuracy_null(101, 101)
+    assert drawn == pytest.approx(limit, abs=0.004)
