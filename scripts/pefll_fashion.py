@@ -47,7 +47,6 @@ PEFLL = {
 METHODS: dict[str, dict[str, Any]] = {
     "PeFLL": {"strategy": PEFLL},
     "FedAvg": {"strategy": "fedavg"},
-    "Per-FedAvg": {"strategy": {"name": "per_fedavg", "hessian": "none", "alpha": 0.02}},
     "PeFLL, constant descriptor": {"strategy": {**PEFLL, "embedding": "constant"}},
     "PeFLL, histogram": {"strategy": {**PEFLL, "embedding": "histogram"}},
     "Local, 150 steps": {
@@ -55,6 +54,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "training.steps": 150, "training.lr": 0.01,
     },
     "pFedHN": {"strategy": {"name": "pfedhn", "descriptor": 16, "hidden": 64, "blocks": 2, "server_lr": 1e-3}},
+    "Per-FedAvg": {"strategy": {"name": "per_fedavg", "hessian": "none", "alpha": 0.02}},
 }  # fmt: skip
 BASE: dict[str, Any] = {
     "clients": CLIENTS, "clients_unseen": UNSEEN, "cohort": 5, "rounds": ROUNDS, "eval_every": 100,
@@ -154,8 +154,8 @@ def main(
     archive = small_fashion(data_root, out)
     ledger = Ledger(out / "numbers.json")
     table = f"{CLIENTS} clients, {rounds} rounds"
-    for seed in map(int, seeds.split(",")):
-        for method, own in METHODS.items():
+    for method, own in METHODS.items():
+        for seed in map(int, seeds.split(",")):
             if not method.startswith(only) or ledger.has(table, method, seed):
                 continue
             shared = {**BASE, "rounds": rounds, "seed": seed, "data.name": f"npz:{archive}"}

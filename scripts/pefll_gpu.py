@@ -44,8 +44,9 @@ def main(
     }  # fmt: skip
     simulation = Simulation(resolve(find_config("pefll_cifar10_paper"), METHODS[method], shared))
     folder = out / f"{method}-{clients}-{rounds}-{seed}"
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     engine = simulation.engine()
-    checkpoint = load_latest(folder) if folder.exists() else None
+    checkpoint = load_latest(folder)
     state = simulation.begin() if checkpoint is None else simulation.restore(checkpoint, engine)
     while state.round < rounds:
         metrics = simulation.step(state, engine)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.data import DataConfig, Partition, long_tail_counts, make_partition, partition_names
+from fedsim.data.config import Pathological
 from fedsim.errors import FedsimError
 from fedsim.randomness import generator
 
@@ -323,3 +324,31 @@ def test_lists_and_label_counts():
     assert len(Partition.from_lists([])) == 0
     with pytest.raises(IndexError):
         partition[3]
+
+
+@pytest.mark.parametrize(("clients", "per_client", "classes"), [(100, 2, 10), (100, 3, 10), (20, 10, 10), (30, 7, 21)])
+def test_equal_classes(clients, per_client, classes):
+    """Each client holds so many classes, each class equally many clients, all in equal shares."""
+    labels = np.repeat(np.arange(classes), 61)
+    for seed in range(3):
+        cut = make_partition(Pathological(classes_per_client=per_client, equal=True), labels, clients, seed)
+        counts = cut.label_counts(labels, classes)
+        holders = clients * per_client // classes
+        assert set((counts > 0).sum(1)) == {per_client}
+        assert set((counts > 0).sum(0)) == {holders}
+        assert set(counts[counts > 0]) == {61 // holders}
+        assert len(np.unique(cut.indices)) == len(cut.indices)
+
+
+@pytest.mark.parametrize(
+    ("clients", "per_client", "line"),
+    [
+        (7, 2, "cannot hold 10 classes equally often"),
+        (5, 11, "cannot hold"),
+        (100, 2, "samples of class 0 for 20 clients"),
+    ],
+)
+def test_equal_classes_that_do_not_come_out(clients, per_client, line):
+    cut = Pathological(classes_per_client=per_client, equal=True)
+    with pytest.raises(FedsimError, match=line):
+        make_partition(cut, np.repeat(np.arange(10), 19), clients, 0)

@@ -97,3 +97,25 @@ def test_joined_batches_hold_both_streams_samples_one_after_the_other():
     lonely = plan_batches([np.arange(1)], [0], (0, 1, 0), steps=2, **options)
     none = plan_batches([np.arange(0)], [0], (0, 1, 0), steps=2, purpose="more", **options)
     assert joined([lonely, none], drop_single=True, pad=1).steps.tolist() == [0]
+
+
+def test_fresh_batches_are_drawn_each_for_itself():
+    """No sample twice within a batch, and none kept for the next: with two of three, pairs repeat and miss."""
+    made = plan_batches(
+        [np.arange(3), np.arange(3, 5)],
+        [0, 1],
+        (0, 1, 0),
+        epochs=1,
+        batch_size=2,
+        drop_single=False,
+        steps=30,
+        fresh=True,
+    )
+    assert made.counts.tolist() == [[2, 2]] * 30
+    drawn = [frozenset(pair) for pair in made.index[:, 0].tolist()]
+    assert all(len(pair) == 2 for pair in drawn)
+    assert set(drawn) == {frozenset(pair) for pair in ((0, 1), (0, 2), (1, 2))}
+    passes = plan_batches([np.arange(3)], [0], (0, 1, 0), epochs=1, batch_size=2, drop_single=False, steps=30)
+    cut = passes.index[:, 0].reshape(-1, 3)
+    assert all(sorted(three) == [0, 1, 2] for three in cut.tolist())  # what these are not
+    assert any(sorted(three) != [0, 1, 2] for three in made.index[:, 0].reshape(-1, 3).tolist())
