@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,7 +48,6 @@ else:
 
 
 _PATIENCE_SECONDS = 10
-_LONGEST_FOLDER = 107 - len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 
 
 class Size(NamedTuple):
@@ -267,7 +265,6 @@ def _start(options: EngineConfig) -> str:
         if options.dashboard:
             _require_free_port(options.dashboard_port)
             more = {"dashboard_host": "127.0.0.1", "dashboard_port": options.dashboard_port}
-        _require_short_folder()
         more["include_dashboard"] = options.dashboard
         if _cpus(options) > len(os.sched_getaffinity(0)):  # more than there are: as asked
             more["num_cpus"] = _cpus(options)
@@ -289,16 +286,6 @@ def _start(options: EngineConfig) -> str:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FedsimError(f"{where} ({reason})") from None
     return str(context.dashboard_url or "")
-
-
-def _require_short_folder() -> None:
-    """Refuse a folder for temporary files that is too long for the names of Ray's sockets, of 107 bytes at most."""
-    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    if len(os.fsencode(folder)) > _LONGEST_FOLDER:
-        raise FedsimError(
-            f"engine: the folder of temporary files is too long for Ray's sockets, {_LONGEST_FOLDER} bytes at most "
-            f"({folder}); give it a shorter one, such as RAY_TMPDIR=/tmp"
-        )
 
 
 @contextlib.contextmanager

@@ -50,7 +50,8 @@ def settled(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, dict[str, s
     if not changes:
         return config, why
     try:
-        return RunConfig.model_validate({**config.model_dump(), **changes}), why
+        # The sections as they are: a dump would lose what kind of options the method has.
+        return RunConfig.model_validate({**dict(config), **changes}), why
     except ValidationError as error:
         raise FedsimError(one_line(error, RunConfig)) from None
 

@@ -38,6 +38,13 @@ def test_a_table_needs_no_options(table):
         assert said in numbers.choices["data"]
 
 
+@pytest.mark.parametrize("method", ["ditto", "fedprox", "fedadam", "qfedavg"])
+def test_options_of_a_method_stay_too(table, method):
+    settled = simulation(table, target="dose", strategy__name=method).config
+    assert settled.strategy == resolve({"strategy": method}).strategy
+    assert settled.model.name == "mlp"
+
+
 def test_what_is_given_stays(table):
     given = simulation(table, target="dose", model__name="logistic", data__partition="iid", training__lr=0.3)
     assert (given.config.model.name, given.config.training.lr, given.config.training.clip_norm) == (

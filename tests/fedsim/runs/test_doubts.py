@@ -1,0 +1,108 @@
+"""What would finish without a word is told or refused before the run; and what surrounds a run breaks none."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fedsim
+from fedsim.config.resolve import resolve
+from fedsim.errors import FedsimError
+from fedsim.runs.runner import resume
+from fedsim.runs.simulation import Simulation
+from tests.strategies.small_runs import begin, finished
+from unlearning.pipeline.source import open_source
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fednova", "scaffold", "ditto", "qfedavg", "fedprox", "krum"])
+def test_batches_of_one_that_train_nothing_are_refused(method):
+    with pytest.raises(FedsimError, match="BatchNorm needs two samples in a batch, and no client can make one"):
+        begin(method, {"training.batch_size": 1, "model.norm": "batch"})
+
+
+def test_clients_of_one_sample_are_counted():
+    run = begin("fedavg", {"clients": 40, "data.partition": "iid", "model.norm": "batch"})
+    alone = int((run.simulation.data.partition.sizes == 1).sum())
+    assert 0 < alone < 40
+    assert f"{alone} of 40 clients take no step" in run.simulation.choices["idle"]
+    assert run.advance(1)["train/idle_clients"] == alone
+    everybody = {"clients": 4, "data.partition": "iid", "model.norm": "batch"}
+    assert "train/idle_clients" not in finished("fedavg", everybody).state.metrics[-1]["metrics"]
+
+
+def test_how_many_clients_an_accuracy_is_a_mean_over_is_told():
+    few = {"clients": 40, "data.client_test": "split", "data.client_test_fraction": 0.1, "model.norm": "none"}
+    run = begin("ditto", {**few, "data.partition": "dirichlet"})
+    able = int((run.simulation.data.partition.sizes > 0).sum())
+    measured = int((run.simulation.data.client_test.sizes > 0).sum())
+    assert 0 < measured < able / 2
+    assert f"means over {measured} of {able} clients" in run.simulation.choices["clients"]
+    assert "clients" not in begin("fedavg", few).simulation.choices  # which measures none
+
+
+def test_a_personal_method_without_test_samples_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {"x_train": rng.normal(size=(40, 3)), "y_train": np.arange(40) % 2}
+    np.savez(tmp_path / "t.npz", **arrays, x_test=rng.normal(size=(2, 3)), y_test=np.arange(2))
+    config = resolve({"data.name": f"npz:{tmp_path / 't.npz'}", "strategy": "ditto", "clients": 10})
+    with pytest.raises(FedsimError, match=r"no client has a test sample.*data\.client_test=split"):
+        Simulation(config)
+
+
+@pytest.mark.parametrize("method", ["fedetf", "fedrep"])
+def test_a_method_with_features_refuses_a_model_without(method):
+    with pytest.raises(FedsimError, match=r"model\.name: logistic has no features below its classifier"):
+        Simulation(resolve({"strategy": method, "model": "logistic", "clients": 4}))
+
+
+def test_no_picture_is_cut_out_of_a_table():
+    with pytest.raises(FedsimError, match=r"data\.augment: crop is for images, and breast_cancer is a table"):
+        Simulation(resolve({"data.name": "breast_cancer", "data.augment": "crop", "clients": 4}))
+
+
+@pytest.fixture
+def moved(tmp_path):
+    """Return a stopped run and the folder that its table was moved to."""
+    (tmp_path / "here").mkdir()
+    text = "a,y\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(60))
+    (tmp_path / "here" / "t.csv").write_text(text)
+    settings = {"data.name": f"csv:{tmp_path / 'here' / 't.csv'}", "clients": 3, "rounds": 2, "out": str(tmp_path)}
+    folder = fedsim.run({}, overrides=settings).folder
+    (tmp_path / "here").rename(tmp_path / "there")
+    return folder, tmp_path / "there"
+
+
+def test_a_run_finds_its_data_where_they_have_been_moved(moved):
+    folder, there = moved
+    with pytest.raises(FedsimError, match="no such file"):
+        open_source(folder)
+    assert open_source(folder, {"data.root": str(there)}).data.dataset.input_names == ("a",)
+    assert resume(folder, overrides={"data.root": str(there)}).folder == folder
+    with pytest.raises(FedsimError, match=r"--data-root .*: holds no t\.csv"):
+        open_source(folder, {"data.root": str(there.parent)})
+    (there / "t.csv").write_text("a,y\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(1, 61)))
+    with pytest.raises(FedsimError, match="its hash differs"):
+        open_source(folder, {"data.root": str(there)})
+
+
+def test_a_relative_path_is_kept_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("a,y\n1,2\n")
+    config = resolve({"data.name": "csv:t.csv", "data.root": "there", "data.csv.test": "t.csv"})
+    assert config.data.name == f"csv:{tmp_path / 't.csv'}"
+    assert (str(config.data.root), config.data.csv.test) == (str(tmp_path / "there"), str(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("changed", [{"PYTHONIOENCODING": "ascii"}, {"HOME": "/nonexistent"}])
+def test_a_terminal_without_umlauts_and_an_account_without_a_home_run_alike(tmp_path, changed):
+    small = ["--rounds", "1", "--clients", "2", "--model", "logistic", "--set", "data.max_per_class=5"]
+    for arguments in (["run", "--quiet", "--name", "r", *small], ["show", "runs/r"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "fedsim", *arguments], cwd=tmp_path, env=os.environ | changed, capture_output=True,
+            text=True, encoding="latin-1", check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+    shutil.rmtree(tmp_path / "runs")
