@@ -96,6 +96,16 @@ class HistoryWriter:
         self.discard()
         self._bytes = size_on_disk(self.folder)
 
+    def damaged(self) -> list[str]:
+        """Return a line for each kept round that is not what the run wrote: nothing reads it before it is needed."""
+        lines = []
+        for folder in sorted(self.folder.glob("round-*")):
+            try:
+                KeptRound(folder).require_whole()
+            except FedsimError as error:
+                lines.append(str(error))
+        return lines
+
     def begin(
         self, server_round: int, cohort: Sequence[int], model: State, server: tuple[Tensors, dict[str, Any]]
     ) -> bool:
@@ -209,6 +219,19 @@ class KeptRound:
         records = self._read(self.folder / _client(client), self.clients[client].sha256)
         return Sent(to_tensors(records.array_records[ARRAYS]), scalars(records.metric_records[METRICS]))
 
+    def require_whole(self) -> None:
+        """Refuse files that are not what the run kept.
+
+        Raises
+        ------
+        FedsimError
+            If one is not.
+        """
+        digests = {_client(client): share.sha256 for client, share in self.clients.items()}
+        for name, digest in (digests | {_MODEL: self._file.sha256}).items():
+            if digest is not None:
+                self._require(self.folder / name, digest)
+
     def purge(self, client: int) -> int:
         """Remove what a client sent; returns the bytes. Twice is once, and once broken off is done by a second."""
         share, path = self.clients.get(client), self.folder / _client(client)
@@ -220,9 +243,12 @@ class KeptRound:
         write_atomically(self.folder / _ROUND, seal(self._file.model_dump_json(indent=1)))
         return size
 
-    def _read(self, path: Path, digest: str | None) -> RecordDict:
+    def _require(self, path: Path, digest: str | None) -> None:
         if digest is None or not path.is_file() or sha256(path) != digest:
             raise FedsimError(f"{path}: is not what the run kept (gone, or its hash differs); run it anew")
+
+    def _read(self, path: Path, digest: str | None) -> RecordDict:
+        self._require(path, digest)
         self.bytes_read += size_on_disk(path)
         return read_records(path)
 

@@ -46,6 +46,7 @@ from fedsim.runs.simulation import Metrics, RunState, Simulation, build_run_mode
 from fedsim.runs.staging import schedule
 from fedsim.sealed import seal, sha256
 
+_WARNINGS = 3
 _ELSEWHERE = "choose another --out"
 
 
@@ -305,6 +306,8 @@ def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: Run
     try:
         if history is not None:
             history.rewind(state.round)
+            for line in history.damaged()[:_WARNINGS]:
+                simulation.progress.warn(f"{line}, or go on without what needs it")
         for rest in folder.glob(".*.tmp"):  # of a process that was killed as it wrote
             rest.unlink()
         engine.states.spill_to(folder / ".states")

@@ -14,6 +14,7 @@ import fedsim
 from fedsim.errors import FedsimError
 from fedsim.flower.records import to_tensors
 from fedsim.runs.history import open_history
+from fedsim.runs.progress import Quiet
 from fedsim.sealed import Damaged, seal, sha256, unseal
 from tests.tiny_runs import TINY
 
@@ -146,3 +147,19 @@ def test_a_seal() -> None:
     assert unseal(b'{"a": 1}') == b'{"a": 1}'
     with pytest.raises(Damaged, match="no checksum"):
         unseal(b'{"a": 1}', required=True)
+
+
+def test_a_damaged_history_is_told_when_the_run_goes_on(rich_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(rich_run, tmp_path / "tiny"))
+    flip(sorted((run / "history" / "round-00000002").glob("client-*"))[0], random.Random(1))
+    told: list[str] = []
+
+    class Hears(Quiet):
+        def warn(self, text: str) -> None:
+            told.append(text)
+
+    assert sha256(fedsim.resume(run, Hears()).folder / "model.safetensors") == sha256(rich_run / "model.safetensors")
+    assert len(told) == 1
+    assert (
+        "is not what the run kept (gone, or its hash differs); run it anew, or go on without what needs it" in told[0]
+    )
