@@ -278,6 +278,8 @@ def _start(options: EngineConfig) -> str:
             context = ray.init(
                 address=options.ray_address or "local", log_to_driver=False, logging_level="ERROR", **more
             )
+        # Where a node is lost, Ray would print pages of its own state over the run's output; its logs have them.
+        ray._private.worker.print_to_stdstream = lambda *args, **kwargs: None
         if options.ray_address is None:  # Ray makes the token that guards it, and lets everybody read it
             with contextlib.suppress(OSError):
                 (Path.home() / ".ray" / "auth_token").chmod(0o600)
