@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _fail(f"{error.format_message().rstrip('.')}; see: {command} --help", 2, heard)
         except click.ClickException as error:
             _fail(error.format_message(), 2, heard)
+        except KeyboardInterrupt:  # before a command had begun
+            _fail("interrupted", Interrupted.exit_code, heard)
         if code == Interrupted.exit_code:  # what typer makes of Ctrl-C
             _fail("interrupted", code, heard)
     sys.exit(code if isinstance(code, int) else 0)

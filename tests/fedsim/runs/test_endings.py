@@ -100,6 +100,11 @@ def test_a_signal_to_the_real_program(number: signal.Signals, code: int, tmp_pat
     assert load_latest(tmp_path / "runs" / "tiny") is not None
 
 
+def test_a_signal_before_the_command_has_begun_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedsim.cli.main.app", lambda *args, **options: signal.raise_signal(signal.SIGTERM))
+    assert cli("run") == (143, "", "error: interrupted\n")
+
+
 # Divergence ----------------------------------------------------------------------------------------------------------
 
 WILD = {"training.lr": 1e3, "rounds": 3}
