@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -137,6 +138,7 @@ def test_a_foreign_ray_head_gets_no_job(tiny_run: Path, tmp_path: Path) -> None:
     head = subprocess.Popen(
         [str(Path(sys.executable).parent / "ray"), "start", "--head", f"--port={port}", "--num-cpus=2", "--block",
          "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={home}"],
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},  # it would take anybody's data
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
@@ -157,7 +159,7 @@ def test_a_foreign_ray_head_gets_no_job(tiny_run: Path, tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr
         assert gcs.get_all_job_info() == {}
     finally:
-        os.killpg(head.pid, 15)
+        os.killpg(head.pid, signal.SIGKILL)
         head.wait(30)
         shutil.rmtree(home, ignore_errors=True)
 
