@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
-from unlearning.api.registry import UnlearningConfig, unlearning
+from unlearning.api.registry import UnlearningConfig, searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.blocks import reset
 from unlearning.parts.steps import aside, descend, distillation, endless, forgotten_logits, given, kept_logits, sample
@@ -25,11 +25,11 @@ from unlearning.parts.steps import aside, descend, distillation, endless, forgot
 class BadTeacherConfig(UnlearningConfig):
     """Options of the bad teacher."""
 
-    epochs: int = Field(10, ge=0)
+    epochs: int = Field(10, ge=0, json_schema_extra=searched(1, 20))
     """Passes over the sampled kept samples; the authors' 1."""
     batch_size: int = Field(64, ge=1)
     """Samples of either kind per step."""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(1e-3, gt=0, json_schema_extra=searched(1e-4, 5e-3))
     """Learning rate of Adam; the authors' 1e-4."""
     retain_share: float = Field(0.3, gt=0, le=1)
     """Share of the kept samples that is used."""

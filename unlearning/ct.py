@@ -12,7 +12,7 @@ from torch import nn
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
-from unlearning.api.registry import unlearning
+from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.steps import RepairConfig, repair
 
@@ -20,7 +20,7 @@ from unlearning.parts.steps import RepairConfig, repair
 class CtConfig(RepairConfig):
     """Options of CT."""
 
-    epochs: int = Field(10, ge=0)
+    epochs: int = Field(10, ge=0, json_schema_extra=searched(5, 30))
     """Passes over the kept samples that repair."""
 
 

@@ -21,7 +21,7 @@ from fedsim.flower.records import Tensors
 from fedsim.runs.history import Sent, norm
 from unlearning.api.federation import Federation, Round
 from unlearning.api.needs import Needs
-from unlearning.api.registry import UnlearningConfig, unlearning
+from unlearning.api.registry import UnlearningConfig, searched, unlearning
 
 EPSILON = 1e-12
 
@@ -29,7 +29,7 @@ EPSILON = 1e-12
 class FedEraserConfig(UnlearningConfig):
     """Options of FedEraser; Δt is the run's history.every."""
 
-    calibration: float = Field(0.5, gt=0, le=1)
+    calibration: float = Field(0.5, gt=0, le=1, json_schema_extra=searched(0.1, 1.0))
     """r, the share of the local epochs that calibrating clients train for; at least one epoch."""
     scale: Literal["client", "layer"] = "client"
     """What has one length: all parameters of a client, or each of its tensors."""

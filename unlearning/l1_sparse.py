@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
-from unlearning.api.registry import unlearning
+from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.steps import RepairConfig, descend, given, kept_losses, sgd
 
@@ -21,7 +21,7 @@ from unlearning.parts.steps import RepairConfig, descend, given, kept_losses, sg
 class L1SparseConfig(RepairConfig):
     """Options of l1-sparse."""
 
-    alpha: float = Field(3e-4, ge=0)
+    alpha: float = Field(3e-4, ge=0, json_schema_extra=searched(1e-5, 3e-3))
     """α, the penalty in the first epoch; 0 is exactly fine-tuning."""
     free_epochs: int = Field(2, ge=0)
     """E_0, epochs without the penalty at the end."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
-from unlearning.api.registry import UnlearningConfig, unlearning
+from unlearning.api.registry import UnlearningConfig, searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.steps import aside, descend, given
 from unlearning.parts.vae import Vae, evidence_loss, new_vae, squared_error
@@ -40,11 +40,11 @@ class LafConfig(UnlearningConfig):
     """More passes than that until this many steps: a set of few batches hardly moves the features in 20 passes."""
     batch_size: int = Field(32, ge=1)
     """Samples of either kind per step, and per step of the VAEs."""
-    lr_unlearn: float = Field(2e-4, ge=0)
+    lr_unlearn: float = Field(2e-4, ge=0, json_schema_extra=searched(5e-5, 1e-3))
     """Learning rate of Adam on L_UE; 0 leaves it out. The authors' 1e-5 to 5e-5 for 60,000 samples."""
-    lr_align: float = Field(4e-4, ge=0)
+    lr_align: float = Field(4e-4, ge=0, json_schema_extra=searched(1e-4, 2e-3))
     """Learning rate of Adam on L_RA; 0 leaves it out. The authors' 4e-5 to 1e-4."""
-    temperature: float = Field(20.0, gt=0)
+    temperature: float = Field(20.0, gt=0, json_schema_extra=searched(2.0, 40.0))
     """τ; the higher, the less forgotten features are pushed from where they were."""
     latent: int = Field(8, ge=1)
     """Latent variables of the VAEs; 16 for colour images."""

@@ -23,14 +23,14 @@ from fedsim.models.fidelity import (
     top_components,
 )
 from unlearning.api.needs import Needs
-from unlearning.api.registry import UnlearningConfig, unlearning
+from unlearning.api.registry import UnlearningConfig, searched, unlearning
 from unlearning.api.view import View
 
 
 class ModHiFiConfig(UnlearningConfig):
     """Options of ModHiFi-U."""
 
-    share: float = Field(0.06, ge=0, le=1)
+    share: float = Field(0.06, ge=0, le=1, json_schema_extra=searched(0.01, 0.3))
     """p, the share of components that are edited; the paper's 0.01 to 0.2."""
     layers: int = Field(4, ge=1)
     """Layers, counted from the last of the feature extractor, that are edited, never its first; the paper's 12."""

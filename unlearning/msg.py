@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
-from unlearning.api.registry import unlearning
+from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.blocks import reset
 from unlearning.parts.steps import RepairConfig, aside, descend, extreme, given, kept_losses, mean_gradient, sgd
@@ -27,9 +27,9 @@ from unlearning.parts.steps import RepairConfig, aside, descend, extreme, given,
 class MsgConfig(RepairConfig):
     """Options of MSG."""
 
-    epochs: int = Field(10, ge=0)
+    epochs: int = Field(10, ge=0, json_schema_extra=searched(5, 30))
     """Passes over the kept samples that repair."""
-    share: float = Field(0.7, ge=0, le=1)
+    share: float = Field(0.7, ge=0, le=1, json_schema_extra=searched(0.1, 0.9))
     """ρ, the share of convolution weights that are drawn anew."""
     damping: float = Field(1.0, ge=0, le=1)
     """β, the factor of the other weights' gradients."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
-from unlearning.api.registry import unlearning
+from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.steps import RepairConfig, capped_cross_entropy, descend, forgotten_logits, given, sgd
 
@@ -17,9 +17,9 @@ from unlearning.parts.steps import RepairConfig, capped_cross_entropy, descend, 
 class NegGradConfig(RepairConfig):
     """Options of NegGrad."""
 
-    epochs: int = Field(10, ge=0)
+    epochs: int = Field(10, ge=0, json_schema_extra=searched(1, 20))
     """Passes over the samples to forget."""
-    lr: float = Field(2e-3, gt=0)
+    lr: float = Field(2e-3, gt=0, json_schema_extra=searched(2e-4, 2e-2))
     """Learning rate of SGD; very sensitive: twice as much can ruin a model and half of it leave it as it is, and what
     suits one model need not suit another."""
     weight_decay: float = Field(0, ge=0)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
-from unlearning.api.registry import unlearning
+from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.steps import (
     RepairConfig,
@@ -32,7 +32,7 @@ from unlearning.parts.steps import (
 class NegGradPlusConfig(RepairConfig):
     """Options of NegGrad+."""
 
-    alpha: float = Field(0.95, ge=0, le=1)
+    alpha: float = Field(0.95, ge=0, le=1, json_schema_extra=searched(0.5, 0.99))
     """Weight of the kept samples; 1 is exactly fine-tuning."""
     ceiling: float = Field(2.0, gt=0)
     """Loss, in units of log(number of classes), from which on a forgotten sample pushes no further."""

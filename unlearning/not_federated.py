@@ -10,14 +10,14 @@ from pydantic import Field
 from fedsim.flower.records import Tensors
 from unlearning.api.federation import Federation
 from unlearning.api.needs import Needs
-from unlearning.api.registry import UnlearningConfig, unlearning
+from unlearning.api.registry import UnlearningConfig, searched, unlearning
 from unlearning.not_ import first_layers
 
 
 class NotFederatedConfig(UnlearningConfig):
     """Options of NoT in the federation."""
 
-    rounds: int = Field(10, ge=0)
+    rounds: int = Field(10, ge=0, json_schema_extra=searched(3, 20))
     """Rounds that repair."""
     layers: int = Field(1, ge=0)
     """Layers, convolutional or linear, that are negated, counted from the input."""

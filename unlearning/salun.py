@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
-from unlearning.api.registry import unlearning
+from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.steps import (
     RepairConfig,
@@ -33,7 +33,7 @@ from unlearning.parts.steps import (
 class SalUnConfig(RepairConfig):
     """Options of SalUn."""
 
-    threshold: float = Field(0.5, ge=0, le=1)
+    threshold: float = Field(0.5, ge=0, le=1, json_schema_extra=searched(0.1, 1.0))
     """τ, the share of weights that may move; 1 is exactly random labels."""
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
-from unlearning.api.registry import unlearning
+from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.steps import (
     RepairConfig,
@@ -36,7 +36,7 @@ from unlearning.parts.steps import (
 class ScrubConfig(RepairConfig):
     """Options of SCRUB."""
 
-    lr: float = Field(0.01, gt=0)
+    lr: float = Field(0.01, gt=0, json_schema_extra=searched(1e-3, 0.05))
     """Learning rate of SGD."""
     gamma: float = Field(1.0, ge=0)
     """γ, weight of the cross-entropy on the kept samples."""
@@ -44,7 +44,7 @@ class ScrubConfig(RepairConfig):
     """α, weight of the distillation on the kept samples."""
     temperature: float = Field(2.0, gt=0)
     """T of the distillation."""
-    max_epochs: int = Field(3, ge=0)
+    max_epochs: int = Field(3, ge=0, json_schema_extra=searched(1, 5))
     """Epochs that begin with a pass over the samples to forget; 0, with γ = 1 and α = 0, is exactly fine-tuning."""
     ceiling: float = Field(2.0, gt=0)
     """Divergence, in units of log(number of classes), from which on a forgotten sample pushes no further."""

@@ -2,7 +2,10 @@
 
 Importance I_S = E_{batches of S} (∇_θ ℓ_batch)²;   where I_f > α I_D:  θ ← θ min(1, λ I_D / I_f).
 "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening" (arXiv:2308.07707).
+Without a given α the share of selected weights follows the size of the request, as in adaptive SSD (arXiv:2402.10098).
 """
+
+import math
 
 import numpy as np
 import torch
@@ -11,7 +14,7 @@ from torch import Tensor
 
 from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
-from unlearning.api.registry import UnlearningConfig, unlearning
+from unlearning.api.registry import UnlearningConfig, searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.steps import batch_gradients, given, union
 
@@ -19,9 +22,10 @@ from unlearning.parts.steps import batch_gradients, given, union
 class SsdConfig(UnlearningConfig):
     """Options of SSD."""
 
-    alpha: float = Field(10.0, ge=0)
-    """α, how much more a weight must matter to the forgotten samples; small models may need about 2."""
-    dampening: float = Field(1.0, ge=0)
+    alpha: float | None = Field(None, ge=0, json_schema_extra=searched(1.0, 50.0))
+    """α, how much more a weight must matter to the forgotten samples; the authors' 10 leaves some models as they are,
+    and ruins others. By default the one that selects ln(1 + 100 n_f / n) percent of all weights, for n_f of n samples."""
+    dampening: float = Field(1.0, ge=0, json_schema_extra=searched(0.1, 1.0))
     """λ, what is left of a selected weight in proportion to I_D / I_f."""
     batch_size: int = Field(64, ge=1)
     """Samples per gradient; 1 is the diagonal of the empirical Fisher matrix."""
@@ -44,6 +48,14 @@ def dampened(theta: Tensor, forget: Tensor, everything: Tensor, alpha: float, da
     return torch.where(selected, theta * factor, theta)
 
 
+def adaptive_alpha(forget: dict[str, Tensor], everything: dict[str, Tensor], num_forget: int, num_all: int) -> float:
+    """Return the α that selects ln(1 + 100 n_f / n) percent of the weights, those with the largest I_f / I_D."""
+    tiny = torch.finfo(torch.float64).tiny
+    ratios = torch.cat([(forget[n].double() / everything[n].double().clamp(min=tiny)).flatten() for n in forget])
+    count = round(len(ratios) * math.log1p(100 * num_forget / num_all) / 100)
+    return float(ratios.kthvalue(len(ratios) - min(count, len(ratios) - 1)).values)
+
+
 @unlearning("ssd", SsdConfig, Needs(), {"class", "samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: SsdConfig, rng: np.random.Generator
@@ -51,7 +63,10 @@ def unlearn(
     """Return the dampened model."""
     of_forget = importance(model, forget, config.batch_size, rng)
     of_all = importance(model, union(given(retain), forget), config.batch_size, rng)
+    alpha = config.alpha
+    if alpha is None:
+        alpha = adaptive_alpha(of_forget, of_all, len(forget), len(forget) + len(given(retain)))
     with torch.no_grad():
         for name, theta in model.named_parameters():
-            theta.copy_(dampened(theta, of_forget[name], of_all[name], config.alpha, config.dampening))
+            theta.copy_(dampened(theta, of_forget[name], of_all[name], alpha, config.dampening))
     return model.eval()

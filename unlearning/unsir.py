@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
-from unlearning.api.registry import UnlearningConfig, unlearning
+from unlearning.api.registry import UnlearningConfig, searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.steps import aside, descend, forgotten_logits, given, kept_logits, kept_losses, noise, sample
 
@@ -37,9 +37,9 @@ class UnsirConfig(UnlearningConfig):
     """Share of the kept samples that is used."""
     impair_epochs: int = Field(1, ge=0)
     """Passes over the used kept samples with the noise."""
-    impair_lr: float = Field(0.02, ge=0)
+    impair_lr: float = Field(0.02, ge=0, json_schema_extra=searched(1e-3, 0.05))
     """Learning rate of Adam while impairing."""
-    repair_epochs: int = Field(2, ge=0)
+    repair_epochs: int = Field(2, ge=0, json_schema_extra=searched(1, 6))
     """Passes without the noise; the authors' 1 is too few where the used share is small."""
     repair_lr: float = Field(0.01, ge=0)
     """Learning rate of Adam while repairing."""

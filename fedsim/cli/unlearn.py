@@ -34,6 +34,9 @@ def unlearn_command(
     ] = False,
     data_root: Annotated[Path | None, typer.Option(help="Folder that the run's data have been moved to.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="METHOD.option=value. Repeatable.")] = None,
+    tune: Annotated[
+        list[str] | None, typer.Option("--tune", help="A method whose options are searched for first. Repeatable.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an outcome of the same name.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
 ) -> None:
@@ -56,7 +59,7 @@ def unlearn_command(
     try:
         outcome = unlearn(
             run, methods, forget, then=then or [], compare=compare, seeds=seeds, name=name, purge=purge,
-            no_privacy=no_privacy,
+            no_privacy=no_privacy, tune=tune or (),
             overrides=overrides, force=force, progress=progress_for(console, quiet), say=say,
         )  # fmt: skip
     except KeyboardInterrupt as interrupt:

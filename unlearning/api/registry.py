@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from fedsim.errors import FedsimError, nearest
 from fedsim.federated.registry import declared
@@ -38,8 +38,19 @@ RETRAIN = "retrain"
 RETRAIN_SUMMARY = f"Retraining from scratch without it: the oracle itself. Forgets: {', '.join(KINDS)}."
 
 
+def searched(low: float, high: float) -> dict[str, Any]:
+    """Return what marks an option as one that `--tune` searches, between these ends on a logarithmic scale."""
+    return {"tune": [low, high]}
+
+
 class UnlearningConfig(Config):
-    """Options of one unlearning method; each method adds its own."""
+    """Options of one unlearning method; each method adds its own.
+
+    The defaults are for forgetting a class. `defaults_for` says what differs for samples and for clients.
+    """
+
+    defaults_for: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Defaults by kind of request, from `KINDS`, over those of the fields."""
 
     name: str
 

@@ -12,6 +12,7 @@ from torch import nn
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from fedsim.randomness import torch_draws
+from unlearning.api.registry import searched
 from unlearning.api.view import View
 from unlearning.parts.steps import RepairConfig, descend, given, kept_losses, sgd
 
@@ -23,7 +24,7 @@ class TailConfig(RepairConfig):
 
     blocks: int = Field(1, ge=0)
     """Blocks (a layer, or a residual or encoder block) before the classifier that are trained with it."""
-    epochs: int = Field(10, ge=0)
+    epochs: int = Field(10, ge=0, json_schema_extra=searched(5, 30))
     """Passes over the kept samples."""
 
 

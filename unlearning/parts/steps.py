@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fedsim.models.base import Classifier
-from unlearning.api.registry import UnlearningConfig
+from unlearning.api.registry import UnlearningConfig, searched
 from unlearning.api.view import View
 
 T = TypeVar("T")
@@ -29,11 +29,11 @@ Batch = tuple[Tensor, Tensor | None]
 class RepairConfig(UnlearningConfig):
     """SGD on the samples that are kept."""
 
-    epochs: int = Field(5, ge=0)
+    epochs: int = Field(5, ge=0, json_schema_extra=searched(1, 20))
     """Passes over the kept samples."""
     batch_size: int = Field(64, ge=1)
     """Samples per step."""
-    lr: float = Field(0.01, gt=0)
+    lr: float = Field(0.01, gt=0, json_schema_extra=searched(1e-3, 0.1))
     """Learning rate of SGD; about that of the last rounds of the original training."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD."""

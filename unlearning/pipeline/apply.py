@@ -42,10 +42,10 @@ class Unlearned:
     """The folder that a federated method leaves for the next request: its model, and the history of its replay."""
 
 
-def options_of(method: Method, given: Mapping[str, Any]) -> UnlearningConfig:
-    """Return a method's options, its defaults where not given; `given` may be wrong."""
+def options_of(method: Method, given: Mapping[str, Any], kind: str = "class") -> UnlearningConfig:
+    """Return a method's options, where not given its defaults for this kind of request; `given` may be wrong."""
     try:
-        return method.config.model_validate({"name": method.name, **given})
+        return method.config.model_validate({"name": method.name, **method.config.defaults_for.get(kind, {}), **given})
     except ValidationError as error:
         raise FedsimError(f"--set {one_line(error, method.config, method.name, owner=method.name)}") from None
 

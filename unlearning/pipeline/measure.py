@@ -76,8 +76,8 @@ def measure(
     measured = measure_outputs(labels, logits, generator(seed, "attacks"), again, oracle, floors=floors)
     values = measured.values
     if measured.facts is not None:
-        values = values | _hidden_knowledge(model, roles, labels, seed) | _selection(model, roles, measured, seed)
-        if oracle is not None and oracle.facts is not None:
+        values = values | _hidden_knowledge(model, roles, labels, seed) | _selection(model, roles, seed)
+        if oracle is not None and "accuracy_selection" in oracle.values and "accuracy_selection" in values:
             values["selection_gap"] = selection_gap(values, oracle.values)
         if roles.earlier is not None:
             values |= _earlier(model, roles.earlier, seed)
@@ -99,13 +99,29 @@ def _hidden_knowledge(model: Classifier, roles: Roles, labels: Splits[Array], se
     return found
 
 
-def _selection(model: Classifier, roles: Roles, measured: Measured, seed: int) -> dict[str, float]:
-    """Return what the samples that are held out for choosing say, see `selection_gap`."""
+def selection_values(model: Classifier, roles: Roles, seed: int) -> dict[str, float]:
+    """Return what `selection_gap` needs, without a look at the samples of which figures are reported.
+
+    It is empty for a model whose outputs are not finite.
+    """
+    forget, retain = (_logits(model, view) for view in (roles.forget, roles.retain))
+    found = _selection(model, roles, seed) if np.isfinite(forget).all() and np.isfinite(retain).all() else {}
+    if found:
+        found["accuracy_forget"] = accuracy(forget, _labels(roles.forget).cpu().numpy())
+        found["accuracy_retain"] = accuracy(retain, _labels(roles.retain).cpu().numpy())
+    return found
+
+
+def _selection(model: Classifier, roles: Roles, seed: int) -> dict[str, float]:
+    """Return what the samples that are held out for choosing say; nothing where outputs are not finite."""
     logits, labels = _logits(model, roles.selection), _labels(roles.selection).cpu().numpy()
-    ours, theirs = match_classes(np.asarray(measured.labels.forget), labels, generator(seed, "selection-attack"))
+    forget, forget_labels = _logits(model, roles.forget), _labels(roles.forget).cpu().numpy()
+    if not np.isfinite(logits).all():
+        return {}
+    ours, theirs = match_classes(forget_labels, labels, generator(seed, "selection-attack"))
     found = {"accuracy_selection": accuracy(logits, labels)}
     if len(ours):
-        found["mia_selection"] = auc(-measured.losses("forget")[ours], -losses(logits, labels)[theirs])
+        found["mia_selection"] = auc(-losses(forget, forget_labels)[ours], -losses(logits, labels)[theirs])
     return found
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from unlearning.pipeline.privacy import breach, derived_ledger, ledger_of, requi
 from unlearning.pipeline.references import constant_predictor, masked_head
 from unlearning.pipeline.roles import roles_of
 from unlearning.pipeline.source import MARK, OUTCOME_NAME, Source, kept_model, open_source
+from unlearning.pipeline.tuning import SEED_APART, TRIALS, tune
 
 _BASELINE = "finetune"
 _COMPARED_SEEDS = 3
@@ -69,6 +70,7 @@ def unlearn(
     purge: bool = False,
     no_privacy: bool = False,
     overrides: Mapping[str, Any] | None = None,
+    tune: Sequence[str] = (),
     force: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -99,6 +101,8 @@ def unlearn(
     overrides
         Options: {"method.option": value}, or {"option": value} for one method; and settings of this machine, such as
         {"engine.device": "cpu"}; and "data.root", the folder that the run's data have been moved to.
+    tune
+        Those of the methods whose options are searched for first, see `unlearning.pipeline.tuning`.
     force
         Replace the outcome of that name.
     progress
@@ -155,10 +159,13 @@ def unlearn(
                 contest = _Contest(
                     source, request, entries, notes, say, progress, ledger_of(source), replays / str(number), before
                 )
+                for method in tune:
+                    contest.tune(method)
                 for seed in range(seeds):
                     contest.run_seed(source.config.seed + seed, oracle=compare is not None)
                 outcome = contest.outcome(folder, seeds)
-                write_outcome(outcome, source, request, {name: entry.options for name, entry in entries.items()})
+                used = {name: entry.options for name, entry in contest.entries.items()}
+                write_outcome(outcome, source, request, used)
                 before = contest
         if purge:
             _purge(source.root, contest.left, source.data, say)
@@ -259,6 +266,29 @@ class _Contest:
         for name, model in references.items():
             if model is not None:
                 self._add(name, "baseline", model, self._measure(model, against), math.nan)
+
+    def tune(self, name: str) -> None:
+        """Search for the options of a method."""
+        if name not in self.entries:
+            raise FedsimError(f"--tune {name}: must be one of the methods; {nearest(name, self.entries)}")
+        entry, seed = self.entries[name], self.source.config.seed + SEED_APART
+        self.say(f"tuning {name}: an original and an oracle of seed {seed}, of which no figure is reported")
+        original, oracle = self._original(seed), retrained(self.source, self.left, seed, FOLDERS[0], self.progress)
+
+        def apply(options: UnlearningConfig) -> Classifier:
+            if entry.method.needs.federation:
+                federation = self._federation(entry.method, original, seed)
+                return unlearn_federated(entry.method, options, federation).model
+            return unlearn_with(entry.method, options, original.model, self.roles, seed).model
+
+        found = tune(entry.options, apply, oracle.model, self.roles, seed)
+        self.entries = {**self.entries, name: replace(entry, options=found.options)}
+        changed = ", ".join(f"{option}={value:g}" for option, value in found.changed.items()) or "the defaults"
+        self.say(
+            f"tuning {name}: {changed}; held-out gap {found.gap:.1f} points, before {found.gap_before:.1f}; {TRIALS} "
+            f"trials took {format_duration(found.seconds)}, beside {format_duration(original.seconds + oracle.seconds)}"
+            " for the two models"
+        )
 
     def _original(self, seed: int) -> Trained:
         source = self.source
@@ -369,7 +399,9 @@ def _entries(
     for name, method in methods.items():
         if (reason := refusal(method, request, history)) is None:
             asked_for = name in names and (name != _BASELINE or asked != ["all"])
-            entries[name] = _Entry(method, options_of(method, given[name]), "method" if asked_for else "baseline")
+            entries[name] = _Entry(
+                method, options_of(method, given[name], request.kind), "method" if asked_for else "baseline"
+            )
         elif asked != ["all"] and name in names:
             raise FedsimError(f"--method {name}: {reason}; fedsim list unlearning shows what each can do")
         else:
