@@ -24,7 +24,7 @@ class SsdConfig(UnlearningConfig):
 
     alpha: float | None = Field(None, ge=0, json_schema_extra=searched(1.0, 50.0))
     """α, how much more a weight must matter to the forgotten samples; the authors' 10 leaves some models as they are,
-    and ruins others. By default the one that selects ln(1 + 100 n_f / n) percent of all weights, for n_f of n samples."""
+    and ruins others. By default the one that selects ln(1 + 100 n_f / n) percent of the weights, n_f of n samples."""
     dampening: float = Field(1.0, ge=0, json_schema_extra=searched(0.1, 1.0))
     """λ, what is left of a selected weight in proportion to I_D / I_f."""
     batch_size: int = Field(64, ge=1)

@@ -39,11 +39,13 @@ class Section:
     text
         A paragraph; escaped, unless it is `markupsafe.Markup`.
     rows
-        A table whose first row is its head; no table when empty.
+        A table whose first row is its head; no table when empty. A row of one cell is the heading of those below it.
     plots
         Figures, shown below the table.
     folded
         Whether the table is hidden until a reader opens it.
+    compact
+        Whether its columns are narrow, so that all of them are seen on a telephone.
     """
 
     title: str
@@ -51,6 +53,7 @@ class Section:
     rows: Sequence[Sequence[str]] = ()
     plots: Sequence[Plot] = ()
     folded: bool = False
+    compact: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,11 @@ def write_page(out: Path, title: str, subtitle: str, sections: Sequence[Section]
 
 def _render(**parts: Any) -> str:
     template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        extensions=["jinja2.ext.loopcontrols"],
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     ).from_string(files("fedsim.report").joinpath("template.html.j2").read_text(encoding="utf-8"))
     return template.render(**parts, data_uri=_data_uri, version=VERSION)
 

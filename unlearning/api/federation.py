@@ -295,9 +295,14 @@ class Federation:
         return tuple(ledger for ledger in (*self._spent, *self._ledgers.values()) if ledger.rounds)
 
     def costs(self) -> dict[str, float]:
-        """Return rounds in which clients trained, how often one did, and megabytes of the history that was read."""
+        """Return rounds with training, how often a client trained, and megabytes sent both ways and read of history."""
         read = sum(kept.bytes_read for kept in self._history)
-        return {"rounds": self._rounds, "clients_woken": self._woken, "history_mb": read / 1e6}
+        return {
+            "rounds": self._rounds,
+            "clients_woken": self._woken,
+            "traffic_mb": 2 * self._woken * size_mb(self._simulation.server.initial()),
+            "history_mb": read / 1e6,
+        }
 
     def _require(self, need: str) -> None:
         if not getattr(self.needs, need):
@@ -329,6 +334,11 @@ class Federation:
         messages = self._simulation.server.configure_train(server_round, to_record(model), config, engine)
         order = {node: position for position, node in enumerate(engine.get_node_ids())}
         return sorted(messages, key=lambda message: order[message.metadata.dst_node_id])
+
+
+def size_mb(tensors: Tensors) -> float:
+    """Return megabytes of what a client gets, and about as much of what it sends."""
+    return sum(value.nbytes for value in tensors.values()) / 1e6
 
 
 def emptied(data: FederatedData, left: FederatedData) -> frozenset[int]:

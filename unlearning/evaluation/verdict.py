@@ -109,4 +109,4 @@ def judge(attacks: Mapping[str, Evidence], uses: Mapping[str, Evidence]) -> Verd
         words.append(name if towards else f"{name} (beyond retraining: over-forgotten)")
     if told:
         return Verdict("not forgotten", f"still told from retraining by {', '.join(words)}", tuple(told))
-    return Verdict("forgotten", f"not told from retraining by {', '.join(live)}, which tells the original apart")
+    return Verdict("forgotten", f"not told from retraining by what tells the original apart: {', '.join(live)}")

@@ -174,7 +174,7 @@ def _row(
         seeds.append(values)
     many = {} if oracle is None or contestant is oracle else _ensemble_metrics(runs, oracle.runs, rng)
     attacks = {} if first.facts is None else first.facts.attacks
-    flags = _flags(runs, oracle.runs if oracle and oracle is not contestant else [])
+    flags = _flags(runs, oracle.runs if oracle else [])
     judged = verdict_on(name, contestants, kind)
     return Row(
         name=name,

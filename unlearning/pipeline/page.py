@@ -19,7 +19,6 @@ from unlearning.evaluation.catalogue import METRICS
 from unlearning.pipeline.comparison import Comparison, Row
 from unlearning.pipeline.measure import Measured
 from unlearning.pipeline.wording import (
-    WHERE,
     cell,
     columns,
     conclusion,
@@ -55,7 +54,8 @@ def write_page(path: Path, name: str, comparison: Comparison, drawn: Sequence[Pl
     losses = [plot for plot in drawn if plot.name == "losses"]
     classes = [plot for plot in drawn if plot.name == "per_class"]
     sections = [
-        Section("Verdict", _lead(comparison), rows=_main_rows(comparison)),
+        Section("Verdict", _lead(comparison), rows=_main_rows(comparison), compact=True),
+        _reasons(comparison),
         _request(comparison),
         Section("Every metric", _every_text(comparison), rows=_every_row(comparison), folded=True),
         Section("Losses of forgotten and never-seen samples", _LOSSES, plots=losses),
@@ -95,13 +95,19 @@ def _main_rows(comparison: Comparison) -> list[list[str]]:
     shown = [metric for metric in columns(comparison, brief=True) if metric.name != "seconds"]
     rows = []
     for title, members in groups(comparison):
-        rows += [[title, *[""] * (len(shown) + 2)]] if title else []
+        rows += [[title]] if title else []
         for row in members:
             label = f"{place_text(row, comparison)} {row.name}".strip()
-            why = row.why if row.kind == "method" else ""
-            rows.append([label, verdict_text(row), *(cell(row, metric, spread=False) for metric in shown), why])
-    units = {metric.name: f"{metric.head} %" if metric.name.startswith("accuracy") else metric.head for metric in shown}
-    return [["Model", "Verdict", *units.values(), "Why"], *rows]
+            rows.append([label, verdict_text(row), *(cell(row, metric, spread=False) for metric in shown)])
+    heads = [f"{metric.head} %" if metric.name.startswith("accuracy") else metric.head for metric in shown]
+    return [["Model", "Verdict", *heads], *rows]
+
+
+def _reasons(comparison: Comparison) -> Section | None:
+    rows = [[row.name, f"{row.verdict}: {row.why}"] for row in comparison.rows if row.verdict and row.kind != "oracle"]
+    if not rows:
+        return None
+    return Section("What the verdicts rest on", rows=[["Model", "Verdict"], *rows])
 
 
 def _request(comparison: Comparison) -> Section:
@@ -165,7 +171,7 @@ def _attacks(comparison: Comparison) -> Section | None:
 def _cost(comparison: Comparison) -> Section:
     shown = [metric for metric in columns(comparison, brief=False) if metric.cost]
     rows = [
-        [row.name, WHERE[row.where] if row.where else ABSENT, *(cell(row, metric) for metric in shown)]
+        [row.name, row.where or ABSENT, *(cell(row, metric) for metric in shown)]
         for row in comparison.rows
         if any(metric.name in row.metrics for metric in shown)
     ]
@@ -173,7 +179,8 @@ def _cost(comparison: Comparison) -> Section:
         "Cost",
         "On this machine. Times of central methods and of the federation do not compare: a central method has all data "
         "on one server, which a federation does not.",
-        rows=[["Model", "Where it runs", *(metric.head for metric in shown)], *rows],
+        rows=[["Model", "Where", *(metric.head for metric in shown)], *rows],
+        compact=True,
     )
 
 

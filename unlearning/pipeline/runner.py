@@ -29,7 +29,7 @@ from fedsim.runs.history import purge as purge_history
 from fedsim.runs.progress import Progress
 from fedsim.runs.relocate import MOVED
 from fedsim.runs.reserve import held, sweep, temporary_for
-from unlearning.api.federation import Federation, emptied
+from unlearning.api.federation import Federation, emptied, size_mb
 from unlearning.api.registry import RETRAIN, Method, UnlearningConfig, load_unlearning
 from unlearning.pipeline.apply import Unlearned, options_of, refusal, unlearn_federated, unlearn_with
 from unlearning.pipeline.comparison import Comparison, make_rows, noise_floor
@@ -345,7 +345,9 @@ class _Contest:
         if not any(entry.method.needs.federation for entry in self.entries.values()):
             return {}
         config, able = self.source.config, np.count_nonzero(self.left.partition.sizes)
-        return {"rounds": config.rounds, "clients_woken": config.rounds * min(config.cohort_size, int(able))}
+        woken = config.rounds * min(config.cohort_size, int(able))
+        traffic = 2 * woken * size_mb(dict(self.source.model.state_dict()))
+        return {"rounds": config.rounds, "clients_woken": woken, "traffic_mb": traffic}
 
     def _add(
         self,
