@@ -42,7 +42,7 @@ from unlearning.pipeline.privacy import breach, derived_ledger, ledger_of, requi
 from unlearning.pipeline.references import constant_predictor, masked_head
 from unlearning.pipeline.roles import roles_of
 from unlearning.pipeline.source import MARK, OUTCOME_NAME, Source, kept_model, open_source
-from unlearning.pipeline.tuning import SEED_APART, TRIALS, tune
+from unlearning.pipeline.tuning import SEED_APART, tune
 
 _BASELINE = "finetune"
 _COMPARED_SEEDS = 3
@@ -283,12 +283,7 @@ class _Contest:
 
         found = tune(entry.options, apply, oracle.model, self.roles, seed)
         self.entries = {**self.entries, name: replace(entry, options=found.options)}
-        changed = ", ".join(f"{option}={value:g}" for option, value in found.changed.items()) or "the defaults"
-        self.say(
-            f"tuning {name}: {changed}; held-out gap {found.gap:.1f} points, before {found.gap_before:.1f}; {TRIALS} "
-            f"trials took {format_duration(found.seconds)}, beside {format_duration(original.seconds + oracle.seconds)}"
-            " for the two models"
-        )
+        self.say(f"tuning {name}: {found.told(original.seconds + oracle.seconds)}")
 
     def _original(self, seed: int) -> Trained:
         source = self.source

@@ -17,6 +17,7 @@ import numpy as np
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from fedsim.randomness import generator
+from fedsim.report.wording import format_duration
 from unlearning.api.registry import UnlearningConfig
 from unlearning.evaluation.gaps import selection_gap
 from unlearning.pipeline.measure import selection_values
@@ -40,6 +41,13 @@ class Tuned:
     """Of all trials, their measurements included."""
     changed: dict[str, Any]
     """The options that differ from those it began with."""
+    trials: int
+
+    def told(self, training: float) -> str:
+        """Return in a line what was found and what it cost; `training` is the seconds of original and oracle."""
+        changed = ", ".join(f"{option}={value:g}" for option, value in self.changed.items()) or "the options it had"
+        cost = f"{self.trials} trials took {format_duration(self.seconds)}, both models {format_duration(training)}"
+        return f"{changed}; held-out gap {self.gap:.1f} points, before {self.gap_before:.1f}; {cost}"
 
 
 def ranges(config: type[UnlearningConfig]) -> dict[str, tuple[float, float]]:
@@ -102,4 +110,4 @@ def tune(
     best = int(np.argmin(gaps))
     before, after = options.model_dump(), candidates[best].model_dump()
     changed = {name: value for name, value in after.items() if value != before[name]}
-    return Tuned(candidates[best], gaps[best], gaps[0], time.perf_counter() - begun, changed)
+    return Tuned(candidates[best], gaps[best], gaps[0], time.perf_counter() - begun, changed, trials)
