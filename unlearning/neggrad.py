@@ -4,6 +4,9 @@ max_θ E_{D_f} min(ℓ(θ), c log C)   with C classes.
 Differs from the common code: the cap c log C per sample (theirs has none and diverges), no weight decay.
 """
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import numpy as np
 from pydantic import Field
 
@@ -15,16 +18,23 @@ from unlearning.parts.steps import RepairConfig, capped_cross_entropy, descend, 
 
 
 class NegGradConfig(RepairConfig):
-    """Options of NegGrad."""
+    """Options of NegGrad.
+
+    A whole class costs the others some points: nothing holds them in place.
+    """
+
+    defaults_for: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        kind: {"lr": 1e-3, "ceiling": 0.5} for kind in ("samples", "clients")
+    }
 
     epochs: int = Field(10, ge=0, json_schema_extra=searched(1, 20))
     """Passes over the samples to forget."""
-    lr: float = Field(1e-3, gt=0, json_schema_extra=searched(2e-4, 2e-2))
+    lr: float = Field(2e-3, gt=0, json_schema_extra=searched(2e-4, 2e-2))
     """Learning rate of SGD; very sensitive: twice as much can ruin a model and half of it leave it as it is, and what
     suits one model need not suit another."""
     weight_decay: float = Field(0, ge=0)
     """L2 penalty of SGD."""
-    ceiling: float = Field(0.5, gt=0)
+    ceiling: float = Field(1.0, gt=0)
     """Loss, in units of log(number of classes), from which on a sample pushes no further; 1 is a uniform guess.
     With 0.5 the kept samples suffer less, and a well trained model may still be right."""
 
