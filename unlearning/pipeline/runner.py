@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -277,8 +278,9 @@ class _Contest:
 
         def apply(options: UnlearningConfig) -> Classifier:
             if entry.method.needs.federation:
-                federation = self._federation(entry.method, original, seed)
-                return unlearn_federated(entry.method, options, federation).model
+                with tempfile.TemporaryDirectory(prefix="fedsim-tune-") as left:
+                    federation = self._federation(entry.method, original, seed, None)
+                    return unlearn_federated(entry.method, options, federation, Path(left)).model
             return unlearn_with(entry.method, options, original.model, self.roles, seed).model
 
         found = tune(entry.options, apply, oracle.model, self.roles, seed)
@@ -328,7 +330,7 @@ class _Contest:
         self.say(f"seed {seed}: {name} took {result.seconds:.2f} s{memory}")
         return result
 
-    def _federation(self, method: Method, start: Trained, seed: int, record: Path) -> Federation:
+    def _federation(self, method: Method, start: Trained, seed: int, record: Path | None) -> Federation:
         config = self.source.config.model_copy(update={"seed": seed})
         return Federation(config, self.source.data, self.left, start.folder, method.needs, self.progress, record)
 
