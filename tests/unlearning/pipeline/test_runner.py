@@ -21,6 +21,7 @@ from unlearning.api.registry import UnlearningConfig, load_unlearning, unlearnin
 from unlearning.api.view import View
 from unlearning.evaluation.catalogue import METRICS
 from unlearning.evaluation.gaps import average_gap
+from unlearning.pipeline.apply import options_of
 from unlearning.pipeline.comparison import Comparison, read_comparison
 from unlearning.pipeline.memory import peak_memory
 from unlearning.pipeline.outcome import Outcome
@@ -114,7 +115,9 @@ def test_the_folder_keeps_it_all(run: Path, outcome: Outcome) -> None:
     }  # fmt: skip
     asked = yaml.safe_load((outcome.folder / "config.yaml").read_text())["unlearn"]
     assert asked["forget"] == "client=2"
-    assert asked["methods"]["neggrad"] == load_unlearning("neggrad").config(name="neggrad").model_dump(exclude={"name"})
+    defaults = options_of(load_unlearning("neggrad"), {}, "clients")  # not those for a class
+    assert defaults != options_of(load_unlearning("neggrad"), {}, "class")
+    assert asked["methods"]["neggrad"] == defaults.model_dump(exclude={"name"})
     assert {path.name for path in outcome.folder.parent.iterdir()} >= {"oracles", "originals", outcome.folder.name}
     assert len(list((outcome.folder.parent / "oracles").iterdir())) == 2
     summary = json.loads((outcome.folder / "summary.json").read_text())
