@@ -71,7 +71,8 @@ def place_text(row: Row, comparison: Comparison) -> str:
     """Return the place, marked = where others of its group share it."""
     if row.place is None:
         return ""
-    rivals = [other for other in comparison.rows if other.kind != "method" or other.where == row.where]
+    alone = row.kind == "method"
+    rivals = [other for other in comparison.rows if not alone or other.kind != "method" or other.where == row.where]
     shared = sum(other.place == row.place for other in rivals) > 1
     return f"{row.place}{'=' if shared else ''}"
 
