@@ -21,6 +21,7 @@ from fedsim.config.run import NAMED_SECTIONS, RunConfig, flatten
 from fedsim.config.texts import text_kind
 from fedsim.errors import FedsimError, nearest
 from fedsim.federated.registry import describe, load_strategy
+from fedsim.plugins import PluginFile, plugin_hash, plugin_of
 from fedsim.reading import load_yaml, read_regular
 
 Nested = dict[str, Any]
@@ -200,6 +201,22 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
     except ValidationError as error:
         raise FedsimError(one_line(error, method.config, "strategy", owner=name)) from None
     try:
-        return RunConfig.model_validate(merged)
+        return _with_plugins(RunConfig.model_validate(merged))
     except ValidationError as error:
         raise FedsimError(one_line(error, RunConfig)) from None
+
+
+def _with_plugins(config: RunConfig) -> RunConfig:
+    """Return the configuration with absolute paths of the user's files, and their hashes; refuse changed ones."""
+    sections = {"strategy": config.strategy, "model": config.model, "data": config.data}
+    names = {"strategy": config.strategy.name, "model": config.model.name, "data": config.data.name}
+    changes: dict[str, Any] = {}
+    known = {file.path: file for file in config.plugins}
+    files: dict[Path, PluginFile] = {}
+    for section, part in sections.items():
+        if (plugin := plugin_of(names[section])) is not None:
+            path, wanted = plugin
+            files[path] = known.get(path) or PluginFile(path=path, sha256=plugin_hash(path, f"{section}.name"))
+            files[path].require_unchanged()
+            changes[section] = part.model_copy(update={"name": f"{path}:{wanted}" if wanted else str(path)})
+    return config.model_copy(update={**changes, "plugins": tuple(files.values())})

@@ -14,6 +14,7 @@ from fedsim.config.machine import without_machine_settings
 from fedsim.config.strategy import StrategyConfig
 from fedsim.data.config import DataConfig, Dirichlet
 from fedsim.models.config import ModelConfig
+from fedsim.plugins import PluginFile
 from fedsim.privacy.config import PrivacyConfig
 from fedsim.schema import Config
 
@@ -168,6 +169,8 @@ class RunConfig(Config):
     """What is kept of the rounds; changes no result."""
     privacy: PrivacyConfig = PrivacyConfig()
     """Differential privacy."""
+    plugins: tuple[PluginFile, ...] = ()
+    """The user's own files that the run needs; filled in."""
 
     @field_validator("data")
     @classmethod

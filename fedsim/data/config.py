@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fedsim.errors import nearest
 from fedsim.paths import expanded
+from fedsim.plugins import plugin_of
 from fedsim.schema import Config
 
 _MEDMNIST = {
@@ -287,6 +288,8 @@ class DataConfig(Config):
     @field_validator("name")
     @classmethod
     def _known_name(cls, value: str) -> str:
+        if plugin_of(value) is not None:
+            return value
         prefix, _, path = value.partition(":")
         if not (path if prefix in ("npz", "csv") else value in DATASETS):
             raise ValueError(f"no dataset {value!r}; {nearest(value, DATASETS)}")

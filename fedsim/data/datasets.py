@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsim.data.config import DataConfig
-from fedsim.data.npz import Array, IntArray, Part, read_npz, split
+from fedsim.data.npz import Array, IntArray, Part, own_parts, read_npz, split
 from fedsim.data.tabular import EMBEDDED_TABLES, embedded, linear_model, read_csv
 from fedsim.errors import FedsimError
 from fedsim.paths import expanded
+from fedsim.plugins import plugin_of
 from fedsim.randomness import generator
 
 Floats = tuple[float, ...]
@@ -123,6 +124,8 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
     FedsimError
         If it is neither on disk nor to be downloaded, or the file is malformed.
     """
+    if (plugin := plugin_of(config.name)) is not None:
+        return _dataset(config.name, *own_parts(*plugin, config.test_fraction, seed), scale=config.target_scale)
     name, _, file = config.name.partition(":")
     if name == "npz":
         parts = read_npz(Path(file), config.test_fraction, seed)

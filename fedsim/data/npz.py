@@ -1,5 +1,8 @@
-"""Data sets from NumPy archives, checked so that nothing malformed gets past the first line."""
+"""Data sets from NumPy archives and from users' functions, checked: nothing malformed gets past the first line."""
 
+from __future__ import annotations
+
+import inspect
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsim.errors import FedsimError
+from fedsim.plugins import chosen, load_plugin
 from fedsim.randomness import generator
 from fedsim.reading import require_regular
 
@@ -52,7 +56,34 @@ def read_npz(path: Path, test_fraction: float, seed: int) -> tuple[Part, Part]:
     FedsimError
         With the path, if the file is not such an archive or its arrays do not fit together.
     """
-    archive = _Archive(path)
+    return _parts(_Archive(path, _read(path)), test_fraction, seed)
+
+
+def own_parts(path: Path, wanted: str | None, test_fraction: float, seed: int) -> tuple[Part, Part]:
+    """Return the training and the test part of what a function in a user's file returns: arrays by name, as above.
+
+    Raises
+    ------
+    FedsimError
+        With the path, if it fails or its arrays do not fit together.
+    """
+    module = load_plugin(path, "data.name")
+    found = {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
+    load = chosen(found, path, wanted, "data.name", "a function that returns a data set", ())
+    try:
+        given = load()
+        arrays = {str(key): np.asarray(value) for key, value in given.items()}
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise FedsimError(f"{path}: {load.__name__}() fails ({reason}); it must return {{name: array}}") from error
+    return _parts(_Archive(path, {key: value for key, value in arrays.items() if key in _KEYS}), test_fraction, seed)
+
+
+def _parts(archive: _Archive, test_fraction: float, seed: int) -> tuple[Part, Part]:
     if "x_train" in archive:
         train = archive.part("x_train", "y_train", "identity_train")
         test = archive.part("x_test", "y_test", "identity_test")
@@ -103,24 +134,27 @@ def _require_room(loaded: np.lib.npyio.NpzFile, packed: int) -> None:
         raise ValueError(f"it unpacks to {unpacked:,} bytes, more than {_MOST_RATIO} times its size")
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        require_regular(path)
+        with path.open("rb") as stream:  # given a path, np.load leaves a broken archive open
+            loaded = np.load(stream, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array")
+            _require_room(loaded, path.stat().st_size)
+            return {key: loaded[key] for key in loaded.files if key in _KEYS}
+    except FileNotFoundError:
+        raise FedsimError(f"{path}: no such file; give the path of a NumPy archive as npz:PATH") from None
+    except _UNREADABLE as error:
+        raise FedsimError(f"{path}: not a sound NumPy .npz archive ({' '.join(str(error).split())})") from error
+
+
 class _Archive:
     """The arrays of one file; every failure is one line with the path."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, arrays: dict[str, Any]) -> None:
         self.path = path
-        self.arrays: dict[str, Any] = {}
-        try:
-            require_regular(path)
-            with path.open("rb") as stream:  # given a path, np.load leaves a broken archive open
-                loaded = np.load(stream, allow_pickle=False)
-                if not isinstance(loaded, np.lib.npyio.NpzFile):
-                    raise ValueError("it is a single array")
-                _require_room(loaded, path.stat().st_size)
-                self.arrays = {key: loaded[key] for key in loaded.files if key in _KEYS}
-        except FileNotFoundError:
-            raise self.error("no such file; give the path of a NumPy archive as npz:PATH") from None
-        except _UNREADABLE as error:
-            raise self.error(f"not a sound NumPy .npz archive ({' '.join(str(error).split())})") from error
+        self.arrays = arrays
 
     def error(self, what: str) -> FedsimError:
         return FedsimError(f"{self.path}: {what}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fedsim.config.strategy import StrategyConfig
 from fedsim.errors import FedsimError, nearest
+from fedsim.plugins import chosen, load_plugin, plugin_of, registry_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,9 +60,10 @@ def strategy(
     ValueError
         If the name is taken.
     """
-    if name in _strategies:
+    key = registry_key(name, config.__module__)
+    if key in _strategies:
         raise ValueError(f"strategy {name!r} is registered twice")
-    _strategies[name] = Strategy(name, config, client, server, run_defaults or {}, prepare)
+    _strategies[key] = Strategy(name, config, client, server, run_defaults or {}, prepare)
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,18 @@ def load_strategy(name: str) -> Strategy:
     """
     if name in _strategies:  # of a file read before, or registered by other code of this process
         return _strategies[name]
+    if (plugin := plugin_of(name)) is not None:
+        return _of_plugin(*plugin)
     known = describe("strategies")
     if name not in known:
         raise FedsimError(f"strategy.name: unknown strategy {name!r}; {nearest(name, known)}")
     importlib.import_module(known[name][0])
     return _strategies[name]
+
+
+def _of_plugin(path: Path, wanted: str | None) -> Strategy:
+    module = load_plugin(path, "strategy.name")
+    own = {
+        method.name: method for key, method in _strategies.items() if key == registry_key(method.name, module.__name__)
+    }
+    return chosen(own, path, wanted, "strategy.name", "a strategy", describe("strategies"))

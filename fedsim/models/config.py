@@ -5,6 +5,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from fedsim.errors import FedsimError, nearest
+from fedsim.plugins import plugin_of
 from fedsim.schema import Config
 
 Norm = Literal["batch", "group", "none"]
@@ -57,12 +58,14 @@ _EXTERNAL = {
     "timm:": ModelEntry("any network of timm with one feature vector, where timm is installed", "external", 1),
 }
 """Prefix of a name -> what is said of all such networks."""
+_OWN = ModelEntry("a torch.nn.Module of your own with a linear head: the file and the class's name", "external", 0)
 _OPTIONS = ("width", "hidden", "dropout", "depth", "heads", "patch", "mlp_ratio")
 
 
 def available_models() -> dict[str, str]:
     """Return the name and the one-line description of every model."""
     external = {f"{prefix}NAME": entry.description for prefix, entry in _EXTERNAL.items()}
+    external["./FILE.py:NAME"] = _OWN.description
     return {name: entry.description for name, entry in MODELS.items()} | external
 
 
@@ -92,7 +95,7 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def _refuse_foreign_options(self) -> Self:
-        if self.name not in MODELS and not self._prefix:
+        if self.name not in MODELS and not self._prefix and plugin_of(self.name) is None:
             raise FedsimError(f"model.name: unknown model {self.name!r}; {nearest(self.name, MODELS)}")
         entry = self.entry
         for option in _OPTIONS:
@@ -111,15 +114,21 @@ class ModelConfig(Config):
     @property
     def entry(self) -> ModelEntry:
         """What the zoo says of the model."""
+        if plugin_of(self.name) is not None:
+            return _OWN
         return _EXTERNAL[self._prefix] if self._prefix else MODELS[self.name]
 
     @property
     def builder(self) -> tuple[str, str]:
         """Module of `fedsim.models` and name of the function in it that builds the model."""
+        if plugin_of(self.name) is not None:
+            return self.entry.module, "own_model"
         return self.entry.module, f"{self._prefix[:-1]}_model" if self._prefix else self.name
 
     def options(self) -> dict[str, object]:
         """Return the keyword arguments for the model's builder: every option that is set and that it reads."""
+        if plugin_of(self.name) is not None:
+            return {"name": self.name}
         if self._prefix:
             return {"name": self.name.removeprefix(self._prefix)}
         given = self.model_dump(exclude={"name", "widths"}, exclude_none=True)

@@ -1,6 +1,7 @@
-"""Networks of other libraries by name, without their heads and without pre-trained weights."""
+"""Networks of other libraries, and of one's own file, by name: without their heads and pre-trained weights."""
 
 import importlib.util
+import inspect
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from fedsim.errors import FedsimError, nearest
 from fedsim.models.base import Features
+from fedsim.plugins import chosen, load_plugin, plugin_of
 
 _HEADS = ("fc", "classifier", "heads", "head")
 """What torchvision's networks call what is behind their features."""
@@ -61,6 +63,39 @@ def timm_model(input_shape: tuple[int, ...], name: str) -> Features:
         return network, _num_features(network, input_shape)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise _unfit(f"timm:{name}", input_shape, error) from None
+
+
+def own_model(input_shape: tuple[int, ...], name: str) -> Features:
+    """Return a network of a user's file, `./net.py:Net`, without its last linear layer.
+
+    `Net` is called without arguments, or with those of `input_shape` and `num_classes` that it has.
+
+    Raises
+    ------
+    FedsimError
+        If there is no such class, it has no linear layer, or it does not take such inputs.
+    """
+    plugin = plugin_of(name)
+    assert plugin is not None
+    path, wanted = plugin
+    module = load_plugin(path, "model.name")
+    kinds = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
+    }
+    kind = chosen(kinds, path, wanted, "model.name", "a torch.nn.Module", ())
+    known = {"input_shape": input_shape, "num_classes": 2}
+    taken = {key: value for key, value in known.items() if key in inspect.signature(kind).parameters}
+    try:
+        network: nn.Module = kind(**taken)
+        last = [part for part in network.modules() if isinstance(part, nn.Linear)]
+        if not last:
+            raise FedsimError(f"model.name: {name} has no linear layer, which is to be its head; add one")
+        _replace(network, last[-1])
+        return network, _num_features(network, input_shape)
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError) as error:
+        raise _unfit(name, input_shape, error) from None
 
 
 def _replace(network: nn.Module, layer: nn.Module) -> None:

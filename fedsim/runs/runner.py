@@ -30,6 +30,7 @@ from fedsim.interrupts import checkpoint_wanted, heeding_signals, uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.models.portable import describe_in
 from fedsim.paths import expanded
+from fedsim.plugins import plugin_of, short_name
 from fedsim.privacy import ledger
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest, load_model, save_model
@@ -406,7 +407,8 @@ def _leave(
 def _reserved(config: RunConfig, force: bool) -> Iterator[Path]:
     """Hold the folder of a new run, which nobody else will make meanwhile, having refused one that may not be made."""
     dataset = Path(config.data.name.partition(":")[2] or config.data.name).stem
-    name = config.name or f"{config.strategy.name}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    dataset = short_name(config.data.name) if plugin_of(config.data.name) else dataset
+    name = config.name or f"{short_name(config.strategy.name)}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
     first = expanded(config.out) / name
     sweep(first.parent)
     if config.name is not None:

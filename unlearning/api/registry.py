@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from fedsim.errors import FedsimError, nearest
 from fedsim.federated.registry import declared
+from fedsim.plugins import chosen, load_plugin, plugin_of, registry_key
 from fedsim.schema import Config
 from unlearning.api.needs import Needs
 
@@ -101,11 +102,12 @@ def unlearning(
     """
 
     def register(function: Unlearn[Options]) -> Unlearn[Options]:
-        if name in _methods:
+        key = registry_key(name, function.__module__)
+        if key in _methods:
             raise ValueError(f"unlearning method {name!r} is registered twice")
         if not forgets or set(forgets) - set(KINDS):
             raise ValueError(f"unlearning method {name!r} forgets {sorted(forgets)}; allowed: {', '.join(KINDS)}")
-        _methods[name] = Method(name, config, needs, frozenset(forgets), function)
+        _methods[key] = Method(name, config, needs, frozenset(forgets), function)
         return function
 
     return register
@@ -120,6 +122,12 @@ def load_unlearning(name: str) -> Method:
         If there is no such method.
     """
     known = declared("unlearning", "unlearning")
+    if (plugin := plugin_of(name)) is not None:
+        module = load_plugin(plugin[0], "--method")
+        own = {m.name: m for key, m in _methods.items() if key == registry_key(m.name, module.__name__)}
+        return chosen(own, *plugin, "--method", "an unlearning method", known)
+    if name not in known and (loaded := [method for method in _methods.values() if method.name == name]):
+        return loaded[-1]  # of a user's file
     if name not in known:
         raise FedsimError(f"--method {name}: no such unlearning method; {nearest(name, known)}")
     importlib.import_module(known[name].module)

@@ -22,6 +22,7 @@ from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError, InUse, RunFailed, nearest
 from fedsim.federated.registry import declared
 from fedsim.models.base import Classifier
+from fedsim.plugins import plugin_of
 from fedsim.privacy.ledger import Ledger
 from fedsim.randomness import generator
 from fedsim.report.wording import format_duration
@@ -128,6 +129,8 @@ def unlearn(
     if RETRAIN in asked:
         asked.remove(RETRAIN)
         compare = RETRAIN
+    asked = [load_unlearning(name).name if plugin_of(name) else name for name in asked]
+    stem = "-".join(asked) or stem
     for method in asked if asked != ["all"] else []:
         load_unlearning(method)  # a name that does not exist: before the data is read
     seeds = seeds or (_COMPARED_SEEDS if compare else 1)

@@ -1,0 +1,130 @@
+"""A user's own files: `./mine.py` or `./mine.py:name` in place of a name of ours.
+
+Loading a file runs it. A configuration holds its absolute path and, in `plugins`, its SHA-256: later commands on the
+run look for it there, and say so in one line if it is gone or has changed. No file that lies in a run folder is run.
+
+The module's name holds the path, so that another process of this machine, such as a Ray worker, finds it again when it
+unpickles what the module defines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import re
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from fedsim.errors import FedsimError
+from fedsim.paths import expanded
+from fedsim.schema import Config
+
+T = TypeVar("T")
+
+_PREFIX = "fedsim_plugin_"
+_PATTERN = re.compile(r"(.+\.py)(?::([A-Za-z_]\w*))?")
+
+
+def plugin_of(name: str) -> tuple[Path, str | None] | None:
+    """Return the absolute path, and what of it is meant, of a name like `./mine.py:name`; None for any other name."""
+    match = _PATTERN.fullmatch(name)
+    return None if match is None else (expanded(Path(match[1])).resolve(), match[2])
+
+
+def short_name(name: str) -> str:
+    """Return a name for folders and titles: of a user's file, what is meant of it, or its stem."""
+    plugin = plugin_of(name)
+    return name if plugin is None else plugin[1] or plugin[0].stem
+
+
+def registry_key(name: str, module: str) -> str:
+    """Return under what a method that a module defines is registered: users' files do not meet each other's names."""
+    return f"{module}:{name}" if module.startswith(_PREFIX) else name
+
+
+def plugin_hash(path: Path, where: str) -> str:
+    """Return the SHA-256 of a user's file; `where` begins the line if it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise FedsimError(f"{where}: {path} cannot be read ({error.strerror}); restore it, or name another") from None
+
+
+def load_plugin(path: Path, where: str) -> ModuleType:
+    """Return the module that a user's file makes, having run it if this process has not yet.
+
+    Raises
+    ------
+    FedsimError
+        If it is gone, lies in a run folder, or fails.
+    """
+    name = _PREFIX + str(path).encode().hex()
+    if name in sys.modules:
+        return sys.modules[name]
+    plugin_hash(path, where)
+    inside = next((folder for folder in path.parents if (folder / "config.yaml").is_file()), None)
+    if inside is not None:
+        raise FedsimError(f"{where}: {path} lies in the run folder {inside}, of which nothing is run; copy it out")
+    try:
+        return importlib.import_module(name)
+    except FedsimError:
+        raise
+    except Exception as error:
+        sys.modules.pop(name, None)
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise FedsimError(f"{where}: {path} cannot be loaded ({text}); mend it") from error
+
+
+class PluginFile(Config):
+    """A user's file that a run needs."""
+
+    path: Path
+    """Absolute."""
+    sha256: str
+    """Of its content when the run began."""
+
+    def require_unchanged(self) -> None:
+        """Refuse a file that is not what it was."""
+        if plugin_hash(self.path, "plugins") != self.sha256:
+            raise FedsimError(f"plugins: {self.path} has changed since the run began; restore it, or begin a new run")
+
+
+def chosen(own: dict[str, T], path: Path, wanted: str | None, where: str, kind: str, ours: Collection[str]) -> T:
+    """Return the one that is wanted of what a user's file has registered by name.
+
+    Raises
+    ------
+    FedsimError
+        If there is none, several to choose from, or one with the name of one of ours.
+    """
+    for name in own:
+        if name in ours:
+            raise FedsimError(f"{where}: {path} registers {name!r}, a name of fedsim's own; give it another")
+    if not own:
+        raise FedsimError(f"{where}: {path} registers nothing that is {kind}; see the README on your own")
+    if wanted is None and len(own) == 1:
+        return next(iter(own.values()))
+    if wanted is None or wanted not in own:
+        names = ", ".join(f"{path.name}:{name}" for name in own)
+        raise FedsimError(f"{where}: {path} registers {', '.join(own)}; say which: {names}")
+    return own[wanted]
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the module of a user's file by its name, in any process of this machine."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if not fullname.startswith(_PREFIX):
+            return None
+        file = bytes.fromhex(fullname.removeprefix(_PREFIX)).decode()
+        return importlib.util.spec_from_file_location(fullname, file)
+
+
+sys.meta_path.append(_Finder())

@@ -1,0 +1,110 @@
+"""The page on extending, followed to the letter in an empty folder; and what becomes of files that go or change."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import fedsim
+from tests.tiny_runs import Cli
+
+PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r'```python title="(\w+\.py)"\n(.*?)```', PAGE, re.DOTALL))
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> Path:
+    """Return an empty folder with the page's files, the current one."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "strategies").mkdir()  # a folder of this name hides nothing
+    return tmp_path
+
+
+def test_every_command_of_the_page(folder: Path, cli: Cli) -> None:
+    assert set(FILES) == {"entropy.py", "shrink.py", "net.py", "waves.py"}
+    assert len(COMMANDS) == 4
+    for command in COMMANDS:
+        program, *arguments = shlex.split(command)
+        done = cli(*arguments, "--quiet")
+        assert (program, done.code, done.err) == ("fedsim", 0, ""), (command, done.err)
+    for name in ("own", "mine", "waves"):
+        assert fedsim.load_model(folder / "runs" / name).description.outputs == (2 if name == "waves" else 10)
+    assert fedsim.load_run_model(folder / "runs" / "mine").feature_dim == 16
+
+
+def test_a_run_finds_its_file_again_and_says_when_it_is_gone_or_changed(folder: Path, cli: Cli) -> None:
+    run = folder / "runs" / "own"
+    options = ["--clients=4", "--rounds=1", "--set=training.epochs=1", "--quiet"]
+    assert cli("run", "--strategy=./entropy.py:entropy", "--name=own", *options).code == 0
+    config = (run / "config.yaml").read_text()
+    assert f"name: {folder}/entropy.py:entropy" in config
+    assert cli("run", f"--config={run}", "--name=again", "--quiet").code == 0
+    assert (run / "model.safetensors").read_bytes() == (folder / "runs" / "again" / "model.safetensors").read_bytes()
+    unlearn = ["unlearn", run, "--method=finetune", "--forget=client=1", "--set=finetune.epochs=1", "--quiet"]
+    assert cli(*unlearn).code == 0
+    (folder / "entropy.py").write_text(FILES["entropy.py"] + "\n")
+    for command in (["run", "--resume", run], unlearn, ["run", f"--config={run}", "--name=third"]):
+        done = cli(*command)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert "entropy.py has changed since the run began; restore it" in done.err
+    (folder / "entropy.py").unlink()
+    done = cli(*unlearn)
+    assert (done.code, "entropy.py cannot be read" in done.err) == (2, True)
+
+
+def test_the_strategy_without_its_term_is_fedavg(folder: Path) -> None:
+    tiny = {"clients": 4, "rounds": 1, "model": "mlp", "training": {"epochs": 1}}
+    plain, zero, some = (
+        fedsim.run({**tiny, "strategy": strategy, "name": name})
+        for name, strategy in (
+            ("a", "fedavg"), ("b", {"name": "./entropy.py", "beta": 0}), ("c", {"name": "./entropy.py"}),
+        )
+    )  # fmt: skip
+    state = plain.model.state_dict()
+    assert all(state[name].equal(value) for name, value in zero.model.state_dict().items())
+    assert any(not state[name].equal(value) for name, value in some.model.state_dict().items())
+    assert 0 < some.final["train/entropy"] < 2.4  # log(10) is 2.3
+
+
+def test_nothing_in_a_run_folder_is_run(folder: Path, cli: Cli) -> None:
+    inside = folder / "somebody" / "code"
+    inside.mkdir(parents=True)
+    (folder / "somebody" / "config.yaml").write_text("strategy: fedavg\n")
+    (inside / "evil.py").write_text("raise SystemExit('it ran')\n")
+    done = cli("run", f"--strategy={inside / 'evil.py'}", "--quiet")
+    assert done.code == 2
+    assert f"lies in the run folder {folder / 'somebody'}, of which nothing is run" in done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "registers nothing that is a strategy"),
+        ("1 / 0", "cannot be loaded (ZeroDivisionError: division by zero)"),
+        (FILES["entropy.py"].replace('strategy("entropy"', 'strategy("fedavg"'), "'fedavg', a name of fedsim's own"),
+        (FILES["entropy.py"].replace('"entropy"', '"one"') + "\n" +
+         'strategy("two", EntropyConfig, EntropyClient, Server)\n', "say which: own.py:one, own.py:two"),
+    ],
+)  # fmt: skip
+def test_files_that_do_not_do_are_one_line(folder: Path, cli: Cli, text: str, says: str) -> None:
+    (folder / "own.py").write_text(text)
+    done = cli("run", "--strategy=./own.py", "--quiet")
+    assert (done.code, done.err.count("\n"), says in done.err) == (2, 1, True), done.err
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.ray
+def test_ray_workers_find_the_file_too(folder: Path, cli: Cli) -> None:
+    pytest.importorskip("ray")
+    options = ["--strategy=./entropy.py", "--model=./net.py", "--clients=4", "--rounds=1", "--quiet"]
+    assert cli("run", *options, "--name=here").code == 0
+    done = cli("run", *options, "--name=there", "--engine=ray", "--set=engine.num_workers=1")
+    assert (done.code, done.err) == (0, "")
+    here, there = (folder / "runs" / name / "model.safetensors" for name in ("here", "there"))
+    assert here.read_bytes() == there.read_bytes()
