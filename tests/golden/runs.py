@@ -96,7 +96,7 @@ def _run(out: Path, name: str) -> Path:
 
 
 def _fedsim(*arguments: str) -> None:
-    from fedsim.__main__ import main
+    from fedsim.cli.main import main
 
     pictures = (mock.patch(f"fedsim.report.{name}") for name in ("plots.write_plots", "html.write_report"))
     with contextlib.ExitStack() as stack:
