@@ -185,10 +185,13 @@ def _held_run(path: Path, *, shared: bool) -> Iterator[None]:
         yield
 
 
+_scratches = itertools.count()
+
+
 @contextlib.contextmanager
 def _scratch(outcomes: Path) -> Iterator[Path]:
     """Give a place for what outcomes may need later, made by whoever writes there, and remove it in the end."""
-    place = outcomes / f"replays-{os.getpid()}"
+    place = outcomes / f"replays-{os.getpid()}-{next(_scratches)}"
     with held(place):  # so that what a killed process left is told from what another one is at
         sweep(outcomes)
         try:
