@@ -18,6 +18,7 @@ from fedsim.cli import (  # noqa: F401 -- each adds its command
     personalize,
     privacy,
     prune,
+    receipts,
     report,
     run,
     show,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedsim.cli.app import Interrupted, app
 from fedsim.cli.screen import Screen
 from fedsim.errors import FedsimError
+
+if TYPE_CHECKING:
+    from fedsim.runs.progress import Progress
+    from fedsim.runs.runner import RunResult
 
 
 @app.command("run")
@@ -76,7 +80,7 @@ def run_command(
     progress = progress_for(console, quiet)
     try:
         if resume is not None:
-            result = runner.resume(resume, progress, rounds, overrides=machine)
+            result = _resumed(resume, rounds, progress, machine)
         else:
             result = runner.run_layers([*layers, flags, overrides], force=force, progress=progress)
     except KeyboardInterrupt as interrupt:
@@ -88,3 +92,15 @@ def run_command(
         from fedsim.runs.folder import RunFolder
 
         Screen().print(render_summary(RunFolder.open(result.folder)))
+
+
+def _resumed(folder: Path, rounds: int | None, progress: Progress, machine: dict[str, Any]) -> RunResult:
+    """Go on with a run, or with the model that a request to forget came to."""
+    from fedsim.runs import runner
+    from fedsim.runs.folder import RunFolder
+
+    if "unlearn" in RunFolder.open(folder).config:
+        from unlearning.pipeline.continued import continue_outcome
+
+        return continue_outcome(folder, rounds, progress, machine)
+    return runner.resume(folder, progress, rounds, overrides=machine)

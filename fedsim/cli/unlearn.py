@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +29,12 @@ def unlearn_command(
         int | None, typer.Option(help="Repetitions, each with its own original and oracle; 3 with --compare, else 1.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder under RUN/unlearned.")] = None,
-    purge: Annotated[bool, typer.Option("--purge", help="Then remove what these clients sent from history.")] = False,
+    purge: Annotated[
+        bool,
+        typer.Option("--purge", help="Delete it from RUN for good, with a receipt; RUN becomes the outcome."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --purge: show what it destroys, and stop.")] = False,
+    sign: Annotated[Path | None, typer.Option(help="Ed25519 private key in PEM that signs the receipt.")] = None,
     no_privacy: Annotated[
         bool,
         typer.Option("--no-privacy", help="Allow methods that end the run's guarantee."),
@@ -56,11 +63,17 @@ def unlearn_command(
         if not quiet:
             console.print(line, highlight=False, markup=False)
 
+    if dry_run:
+        from unlearning.pipeline.deletion import planned
+
+        for gone in planned(run, [forget, *(then or [])]):
+            say(f"{gone.path}  ({gone.bytes:,} bytes): {gone.what}")
+        return
     try:
         outcome = unlearn(
-            run, methods, forget, then=then or [], compare=compare, seeds=seeds, name=name, purge=purge,
-            no_privacy=no_privacy, tune=tune or (),
-            overrides=overrides, force=force, progress=progress_for(console, quiet), say=say,
+            run, methods, forget, then=then or [], compare=compare, seeds=seeds, name=name, purge=purge, sign=sign,
+            command=shlex.join(["fedsim", *sys.argv[1:]]), no_privacy=no_privacy, tune=tune or (), overrides=overrides,
+            force=force, progress=progress_for(console, quiet), say=say,
         )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         raise Interrupted(str(interrupt) or "interrupted") from None

@@ -25,7 +25,7 @@ from fedsim.sealed import Damaged, seal, unseal
 Unit = Literal["response", "example", "client"]
 """Whose presence is hidden: one response (label), one sample with its label, or all that one client has."""
 
-_FILE, _JOURNAL = "privacy.json", "privacy.jsonl"
+FILE, _JOURNAL = "privacy.json", "privacy.jsonl"
 
 _Counts = Annotated[int, Field(ge=0)]
 _Rate = Annotated[float, Field(gt=0, le=1)]
@@ -170,7 +170,7 @@ class Ledger(BaseModel):
             and not all(any(p.matches(item) for p in protecting) for item in release.covers)
         ]
 
-    def save(self, run_folder: Path, name: str = _FILE) -> None:
+    def save(self, run_folder: Path, name: str = FILE) -> None:
         """Write `privacy.json` atomically; what the journal holds is in it."""
         write_atomically(run_folder / name, seal(self.model_dump_json(indent=1)))
         (run_folder / _JOURNAL).unlink(missing_ok=True)
@@ -193,7 +193,7 @@ class Ledger(BaseModel):
         FedsimError
             If the run has none, or it is damaged.
         """
-        file = run_folder / _FILE
+        file = run_folder / FILE
         try:
             ledger = cls.model_validate_json(unseal(file.read_bytes()))
         except OSError as error:
@@ -241,7 +241,7 @@ class _Line(BaseModel):
 
 def exists(run_folder: Path) -> bool:
     """Return whether a run has a ledger."""
-    return (run_folder / _FILE).is_file()
+    return (run_folder / FILE).is_file()
 
 
 def unprotected(what: str, clients: int) -> Ledger:

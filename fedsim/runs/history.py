@@ -253,6 +253,11 @@ class KeptRound:
         return read_records(path)
 
 
+def round_folders(run: Path) -> list[tuple[int, Path]]:
+    """Return (number, folder) of all rounds in a run's history, ascending."""
+    return [(int(path.name.removeprefix("round-")), path) for path in sorted((run / FOLDER).glob("round-*"))]
+
+
 def open_history(run: Path, rounds: int) -> list[KeptRound]:
     """Return the rounds that a finished run of `rounds` rounds has kept, from the first; their files are read later.
 

@@ -162,16 +162,20 @@ def with_rounds(run: RunFolder, config: RunConfig, rounds: int) -> RunConfig:
     return config.model_copy(update={"rounds": rounds})
 
 
-def continue_model(folder: Path, simulation: Simulation, start: Callable[[Engine], RunState]) -> RunResult:
+def continue_model(
+    folder: Path, simulation: Simulation, start: Callable[[Engine], RunState], beside: Callable[[Path], None]
+) -> RunResult:
     """Train a model on in a new run folder, which the caller holds; `start` returns the state that it is in.
 
-    The folder can be resumed like any other, and keeps to the data that the simulation has.
+    The folder can be resumed like any other, and keeps to the data that the simulation has. `beside` puts into it what
+    else belongs to the model.
     """
     config = simulation.config
     require_room(config.history, simulation.server.initial(), config.rounds, config.cohort_size)
     with contextlib.closing(simulation.engine()) as engine:
         state = start(engine)
         _make_folder(folder, simulation, frozen=True)
+        beside(folder)
         simulation.checkpoint(state, engine).save(folder)
         return _finish(folder, simulation, engine, state)
 

@@ -15,6 +15,7 @@ from fedsim.config.run import HistoryConfig, RunConfig
 from fedsim.data.federation import FederatedData
 from fedsim.engine.base import Engine
 from fedsim.errors import FedsimError, RunFailed
+from fedsim.federated.server import Server
 from fedsim.flower.internals import client_of, node_of, reply_to
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.flower.wire import ARRAYS, METRICS, OWN_UPDATES, TRAIN, own_update
@@ -156,14 +157,10 @@ class Federation:
         checkpoint = load_latest(self._run)
         if checkpoint is not None and checkpoint.round == self.config.rounds:
             return {name: value.to(self.device) for name, value in checkpoint.model.items()}
-        server, exported = self._simulation.server, load_model(self._run / "model.safetensors")
-        names = server.initial().keys() & exported.keys()
-        tensors = {name: exported[name].to(self.device) for name in server.initial() if name in names}
-        if len(names) < len(server.initial()) or server.export(tensors).keys() != exported.keys():
-            raise FedsimError(
-                f"{self._run}: its last checkpoint is gone, and its model alone does not tell; run it anew"
-            )
-        return tensors
+        tensors = global_tensors(self._simulation.server, load_model(self._run / "model.safetensors"))
+        if tensors is None:
+            raise FedsimError(f"{self._run}: its last checkpoint is gone, and its model does not tell; run it anew")
+        return {name: value.to(self.device) for name, value in tensors.items()}
 
     # The clients --------------------------------------------------------------------------------------------------
 
@@ -339,6 +336,15 @@ class Federation:
 def size_mb(tensors: Tensors) -> float:
     """Return megabytes of what a client gets, and about as much of what it sends."""
     return sum(value.nbytes for value in tensors.values()) / 1e6
+
+
+def global_tensors(server: Server, exported: Tensors) -> Tensors | None:
+    """Return the global tensors that a server has exported as this model; None where the model does not tell."""
+    names = list(server.initial())
+    if not set(names) <= exported.keys():
+        return None
+    tensors = {name: exported[name] for name in names}
+    return tensors if server.export(tensors).keys() == exported.keys() else None
 
 
 def emptied(data: FederatedData, left: FederatedData) -> frozenset[int]:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,14 +34,6 @@ _FORMS = "client=7, clients=7,9, class=3, identity=12, indices=FILE, random=0.01
 _SHOWN = 20
 
 
-class Named(Protocol):
-    """A request, of this command or an earlier one."""
-
-    @property
-    def spec(self) -> str:
-        """Return what was asked for."""
-
-
 @dataclass(frozen=True, eq=False)
 class Request:
     """A parsed forget specification."""
@@ -57,19 +48,19 @@ class Request:
 
 
 def parse_in_sequence(
-    specs: Sequence[str], data: FederatedData, seed: int, earlier: Sequence[Named] = ()
+    specs: Sequence[str], data: FederatedData, seed: int, earlier: Sequence[str] = ()
 ) -> list[Request]:
     """Return requests of which each has its rows in what those before it, and `earlier` ones, have left."""
     before, requests = list(earlier), []
     for spec in specs:
         requests.append(parse_forget(spec, data, seed, before))
-        before.append(requests[-1])
+        before.append(spec)
         if len(requests) < len(specs):
             data = data.without(requests[-1].rows)
     return requests
 
 
-def parse_forget(spec: str, data: FederatedData, seed: int, earlier: Sequence[Named] = ()) -> Request:
+def parse_forget(spec: str, data: FederatedData, seed: int, earlier: Sequence[str] = ()) -> Request:
     """Return the rows that `spec` names; `seed`, the run's, draws those of `random=`.
 
     `earlier` are the requests that have led to `data`: an error says that it may be one of theirs.
@@ -91,7 +82,7 @@ def parse_forget(spec: str, data: FederatedData, seed: int, earlier: Sequence[Na
         try:
             rows.append(_rows(key, value, data, seed, number))
         except FedsimError as error:
-            gone = f"; forgotten before: {', '.join(request.spec for request in earlier)}" if earlier else ""
+            gone = f"; forgotten before: {', '.join(earlier)}" if earlier else ""
             raise FedsimError(f"--forget {spec}: {error}{gone}") from None
     everything = np.sort(data.partition.indices)
     forget = np.unique(np.concatenate(rows))

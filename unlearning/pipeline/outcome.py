@@ -121,7 +121,7 @@ def _write_files(
         "model_sha256": sha256(folder / "model.safetensors"),
         "metrics": {name: metric.mean for name, metric in best.metrics.items()},
         "per_class_accuracy": best.class_accuracy,
-        "class_counts": source.data.class_counts.tolist(),
+        "class_counts": outcome.left.class_counts.tolist(),
         "method": best.name,
         "forgotten": {"spec": request.spec, "kind": request.kind, "samples": len(request.rows)},
         "source": {

@@ -18,7 +18,6 @@ import numpy as np
 
 from fedsim.config.machine import MACHINE_SETTINGS
 from fedsim.config.run import HistoryConfig
-from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError, InUse, RunFailed, nearest
 from fedsim.federated.registry import declared
 from fedsim.models.base import Classifier
@@ -27,14 +26,14 @@ from fedsim.privacy.ledger import Ledger
 from fedsim.randomness import generator
 from fedsim.report.wording import format_duration
 from fedsim.runs.folder import RunFolder
-from fedsim.runs.history import purge as purge_history
 from fedsim.runs.progress import Progress
 from fedsim.runs.relocate import MOVED
 from fedsim.runs.reserve import held, sweep, temporary_for
-from unlearning.api.federation import Federation, emptied, size_mb
+from unlearning.api.federation import Federation, size_mb
 from unlearning.api.registry import RETRAIN, Method, UnlearningConfig, load_unlearning
 from unlearning.pipeline.apply import Unlearned, options_of, refusal, unlearn_federated, unlearn_with
 from unlearning.pipeline.comparison import Comparison, make_rows, noise_floor
+from unlearning.pipeline.deletion import Deletion, deleted_before
 from unlearning.pipeline.forget import Request, parse_in_sequence
 from unlearning.pipeline.judgement import Contestant, Kind
 from unlearning.pipeline.measure import Measured, measure
@@ -43,6 +42,7 @@ from unlearning.pipeline.outcome import Outcome, write_outcome
 from unlearning.pipeline.privacy import breach, derived_ledger, ledger_of, require_kept
 from unlearning.pipeline.references import constant_predictor, masked_head
 from unlearning.pipeline.roles import roles_of
+from unlearning.pipeline.signing import load_signer
 from unlearning.pipeline.source import MARK, OUTCOME_NAME, Source, kept_model, open_source
 from unlearning.pipeline.tuning import SEED_APART, tune
 
@@ -70,6 +70,8 @@ def unlearn(
     seeds: int | None = None,
     name: str | None = None,
     purge: bool = False,
+    sign: Path | None = None,
+    command: str = "unlearning.pipeline.runner.unlearn",
     no_privacy: bool = False,
     overrides: Mapping[str, Any] | None = None,
     tune: Sequence[str] = (),
@@ -97,7 +99,12 @@ def unlearn(
     name
         Of the new folder; by default method and request. Of later requests, with their number.
     purge
-        Remove what the forgotten clients sent from the run's history, and from those of its originals, in the end.
+        In the end, delete for good: destroy all in the run's folder from which what was forgotten can be computed,
+        make the run what came of the request, and write a receipt.
+    sign
+        The PEM file of an Ed25519 private key that signs the receipt.
+    command
+        What the receipt says was called.
     no_privacy
         Let a method end what the run promises: epsilon of its model is infinite then.
     overrides
@@ -125,6 +132,7 @@ def unlearn(
     asked = list(dict.fromkeys(methods))
     if not asked:
         raise FedsimError("--method: must name a method, several joined with commas, or all")
+    signer = None if sign is None else load_signer(sign)
     stem = "-".join(asked)
     if RETRAIN in asked:
         asked.remove(RETRAIN)
@@ -139,14 +147,12 @@ def unlearn(
     with _held_run(path, shared=not purge):  # others may read it, and nobody may replace it or go on with it
         source = open_source(path, machine)
         specs = [forget, *then]
-        requests = parse_in_sequence(specs, source.data, source.config.seed, source.earlier)
+        requests = parse_in_sequence(specs, source.data, source.config.seed, deleted_before(source))
         inherited = ledger_of(source)
         plans = [_entries(asked, request, source.history, overrides) for request in requests]
         if not no_privacy:
             plans = [(_private(entries, inherited, asked, notes), notes) for entries, notes in plans]
-        if purge:
-            for request in requests:
-                _require_purgeable(source, request)
+        deletion = Deletion.of(source, requests, command, signer) if purge else None
         before: _Contest | None = None
         outcomes = source.root / "unlearned"
         with contextlib.ExitStack() as stack:
@@ -167,12 +173,12 @@ def unlearn(
                     contest.tune(method)
                 for seed in range(seeds):
                     contest.run_seed(source.config.seed + seed, oracle=compare is not None)
-                outcome = contest.outcome(folder, seeds)
+                outcome = contest.outcome(folder, seeds, tells_classes=not purge)
                 used = {name: entry.options for name, entry in contest.entries.items()}
                 write_outcome(outcome, source, request, used)
                 before = contest
-        if purge:
-            _purge(source.root, contest.left, source.data, say)
+            if deletion is not None:
+                deletion.carry_out(source, contest.left, outcome.folder, outcome.comparison, say)
         return outcome
 
 
@@ -368,7 +374,7 @@ class _Contest:
         contestant.costs.append(costs or {})
         self.firsts.setdefault(name, (model, measured))
 
-    def outcome(self, folder: Path, seeds: int) -> Outcome:
+    def outcome(self, folder: Path, seeds: int, *, tells_classes: bool = True) -> Outcome:
         """Return all of it, ranked."""
         source, request = self.source, self.request
         rows = make_rows(self.contestants, request.kind, generator(source.config.seed, "ensembles"))
@@ -380,7 +386,8 @@ class _Contest:
         comparison = Comparison(
             run=str(source.folder.path), forget=request.spec, kind=request.kind, num_forget=len(request.rows),
             num_retain=len(request.retain), num_unseen=alike, clients=before, clients_left=after,
-            forgotten_classes=forgotten.tolist(), class_names=names, seeds=seeds, rows=rows,
+            forgotten_classes=(forgotten if tells_classes else np.zeros_like(forgotten)).tolist(),
+            class_names=names, seeds=seeds, rows=rows,
             floor=noise_floor(self.contestants), notes=self.notes,
         )  # fmt: skip
         best, first = comparison.best.name, source.config.seed
@@ -446,21 +453,6 @@ def _sorted_options(
             raise FedsimError(f"--set {key}: must be METHOD.option=value; {nearest(name, methods)}")
         given[name][option] = value
     return given
-
-
-def _require_purgeable(source: Source, request: Request) -> None:
-    if request.kind != "clients":
-        raise FedsimError(f"--purge: removes what clients sent, and --forget {request.spec} names no clients alone")
-    if source.config.history.keep == "none":
-        raise FedsimError("--purge: this run has no history; leave it out")
-
-
-def _purge(run: Path, left: FederatedData, data: FederatedData, say: Callable[[str], None]) -> None:
-    """Remove the forgotten clients' updates wherever this run's history, or that of one of its originals, has them."""
-    gone = emptied(data, left)
-    removed = [purge_history(folder, gone) for folder in (run, *(run / "unlearned" / FOLDERS[1]).glob("*"))]
-    files, size = (sum(values) for values in zip(*removed, strict=True))
-    say(f"purged: {files:,} stored updates, {size / 1e6:.1f} MB, of {len(gone)} clients")
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from fedsim.runs.checkpoint import load_model
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.frozen import FILE as FROZEN
 from fedsim.runs.frozen import run_data, whole_data
-from fedsim.runs.history import FOLDER as HISTORY
+from fedsim.runs.history import round_folders
 from fedsim.runs.relocate import MOVED, relocated
 from fedsim.runs.runner import load_run_tensors, require_same_data
 from fedsim.runs.simulation import build_run_model
@@ -74,7 +74,7 @@ class Source:
     @property
     def history(self) -> HistoryConfig:
         """What is kept of the rounds that led to the model."""
-        there = not self.earlier or (self.folder.path / HISTORY).is_dir()
+        there = len(round_folders(self.folder.path)) == self.config.rounds
         return self.config.history if there else HistoryConfig()
 
 

@@ -1,0 +1,71 @@
+"""More rounds from an unlearned model: a run of its own, in which the forgotten have no part."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedsim.atomic import link
+from fedsim.config.run import HistoryConfig
+from fedsim.engine.base import Engine
+from fedsim.errors import FedsimError
+from fedsim.runs.checkpoint import load_latest, load_model
+from fedsim.runs.folder import RunFolder
+from fedsim.runs.history import FOLDER as HISTORY
+from fedsim.runs.progress import Progress
+from fedsim.runs.reserve import held
+from fedsim.runs.runner import RunResult, continue_model, with_rounds
+from fedsim.runs.simulation import RunState, Simulation
+from unlearning.api.federation import global_tensors
+from unlearning.pipeline.deletion import deleted_before
+from unlearning.pipeline.deletions import Deletions, write_deletions
+from unlearning.pipeline.source import open_source
+
+
+def continue_outcome(
+    outcome: Path, rounds: int | None, progress: Progress | None = None, machine: Mapping[str, Any] | None = None
+) -> RunResult:
+    """Train the model of an outcome on until round `rounds`, in a run folder beside the run that it is of.
+
+    It goes on from the last state of a replay, bit for bit as if the forgotten had never been there; where the method
+    left a model and no more, from that model, with a server and clients that remember nothing.
+
+    Raises
+    ------
+    FedsimError
+        If `rounds` are no more than the run has had, or the model does not tell what clients are to be sent.
+    """
+    if rounds is None:
+        raise FedsimError(f"{outcome}: is an unlearned model; say with --rounds up to which round it is to be trained")
+    with held(outcome.resolve().parents[1], shared=True):
+        source = open_source(outcome, machine)
+        config = with_rounds(RunFolder.open(source.root), source.config, rounds)
+        name = f"{source.root.resolve().name}-{outcome.resolve().name}"
+        folder = source.root.resolve().parent / name
+        if source.history.keep == "none":
+            config = config.model_copy(update={"history": HistoryConfig()})
+        config = config.model_copy(update={"name": name, "out": folder.parent})
+        with held(folder):
+            if folder.exists():
+                raise FedsimError(f"{folder}: exists already; fedsim run --resume {folder} goes on with it")
+            simulation = Simulation(config, progress, source.data)
+
+            def start(engine: Engine) -> RunState:
+                checkpoint = load_latest(outcome)
+                if checkpoint is not None and checkpoint.round == source.config.rounds:
+                    same = dataclasses.replace(checkpoint, recipe=simulation.config.recipe())
+                    return simulation.restore(same, engine)
+                tensors = global_tensors(simulation.server, load_model(outcome / "model.safetensors"))
+                if tensors is None:
+                    raise FedsimError(f"{outcome}: its model does not tell what clients are to be sent")
+                return dataclasses.replace(simulation.begin(), tensors=tensors, round=source.config.rounds)
+
+            def beside(made: Path) -> None:
+                write_deletions(made, Deletions(specs=deleted_before(source)))
+                if config.history.keep != "none":
+                    shutil.copytree(outcome / HISTORY, made / HISTORY, copy_function=link)
+
+            return continue_model(folder, simulation, start, beside)

@@ -1,0 +1,229 @@
+"""The ledger of what a run has deleted, and a receipt for each deletion: `deletions.json` and `receipts/`.
+
+Receipts are chained: each names the SHA-256 of the file before it, and the ledger that of every one. Who holds an old
+hash can tell that nothing before it was changed. A signature (Ed25519) tells who wrote a receipt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedsim.atomic import write_atomically
+from fedsim.errors import FedsimError
+from fedsim.report.html import Section, write_page
+from fedsim.sealed import seal, sha256, unseal
+from unlearning.pipeline.signing import Signer, verify_signature
+
+LEDGER = "deletions.json"
+RECEIPTS = "receipts"
+
+
+class Destroyed(BaseModel):
+    """Something that is no longer in the folder of the run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    """Relative to the run."""
+    bytes: int
+    what: str
+
+
+class Asked(BaseModel):
+    """What was to be forgotten; earlier requests whose outcome it goes on from are part of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    specs: list[str]
+    kind: str
+    clients: list[int]
+    """Those that have no data left."""
+    rows_sha256: str
+    """Of the rows' numbers, inputs and labels, ascending."""
+
+
+class Receipt(BaseModel):
+    """What a deletion was, what was done, and how well it went; `receipts/NNNN.json`."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    number: int = Field(ge=1)
+    time: str
+    """UTC, ISO 8601."""
+    run: str
+    request: Asked
+    method: str
+    options: dict[str, Any]
+    command: str
+    outcome: str
+    """Name of the folder under `unlearned/`."""
+    model_sha256_before: str | None
+    model_sha256_after: str
+    destroyed: list[Destroyed]
+    remains: list[str]
+    """What is not in this folder's power to destroy."""
+    verdict: str
+    evidence: dict[str, dict[str, float]]
+    """{model: {metric: mean over seeds}}."""
+    versions: dict[str, str]
+    previous_sha256: str | None
+    """Of the receipt before; None for the first."""
+
+
+class Deletions(BaseModel):
+    """`deletions.json`: what the run must never look at again, and the receipts of it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    specs: list[str] = []
+    """In the order in which they were asked for; those of runs that this one comes from first."""
+    clients: list[int] = []
+    """Those that have no data left."""
+    receipts: list[str] = []
+    """SHA-256 of each receipt."""
+
+
+def read_deletions(run: Path) -> Deletions:
+    """Return the ledger of a run; an empty one where nothing was deleted.
+
+    Raises
+    ------
+    FedsimError
+        If it is damaged.
+    """
+    file = run / LEDGER
+    if not file.exists():
+        return Deletions()
+    try:
+        return Deletions.model_validate_json(unseal(file.read_bytes(), required=True))
+    except (OSError, ValidationError, ValueError) as error:
+        raise FedsimError(f"{file}: is not what was written ({' '.join(str(error).split())}); restore it") from None
+
+
+def write_deletions(run: Path, deletions: Deletions) -> None:
+    """Write the ledger of a run."""
+    write_atomically(run / LEDGER, seal(deletions.model_dump_json(indent=1)))
+
+
+def add_receipt(run: Path, receipt: Receipt, signer: Signer | None = None) -> Path:
+    """Write a receipt, its page and its signature, and enter it into the ledger; returns its file."""
+    folder, name = run / RECEIPTS, f"{receipt.number:04d}"
+    content = receipt.model_dump_json(indent=1).encode() + b"\n"
+    file = write_atomically(folder / f"{name}.json", content)
+    if signer is not None:
+        write_atomically(folder / f"{name}.sig", signer.sign(content))
+    ledger = read_deletions(run)
+    write_deletions(
+        run,
+        Deletions(
+            specs=[*ledger.specs, *receipt.request.specs],
+            clients=sorted({*ledger.clients, *receipt.request.clients}),
+            receipts=[*ledger.receipts, hashlib.sha256(content).hexdigest()],
+        ),
+    )
+    signed = f"signed, key {signer.fingerprint}" if signer is not None else "not signed"
+    write_page(
+        folder / f"{name}.html", f"Receipt of deletion {receipt.number}", receipt.run, _sections(receipt, signed)
+    )
+    return file
+
+
+def read_receipts(run: Path) -> list[Receipt]:
+    """Return the receipts of a run, the first one first.
+
+    Raises
+    ------
+    FedsimError
+        If one is missing or cannot be read.
+    """
+    receipts = []
+    for number in range(1, len(read_deletions(run).receipts) + 1):
+        file = run / RECEIPTS / f"{number:04d}.json"
+        try:
+            receipts.append(Receipt.model_validate_json(file.read_bytes()))
+        except (OSError, ValidationError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it was changed"
+            raise FedsimError(f"{file}: cannot be read ({reason}); restore it") from None
+    return receipts
+
+
+def verify(run: Path, public_key: Path | None = None) -> list[str]:
+    """Return a line on each receipt, having checked its hash, its place in the chain, its signature and what is gone.
+
+    `public_key` is the PEM file of the key that all receipts must be signed with; without, a signature is checked
+    against the key that it names.
+
+    Raises
+    ------
+    FedsimError
+        If anything is not as the receipts say.
+    """
+    hashes, lines, before = read_deletions(run).receipts, [], None
+    for receipt, digest in zip(read_receipts(run), hashes, strict=True):
+        file = run / RECEIPTS / f"{receipt.number:04d}.json"
+        if sha256(file) != digest:
+            raise FedsimError(f"{file}: was changed since it was written (its hash is not the ledger's); restore it")
+        if receipt.previous_sha256 != before:
+            raise FedsimError(
+                f"{file}: the chain is broken, it follows another receipt than the one before; restore it"
+            )
+        signature = file.with_suffix(".sig")
+        told = verify_signature(file.read_bytes(), signature, public_key)
+        back = [gone.path for gone in receipt.destroyed if _is_back(run, gone, receipt, hashes)]
+        if back:
+            raise FedsimError(
+                f"{run / back[0]}: was destroyed by deletion {receipt.number} and is there again; remove it"
+            )
+        lines.append(f"deletion {receipt.number}, {receipt.time}: {', '.join(receipt.request.specs)}: whole, {told}")
+        before = digest
+    return lines
+
+
+def _is_back(run: Path, gone: Destroyed, receipt: Receipt, hashes: list[str]) -> bool:
+    """Return whether a destroyed file is there again; of those that every deletion replaces, none is asked."""
+    return not gone.what.startswith("replaced") and (run / gone.path).exists() and receipt.number == len(hashes)
+
+
+def _sections(receipt: Receipt, signed: str) -> list[Section]:
+    asked = receipt.request
+    facts = {
+        "Deletion": f"number {receipt.number} of {receipt.run}, {receipt.time}",
+        "To be forgotten": ", then ".join(asked.specs),
+        "Clients without data now": ", ".join(map(str, asked.clients)) or "none",
+        "Hash of the rows": asked.rows_sha256,
+        "Method": f"{receipt.method} {json.dumps(receipt.options)}",
+        "Verdict": receipt.verdict,
+        "Model before": receipt.model_sha256_before or "unknown",
+        "Model after": receipt.model_sha256_after,
+        "Command": receipt.command,
+        "Receipt before": receipt.previous_sha256 or "none: this is the first",
+        "Signature": signed,
+        "Made with": ", ".join(f"{name} {version}" for name, version in receipt.versions.items()),
+    }
+    names = list(dict.fromkeys(name for values in receipt.evidence.values() for name in values))
+    evidence = [
+        [model, *(f"{values[name]:.3f}" if name in values else "–" for name in names)]
+        for model, values in receipt.evidence.items()
+    ]
+    gone = [[part.path, f"{part.bytes:,}", part.what] for part in receipt.destroyed]
+    return [
+        Section("What was asked and done", rows=[["", ""], *map(list, facts.items())]),
+        Section(
+            "Destroyed",
+            "In the folder of the run; nothing of this can be computed from what is left there.",
+            rows=[["Path", "Bytes", "What"], *gone],
+        ),
+        Section(
+            "What remains", rows=[["Not in this folder's power to destroy"], *([line] for line in receipt.remains)]
+        ),
+        Section(
+            "Evidence",
+            "Means over seeds; the retrained model is the one to come near to.",
+            rows=[["Model", *names], *evidence],
+        ),
+    ]
