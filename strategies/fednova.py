@@ -27,6 +27,8 @@ from fedsim.training.optimizers import gradient_weight, require_sgd
 class FedNovaClient(Client):
     """SGD; sends normalised gradients."""
 
+    sends = "normalised difference"
+
     def __init__(self, config: RunConfig, model: Classifier) -> None:
         super().__init__(config, model)
         require_sgd(config)
@@ -40,6 +42,14 @@ class FedNovaClient(Client):
             # Below 1 it is only for a client that took no step.
             sent[name] = moved / a.clamp_min(1).to(start).view(-1, *[1] * start.dim())
         return update._replace(sent=sent | {"a": a})
+
+    def moved(self, sent: Tensors, start: Tensors) -> Tensors:
+        """Return ||a_k||_1 (-lr d_k)."""
+        return {name: sent["a"].clamp_min(1).to(sent[name]) * sent[name] for name in start}
+
+    def having_moved(self, sent: Tensors, start: Tensors, update: Tensors) -> Tensors:
+        """Return U / ||a_k||_1, and ||a_k||_1 as it was."""
+        return sent | {name: value / sent["a"].clamp_min(1).to(value) for name, value in update.items()}
 
     def releases(self) -> list[Release]:
         """Add ||a_k||_1."""

@@ -4,7 +4,8 @@
 FedAccum: p̃_k = n_k / Σ_{j∉W} n_j (baseline of arXiv:2211.11656). Subtraction: p̃_k = p_k, the weights of the whole
 cohort, so that θ'^T = θ^T − Σ_t Σ_{k∈W} p_k U_k^t (arXiv:2201.09441, there followed by distillation on public data,
 which is left out). The sum is the server's own aggregation, of updates moved from θ^t to θ'^t.
-Buffers are what clients sent, averaged.
+Buffers are what clients sent, averaged. A client that keeps some of its samples is in W too: what it sent shows the
+others, and no client is asked for anything new.
 """
 
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ class FedAccumConfig(UnlearningConfig):
     """Share the forgotten clients' weights out among the others; without, it is history subtraction."""
 
 
-@unlearning("fedaccum", FedAccumConfig, Needs(history=True, updates=True), {"clients"})
+@unlearning("fedaccum", FedAccumConfig, Needs(history=True, updates=True), {"clients", "samples", "class"})
 def unlearn(federation: Federation, config: FedAccumConfig) -> Tensors:
     """Return the global tensors that the stored updates add up to.
 
@@ -35,11 +36,17 @@ def unlearn(federation: Federation, config: FedAccumConfig) -> Tensors:
         If the updates of some rounds were not kept.
     """
     rounds = federation.rounds
+    if not config.renormalize and not federation.sends_models:
+        raise FedsimError(
+            "--method fedaccum: fedaccum.renormalize=false needs clients that send models, and these send differences"
+        )
+    if not any(kept.untouched for kept in rounds):
+        raise FedsimError("--method fedaccum: every client has samples to forget, so no stored update is free of them")
     if len(rounds) < federation.config.rounds:
         raise FedsimError("--method fedaccum: adds up every round, and not all were kept; use federaser")
     theta = rounds[0].model()  # θ^0
     for kept in rounds:
-        if kept.staying:
+        if kept.untouched:
             theta = federation.aggregate(theta, kept.number, _moved(federation, kept, theta, config.renormalize))
     return theta
 
@@ -48,7 +55,7 @@ def _moved(federation: Federation, kept: Round, theta: Tensors, renormalize: boo
     """Yield what the clients would have sent had each gone from θ' by U_k^t; without renormalising, forgotten by 0."""
     before = kept.model()
     for client, share in kept.clients.items():
-        if client in kept.staying:
+        if client in kept.untouched:
             sent = kept.sent(client)
             yield client, federation.moved(sent, theta, federation.update(sent, before))
         elif not renormalize:

@@ -9,7 +9,8 @@ W: clients to forget; t_1 < t_2 < …: the kept rounds, Δt apart; U_k^t = θ_k^
 Differs: the paper divides the sum by K − 1 once more, though its weights sum to 1; the authors' code averages models,
 unweighted, before it rescales each layer of the mean. Here each client is rescaled, over all its parameters (the
 formula) or tensor by tensor, and the sum is the server's own aggregation. BatchNorm statistics are those of the
-calibrating clients, averaged; ε keeps a client that does not move at rest.
+calibrating clients, averaged; ε keeps a client that does not move at rest. A client that keeps some of its samples
+trains on those for all its epochs, and its update is taken as it is: what is stored of it shows the others.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from fedsim.errors import FedsimError
 from fedsim.flower.records import Tensors
 from fedsim.runs.history import Sent, norm
 from unlearning.api.federation import Federation, Round
@@ -30,34 +32,56 @@ class FedEraserConfig(UnlearningConfig):
     """Options of FedEraser; Δt is the run's history.every."""
 
     calibration: float = Field(0.5, gt=0, le=1, json_schema_extra=searched(0.1, 1.0))
-    """r, the share of the local epochs that calibrating clients train for; at least one epoch."""
+    """r, the share of the local epochs, or steps, that calibrating clients train for; one at least."""
     scale: Literal["client", "layer"] = "client"
     """What has one length: all parameters of a client, or each of its tensors."""
 
 
-@unlearning("federaser", FedEraserConfig, Needs(history=True, updates=True, clients=True), {"clients"})
+@unlearning(
+    "federaser", FedEraserConfig, Needs(history=True, updates=True, clients=True), {"clients", "samples", "class"}
+)
 def unlearn(federation: Federation, config: FedEraserConfig) -> Tensors:
     """Return the global tensors of the calibrated replay."""
-    epochs = max(1, round(config.calibration * federation.epochs))
+    if federation.epochs > 1 > config.calibration * federation.epochs:
+        raise FedsimError(
+            f"federaser.calibration: {config.calibration:g} of {federation.epochs} epochs is less than one; give at "
+            f"least {1 / federation.epochs:.2g}"
+        )
     first, *others = federation.rounds
     theta = first.model()
     if first.staying:
-        theta = federation.aggregate(theta, first.number, ((client, first.sent(client)) for client in first.staying))
+        theta = federation.aggregate(theta, first.number, _first(federation, first, theta))
     for kept in others:
         if kept.staying:
-            sent = _calibrated(federation, kept, theta, epochs, config.scale)
+            sent = _calibrated(federation, kept, theta, config)
             theta = federation.aggregate(theta, kept.number, sent)
     return theta
 
 
+def _first(federation: Federation, first: Round, theta: Tensors) -> Iterator[tuple[int, Sent]]:
+    """Yield what clients sent in the first round, and what those with samples to forget send now."""
+    anew = [client for client in first.staying if client not in first.untouched]
+    sent = dict(federation.train(theta, first.number, anew)) if anew else {}
+    for client in first.staying:
+        if client in first.untouched:
+            yield client, first.sent(client)
+        elif client in sent:
+            yield client, sent[client]
+
+
 def _calibrated(
-    federation: Federation, kept: Round, theta: Tensors, epochs: int, scale: str
+    federation: Federation, kept: Round, theta: Tensors, config: FedEraserConfig
 ) -> Iterator[tuple[int, Sent]]:
     before = kept.model()
-    for client, sent in federation.train(theta, kept.number, kept.staying, epochs):
+    anew = [client for client in kept.staying if client not in kept.untouched]
+    if anew:
+        yield from federation.train(theta, kept.number, anew)
+    for client, sent in (
+        federation.train(theta, kept.number, kept.untouched, config.calibration) if kept.untouched else ()
+    ):
         stored = federation.update(kept.sent(client), before)  # U_k
         fresh = federation.update(sent, theta)  # Û_k
-        yield client, federation.moved(sent, theta, rescaled(stored, fresh, scale))
+        yield client, federation.moved(sent, theta, rescaled(stored, fresh, config.scale))
 
 
 def rescaled(stored: Tensors, fresh: Tensors, scale: str) -> Tensors:

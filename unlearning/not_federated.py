@@ -23,7 +23,7 @@ class NotFederatedConfig(UnlearningConfig):
     """Layers, convolutional or linear, that are negated, counted from the input."""
 
 
-@unlearning("not_federated", NotFederatedConfig, Needs(clients=True), {"clients"})
+@unlearning("not_federated", NotFederatedConfig, Needs(clients=True), {"clients", "samples", "class"})
 def unlearn(federation: Federation, config: NotFederatedConfig) -> Tensors:
     """Return the global tensors, perturbed and repaired."""
     theta = federation.final()

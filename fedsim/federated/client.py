@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -29,6 +29,8 @@ class Client:
     """Whether clients, as the method has it, never predict a class that they have no training sample of."""
     reports: ClassVar[tuple[str, ...]] = ()
     """Names of the metrics that its losses return: the server sees each client's mean as it is."""
+    sends: ClassVar[Literal["model", "normalised difference"]] = "model"
+    """What the parameters are that leave a client; other than a model, with `moved` and `having_moved` of its own."""
     item: ClassVar[str] = "sample"
     """What the method trains on, one by one: the example that example-level privacy is about."""
     needs_classes = False
@@ -76,6 +78,17 @@ class Client:
         Where each had a start of its own, `extras.start` holds these, (clients, ...).
         """
         return update
+
+    def moved(self, sent: Tensors, start: Tensors) -> Tensors:
+        """Return U_k = θ_k − θ, how far a client moved the parameters θ, from what it sent; the twin of `having_moved`.
+
+        A history and the methods that replay it know by these two what leaves a client: here its model.
+        """
+        return {name: sent[name] - value.to(sent[name].device) for name, value in start.items() if name in sent}
+
+    def having_moved(self, sent: Tensors, start: Tensors, update: Tensors) -> Tensors:
+        """Return what the client would have sent had it moved from `start` by U; all else of `sent` stays."""
+        return sent | {name: start[name] + value for name, value in update.items()}
 
     def releases(self) -> list[Release]:
         """Return all that a client's replies show of its data; tests compare it with the replies.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,11 +37,9 @@ class Share(BaseModel):
     weight: float | None = None
     """Of its update in the server's mean; None, as all below, in a round that was not kept."""
     norm: float | None = None
-    """‖U_k‖₂, how far its parameters moved; None after a purge."""
+    """‖U_k‖₂, how far its parameters moved."""
     sha256: str | None = None
-    """Of what it sent; None where only norms are kept, and after a purge."""
-    purged: bool = False
-    """Whether what was kept of it has been removed."""
+    """Of what it sent; None where only norms are kept."""
 
 
 class _RoundFile(BaseModel):
@@ -76,14 +74,19 @@ def difference(sent: Tensors, params: Tensors) -> Tensors:
     return {name: sent[name] - value.to(sent[name].device) for name, value in params.items() if name in sent}
 
 
+Moved = Callable[[Tensors, Tensors], Tensors]
+"""(sent, θ) -> U_k, of a client half: see `Client.moved`."""
+
+
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
 class HistoryWriter:
     """Keeps the rounds of a run as they end."""
 
-    def __init__(self, run: Path, config: HistoryConfig) -> None:
+    def __init__(self, run: Path, config: HistoryConfig, moved: Moved | None = None) -> None:
         self.folder, self.config = run / FOLDER, config
+        self._moved = moved or difference
         self._bytes = 0
         self._model = State({}, {})
         self._round = _RoundFile(round=1, cohort=[], clients={})
@@ -130,7 +133,7 @@ class HistoryWriter:
         share = Share()
         if self._round.sha256 is not None:
             update = own_update(content)
-            moved = difference(to_tensors(update.array_records[ARRAYS]), self._model.params)
+            moved = self._moved(to_tensors(update.array_records[ARRAYS]), self._model.params)
             weight = scalars(update.metric_records[METRICS])[WEIGHT]
             file = self._temporary / _client(client)
             digest = self._write(file, update) if self.config.keep == "updates" else None
@@ -232,17 +235,6 @@ class KeptRound:
             if digest is not None:
                 self._require(self.folder / name, digest)
 
-    def purge(self, client: int) -> int:
-        """Remove what a client sent; returns the bytes. Twice is once, and once broken off is done by a second."""
-        share, path = self.clients.get(client), self.folder / _client(client)
-        if share is None or share == Share():
-            return 0
-        size = size_on_disk(path)
-        path.unlink(missing_ok=True)
-        self._file.clients[client] = Share(weight=share.weight, purged=True)
-        write_atomically(self.folder / _ROUND, seal(self._file.model_dump_json(indent=1)))
-        return size
-
     def _require(self, path: Path, digest: str | None) -> None:
         if digest is None or not path.is_file() or sha256(path) != digest:
             raise FedsimError(f"{path}: is not what the run kept (gone, or its hash differs); run it anew")
@@ -267,14 +259,6 @@ def open_history(run: Path, rounds: int) -> list[KeptRound]:
         If one is missing or cannot be read.
     """
     return [KeptRound(run / FOLDER / _name(number)) for number in range(1, rounds + 1)]
-
-
-def purge(run: Path, clients: Collection[int]) -> tuple[int, int]:
-    """Remove what these clients sent from a run's history; returns (files, bytes) removed."""
-    for left in (run / FOLDER).glob(".*"):  # of a process that was killed: nothing may keep what is forgotten
-        shutil.rmtree(left)
-    sizes = [KeptRound(folder).purge(client) for folder in sorted((run / FOLDER).glob("round-*")) for client in clients]
-    return sum(size > 0 for size in sizes), sum(sizes)
 
 
 def _remove(folder: Path) -> None:

@@ -30,6 +30,7 @@ from fedsim.flower.internals import client_of, reply_to
 from fedsim.flower.records import Tensors, scalars, to_record
 from fedsim.runs.checkpoint import load_latest, save_model
 from fedsim.runs.folder import RunFolder
+from fedsim.runs.frozen import run_data
 from fedsim.runs.reserve import held, put_in_place, temporary_for
 from fedsim.runs.runner import require_same_data
 from fedsim.runs.simulation import Simulation
@@ -86,7 +87,8 @@ def personalize(
         raise FedsimError(f"{run}: is {folder.status}, and only a finished run has models; fedsim run --resume {run}")
     if clients is not None and dataset is not None:
         raise FedsimError("--clients: names clients of the run, and --dataset brings new ones; give one of them")
-    simulation = Simulation(resolve(user_settings(), recorded_config(folder.path)))
+    config = resolve(user_settings(), recorded_config(folder.path))
+    simulation = Simulation(config, data=run_data(folder.path, config))
     require_same_data(folder, simulation.data)
     checkpoint = load_latest(folder.path)
     config = simulation.config

@@ -307,7 +307,8 @@ def _finish(
 def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> None:
     config, saved, watch = simulation.config, state.round, _Watch(simulation)
     there = _Presence(folder)
-    history = HistoryWriter(folder, config.history) if config.history.keep != "none" else None
+    moved = simulation.worker.client.moved
+    history = HistoryWriter(folder, config.history, moved) if config.history.keep != "none" else None
     try:
         if history is not None:
             history.rewind(state.round)

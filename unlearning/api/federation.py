@@ -22,7 +22,7 @@ from fedsim.flower.wire import ARRAYS, METRICS, OWN_UPDATES, TRAIN, own_update
 from fedsim.models.base import Classifier
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest, load_model
-from fedsim.runs.history import KeptRound, Sent, Share, difference, open_history
+from fedsim.runs.history import KeptRound, Sent, Share, open_history
 from fedsim.runs.progress import Progress
 from fedsim.runs.simulation import RunState, Simulation
 from unlearning.api.needs import Needs
@@ -98,15 +98,16 @@ class Federation:
         self._progress = progress
         self._simulation = Simulation(self.config, progress, left)
         self.device = self._simulation.worker.device
+        self._client = self._simulation.worker.client
         self._history = open_history(run, config.rounds) if needs.history or needs.updates else []
         self._open = contextlib.ExitStack()
-        self._engines: dict[int, Engine] = {}
-        self._ledgers: dict[int, Ledger] = {}
+        self._engines: dict[float, Engine] = {}
+        self._ledgers: dict[float, Ledger] = {}
         self._rounds = self._woken = 0
         self._spent: list[Ledger] = []
         self._record = None
         if record is not None and config.history.keep != "none" and len(self._history) == config.rounds:
-            self._record = ReplayRecord(record, config.history, self._history, self.forgotten)
+            self._record = ReplayRecord(record, config.history, self._history, self.forgotten, self._client.moved)
 
     def __enter__(self) -> Federation:
         return self
@@ -141,8 +142,6 @@ class Federation:
     def read_sent(self, kept: KeptRound, client: int) -> Sent:
         """Return what a client sent in a kept round."""
         self._require("updates")
-        if kept.clients[client].purged:
-            raise FedsimError(f"client {client} was purged from the history of {self._run}; forget it too")
         sent = kept.sent(client)
         return sent._replace(tensors={n: v.to(self.device) for n, v in sent.tensors.items()})
 
@@ -166,15 +165,16 @@ class Federation:
 
     @property
     def epochs(self) -> int:
-        """Local epochs of the run's recipe."""
-        return self.config.training.epochs
+        """Local epochs of the run's recipe; of one that counts steps, 1."""
+        return self.config.training.epochs if self.config.training.steps is None else 1
 
     def train(
-        self, model: Tensors, server_round: int, clients: Sequence[int], epochs: int | None = None
+        self, model: Tensors, server_round: int, clients: Sequence[int], share: float = 1.0
     ) -> Iterator[tuple[int, Sent]]:
         """Yield what each client sends after training from `model`, in order; one that fails is left out.
 
-        It draws its batches as it did in that round of the run; with fewer `epochs`, the first of them.
+        It draws its batches as it did in that round of the run; with a `share` of its epochs, or of its steps where the
+        recipe counts those, the first of them: one at least.
         """
         self._require("clients")
         self._require_one_wave()
@@ -183,9 +183,8 @@ class Federation:
                 f"{self._run}: privacy.client protects the mean of clients' updates, and this method asks for single "
                 "ones; choose another"
             )
-        epochs = self.epochs if epochs is None else epochs
-        engine = self._engine(epochs)
-        self._ledgers[epochs].add_round(clients)
+        engine = self._engine(share)
+        self._ledgers[share].add_round(clients)
         self._rounds += 1
         self._woken += len(clients)
         for reply in engine.stream(self._messages(engine, model, server_round, clients, own=True)):
@@ -209,7 +208,7 @@ class Federation:
             cohort = self._history[server_round - 1].cohort
             record.begin(server_round, cohort, server.split(model), server.state_dict())
         # So that the server knows what was sent; the messages themselves go to nobody.
-        self._messages(self._engine(self.epochs), model, server_round, [0], own=False)
+        self._messages(self._engine(1.0), model, server_round, [0], own=False)
 
         def replies() -> Iterator[Message]:
             for client, (tensors, metrics) in sent:
@@ -226,13 +225,18 @@ class Federation:
             record.commit()
         return to_tensors(aggregated, self.device)
 
+    @property
+    def sends_models(self) -> bool:
+        """Whether a client that has not moved sends the global model as it got it."""
+        return self._client.sends == "model"
+
     def update(self, sent: Sent, model: Tensors) -> Tensors:
         """Return U_k = θ_k − θ of the parameters of `model`."""
-        return difference(sent.tensors, self._simulation.server.split(model).params)
+        return self._client.moved(sent.tensors, self._simulation.server.split(model).params)
 
     def moved(self, sent: Sent, model: Tensors, update: Tensors) -> Sent:
         """Return what a client sent with θ + U in place of its parameters; buffers and all else stay."""
-        return sent._replace(tensors=sent.tensors | {name: model[name] + value for name, value in update.items()})
+        return sent._replace(tensors=self._client.having_moved(sent.tensors, model, update))
 
     def replay(self, begin: Round) -> Tensors:
         """Return what the recipe, without the clients to forget, makes of a round's model until its last round.
@@ -310,18 +314,19 @@ class Federation:
             name = self.config.strategy.name
             raise FedsimError(f"a client of {name} is sent more than one message in a round; use --method retrain")
 
-    def _engine(self, epochs: int) -> Engine:
-        """Return clients that train for so many epochs."""
-        if epochs not in self._engines:
-            training = self.config.training.model_copy(update={"epochs": epochs})
-            simulation = self._simulation
-            if epochs != self.epochs:
-                simulation = Simulation(
-                    self.config.model_copy(update={"training": training}), self._progress, self.left
-                )
-            self._ledgers[epochs] = simulation.begin().ledger
-            self._engines[epochs] = self._open.enter_context(contextlib.closing(simulation.engine()))
-        return self._engines[epochs]
+    def _engine(self, share: float) -> Engine:
+        """Return clients that train for a share of their epochs, or steps."""
+        if share not in self._engines:
+            training, simulation = self.config.training, self._simulation
+            if share < 1:
+                part = {name: max(1, round(share * (getattr(training, name) or 1))) for name in ("epochs", "steps")}
+                unit = "epochs" if training.steps is None else "steps"
+                shorter = training.model_copy(update={unit: part[unit]})
+                config = self.config.model_copy(update={"training": shorter})
+                simulation = Simulation(config, self._progress, self.left)
+            self._ledgers[share] = simulation.begin().ledger
+            self._engines[share] = self._open.enter_context(contextlib.closing(simulation.engine()))
+        return self._engines[share]
 
     def _messages(
         self, engine: Engine, model: Tensors, server_round: int, clients: Sequence[int], *, own: bool

@@ -14,7 +14,7 @@ from fedsim.config.run import HistoryConfig
 from fedsim.federated.types import State
 from fedsim.flower.records import Tensors, to_record
 from fedsim.flower.wire import ARRAYS, METRICS
-from fedsim.runs.history import FOLDER, HistoryWriter, KeptRound, Sent
+from fedsim.runs.history import FOLDER, HistoryWriter, KeptRound, Moved, Sent
 
 ServerState = tuple[Tensors, dict[str, Any]]
 
@@ -32,12 +32,16 @@ class ReplayRecord:
         The history of the source, from round 1 to the last.
     gone
         Clients that have been forgotten.
+    moved
+        How far a client moved, from what it sends.
     """
 
-    def __init__(self, folder: Path, config: HistoryConfig, rounds: Sequence[KeptRound], gone: Collection[int]) -> None:
+    def __init__(
+        self, folder: Path, config: HistoryConfig, rounds: Sequence[KeptRound], gone: Collection[int], moved: Moved
+    ) -> None:
         self.folder, self.rounds, self.gone = folder, rounds, gone
         folder.mkdir(parents=True, exist_ok=True)
-        self.writer = HistoryWriter(folder, config)
+        self.writer = HistoryWriter(folder, config, moved)
         self._done = 0
 
     def copy_before(self, server_round: int) -> None:

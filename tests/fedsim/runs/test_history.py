@@ -15,7 +15,7 @@ import fedsim
 from fedsim.errors import FedsimError, RunFailed
 from fedsim.federated.sampling import sample_cohort
 from fedsim.runs.checkpoint import load_model
-from fedsim.runs.history import open_history, purge
+from fedsim.runs.history import open_history
 from tests.tiny_runs import TINY, TINY_FLAGS, Cli
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -115,24 +115,6 @@ def test_a_run_stops_at_its_quota_and_goes_on_with_a_larger_one(
     whole = run(tmp_path, name="whole", **{"model.hidden": [320]})
     for name in ["model.safetensors", *(f"history/{name}" for name in history_files(whole))]:
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
-
-
-def test_a_purge_leaves_nothing_of_what_a_client_sent(tmp_path: Path) -> None:
-    folder = run(tmp_path)
-    before = set(history_files(folder))
-    (folder / "history/round-00000002/client-4.safetensors").unlink()  # as a purge that was killed
-    files, size = purge(folder, [4])
-    assert files == 2
-    assert size > 2 * 4 * 64 * 32
-    assert {name for name in before if "client-4" not in name} == set(history_files(folder))
-    for kept_round in open_history(folder, 3):
-        share = kept_round.clients[4]
-        assert (share.norm, share.sha256, share.purged) == (None, None, True)
-        assert share.weight is not None
-        kept_round.sent(3)
-        with pytest.raises(FedsimError, match="client-4"):
-            kept_round.sent(4)
-    assert purge(folder, [4]) == (0, 0)
 
 
 def test_what_is_not_as_it_was_is_refused(tmp_path: Path) -> None:

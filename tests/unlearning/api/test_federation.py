@@ -10,7 +10,7 @@ import torch
 import fedsim
 from fedsim.errors import FedsimError
 from fedsim.flower.records import Tensors
-from fedsim.runs.history import norm, purge
+from fedsim.runs.history import norm
 from tests.tiny_runs import TINY, Cli
 from unlearning.api.federation import Federation
 from unlearning.api.needs import Needs
@@ -102,6 +102,49 @@ def test_with_nobody_to_forget_full_calibration_replays_the_run(
     assert largest_gap(half, source.model.state_dict()) > 1e-3
 
 
+def test_clients_that_send_differences(tmp_path: Path) -> None:
+    """FedNova's send normalised gradients: history, FedEraser and FedAccum read them as such."""
+    source = train(tmp_path, strategy="fednova", **{"training.epochs": 2})
+    for method, options in (("fedaccum", {}), ("federaser", {"calibration": 1.0})):
+        assert largest_gap(apply(method, federation(source), **options), source.model.state_dict()) <= 1e-6
+    fed = federation(source, 1)
+    first = fed.rounds[0]
+    client, theta = first.staying[0], first.model()
+    moved = fed.update(first.sent(client), theta)
+    sent = dict(fed.train(theta, 1, [client]))[client]
+    assert first.clients[client].norm == pytest.approx(norm(moved), rel=1e-6)
+    assert norm(moved) > 2 * norm({name: sent.tensors[name] for name in theta})  # of more than two steps
+    with pytest.raises(FedsimError, match="needs clients that send models"):
+        apply("fedaccum", fed, renormalize=False)
+    assert largest_gap(apply("federaser", federation(source, 1)), source.model.state_dict()) < 1
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm"])
+def test_samples_of_clients_that_stay(tmp_path: Path, strategy: str) -> None:
+    """Half of a client's samples: a replay is retraining, and what was sent with them is not looked at."""
+    source = train(tmp_path, strategy=strategy)
+    half = source.data.partition[2][::2]
+    fed = Federation(source.config, source.data, source.data.without(half), source.folder.path, ALL)
+    assert (fed.forgotten, fed.touched) == (frozenset(), frozenset({2}))
+    tensors = apply("retrain_checkpoint", fed)
+    oracle = retrained(source, fed.left, source.config.seed, "oracles")
+    assert all(torch.equal(value, tensors[name]) for name, value in oracle.model.state_dict().items())
+    for file in source.folder.path.glob("history/*/client-2.safetensors"):
+        file.unlink()
+    for method in ("federaser", "fedaccum"):
+        again = Federation(source.config, source.data, source.data.without(half), source.folder.path, ALL)
+        assert all(value.isfinite().all() for value in apply(method, again).values())
+
+
+def test_calibration_is_a_share_of_steps_or_epochs(tmp_path: Path) -> None:
+    steps = train(tmp_path / "steps", **{"training.steps": 4})
+    few, many = (apply("federaser", federation(steps, 1), calibration=share) for share in (0.25, 1.0))
+    assert largest_gap(few, many) > 1e-3
+    epochs = train(tmp_path / "epochs", **{"training.epochs": 2})
+    with pytest.raises(FedsimError, match=r"0.1 of 2 epochs is less than one; give at least 0.5"):
+        apply("federaser", federation(epochs, 1), calibration=0.1)
+
+
 def test_history_subtraction_is_the_model_less_the_weighted_updates(kept: Source) -> None:
     fed = federation(kept, 1)
     expected = {name: value.double() for name, value in fed.final().items()}
@@ -150,7 +193,8 @@ def test_lengths_are_of_a_client_or_of_each_tensor() -> None:
 def test_only_those_that_stay_are_woken_and_read(kept: Source, tmp_path: Path) -> None:
     """With what client 1 sent removed, nothing changes for the methods that forget it."""
     copied = open_source(shutil.copytree(kept.folder.path, tmp_path / "run"))
-    purge(copied.folder.path, [1])
+    for file in copied.folder.path.glob("history/*/client-1.safetensors"):
+        file.unlink()
     for name in ("federaser", "fedaccum"):
         one, two = federation(kept, 1), federation(copied, 1)
         assert largest_gap(apply(name, one), apply(name, two)) == 0
@@ -158,7 +202,7 @@ def test_only_those_that_stay_are_woken_and_read(kept: Source, tmp_path: Path) -
     fed = federation(kept, 1)
     apply("federaser", fed)
     assert fed.costs()["clients_woken"] == took_part
-    with pytest.raises(FedsimError, match=r"client 1 was purged from the history of .*; forget it too"):
+    with pytest.raises(FedsimError, match=r"client-1.safetensors: is not what the run kept"):
         apply("fedaccum", federation(copied, 2))
 
 
@@ -189,9 +233,8 @@ def test_a_method_gets_what_it_declared(kept: Source) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ("--method federaser --forget class=3", "federaser forgets clients, not class"),
-        ("--method retrain_checkpoint --forget client=1+class=1", "forgets clients, not samples"),
-        ("--method finetune --forget class=3 --purge", "--purge: removes what clients sent"),
+        ("--method fedaccum --forget class=3", "every client has samples to forget, so no stored update is free"),
+        ("--method federaser --forget client=1 --set calibration=2", "federaser.calibration: must be at most 1, got 2"),
     ],
 )
 def test_requests_that_cannot_be_served(cli: Cli, kept: Source, arguments: str, line: str) -> None:
@@ -205,7 +248,6 @@ def test_requests_that_cannot_be_served(cli: Cli, kept: Source, arguments: str, 
     ("history", "method", "line"),
     [
         ({"keep": "none"}, "retrain_checkpoint", "needs the models of all rounds, which are not kept here"),
-        ({"keep": "none"}, "finetune --purge", "--purge: this run has no history"),
         ({"keep": "norms"}, "federaser", "needs what clients sent, which is not kept here"),
         ({"keep": "updates", "every": 2}, "fedaccum", "adds up every round, and not all were kept"),
     ],
@@ -227,7 +269,7 @@ def test_from_the_command_line_with_a_purge(cli: Cli, kept: Source, tmp_path: Pa
         "--seeds", "2", "--purge",
     )  # fmt: skip
     assert told.code == 0, told.err
-    assert "purged: " in told.out
+    assert "deleted: " in told.out
     assert "Clients woken" in told.out
     comparison = read_comparison(run / "unlearned" / "federaser-retrain-checkpoint-client-1")
     exact = comparison.best
@@ -235,6 +277,7 @@ def test_from_the_command_line_with_a_purge(cli: Cli, kept: Source, tmp_path: Pa
     assert exact.mean("rounds") <= 4
     assert exact.mean("history_mb") > 0
     stored = [str(path) for path in run.rglob("client-*.safetensors")]
-    assert any("originals" in path for path in stored)  # of the second seed
+    assert any(str(run / "history") in path for path in stored)  # of the replay
     assert not any("client-1." in path for path in stored)
+    assert not list((run / "unlearned" / "originals").glob("*"))  # of the second seed
     assert not list((run / "unlearned" / "oracles").glob("*/history"))
