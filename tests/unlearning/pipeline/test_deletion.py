@@ -73,8 +73,14 @@ def error(guess: Tensors | None, truth: Tensors, start: Tensors) -> float:
     return norm(miss) / norm(update)
 
 
-@pytest.mark.parametrize("keep", ["updates", "norms"])
-@pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "fednova", "ditto", "fedadam"])
+_STRATEGIES = ("fedavg", "scaffold", "fednova", "ditto", "fedadam")
+_ALL = [(strategy, keep) for strategy in _STRATEGIES for keep in ("updates", "norms")]
+_QUICK = (("fedavg", "updates"), ("ditto", "norms"))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "keep"), [case if case in _QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in _ALL]
+)
 def test_nothing_gives_a_purged_contribution_back(tmp_path: Path, strategy: str, keep: str, no_pictures: None) -> None:
     folder = run(tmp_path, strategy=strategy, **{"history.keep": "updates"})
     client = next(iter(KeptRound(round_folders(folder)[0][1]).clients))
