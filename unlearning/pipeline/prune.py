@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from fedsim.atomic import write_atomically
@@ -38,61 +38,17 @@ from fedsim.runs.folder import RunFolder
 from fedsim.runs.progress import Progress
 from fedsim.runs.reserve import held, put_in_place, temporary_for
 from fedsim.runs.simulation import described
-from fedsim.sealed import seal, sha256, unseal
+from fedsim.sealed import seal, sha256
 from unlearning.api.pruner import Pruner, PrunerConfig, load_pruner
 from unlearning.parts.cutting import Batches, Corrections, Target, cut
+from unlearning.pipeline.pruning_record import FILE, Data, Pruning, Size, read_pruning
 from unlearning.pipeline.source import Source, open_source
-
-Data = Literal["none", "train", "synthetic"]
 
 FOLDER = "pruned"
 """Where under a run its pruned models are."""
-FILE = "pruning.json"
 
 _BATCH = 250
 _REPEATS = 15
-
-
-class Size(BaseModel):
-    """One model: how well it does and what it costs."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-    accuracy: float | None
-    """On the global test set, in [0, 1]; None where numbers are predicted."""
-    loss: float
-    flops: int
-    """Of one sample, see `fedsim.models.channels.cost`."""
-    parameters: int
-    megabytes: float
-    """Of all parameters and buffers."""
-    milliseconds_1: float
-    """Median time of a pass over one sample on this machine's device."""
-    milliseconds_256: float
-    """Of a pass over 256 samples."""
-
-
-class Pruning(BaseModel):
-    """`pruning.json`: what was asked, and the model before and after."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-    run: str
-    method: str
-    options: dict[str, Any]
-    target: str
-    data: str
-    """In words: whose samples were looked at, and what of them was sent."""
-    samples: int
-    cuts: int
-    compensate: bool
-    batch_norm: bool
-    before: Size
-    after: Size
-    channels: dict[str, tuple[int, int]]
-    """{group: (before, after)}."""
-    seconds: float
-    """Of the cut alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,21 +287,6 @@ def _write_pictures(folder: Path) -> None:
     plot = layers_plot(read_pruning(folder))
     write_atomically(folder / "plots" / f"{plot.name}.png", png(plot.figure))
     write_report([opened], folder / "report.html")
-
-
-def read_pruning(folder: Path) -> Pruning:
-    """Return what a pruned run's folder records.
-
-    Raises
-    ------
-    FedsimError
-        If it has no such record, or it is damaged.
-    """
-    file = folder / FILE
-    try:
-        return Pruning.model_validate_json(unseal(file.read_bytes()))
-    except (OSError, ValueError):
-        raise FedsimError(f"{file}: cannot be read as the record of a pruning; prune the run again") from None
 
 
 def _fine_tune(folder: Path, rounds: int, force: bool, progress: Progress | None) -> None:

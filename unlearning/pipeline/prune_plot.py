@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from fedsim.report.figures import COLORS, GREY, NARROW, Plot
-from unlearning.pipeline.prune import Pruning, Size
+from unlearning.pipeline.pruning_record import Pruning, Size
 
 
 def layers_plot(record: Pruning) -> Plot:

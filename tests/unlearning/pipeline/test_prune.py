@@ -12,7 +12,7 @@ import yaml
 import fedsim
 from fedsim.privacy.ledger import Ledger
 from tests.tiny_runs import Cli
-from unlearning.pipeline.prune import read_pruning
+from unlearning.pipeline.pruning_record import read_pruning
 
 
 @pytest.fixture
