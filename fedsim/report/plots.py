@@ -13,6 +13,7 @@ from fedsim.report.curves import learning_curves
 from fedsim.report.figures import Plot, png
 from fedsim.report.partition import partition_plot, partition_plots
 from fedsim.report.per_class import per_class_plots
+from fedsim.report.pictures import picture_plots
 from fedsim.runs.folder import RunFolder
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "partition_plot",
     "partition_plots",
     "per_class_plots",
+    "picture_plots",
     "png",
     "stage_plots",
     "write_plots",
@@ -42,4 +44,5 @@ def all_plots(folders: Sequence[RunFolder]) -> list[Plot]:
         *stage_plots(folders),
         *per_class_plots(folders),
         *partition_plots(folders),
+        *picture_plots(folders),
     ]

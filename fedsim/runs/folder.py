@@ -22,6 +22,7 @@ from fedsim.continual import accuracy_matrix
 from fedsim.data.longtail import shot_groups
 from fedsim.errors import FedsimError, nearest
 from fedsim.reading import load_yaml, read_regular, require_regular
+from fedsim.runs.pictures import PICTURES, read_pictures
 from fedsim.sealed import Damaged, sha256, unseal
 
 Status: TypeAlias = Literal["finished", "diverged", "stopped", "failed", "unfinished"]
@@ -86,6 +87,7 @@ class Summary(BaseModel):
     """What the clients are called, where a column of the table names them."""
     class_groups: list[str] | None = None
     """Per class "many", "medium" or "few"; by FedLoGe's rule on `class_counts` where the run does not say."""
+    pictures_sha256: str | None = None
     stages: list[StageRow] | None = None
     """Which classes arrived when; null where all were there from the first round."""
     failures: Count | None = None
@@ -184,6 +186,16 @@ class RunFolder:
         if digest := dict(self.environment.get("files", {})).get("partition.npz"):
             _require_sum(file, digest, "delete that file to go on without it, or give another run")
         return _read_label_counts(file)
+
+    @cached_property
+    def pictures(self) -> dict[str, NDArray[np.uint8]]:
+        """Images that the method shows, by title, `(N, C, H, W)`; {} for none."""
+        file = self.path / PICTURES
+        if not file.exists():
+            return {}
+        if digest := self.summary and self.summary.pictures_sha256:
+            _require_sum(file, digest, "delete that file to go on without it, or give another run")
+        return read_pictures(file)
 
     @property
     def class_counts(self) -> NDArray[np.int64] | None:

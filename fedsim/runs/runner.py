@@ -39,6 +39,7 @@ from fedsim.runs.client_scores import write_csv
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.frozen import freeze, run_data
 from fedsim.runs.history import HistoryWriter, require_room
+from fedsim.runs.pictures import PICTURES, write_pictures
 from fedsim.runs.progress import Progress
 from fedsim.runs.relocate import MOVED, relocated
 from fedsim.runs.reserve import held, put_in_place, sweep, temporary_for
@@ -280,6 +281,7 @@ def _finish(
         exported = simulation.server.export(state.tensors)
         describe_in(folder, described(simulation.config, simulation.data.dataset))
         save_model(folder / "model.safetensors", exported)
+        write_pictures(folder, simulation.server.pictures())
         astray = simulation.divergence(_newest(state.metrics))
         _write_summary(folder, simulation, state, "diverged" if astray else "finished", astray)
         clients = state.clients
@@ -485,6 +487,7 @@ def _write_summary(
         "engine": {**engine, "device": str(simulation.worker.device), "why": simulation.choices},
         "wall_time_s": round(state.seconds, 3),
         "versions": versions(),
+        "pictures_sha256": sha256(folder / PICTURES) if finished and (folder / PICTURES).exists() else None,
         "model_sha256": sha256(folder / "model.safetensors") if finished else None,
         "files": {"metrics.jsonl": sha256(folder / "metrics.jsonl")},
         "metrics": _newest(state.metrics),
