@@ -76,7 +76,7 @@ class Request:
     @property
     def roles(self) -> Roles:
         """The views of the request."""
-        return Roles(self.of(self.train, self.classes), self.of(self.train, self.kept), self.test, self.test)
+        return Roles(self.of(self.train, self.classes), self.of(self.train, self.kept), self.test, self.test, self.test)
 
 
 def accuracy(model: Classifier, view: View) -> float:

@@ -30,6 +30,7 @@ def prune_command(
     name: Annotated[str | None, typer.Option(help="Name of the folder under RUN/pruned.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="METHOD.option=value. Repeatable.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a folder of the same name.")] = False,
+    no_privacy: Annotated[bool, typer.Option("--no-privacy", help="Allow what ends the run's guarantee.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
 ) -> None:
     """Make the model of the finished run in the folder RUN smaller, and measure what that costs and saves."""
@@ -46,7 +47,7 @@ def prune_command(
         pruned = prune(
             run, method, target, data=data, samples=samples, how=Corrections(compensate, batch_norm, cuts),  # type: ignore[arg-type]
             fine_tune_rounds=fine_tune_rounds, name=name, overrides=dict(map(parse_override, sets or [])),
-            force=force, progress=progress_for(console, quiet),
+            force=force, no_privacy=no_privacy, progress=progress_for(console, quiet),
         )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         raise Interrupted(str(interrupt) or "interrupted") from None

@@ -73,6 +73,8 @@ class PrivacyConfig(Config):
     """seeded: noise and samples come from the run's seed, so that it repeats; secure: from the operating system, so
     that nobody can undo it, and it does not."""
 
+    given_up: bool = False
+    """Whether a run may end what the run that it starts from (`start`) promises."""
     client: ClientPrivacyConfig | None = None
     """All that one client has, from those who see the global models; the server is trusted."""
     example: ExamplePrivacyConfig | None = None

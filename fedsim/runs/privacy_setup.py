@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -18,10 +19,12 @@ from fedsim.federated.sampling import draw_cohort
 from fedsim.federated.server import Server
 from fedsim.federated.types import Phase, State
 from fedsim.models.build import has_batch_coupling
+from fedsim.privacy import ledger as ledgers
 from fedsim.privacy.accountant import calibrate
 from fedsim.privacy.address import Secrets
 from fedsim.privacy.central import UNCLIPPED, CentralPrivacy
 from fedsim.privacy.config import NoiseConfig
+from fedsim.privacy.guarantees import guarantees
 from fedsim.privacy.ledger import Ledger, Release
 from fedsim.privacy.mechanisms import require_delta
 from fedsim.training.dp_sgd import sampling_rate, steps_of
@@ -165,6 +168,28 @@ def new_ledger(config: RunConfig, sizes: Sizes, client: Client) -> Ledger:
         releases=tuple(releases), took_part=[0] * config.clients, noise=config.privacy.noise,
         recipe=f"{Secrets(config).key:032x}",
     )  # fmt: skip
+
+
+def inherited_ledger(config: RunConfig) -> Ledger | None:
+    """Return the ledger of the run whose model this one starts from; None without such a run.
+
+    Raises
+    ------
+    FedsimError
+        If that run promises privacy of a unit that this one does not protect, and nobody has given it up.
+    """
+    if config.start is None or not ledgers.exists(config.start):
+        return None
+    found = Ledger.read(config.start)
+    promised = dict.fromkeys(row.unit for row in guarantees(found, with_replaced=False) if row.epsilon < math.inf)
+    kept = {"client": config.privacy.client is not None, "example": config.privacy.example is not None}
+    ended = [unit for unit in promised if not kept.get(unit, False)]
+    if ended and not config.privacy.given_up:
+        raise FedsimError(
+            f"start: {config.start} promises privacy of {' and '.join(f'{unit}s' for unit in ended)}, and this run "
+            f"trains without; set privacy.{ended[0]}, or privacy.given_up=true"
+        )
+    return found
 
 
 def _client_releases(config: RunConfig, sizes: Sizes) -> list[Release]:

@@ -45,7 +45,7 @@ from fedsim.runs.client_scores import ClientScore, noted, spread
 from fedsim.runs.counted import Counted
 from fedsim.runs.doubts import idle_clients, notes
 from fedsim.runs.history import HistoryWriter
-from fedsim.runs.privacy_setup import calibrated, central_privacy, new_ledger, require_possible
+from fedsim.runs.privacy_setup import calibrated, central_privacy, inherited_ledger, new_ledger, require_possible
 from fedsim.runs.progress import Progress, Quiet
 from fedsim.runs.settle import require_fitting, require_trainable, settled
 from fedsim.runs.staging import require_stageable, stage_metrics, works_between_rounds
@@ -138,6 +138,7 @@ class Simulation:
         coupled = has_batch_coupling(model)
         doubts = notes(config, seen, self.strategy.client, self.server.remarks, coupled)
         self._idle = idle_clients(config, seen, coupled)
+        self.inherited = inherited_ledger(config)
         self.choices = {**doubts, **why_data, "engine": why_engine, "cohort": why_cohort, **why_noise}
         uneven = seen.class_counts.max() >= _LONG_TAIL * seen.class_counts.min()
         self.groups = shot_groups(seen.shot_counts(config.data.shots)) if uneven else {}
@@ -164,6 +165,7 @@ class Simulation:
     def begin(self) -> RunState:
         """Return the state before the first round."""
         ledger = new_ledger(self.config, self.sizes, self.worker.client)
+        ledger = ledger if self.inherited is None else self.inherited.then(ledger)
         central = self.config.privacy.client
         clip_norm = None if central is None else central.clip_norm
         return RunState(self.server.initial(), self.server.state_dict(), ledger, clip_norm=clip_norm)

@@ -28,11 +28,16 @@ def ledger_of(source: Source) -> Ledger | None:
 
 def breach(method: Method, inherited: Ledger | None) -> str | None:
     """Return why a method would leave nothing of a run's guarantees, None if it keeps to them or there are none."""
-    protected = dict.fromkeys(row.unit for row in guarantees(inherited, with_replaced=False)) if inherited else {}
-    if not protected or _keeps(method):
+    units = promised_units(inherited)
+    if not units or _keeps(method):
         return None
-    units = " and ".join(f"{unit}s" for unit in protected)
     return f"{method.name} learns from samples without noise, and the run promises privacy of {units}"
+
+
+def promised_units(inherited: Ledger | None) -> str:
+    """Return whose privacy a ledger promises, in words; "" of none."""
+    found = guarantees(inherited, with_replaced=False) if inherited else []
+    return " and ".join(f"{unit}s" for unit in dict.fromkeys(row.unit for row in found))
 
 
 def require_kept(method: Method, inherited: Ledger | None, *, no_privacy: bool) -> None:

@@ -31,7 +31,7 @@ from fedsim.evaluation import Score, TestSet
 from fedsim.models.base import Classifier
 from fedsim.models.channels import channel_groups, cost, layer_positions
 from fedsim.models.portable import describe_in
-from fedsim.privacy.ledger import Ledger, Release
+from fedsim.privacy.ledger import Ledger, unprotected
 from fedsim.randomness import generator
 from fedsim.runs.checkpoint import save_model
 from fedsim.runs.folder import RunFolder
@@ -41,6 +41,7 @@ from fedsim.runs.simulation import described
 from fedsim.sealed import seal, sha256
 from unlearning.api.pruner import Pruner, PrunerConfig, load_pruner
 from unlearning.parts.cutting import Batches, Corrections, Target, cut
+from unlearning.pipeline.privacy import ledger_of, promised_units
 from unlearning.pipeline.pruning_record import FILE, Data, Pruning, Size, read_pruning
 from unlearning.pipeline.source import Source, open_source
 
@@ -72,6 +73,7 @@ def prune(
     name: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     force: bool = False,
+    no_privacy: bool = False,
     progress: Progress | None = None,
 ) -> Pruned:
     """Make the model of a finished run smaller; its folder is under `pruned/` of the run.
@@ -99,6 +101,8 @@ def prune(
         Options of the method: {"option": value} or {"method.option": value}.
     force
         Replace the folder of that name.
+    no_privacy
+        Look at the clients' samples, or train on them, although that ends what the run promises.
     progress
         Shows how fine-tuning goes.
 
@@ -114,6 +118,12 @@ def prune(
     with contextlib.ExitStack() as stack:
         stack.enter_context(held(Path(run), shared=True))
         source = open_source(Path(run))
+        inherited = ledger_of(source)
+        if not no_privacy and data == "train" and (units := promised_units(inherited)):
+            raise FedsimError(
+                f"--data train: the clients' sums have no noise, and the run promises privacy of {units}; "
+                "use --data synthetic, or say --no-privacy"
+            )
         stack.enter_context(held(folder))
         _require_free(folder, force)
         how, shape = how or Corrections(), source.data.dataset.input_shape
@@ -132,9 +142,11 @@ def prune(
             before=first, after=second, seconds=seconds,
             channels={group: (before[group].channels, after[group].channels) for group in before},
         )  # fmt: skip
-        _write(folder, source, small, record, score, data)
+        if inherited is not None and data == "train":
+            inherited = inherited.then(unprotected(f"pruning by {method}", len(inherited.took_part)))
+        _write(folder, source, small, record, score, inherited)
     if fine_tune_rounds:
-        _fine_tune(folder, fine_tune_rounds, force, progress)
+        _fine_tune(folder, fine_tune_rounds, force, no_privacy, progress)
     return Pruned(folder, small, record)
 
 
@@ -219,12 +231,14 @@ def _medians(
     return [float(np.median(each[1:])) for each in taken]  # the first pass warms up
 
 
-def _write(folder: Path, source: Source, model: Classifier, record: Pruning, score: Score, data: Data) -> None:
+def _write(
+    folder: Path, source: Source, model: Classifier, record: Pruning, score: Score, ledger: Ledger | None
+) -> None:
     """Write the folder, whole or not at all."""
     temporary = temporary_for(folder)
     try:
         temporary.mkdir(parents=True)
-        _write_files(temporary, folder.name, source, model, record, score, data)
+        _write_files(temporary, folder.name, source, model, record, score, ledger)
         put_in_place(temporary, folder)
     except OSError as error:
         raise FedsimError(f"{folder}: cannot be written ({error.strerror})") from None
@@ -241,7 +255,7 @@ def _config_of(source: Source, record: Pruning, name: str) -> RunConfig:
 
 
 def _write_files(
-    folder: Path, name: str, source: Source, model: Classifier, record: Pruning, score: Score, data: Data
+    folder: Path, name: str, source: Source, model: Classifier, record: Pruning, score: Score, ledger: Ledger | None
 ) -> None:
     run = source.folder.path
     config = _config_of(source, record, name)
@@ -250,10 +264,8 @@ def _write_files(
     machine = environment(source.device) | {"data_sha256": source.data.content_hash}
     write_atomically(folder / "environment.json", seal(json.dumps(machine, indent=1)))
     shutil.copyfile(run / "partition.npz", folder / "partition.npz")
-    ledger = Ledger.read(run)
-    if data == "train":
-        ledger = ledger.model_copy(update={"releases": (*ledger.releases, RELEASE)})
-    ledger.save(folder)
+    if ledger is not None:
+        ledger.save(folder)
     save_model(folder / "model.safetensors", model.state_dict())
     write_atomically(folder / FILE, seal(record.model_dump_json(indent=1)))
     metrics = {key: value for key, value in score.metrics("global", {}).items() if np.isfinite(value)}
@@ -272,12 +284,6 @@ def _write_files(
     write_atomically(folder / "summary.json", seal(json.dumps(summary, indent=1)))
 
 
-RELEASE = Release(
-    what="sums of products of layer inputs, for pruning", covers=("pruning/*",), when="once",
-    note="sums over a client's samples, without noise",
-)  # fmt: skip
-
-
 def _write_pictures(folder: Path) -> None:
     from fedsim.report.figures import png  # matplotlib: not before there is something to draw
     from fedsim.report.html import write_report
@@ -289,13 +295,13 @@ def _write_pictures(folder: Path) -> None:
     write_report([opened], folder / "report.html")
 
 
-def _fine_tune(folder: Path, rounds: int, force: bool, progress: Progress | None) -> None:
+def _fine_tune(folder: Path, rounds: int, force: bool, no_privacy: bool, progress: Progress | None) -> None:
     """Train the pruned model on, as the run did, in a run of its own."""
     from fedsim.runs import runner
 
     base = resolve(RunFolder.open(folder).config).model_dump(mode="json")
     changes = {
         "start": str(folder), "rounds": rounds, "name": f"{folder.name}-tuned", "history.keep": "none",
-        "out": str(folder.parent),
+        "out": str(folder.parent), "privacy.given_up": no_privacy,
     }  # fmt: skip
     runner.run(base, overrides=changes, force=force, progress=progress)

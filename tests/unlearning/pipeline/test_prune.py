@@ -29,9 +29,9 @@ def test_a_pruned_run_is_a_run(pruned: Path, run: Path, cli: Cli, tmp_path: Path
     assert sum(value.numel() for value in model.parameters()) == record.after.parameters
     summary = json.loads((pruned / "summary.json").read_text())
     assert summary["metrics"]["global/accuracy"] == record.after.accuracy
-    releases = [release.what for release in Ledger.read(pruned).releases]
-    assert releases[:-1] == [release.what for release in Ledger.read(run).releases]
-    assert "pruning" in releases[-1]
+    *before, last = Ledger.read(pruned).parts
+    assert before == list(Ledger.read(run).parts)
+    assert [release.what for release in last.releases] == ["pruning by modhifi_p"]
     assert (pruned / "plots" / "channels.png").is_file()
     for command in (["show", pruned], ["privacy", pruned], ["report", pruned]):
         assert cli(*command).code == 0
@@ -88,3 +88,29 @@ def test_a_start_that_has_changed_is_refused(pruned: Path, cli: Cli, tmp_path: P
     (tmp_path / "on" / "config.yaml").write_text(yaml.safe_dump(config))
     done = cli("run", "--resume", tmp_path / "on")
     assert (done.code, "its hash differs" in done.err) == (2, True)
+
+
+def test_what_a_run_promises_is_kept_or_given_up_in_so_many_words(tmp_path: Path, cli: Cli) -> None:
+    options = [f"--out={tmp_path}", "--quiet", "--clients=6", "--rounds=2", "--model=mlp", "--set=model.hidden=[16]"]
+    private = [*options, "--set=privacy.client.noise_multiplier=1", "--name=private"]
+    assert cli("run", *private).code == 0
+    run = tmp_path / "private"
+    done = cli("prune", run, "--name=raw", "--quiet")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "the run promises privacy of clients; use --data synthetic, or say --no-privacy" in done.err
+    done = cli("prune", run, "--data=synthetic", "--name=noise", "--quiet")
+    assert (done.code, done.err) == (0, "")
+    assert "inf" not in cli("privacy", run / "pruned" / "noise").out
+    assert cli("prune", run, "--no-privacy", "--name=raw", "--quiet").code == 0
+    assert "infinite" in cli("privacy", run / "pruned" / "raw").out
+    on = [*options, f"--set=start={run}"]
+    done = cli("run", *on, "--name=on")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "promises privacy of clients, and this run trains without" in done.err
+    assert not (tmp_path / "on").exists()
+    assert cli("run", *on, "--name=on", "--set=privacy.given_up=true").code == 0
+    assert len(Ledger.read(tmp_path / "on").parts) == 2
+    kept = cli("run", *on, "--name=kept", "--set=privacy.client.noise_multiplier=1")
+    assert (kept.code, kept.err) == (0, "")
+    once, twice = (cli("privacy", tmp_path / name).out for name in ("private", "kept"))
+    assert once != twice
