@@ -19,7 +19,16 @@ from unlearning.api.needs import Needs
 from unlearning.api.registry import UnlearningConfig, searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.blocks import reset
-from unlearning.parts.steps import aside, descend, distillation, endless, forgotten_logits, given, kept_logits, sample
+from unlearning.parts.steps import (
+    descend,
+    distillation,
+    endless,
+    forgotten_logits,
+    given,
+    kept_logits,
+    sample,
+    spawn_rng,
+)
 
 
 class BadTeacherConfig(UnlearningConfig):
@@ -47,7 +56,7 @@ def unlearn(
     model: Classifier, forget: View, retain: View | None, config: BadTeacherConfig, rng: np.random.Generator
 ) -> Classifier:
     """Return the student."""
-    others = aside(rng)
+    others = spawn_rng(rng)
     good, bad = (copy.deepcopy(model).eval().requires_grad_(False) for _ in range(2))
     reset([bad], others)
     kept = sample(given(retain), config.retain_share, others)

@@ -12,7 +12,7 @@ from unlearning.api.needs import Needs
 from unlearning.api.registry import unlearning
 from unlearning.api.view import View
 from unlearning.parts.blocks import TailConfig, repair_tail, reset, tail
-from unlearning.parts.steps import aside
+from unlearning.parts.steps import spawn_rng
 
 
 class EukConfig(TailConfig):
@@ -24,5 +24,5 @@ def unlearn(
     model: Classifier, forget: View, retain: View | None, config: EukConfig, rng: np.random.Generator
 ) -> Classifier:
     """Return the model, its last blocks trained from fresh weights."""
-    reset(tail(model, config.blocks), aside(rng))
+    reset(tail(model, config.blocks), spawn_rng(rng))
     return repair_tail(model, retain, config, rng)

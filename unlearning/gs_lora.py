@@ -33,7 +33,7 @@ from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
 from unlearning.api.registry import UnlearningConfig, unlearning
 from unlearning.api.view import View
-from unlearning.parts.steps import aside, endless, given, sample
+from unlearning.parts.steps import endless, given, sample, spawn_rng
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 """{layer: (A (rank, in), B (out, rank))}."""
@@ -191,7 +191,7 @@ def train_factors(
     optimizer = torch.optim.AdamW(leaves, config.lr, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(config.epochs, 1), min(1e-5, config.lr))
     objective = _objective(model, factors, blocks, forget, retain, config)
-    others = aside(rng)
+    others = spawn_rng(rng)
     leaving = endless(forget, config.batch_size, others)
     for epoch in range(config.epochs):
         alpha = config.alpha if epoch >= config.warmup else 0.0

@@ -24,7 +24,7 @@ from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
 from unlearning.api.registry import UnlearningConfig, searched, unlearning
 from unlearning.api.view import View
-from unlearning.parts.steps import aside, descend, given
+from unlearning.parts.steps import descend, given, spawn_rng
 from unlearning.parts.vae import Vae, evidence_loss, new_vae, squared_error
 
 
@@ -113,7 +113,7 @@ def forget_features(
         raise FedsimError("--method laf: moves features, and those of this model have no weights; use neggrad")
     if not config.epochs or not len(forget) or not len(retain):
         return model.eval()
-    others, vaes = aside(rng), aside(rng)
+    others, vaes = spawn_rng(rng), spawn_rng(rng)
     features, original = model.eval().features, copy.deepcopy(model.features).requires_grad_(False)
     e_forget = embed(original, forget)
     h = fit(torch.cat([embed(original, retain), e_forget]), config, vaes)

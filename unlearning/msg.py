@@ -21,7 +21,7 @@ from unlearning.api.needs import Needs
 from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.blocks import reset
-from unlearning.parts.steps import RepairConfig, aside, descend, extreme, given, kept_losses, mean_gradient, sgd
+from unlearning.parts.steps import RepairConfig, descend, extreme, given, kept_losses, mean_gradient, sgd, spawn_rng
 
 
 class MsgConfig(RepairConfig):
@@ -66,7 +66,7 @@ def unlearn(
     model: Classifier, forget: View, retain: View | None, config: MsgConfig, rng: np.random.Generator
 ) -> Classifier:
     """Return the model, perturbed and repaired."""
-    others = aside(rng)
+    others = spawn_rng(rng)
     of_retain, of_forget = (mean_gradient(model, view, config.batch_size, others) for view in (given(retain), forget))
     tells = {name: (of_retain[name] - of_forget[name]).abs() for name in kernel_names(model)}
     masks = extreme(tells, config.share, largest=False)

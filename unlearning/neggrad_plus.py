@@ -18,7 +18,6 @@ from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.steps import (
     RepairConfig,
-    aside,
     capped_cross_entropy,
     descend,
     endless,
@@ -26,6 +25,7 @@ from unlearning.parts.steps import (
     given,
     kept_logits,
     sgd,
+    spawn_rng,
 )
 
 
@@ -43,7 +43,7 @@ def unlearn(
     model: Classifier, forget: View, retain: View | None, config: NegGradPlusConfig, rng: np.random.Generator
 ) -> Classifier:
     """Return the model after descent and ascent at once."""
-    optimizer, others = sgd(model.parameters(), config), aside(rng)
+    optimizer, others = sgd(model.parameters(), config), spawn_rng(rng)
     forgotten = endless(forget, config.batch_size, others)
 
     def losses() -> Iterator[Tensor]:

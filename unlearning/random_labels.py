@@ -14,7 +14,7 @@ from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
 from unlearning.api.registry import unlearning
 from unlearning.api.view import View
-from unlearning.parts.steps import RepairConfig, aside, descend, given, other_labels, relabelled_losses, sgd
+from unlearning.parts.steps import RepairConfig, descend, given, other_labels, relabelled_losses, sgd, spawn_rng
 
 
 class RandomLabelsConfig(RepairConfig):
@@ -26,7 +26,7 @@ def unlearn(
     model: Classifier, forget: View, retain: View | None, config: RandomLabelsConfig, rng: np.random.Generator
 ) -> Classifier:
     """Return the model, fine-tuned on right and wrong labels."""
-    optimizer, others = sgd(model.parameters(), config), aside(rng)
+    optimizer, others = sgd(model.parameters(), config), spawn_rng(rng)
     wrong = replace(forget, y=other_labels(given(forget.y), model.classifier.out_features, others))
     for _ in range(config.epochs):
         descend(relabelled_losses(model, wrong, given(retain), config.batch_size, rng, others), optimizer)

@@ -19,7 +19,6 @@ from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.steps import (
     RepairConfig,
-    aside,
     descend,
     extreme,
     given,
@@ -27,6 +26,7 @@ from unlearning.parts.steps import (
     other_labels,
     relabelled_losses,
     sgd,
+    spawn_rng,
 )
 
 
@@ -49,10 +49,10 @@ def unlearn(
     model: Classifier, forget: View, retain: View | None, config: SalUnConfig, rng: np.random.Generator
 ) -> Classifier:
     """Return the model, its salient weights fine-tuned on right and wrong labels."""
-    optimizer, others = sgd(model.parameters(), config), aside(rng)
+    optimizer, others = sgd(model.parameters(), config), spawn_rng(rng)
     wrong = replace(forget, y=other_labels(given(forget.y), model.classifier.out_features, others))
     original = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    gradient = mean_gradient(model, forget, config.batch_size, aside(others))
+    gradient = mean_gradient(model, forget, config.batch_size, spawn_rng(others))
     salient = extreme({name: value.abs() for name, value in gradient.items()}, config.threshold, largest=True)
     optimizer.register_step_post_hook(lambda *_: restore(model, original, salient))
     for _ in range(config.epochs):

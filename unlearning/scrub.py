@@ -22,7 +22,6 @@ from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.steps import (
     RepairConfig,
-    aside,
     capped,
     descend,
     distillation,
@@ -30,6 +29,7 @@ from unlearning.parts.steps import (
     given,
     kept_logits,
     sgd,
+    spawn_rng,
 )
 
 
@@ -61,7 +61,7 @@ def students(
     model: Classifier, forget: View, retain: View, config: ScrubConfig, rng: np.random.Generator
 ) -> Iterator[Classifier]:
     """Train `model`, which begins as its own teacher, and yield it after every epoch."""
-    teacher, optimizer, others = copy.deepcopy(model).eval(), sgd(model.parameters(), config), aside(rng)
+    teacher, optimizer, others = copy.deepcopy(model).eval(), sgd(model.parameters(), config), spawn_rng(rng)
 
     def leaving() -> Iterator[Tensor]:
         for x, _ in forget.batches(config.batch_size, others):

@@ -19,7 +19,7 @@ from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
 from unlearning.api.registry import UnlearningConfig, searched, unlearning
 from unlearning.api.view import View
-from unlearning.parts.steps import aside, descend, forgotten_logits, given, kept_logits, kept_losses, noise, sample
+from unlearning.parts.steps import descend, forgotten_logits, given, kept_logits, kept_losses, noise, sample, spawn_rng
 
 
 class UnsirConfig(UnlearningConfig):
@@ -63,7 +63,7 @@ def unlearn(
     model: Classifier, forget: View, retain: View | None, config: UnsirConfig, rng: np.random.Generator
 ) -> Classifier:
     """Return the model, impaired and repaired."""
-    others = aside(rng)
+    others = spawn_rng(rng)
     kept = sample(given(retain), config.retain_share, others)
     y = torch.unique(given(forget.y)).repeat_interleave(config.batch_size)
     example = next(kept.batches(1, None))[0]

@@ -36,7 +36,7 @@ from unlearning.gs_lora import (
     unlearn,
     unlearn_with_prototypes,
 )
-from unlearning.parts.steps import aside
+from unlearning.parts.steps import spawn_rng
 
 
 def vit(seed: int = 0, **options: int) -> Classifier:
@@ -183,7 +183,7 @@ def test_with_all_else_off_it_is_plain_lora_on_the_replayed_samples() -> None:
     train_factors(model, factors, blocks, forget, retain, options, generator(0, "m"))
 
     twin, rng = new_factors(model, blocks, 2, generator(0, "f")), generator(0, "m")
-    aside(rng)
+    spawn_rng(rng)
     leaves = [part for pair in twin.values() for part in pair]
     optimizer = torch.optim.AdamW(leaves, options.lr, weight_decay=options.weight_decay)
     for epoch in range(3):

@@ -2,7 +2,7 @@
 
 Kept samples pass through the model in training mode, samples to forget in evaluation mode: no running statistic of
 batch norm ever takes them in. Kept samples are shuffled by the method's generator itself, everything else is drawn from
-`aside(rng)`, so a method with its forgetting switched off takes the very steps of fine-tuning.
+`spawn_rng(rng)`, so a method with its forgetting switched off takes the very steps of fine-tuning.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def given(value: T | None) -> T:
     return value
 
 
-def aside(rng: np.random.Generator) -> np.random.Generator:
+def spawn_rng(rng: np.random.Generator) -> np.random.Generator:
     """Return a generator of its own for what fine-tuning does not draw; the stream of `rng` does not move."""
     return rng.spawn(1)[0]
 
