@@ -23,7 +23,7 @@ from unlearning.api.federation import Federation
 from unlearning.api.registry import Method, UnlearnClients, UnlearningConfig, UnlearnSamples
 from unlearning.pipeline.forget import Request
 from unlearning.pipeline.memory import peak_memory
-from unlearning.pipeline.roles import Roles, granted
+from unlearning.pipeline.roles import Roles, views_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ def refusal(method: Method, request: Request, history: HistoryConfig) -> str | N
 def unlearn_with(method: Method, options: UnlearningConfig, model: Classifier, roles: Roles, seed: int) -> Unlearned:
     """Return what the method makes of a copy of `model`; equal arguments give equal bits on one kind of machine."""
     purpose = f"unlearn-{method.name}"
-    forget, retain = granted(roles, method.needs, generator(seed, f"{purpose}-noise"))
+    forget, retain = views_for(roles, method.needs, generator(seed, f"{purpose}-noise"))
     device = forget.x.device
     private = copy.deepcopy(model).eval().requires_grad_(method.needs.gradients)
     torch.optim.SGD([torch.zeros(())], lr=1.0)  # a process's first optimiser imports for seconds, which are not its own

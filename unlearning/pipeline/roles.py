@@ -102,7 +102,7 @@ def roles_of(source: Source, request: Request) -> Roles:
     return replace(roles, earlier=View(x, y, dataset.mean, dataset.std, dtype))
 
 
-def granted(roles: Roles, needs: Needs, rng: np.random.Generator) -> tuple[View, View | None]:
+def views_for(roles: Roles, needs: Needs, rng: np.random.Generator) -> tuple[View, View | None]:
     """Return the forget view and the retain view as a method with these needs gets them: nothing else is in them."""
     forget = _granted(roles.forget, needs.forget_labels, needs.synthetic_only, rng)
     if needs.unseen:
