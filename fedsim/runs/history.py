@@ -29,7 +29,7 @@ FOLDER = "history"
 _ROUND, _MODEL = "round.json", "model.safetensors"
 
 
-class Share(BaseModel):
+class Participation(BaseModel):
     """What one client did in a round."""
 
     model_config = ConfigDict(frozen=True)
@@ -48,7 +48,7 @@ class _RoundFile(BaseModel):
     round: int = Field(ge=1)
     cohort: list[int]
     """Those that were drawn."""
-    clients: dict[int, Share]
+    clients: dict[int, Participation]
     """Those that answered, in the order in which the server took them."""
     server: dict[str, Any] | None = None
     """The JSON half of the server's state; None in a round that was not kept."""
@@ -130,14 +130,14 @@ class HistoryWriter:
 
     def add(self, client: int, content: RecordDict) -> None:
         """Keep a client's good reply."""
-        share = Share()
+        share = Participation()
         if self._round.sha256 is not None:
             update = own_update(content)
             moved = self._moved(to_tensors(update.array_records[ARRAYS]), self._model.params)
             weight = scalars(update.metric_records[METRICS])[WEIGHT]
             file = self._temporary / _client(client)
             digest = self._write(file, update) if self.config.keep == "updates" else None
-            share = Share(weight=weight, norm=norm(moved), sha256=digest)
+            share = Participation(weight=weight, norm=norm(moved), sha256=digest)
         self._round.clients[client] = share
 
     def commit(self) -> None:
@@ -204,7 +204,7 @@ class KeptRound:
         self.number = self._file.round
         self.cohort: Sequence[int] = self._file.cohort
         """Those that were drawn."""
-        self.clients: Mapping[int, Share] = self._file.clients
+        self.clients: Mapping[int, Participation] = self._file.clients
         """Those that answered, in the order in which the server took them."""
 
     @property

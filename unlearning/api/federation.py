@@ -22,7 +22,7 @@ from fedsim.flower.wire import ARRAYS, METRICS, OWN_UPDATES, TRAIN, own_update
 from fedsim.models.base import Classifier
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest, load_model
-from fedsim.runs.history import KeptRound, Sent, Share, open_history
+from fedsim.runs.history import KeptRound, Participation, Sent, open_history
 from fedsim.runs.progress import Progress
 from fedsim.runs.simulation import RunState, Simulation
 from unlearning.api.needs import Needs
@@ -35,7 +35,7 @@ class Round:
     def __init__(self, kept: KeptRound, federation: Federation) -> None:
         self._kept, self._federation = kept, federation
         self.number = kept.number
-        self.clients: Mapping[int, Share] = kept.clients
+        self.clients: Mapping[int, Participation] = kept.clients
         """Those that answered, the forgotten ones among them, in the order in which the server took them."""
 
     @property
