@@ -24,8 +24,8 @@ from unlearning.parts.steps import (
     distillation,
     endless,
     forgotten_logits,
-    given,
     kept_logits,
+    required,
     sample,
     spawn_rng,
 )
@@ -59,7 +59,7 @@ def unlearn(
     others = spawn_rng(rng)
     good, bad = (copy.deepcopy(model).eval().requires_grad_(False) for _ in range(2))
     reset([bad], others)
-    kept = sample(given(retain), config.retain_share, others)
+    kept = sample(required(retain), config.retain_share, others)
     share = len(forget) / (len(forget) + len(kept))
     forgotten = endless(forget, config.batch_size, others)
 

@@ -33,7 +33,7 @@ from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
 from unlearning.api.registry import UnlearningConfig, unlearning
 from unlearning.api.view import View
-from unlearning.parts.steps import endless, given, sample, spawn_rng
+from unlearning.parts.steps import endless, required, sample, spawn_rng
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 """{layer: (A (rank, in), B (out, rank))}."""
@@ -153,8 +153,8 @@ def prototypes(model: Classifier, views: list[View], batch_size: int) -> Tensor:
     counts = torch.zeros(len(sums), 1, dtype=sums.dtype, device=sums.device)
     for view in views:
         for x, y in view.batches(batch_size, None):
-            sums.index_add_(0, given(y), model.features(x))
-            counts.index_add_(0, given(y), torch.ones(len(x), 1).to(counts))
+            sums.index_add_(0, required(y), model.features(x))
+            counts.index_add_(0, required(y), torch.ones(len(x), 1).to(counts))
     return sums / counts.clamp_min(1)
 
 
@@ -170,16 +170,16 @@ def soft_threshold(factors: Factors, blocks: Blocks, amount: float) -> None:
 
 def some_samples(view: View, config: GsLoraConfig, rng: np.random.Generator, left_out: frozenset[int]) -> View:
     """Return what is looked at of a view: a share, or so many of each class; no sample of a class left out."""
-    labels = given(view.y).cpu().numpy()
+    labels = required(view.y).cpu().numpy()
     if left_out:
         rows = torch.from_numpy(np.flatnonzero(~np.isin(labels, list(left_out)))).to(view.x.device)
-        view = replace(view, x=view.x[rows], y=given(view.y)[rows])
-        labels = given(view.y).cpu().numpy()
+        view = replace(view, x=view.x[rows], y=required(view.y)[rows])
+        labels = required(view.y).cpu().numpy()
     if config.shots is None:
         return sample(view, config.share, rng)
     drawn = [rng.permutation(np.flatnonzero(labels == label))[: config.shots] for label in np.unique(labels)]
     rows = torch.from_numpy(np.sort(np.concatenate(drawn))).to(view.x.device)
-    return replace(view, x=view.x[rows], y=given(view.y)[rows])
+    return replace(view, x=view.x[rows], y=required(view.y)[rows])
 
 
 def train_factors(
@@ -233,14 +233,14 @@ def _objective(
         weights = effective(model, factors)
         (x_r, y_r), (x_f, y_f) = kept, leaving
         h_r, h_f = features(x_r, weights), features(x_f, weights)
-        l_r = F.cross_entropy(model.classifier(h_r), given(y_r))
-        l_f = bounded(F.cross_entropy(model.classifier(h_f), given(y_f)), bound)
+        l_r = F.cross_entropy(model.classifier(h_r), required(y_r))
+        l_f = bounded(F.cross_entropy(model.classifier(h_f), required(y_f)), bound)
         total = l_r + config.beta * l_f + alpha * block_norms(factors, blocks).sum()
         if centres is not None:
             total = total + config.push * bounded(
-                prototype_divergence(h_f, centres[given(y_f)]), config.prototype_bound
+                prototype_divergence(h_f, centres[required(y_f)]), config.prototype_bound
             )
-            total = total + config.pull * prototype_divergence(h_r, centres[given(y_r)])
+            total = total + config.pull * prototype_divergence(h_r, centres[required(y_r)])
         return total
 
     return loss
@@ -256,8 +256,8 @@ def merge(model: nn.Module, factors: Factors) -> None:
 def _forget(
     model: Classifier, forget: View, retain: View | None, config: GsLoraConfig, rng: np.random.Generator
 ) -> Classifier:
-    blocks, kept = perceptrons(model), given(retain)
-    classes = np.setdiff1d(given(kept.y).cpu().numpy(), given(forget.y).cpu().numpy())
+    blocks, kept = perceptrons(model), required(retain)
+    classes = np.setdiff1d(required(kept.y).cpu().numpy(), required(forget.y).cpu().numpy())
     if config.unreplayed and config.unreplayed >= len(classes):
         raise FedsimError(f"--set gs_lora.unreplayed: {len(classes)} classes are kept; leave fewer of them out")
     left_out = frozenset(rng.permutation(classes)[: config.unreplayed].tolist())

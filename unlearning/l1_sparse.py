@@ -15,7 +15,7 @@ from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
 from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
-from unlearning.parts.steps import RepairConfig, descend, given, kept_losses, sgd
+from unlearning.parts.steps import RepairConfig, descend, kept_losses, required, sgd
 
 
 class L1SparseConfig(RepairConfig):
@@ -45,7 +45,7 @@ def unlearn(
     optimizer = sgd(model.parameters(), config)
 
     def losses(penalty: float) -> Iterator[Tensor]:
-        for loss in kept_losses(model, given(retain), config.batch_size, rng):
+        for loss in kept_losses(model, required(retain), config.batch_size, rng):
             yield loss + penalty * l1_norm(model)
 
     for epoch in range(config.epochs):

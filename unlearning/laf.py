@@ -24,7 +24,7 @@ from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
 from unlearning.api.registry import UnlearningConfig, searched, unlearning
 from unlearning.api.view import View
-from unlearning.parts.steps import descend, given, spawn_rng
+from unlearning.parts.steps import descend, required, spawn_rng
 from unlearning.parts.vae import Vae, evidence_loss, new_vae, squared_error
 
 
@@ -136,4 +136,4 @@ def unlearn(
     model: Classifier, forget: View, retain: View | None, config: LafConfig, rng: np.random.Generator
 ) -> Classifier:
     """Return the model, its features moved."""
-    return forget_features(model, forget, given(retain), config, rng)
+    return forget_features(model, forget, required(retain), config, rng)

@@ -18,7 +18,7 @@ from unlearning.api.needs import Needs
 from unlearning.api.registry import unlearning
 from unlearning.api.view import View
 from unlearning.laf import LafConfig, forget_features
-from unlearning.parts.steps import descend, given
+from unlearning.parts.steps import descend, required
 
 
 class LafRepairConfig(LafConfig):
@@ -38,7 +38,7 @@ def repair_classifier(
     for _ in range(config.repair_epochs):
         batches = zip(range(num_steps), retain.batches(config.batch_size, rng), strict=False)
         with torch.no_grad():
-            fixed = [(model.features(x), given(y)) for _, (x, y) in batches]
+            fixed = [(model.features(x), required(y)) for _, (x, y) in batches]
         descend((F.cross_entropy(model.classifier(e), y) for e, y in fixed), optimizer)
 
 
@@ -47,6 +47,6 @@ def unlearn(
     model: Classifier, forget: View, retain: View | None, config: LafRepairConfig, rng: np.random.Generator
 ) -> Classifier:
     """Return the model, its features moved and its classifier repaired."""
-    forget_features(model, forget, given(retain), config, rng)
-    repair_classifier(model, given(retain), math.ceil(len(forget) / config.batch_size), config, rng)
+    forget_features(model, forget, required(retain), config, rng)
+    repair_classifier(model, required(retain), math.ceil(len(forget) / config.batch_size), config, rng)
     return model

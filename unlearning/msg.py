@@ -21,7 +21,7 @@ from unlearning.api.needs import Needs
 from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.blocks import reset
-from unlearning.parts.steps import RepairConfig, descend, extreme, given, kept_losses, mean_gradient, sgd, spawn_rng
+from unlearning.parts.steps import RepairConfig, descend, extreme, kept_losses, mean_gradient, required, sgd, spawn_rng
 
 
 class MsgConfig(RepairConfig):
@@ -67,7 +67,9 @@ def unlearn(
 ) -> Classifier:
     """Return the model, perturbed and repaired."""
     others = spawn_rng(rng)
-    of_retain, of_forget = (mean_gradient(model, view, config.batch_size, others) for view in (given(retain), forget))
+    of_retain, of_forget = (
+        mean_gradient(model, view, config.batch_size, others) for view in (required(retain), forget)
+    )
     tells = {name: (of_retain[name] - of_forget[name]).abs() for name in kernel_names(model)}
     masks = extreme(tells, config.share, largest=False)
     redraw(model, masks, others)
@@ -78,7 +80,7 @@ def unlearn(
         hooks.append(parameter.register_hook(partial(torch.mul, factor)))  # type: ignore[no-untyped-call]  # torch's stub
     optimizer = sgd(model.parameters(), config)
     for _ in range(config.epochs):
-        descend(kept_losses(model, given(retain), config.batch_size, rng), optimizer)
+        descend(kept_losses(model, required(retain), config.batch_size, rng), optimizer)
     for hook in hooks:
         hook.remove()
     return model.eval()

@@ -14,7 +14,7 @@ from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
 from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
-from unlearning.parts.steps import RepairConfig, capped_cross_entropy, descend, forgotten_logits, given, sgd
+from unlearning.parts.steps import RepairConfig, capped_cross_entropy, descend, forgotten_logits, required, sgd
 
 
 class NegGradConfig(RepairConfig):
@@ -48,6 +48,7 @@ def unlearn(
     for _ in range(config.epochs):
         batches = forget.batches(config.batch_size, rng)
         descend(
-            (-capped_cross_entropy(forgotten_logits(model, x), given(y), config.ceiling) for x, y in batches), optimizer
+            (-capped_cross_entropy(forgotten_logits(model, x), required(y), config.ceiling) for x, y in batches),
+            optimizer,
         )
     return model.eval()

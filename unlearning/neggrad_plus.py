@@ -22,8 +22,8 @@ from unlearning.parts.steps import (
     descend,
     endless,
     forgotten_logits,
-    given,
     kept_logits,
+    required,
     sgd,
     spawn_rng,
 )
@@ -47,10 +47,10 @@ def unlearn(
     forgotten = endless(forget, config.batch_size, others)
 
     def losses() -> Iterator[Tensor]:
-        pairs = zip(given(retain).batches(config.batch_size, rng), forgotten, strict=False)
+        pairs = zip(required(retain).batches(config.batch_size, rng), forgotten, strict=False)
         for (x, y), (x_f, y_f) in pairs:
-            keep = F.cross_entropy(kept_logits(model, x), given(y))
-            lose = capped_cross_entropy(forgotten_logits(model, x_f), given(y_f), config.ceiling)
+            keep = F.cross_entropy(kept_logits(model, x), required(y))
+            lose = capped_cross_entropy(forgotten_logits(model, x_f), required(y_f), config.ceiling)
             yield config.alpha * keep - (1 - config.alpha) * lose
 
     for _ in range(config.epochs):

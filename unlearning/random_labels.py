@@ -14,7 +14,7 @@ from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
 from unlearning.api.registry import unlearning
 from unlearning.api.view import View
-from unlearning.parts.steps import RepairConfig, descend, given, other_labels, relabelled_losses, sgd, spawn_rng
+from unlearning.parts.steps import RepairConfig, descend, other_labels, relabelled_losses, required, sgd, spawn_rng
 
 
 class RandomLabelsConfig(RepairConfig):
@@ -27,7 +27,7 @@ def unlearn(
 ) -> Classifier:
     """Return the model, fine-tuned on right and wrong labels."""
     optimizer, others = sgd(model.parameters(), config), spawn_rng(rng)
-    wrong = replace(forget, y=other_labels(given(forget.y), model.classifier.out_features, others))
+    wrong = replace(forget, y=other_labels(required(forget.y), model.classifier.out_features, others))
     for _ in range(config.epochs):
-        descend(relabelled_losses(model, wrong, given(retain), config.batch_size, rng, others), optimizer)
+        descend(relabelled_losses(model, wrong, required(retain), config.batch_size, rng, others), optimizer)
     return model.eval()

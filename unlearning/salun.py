@@ -21,10 +21,10 @@ from unlearning.parts.steps import (
     RepairConfig,
     descend,
     extreme,
-    given,
     mean_gradient,
     other_labels,
     relabelled_losses,
+    required,
     sgd,
     spawn_rng,
 )
@@ -50,11 +50,11 @@ def unlearn(
 ) -> Classifier:
     """Return the model, its salient weights fine-tuned on right and wrong labels."""
     optimizer, others = sgd(model.parameters(), config), spawn_rng(rng)
-    wrong = replace(forget, y=other_labels(given(forget.y), model.classifier.out_features, others))
+    wrong = replace(forget, y=other_labels(required(forget.y), model.classifier.out_features, others))
     original = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     gradient = mean_gradient(model, forget, config.batch_size, spawn_rng(others))
     salient = extreme({name: value.abs() for name, value in gradient.items()}, config.threshold, largest=True)
     optimizer.register_step_post_hook(lambda *_: restore(model, original, salient))
     for _ in range(config.epochs):
-        descend(relabelled_losses(model, wrong, given(retain), config.batch_size, rng, others), optimizer)
+        descend(relabelled_losses(model, wrong, required(retain), config.batch_size, rng, others), optimizer)
     return model.eval()

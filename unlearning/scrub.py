@@ -26,8 +26,8 @@ from unlearning.parts.steps import (
     descend,
     distillation,
     forgotten_logits,
-    given,
     kept_logits,
+    required,
     sgd,
     spawn_rng,
 )
@@ -72,7 +72,7 @@ def students(
         for x, y in retain.batches(config.batch_size, rng):
             logits = kept_logits(model, x)
             near = distillation(logits, teacher_logits(teacher, x), config.temperature).mean()
-            yield config.gamma * F.cross_entropy(logits, given(y)) + config.alpha * near
+            yield config.gamma * F.cross_entropy(logits, required(y)) + config.alpha * near
 
     for epoch in range(config.epochs):
         if epoch < config.max_epochs:
@@ -86,6 +86,6 @@ def unlearn(
     model: Classifier, forget: View, retain: View | None, config: ScrubConfig, rng: np.random.Generator
 ) -> Classifier:
     """Return the student after the last epoch."""
-    for _ in students(model, forget, given(retain), config, rng):
+    for _ in students(model, forget, required(retain), config, rng):
         pass
     return model.eval()

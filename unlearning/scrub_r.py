@@ -18,7 +18,7 @@ from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
 from unlearning.api.registry import unlearning
 from unlearning.api.view import View
-from unlearning.parts.steps import given
+from unlearning.parts.steps import required
 from unlearning.scrub import ScrubConfig, students
 
 
@@ -32,7 +32,7 @@ def class_errors(model: Classifier, view: View, num_classes: int) -> tuple[Tenso
     model.eval()
     wrong, total = torch.zeros(2, num_classes, dtype=torch.float64)
     for x, y in view.batches(500, None):
-        labels = given(y)
+        labels = required(y)
         total += torch.bincount(labels, minlength=num_classes).to(total)
         wrong += torch.bincount(labels[model(x).argmax(1) != labels], minlength=num_classes).to(wrong)
     return wrong, total
@@ -43,9 +43,9 @@ def unlearn(
     model: Classifier, forget: View, retain: View | None, config: ScrubRConfig, rng: np.random.Generator
 ) -> Classifier:
     """Return the student of the epoch that is rewound to."""
-    num_classes, unseen = model.classifier.out_features, given(forget.unseen)
+    num_classes, unseen = model.classifier.out_features, required(forget.unseen)
     kept, errors = [], []
-    for student in students(model, forget, given(retain), config, rng):
+    for student in students(model, forget, required(retain), config, rng):
         wrong, total = class_errors(student, forget, num_classes)
         errors.append(wrong.sum() / total.sum().clamp(min=1))
         kept.append(copy.deepcopy(student.state_dict()))

@@ -16,7 +16,7 @@ from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
 from unlearning.api.registry import UnlearningConfig, searched, unlearning
 from unlearning.api.view import View
-from unlearning.parts.steps import batch_gradients, given, union
+from unlearning.parts.steps import batch_gradients, required, union
 
 
 class SsdConfig(UnlearningConfig):
@@ -62,10 +62,10 @@ def unlearn(
 ) -> Classifier:
     """Return the dampened model."""
     of_forget = importance(model, forget, config.batch_size, rng)
-    of_all = importance(model, union(given(retain), forget), config.batch_size, rng)
+    of_all = importance(model, union(required(retain), forget), config.batch_size, rng)
     alpha = config.alpha
     if alpha is None:
-        alpha = adaptive_alpha(of_forget, of_all, len(forget), len(forget) + len(given(retain)))
+        alpha = adaptive_alpha(of_forget, of_all, len(forget), len(forget) + len(required(retain)))
     with torch.no_grad():
         for name, theta in model.named_parameters():
             theta.copy_(dampened(theta, of_forget[name], of_all[name], alpha, config.dampening))

@@ -19,7 +19,16 @@ from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
 from unlearning.api.registry import UnlearningConfig, searched, unlearning
 from unlearning.api.view import View
-from unlearning.parts.steps import descend, forgotten_logits, given, kept_logits, kept_losses, noise, sample, spawn_rng
+from unlearning.parts.steps import (
+    descend,
+    forgotten_logits,
+    kept_logits,
+    kept_losses,
+    noise,
+    required,
+    sample,
+    spawn_rng,
+)
 
 
 class UnsirConfig(UnlearningConfig):
@@ -64,15 +73,15 @@ def unlearn(
 ) -> Classifier:
     """Return the model, impaired and repaired."""
     others = spawn_rng(rng)
-    kept = sample(given(retain), config.retain_share, others)
-    y = torch.unique(given(forget.y)).repeat_interleave(config.batch_size)
+    kept = sample(required(retain), config.retain_share, others)
+    y = torch.unique(required(forget.y)).repeat_interleave(config.batch_size)
     example = next(kept.batches(1, None))[0]
     start = noise(others, example.expand(len(y), *example.shape[1:]))
     noisy = adverse_noise(model, start, y, config) if config.impair_epochs else start
 
     def impairing() -> Iterator[Tensor]:
         for x_kept, y_kept in kept.batches(config.batch_size, rng):
-            keep = F.cross_entropy(kept_logits(model, x_kept), given(y_kept))
+            keep = F.cross_entropy(kept_logits(model, x_kept), required(y_kept))
             yield (keep + F.cross_entropy(forgotten_logits(model, noisy), y)) / 2
 
     optimizer = torch.optim.Adam(model.parameters(), config.impair_lr)

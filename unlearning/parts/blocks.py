@@ -14,7 +14,7 @@ from fedsim.models.base import Classifier
 from fedsim.randomness import torch_draws
 from unlearning.api.registry import searched
 from unlearning.api.view import View
-from unlearning.parts.steps import RepairConfig, descend, given, kept_losses, sgd
+from unlearning.parts.steps import RepairConfig, descend, kept_losses, required, sgd
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -82,7 +82,7 @@ def repair_tail(model: Classifier, retain: View | None, config: TailConfig, rng:
         parameter.requires_grad_(False)
     optimizer = sgd(trained.values(), config)
     for _ in range(config.epochs):
-        descend(kept_losses(model, given(retain), config.batch_size, rng, frozen), optimizer)
+        descend(kept_losses(model, required(retain), config.batch_size, rng, frozen), optimizer)
     for parameter in fixed:
         parameter.requires_grad_(True)
     return model.eval()

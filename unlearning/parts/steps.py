@@ -41,7 +41,7 @@ class RepairConfig(UnlearningConfig):
     """L2 penalty of SGD."""
 
 
-def given(value: T | None) -> T:
+def required(value: T | None) -> T:
     """Return what a method's declared needs promise is there."""
     assert value is not None
     return value
@@ -100,14 +100,14 @@ def kept_losses(
 ) -> Iterator[Tensor]:
     """Yield the cross-entropy of each batch in one pass over the kept samples."""
     for x, y in retain.batches(batch_size, rng):
-        yield F.cross_entropy(kept_logits(model, x, frozen), given(y))
+        yield F.cross_entropy(kept_logits(model, x, frozen), required(y))
 
 
 def repair(model: Classifier, retain: View | None, config: RepairConfig, rng: np.random.Generator) -> Classifier:
     """Fine-tune all of the model on the kept samples, in place; return it in evaluation mode."""
     optimizer = sgd(model.parameters(), config)
     for _ in range(config.epochs):
-        descend(kept_losses(model, given(retain), config.batch_size, rng), optimizer)
+        descend(kept_losses(model, required(retain), config.batch_size, rng), optimizer)
     return model.eval()
 
 
@@ -148,8 +148,8 @@ def relabelled_losses(
     share = len(forget) / (len(forget) + len(retain))
     pairs = zip(retain.batches(batch_size, rng), endless(forget, batch_size, others), strict=False)
     for (x, y), (x_f, y_f) in pairs:
-        keep = F.cross_entropy(kept_logits(model, x), given(y))
-        yield (1 - share) * keep + share * F.cross_entropy(forgotten_logits(model, x_f), given(y_f))
+        keep = F.cross_entropy(kept_logits(model, x), required(y))
+        yield (1 - share) * keep + share * F.cross_entropy(forgotten_logits(model, x_f), required(y_f))
 
 
 def batch_gradients(
@@ -162,7 +162,7 @@ def batch_gradients(
     model.eval()
     names, parameters = zip(*model.named_parameters(), strict=True)
     for x, y in view.batches(batch_size, rng):
-        gradients = torch.autograd.grad(F.cross_entropy(model(x), given(y)), parameters)
+        gradients = torch.autograd.grad(F.cross_entropy(model(x), required(y)), parameters)
         yield len(x), dict(zip(names, gradients, strict=True))
 
 
@@ -177,7 +177,7 @@ def mean_gradient(model: Classifier, view: View, batch_size: int, rng: np.random
 
 def union(first: View, second: View) -> View:
     """Return the samples of both views, with labels."""
-    return replace(first, x=torch.cat([first.x, second.x]), y=torch.cat([given(first.y), given(second.y)]))
+    return replace(first, x=torch.cat([first.x, second.x]), y=torch.cat([required(first.y), required(second.y)]))
 
 
 def sample(view: View, share: float, rng: np.random.Generator) -> View:
