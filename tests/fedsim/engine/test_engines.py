@@ -243,6 +243,20 @@ def test_several_waves_come_to_the_same_bits_on_ray(ray_engine: MakeEngine) -> N
 
 
 @pytest.mark.ray
+def test_models_made_for_single_clients_come_to_the_same_bits_on_ray(ray_engine: MakeEngine) -> None:
+    options = {
+        "strategy.descriptor": 4,
+        "strategy.hidden": 8,
+        "training.steps": 3,
+        "model": {"name": "cnn", "norm": "none"},
+    }
+    sims = [simulation("pefll", "vectorized", **options, eval_clients="all") for _ in range(2)]
+    here = run_rounds(sims[0], sims[0].engine())
+    ray = ray_engine(partial(Worker, sims[1].config, sims[1].data), 12, 3, num_workers=2)
+    assert run_rounds(sims[1], ray) == here
+
+
+@pytest.mark.ray
 def test_same_history_on_ray(ray_engine: MakeEngine, undisturbed, tmp_path: Path) -> None:
     sim = simulation("fedavg", "vectorized")
     config, files = HistoryConfig(keep="updates"), []
