@@ -32,10 +32,12 @@ from fedsim.runs.checkpoint import load_latest, save_model
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.frozen import run_data
 from fedsim.runs.reserve import held, put_in_place, temporary_for
-from fedsim.runs.runner import require_same_data
+from fedsim.runs.runner import load_run_tensors, require_same_data
 from fedsim.runs.simulation import Simulation
 
 TABLE = "personal.csv"
+_UNLEARNED = "unlearn"
+"""Key of the configuration of an outcome of `fedsim unlearn`."""
 
 
 @dataclass
@@ -82,14 +84,16 @@ def personalize(
     FedsimError
         If the run is not finished, its checkpoint or its data is not what it was, or there are no such clients.
     """
-    folder = RunFolder.open(run)
-    if folder.status != "finished":
-        raise FedsimError(f"{run}: is {folder.status}, and only a finished run has models; fedsim run --resume {run}")
     if clients is not None and dataset is not None:
         raise FedsimError("--clients: names clients of the run, and --dataset brings new ones; give one of them")
-    config = resolve(user_settings(), recorded_config(folder.path))
-    simulation = Simulation(config, data=run_data(folder.path, config))
-    require_same_data(folder, simulation.data)
+    asked = RunFolder.open(run)
+    forgetful = _UNLEARNED in asked.config  # its outcomes lie two folders below a run
+    folder = RunFolder.open(asked.path.resolve().parents[1]) if forgetful else asked
+    if folder.status != "finished":
+        raise FedsimError(f"{run}: is {folder.status}, and only a finished run has models; fedsim run --resume {run}")
+    recorded = resolve(user_settings(), recorded_config(folder.path))
+    simulation = Simulation(recorded, data=run_data(asked.path, recorded))  # nothing of what was forgotten
+    require_same_data(asked, simulation.data)
     checkpoint = load_latest(folder.path)
     config = simulation.config
     if checkpoint is None or checkpoint.round != config.rounds:
@@ -101,11 +105,25 @@ def personalize(
     assert config.training.chunk is not None
     with closing(InProcessEngine(worker, len(worker.data.partition), config.training.chunk)) as engine:
         state = simulation.restore(checkpoint, engine)
+        if forgetful:
+            state.tensors = _forgetful_model(asked, simulation)
         engine.cohort = wanted
         desk = _Desk(worker, engine, adapt_steps, {c: _new(c, simulation, worker.data) for c in wanted})
         arrays = to_record(state.tensors)
         conduct(simulation.server.exchange_evaluate(state.round, arrays, ConfigRecord(), engine), desk.send)
     return list(desk.clients.values())
+
+
+def _forgetful_model(outcome: RunFolder, simulation: Simulation) -> Tensors:
+    """Return the global tensors of an unlearned model, if nothing else has to do with what clients get."""
+    name, server = simulation.config.strategy.name, simulation.server
+    tensors = load_run_tensors(outcome)
+    if simulation.worker.client.personalised or tensors.keys() != server.initial().keys():
+        raise FedsimError(
+            f"{outcome.path}: what {name} makes for a client comes of more than this model, and nothing else forgot; "
+            "personalize the outcome of a run of fedavg"
+        )
+    return {name: value.to(simulation.worker.device) for name, value in tensors.items()}
 
 
 def _new(client: int, simulation: Simulation, data: FederatedData) -> Personal:

@@ -19,7 +19,7 @@ from fedsim.runs.checkpoint import load_model
 from fedsim.runs.personalize import personalize
 from fedsim.runs.simulation import Simulation
 from fedsim.training.batches import plan_batches
-from tests.strategies.small_runs import BASE, OWN, begin
+from tests.strategies.small_runs import BASE, OWN, assert_same_bits, begin
 from tests.tiny_runs import Cli
 
 
@@ -184,3 +184,22 @@ def test_plain_models_hold_no_more_than_a_model() -> None:
     personal = client.personal(0, run.simulation.server.first)
     plain = client.plain(run.simulation.server.first.merged(personal), {})
     assert set(plain) == set(run.simulation.server.initial())
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_what_was_forgotten_stays_forgotten(tmp_path: Path) -> None:
+    """An outcome's model is the one that clients get, and a client whose data are gone gets none."""
+    from unlearning.pipeline.runner import unlearn
+
+    folder = finished("fedavg", tmp_path)
+    outcome = unlearn(folder, ["finetune"], "client=1", name="gone").folder
+    model = load_model(next(path for path in (outcome / "model.safetensors", outcome) if path.is_file()))
+    (one,) = personalize(outcome, "5")
+    assert_same_bits(one.model, model)
+    assert not torch.equal(one.model["classifier.weight"], personalize(folder, "5")[0].model["classifier.weight"])
+    with pytest.raises(FedsimError, match="client 1 has no samples"):
+        personalize(outcome, "1")
+    ditto = finished("ditto", tmp_path)
+    outcome = unlearn(ditto, ["finetune"], "client=1", name="gone").folder
+    with pytest.raises(FedsimError, match="comes of more than this model, and nothing else forgot"):
+        personalize(outcome, "5")
