@@ -1,7 +1,9 @@
 """A user's own files: `./mine.py` or `./mine.py:name` in place of a name of ours.
 
-Loading a file runs it. A configuration holds its absolute path and, in `plugins`, its SHA-256: later commands on the
-run look for it there, and say so in one line if it is gone or has changed. No file that lies in a run folder is run.
+Loading a file runs it, so only files run that the user has named, on the command line or from Python. Which these are,
+with their SHA-256, is kept in `known_files.json` beside the user's own settings. A configuration holds a file's absolute
+path and, in `plugins`, its SHA-256: later commands on the run look for it there, and say so in one line if it is gone or
+has changed. No file that lies in a run folder is run.
 
 The module's name holds the path, so that another process of this machine, such as a Ray worker, finds it again when it
 unpickles what the module defines.
@@ -9,10 +11,13 @@ unpickles what the module defines.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import json
+import os
 import re
 import sys
 from collections.abc import Collection, Sequence
@@ -20,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+from fedsim.atomic import write_atomically
 from fedsim.errors import FedsimError
 from fedsim.paths import expanded
 from fedsim.schema import Config
@@ -78,6 +84,45 @@ def load_plugin(path: Path, where: str) -> ModuleType:
         sys.modules.pop(name, None)
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise FedsimError(f"{where}: {path} cannot be loaded ({text}); mend it") from error
+
+
+def _known_file() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or expanded("~/.config")) / "fedsim" / "known_files.json"
+
+
+_named: dict[str, str] = {}
+"""Files that this process's user has named, and their SHA-256."""
+
+
+def allow(name: object, where: str) -> None:
+    """Remember that the user has named a file, if this is the name of one: with this content it may run from now on."""
+    if not isinstance(name, str) or (plugin := plugin_of(name)) is None:
+        return
+    path = plugin[0]
+    _named[str(path)] = plugin_hash(path, where)
+    with contextlib.suppress(OSError, FedsimError):  # without a place to write, for this process
+        write_atomically(_known_file(), json.dumps(_known() | _named, indent=1).encode())
+
+
+def _known() -> dict[str, str]:
+    try:
+        found = json.loads(_known_file().read_bytes())
+    except (OSError, ValueError, FedsimError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def require_allowed(path: Path, where: str) -> None:
+    """Refuse a file that a configuration names and the user has not, or not with this content."""
+    known = _named.get(str(path)) or _known().get(str(path))
+    option = {"data.name": "dataset"}.get(where, where.removesuffix(".name"))
+    if known is None:
+        raise FedsimError(
+            f"{where}: {path} is a file that you have not named yourself, and would be run; if you trust it, add "
+            f"--{option} {path}"
+        )
+    if known != plugin_hash(path, where):
+        raise FedsimError(f"{where}: {path} has changed since you named it; restore it, or add --{option} {path}")
 
 
 class PluginFile(Config):

@@ -57,9 +57,11 @@ def run_command(
     }
     flags = {key: value for key, value in flags.items() if value is not None}
     from fedsim.config.machine import MACHINE_SETTINGS
-    from fedsim.config.resolve import find_config, parse_override
+    from fedsim.config.resolve import allow_named, find_config, parse_override
 
     overrides = dict(map(parse_override, sets or []))
+    allow_named(flags)
+    allow_named(overrides)
     machine = {key: value for key, value in {**flags, **overrides}.items() if key in MACHINE_SETTINGS and key != "out"}
     if resume is not None and data_root is not None:  # where its data are now
         machine["data.root"] = str(data_root)

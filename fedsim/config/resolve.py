@@ -21,7 +21,7 @@ from fedsim.config.run import NAMED_SECTIONS, RunConfig, flatten
 from fedsim.config.texts import text_kind
 from fedsim.errors import FedsimError, nearest
 from fedsim.federated.registry import describe, load_strategy
-from fedsim.plugins import PluginFile, plugin_hash, plugin_of
+from fedsim.plugins import PluginFile, allow, plugin_hash, plugin_of, require_allowed
 from fedsim.reading import load_yaml, read_regular
 
 Nested = dict[str, Any]
@@ -192,6 +192,8 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
     name = raw["strategy"].get("name") if isinstance(raw["strategy"], dict) else raw["strategy"]
     if not isinstance(name, str):
         raise FedsimError(f"strategy.name: must be a name, got {shown(name)}; {nearest('', describe('strategies'))}")
+    if (plugin := plugin_of(name)) is not None:
+        require_allowed(plugin[0], "strategy.name")
     method = load_strategy(name)
     merged: Nested = {}
     _apply(merged, method.run_defaults)
@@ -206,6 +208,13 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
         raise FedsimError(one_line(error, RunConfig)) from None
 
 
+def allow_named(layer: Mapping[str, Any]) -> None:
+    """Let the user's own files run that a layer names which comes from the user: flags, `--set`, Python."""
+    for key, value in flatten(layer):
+        if key in ("strategy.name", "model.name", "data.name"):
+            allow(value, key)
+
+
 def _with_plugins(config: RunConfig) -> RunConfig:
     """Return the configuration with absolute paths of the user's files, and their hashes; refuse changed ones."""
     sections = {"strategy": config.strategy, "model": config.model, "data": config.data}
@@ -216,6 +225,7 @@ def _with_plugins(config: RunConfig) -> RunConfig:
     for section, part in sections.items():
         if (plugin := plugin_of(names[section])) is not None:
             path, wanted = plugin
+            require_allowed(path, f"{section}.name")
             files[path] = known.get(path) or PluginFile(path=path, sha256=plugin_hash(path, f"{section}.name"))
             files[path].require_unchanged()
             changes[section] = part.model_copy(update={"name": f"{path}:{wanted}" if wanted else str(path)})

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from fedsim.atomic import write_atomically
 from fedsim.config.machine import require_machine_settings
-from fedsim.config.resolve import find_config, recorded_config, resolve, user_settings
+from fedsim.config.resolve import allow_named, find_config, recorded_config, resolve, user_settings
 from fedsim.config.run import RunConfig
 from fedsim.data.datasets import load_dataset
 from fedsim.data.federation import FederatedData
@@ -94,6 +94,9 @@ def run(
         base: Mapping[str, Any] = as_given(config)
     else:
         base = config if isinstance(config, Mapping) else find_config(str(config)) if config is not None else {}
+    if not isinstance(config, str | Path):
+        allow_named(base)
+    allow_named(overrides or {})
     return run_layers([base, overrides or {}], force=force, progress=progress)
 
 

@@ -20,6 +20,8 @@ COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) fo
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> Path:
     """Return an empty folder with the page's files, the current one."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ".config"))
+    monkeypatch.setattr("fedsim.plugins._named", {})
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "strategies").mkdir()  # a folder of this name hides nothing
@@ -52,7 +54,7 @@ def test_a_run_finds_its_file_again_and_says_when_it_is_gone_or_changed(folder: 
     for command in (["run", "--resume", run], unlearn, ["run", f"--config={run}", "--name=third"]):
         done = cli(*command)
         assert (done.code, done.err.count("\n")) == (2, 1)
-        assert "entropy.py has changed since the run began; restore it" in done.err
+        assert "entropy.py has changed since you named it; restore it" in done.err
     (folder / "entropy.py").unlink()
     done = cli(*unlearn)
     assert (done.code, "entropy.py cannot be read" in done.err) == (2, True)
@@ -70,6 +72,28 @@ def test_the_strategy_without_its_term_is_fedavg(folder: Path) -> None:
     assert all(state[name].equal(value) for name, value in zero.model.state_dict().items())
     assert any(not state[name].equal(value) for name, value in some.model.state_dict().items())
     assert 0 < some.final["train/entropy"] < 2.4  # log(10) is 2.3
+
+
+def test_a_configuration_cannot_make_a_file_run_that_its_reader_has_not_named(
+    folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of somebody who sends a configuration and a file beside it."""
+    (folder / "evil.py").write_text("raise SystemExit('it ran')\n")
+    for section, line in (("strategy", "strategy: ./evil.py"), ("model", "model: ./evil.py"),
+                          ("data", "data: {name: ./evil.py}")):  # fmt: skip
+        (folder / "sent.yaml").write_text(f"{line}\n")
+        done = cli("run", "--config=sent.yaml", "--quiet")
+        option = "dataset" if section == "data" else section
+        assert done.code == 2
+        assert (
+            f"evil.py is a file that you have not named yourself, and would be run; if you trust it, add --{option}"
+            in (done.err)
+        )
+    (folder / "sent.yaml").write_text("strategy: ./entropy.py\nclients: 4\nrounds: 1\n")
+    assert cli("run", "--config=sent.yaml", "--quiet").code == 2
+    assert cli("run", "--config=sent.yaml", "--strategy=./entropy.py", "--name=named", "--quiet").code == 0
+    monkeypatch.setattr("fedsim.plugins._named", {})  # as in a later process, which reads what was remembered
+    assert cli("run", "--config=sent.yaml", "--name=again", "--quiet").code == 0
 
 
 def test_nothing_in_a_run_folder_is_run(folder: Path, cli: Cli) -> None:
