@@ -1,9 +1,9 @@
 """A user's own files: `./mine.py` or `./mine.py:name` in place of a name of ours.
 
-Loading a file runs it, so only files run that the user has named, on the command line or from Python. Which these are,
-with their SHA-256, is kept in `known_files.json` beside the user's own settings. A configuration holds a file's absolute
-path and, in `plugins`, its SHA-256: later commands on the run look for it there, and say so in one line if it is gone or
-has changed. No file that lies in a run folder is run.
+Loading a file runs it, so only files run that the user has named, on the command line or from Python. Which these are
+is kept, with their SHA-256, in `known_files.json` beside the user's own settings. A configuration holds a file's path,
+absolute, and in `plugins` its SHA-256: later commands on the run look for it there, and say so in one line if it is
+gone or has changed. No file that lies in a run folder is run.
 
 The module's name holds the path, so that another process of this machine, such as a Ray worker, finds it again when it
 unpickles what the module defines.
