@@ -28,7 +28,7 @@ BASE: dict[str, Any] = {
     },
     "clients": 10,
     "model": {"name": "mlp", "hidden": [64, 64]},
-    "training": {"epochs": 1, "lr": 0.05, "momentum": 0.5, "cohort": "vectorized"},
+    "training": {"epochs": 1, "lr": 0.05, "momentum": 0.5, "vectorize": "always"},
 }  # fmt: skip
 EPSILONS = (0.5, 1.0, 4.0, None)
 BAGS = (1, 4, 16, 64)

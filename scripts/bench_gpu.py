@@ -1,7 +1,7 @@
 """fedsim in one process on a GPU, without Ray: W1 to W4 against the bare loop there, and a whole published benchmark.
 
     python scripts/bench_gpu.py --json gpu.json                       # both, on the first GPU
-    python scripts/bench_gpu.py --cifar-modes auto,sequential         # the published benchmark, both ways
+    python scripts/bench_gpu.py --cifar-modes auto,never              # the published benchmark, both ways
     python scripts/bench_gpu.py --device cpu --tiny                   # does it run at all; half a minute
 
 The published benchmark is pfl-research's CIFAR10-IID: 1,500 rounds, 375,000 local steps. It takes CIFAR-10 from
@@ -33,7 +33,7 @@ def main(
     rows: Annotated[str, typer.Option(help="In this order.")] = _ROWS,
     rounds: Annotated[int | None, typer.Option(help="Timed rounds of a start; by default the workload's own.")] = None,
     repeats: Annotated[int, typer.Option(help="Starts of each row, taking turns.")] = 3,
-    cifar_modes: Annotated[str, typer.Option(help="Cohort modes to run CIFAR10-IID in; empty for none.")] = "auto",
+    cifar_modes: Annotated[str, typer.Option(help="How to run CIFAR10-IID; empty: not at all.")] = "auto",
     cifar_rounds: Annotated[int, typer.Option(help="Rounds of CIFAR10-IID.")] = ROUNDS,
     chunk: Annotated[int | None, typer.Option(help="Clients per chunk in CIFAR10-IID; the default's if none.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder with cifar10.npz or torchvision's files.")] = None,
@@ -49,7 +49,7 @@ def main(
     for name, workload in chosen.items():
         show(table_title(name, workload), results[name])
     whole: dict[str, dict[str, Any]] = {}
-    for mode in names(cifar_modes, _ROWS.split(",")[1:], "--cifar-modes"):
+    for mode in names(cifar_modes, ["auto", "always", "never"], "--cifar-modes"):
         whole[mode] = run(
             TINY if tiny else CIFAR10_IID, mode, data_root=data_root, rounds=cifar_rounds, device=device, chunk=chunk
         )

@@ -50,7 +50,7 @@ def measure(workers: int, cohort: int, hidden: int) -> dict[str, Any]:
     model = {"name": "mlp", "hidden": [hidden]}
     workload = Workload((28, 28, 1), model, clients=cohort, cohort=cohort, samples=2, batch=2)
     engine = {"engine.name": "ray", "engine.num_workers": workers} if workers else {"engine.name": "inprocess"}
-    simulation = Simulation(resolve(workload.config(), {"training.cohort": "sequential", **engine}))
+    simulation = Simulation(resolve(workload.config(), {"training.vectorize": "never", **engine}))
     bytes_of_model = sum(value.nbytes for value in simulation.server.initial().values())
     peak, over = dict(before), threading.Event()
 

@@ -24,7 +24,7 @@ BASE: dict[str, Any] = {
     "clients": 3000, "cohort": 300, "rounds": 100, "eval_every": 100,
     "data": {"name": "fashionmnist", "partition": {"name": "dirichlet", "alpha": 1.0}},
     "model": {"name": "mlp", "hidden": [32]},
-    "training": {"epochs": 2, "batch_size": 10, "lr": 0.1, "cohort": "vectorized"},
+    "training": {"epochs": 2, "batch_size": 10, "lr": 0.1, "vectorize": "always"},
 }  # fmt: skip
 PRIVATE = {"clip_norm": 0.5, "delta": 1e-5}
 

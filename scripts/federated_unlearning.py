@@ -89,7 +89,7 @@ def run_seed(seed: int, folder: Path) -> Values:
         recipe = {
             "data": {"name": f"npz:{folder / 'backdoor.npz'}", "partition": "natural"},
             "clients": CLIENTS, "cohort": cohort, "rounds": 20, "seed": seed, "model": "cnn", "eval_every": 20,
-            "training": {"epochs": 4, "lr": 0.05, "cohort": "vectorized"},
+            "training": {"epochs": 4, "lr": 0.05, "vectorize": "always"},
             "history": {"keep": "updates"}, "out": str(folder), "name": f"cohort-{number}",
         }  # fmt: skip
         run = fedsim.run(recipe).folder

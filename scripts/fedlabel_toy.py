@@ -31,7 +31,7 @@ SPREAD = (0.25 * (1 - 1 / 30) + 0.55**2) ** 0.5
 BASE: dict[str, Any] = {
     "clients": 10, "rounds": 40, "model.name": "mlp", "model.hidden": [64], "model.norm": "none",
     "data.partition": {"name": "dirichlet", "min_samples": 6}, "data.labelled_fraction": 0.02, "data.labelled_min": 2,
-    "training.steps": 20, "training.batch_size": 32, "training.lr": 0.1, "training.cohort": "vectorized",
+    "training.steps": 20, "training.batch_size": 32, "training.lr": 0.1, "training.vectorize": "always",
 }  # fmt: skip
 STRONG = {"strategy.strong.feature_dropout": 0.15, "strategy.strong.feature_noise": round(0.3 / SPREAD, 3)}
 FEDAVG, FIXMATCH = {"strategy": "fedavg"}, {"strategy.name": "fixmatch", **STRONG}

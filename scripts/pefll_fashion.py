@@ -63,7 +63,7 @@ BASE: dict[str, Any] = {
     "model": {"name": "cnn", "norm": "none", "width": 4},
     "training": {
         "steps": 20, "batch_size": 16, "lr": 0.02, "momentum": 0.9, "weight_decay": 5e-5, "clip_norm": 50.0,
-        "cohort": "vectorized", "chunk": 5,
+        "vectorize": "always", "chunk": 5,
     },
 }  # fmt: skip
 

@@ -40,7 +40,7 @@ def main(
     every = max(1, min(250, rounds))
     shared = {
         "seed": seed, "rounds": rounds, "clients": clients, "clients_unseen": clients // 10, "eval_every": every,
-        "data.name": dataset, "data.root": data_root, "engine.device": device, "training.cohort": "vectorized",
+        "data.name": dataset, "data.root": data_root, "engine.device": device, "training.vectorize": "always",
     }  # fmt: skip
     simulation = Simulation(resolve(find_config("pefll_cifar10_paper"), METHODS[method], shared))
     folder = out / f"{method}-{clients}-{rounds}-{seed}"

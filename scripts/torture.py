@@ -51,7 +51,7 @@ from unlearning.pipeline import runner as unlearning_runner  # noqa: F401 -- as 
 
 SHARED = [
     "--clients=6", "--cohort=3", "--rounds=4", "--partition=iid", "--model=mlp", "--set=model.hidden=[16]",
-    "--set=training.cohort=sequential", "--set=training.chunk=2", "--set=training.epochs=1",
+    "--set=training.vectorize=never", "--set=training.chunk=2", "--set=training.epochs=1",
     "--set=checkpoint_every=2", "--set=eval_every=2", "--set=engine.state_memory_mb=0", "--set=data.max_per_class=20",
 ]  # fmt: skip
 RECIPES = {

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 TINY: dict[str, Any] = {
     "clients": 6, "rounds": 3, "name": "tiny",
     "model": {"name": "mlp", "hidden": [32]},
-    "training": {"cohort": "sequential", "epochs": 1},
+    "training": {"vectorize": "never", "epochs": 1},
     "checkpoint_every": 1,
 }  # fmt: skip
 
 TINY_FLAGS = [
     "--clients=6", "--rounds=3", "--name=tiny", "--model=mlp", "--set=model.hidden=[32]",
-    "--set=training.cohort=sequential", "--set=training.epochs=1", "--set=checkpoint_every=1",
+    "--set=training.vectorize=never", "--set=training.epochs=1", "--set=checkpoint_every=1",
 ]  # fmt: skip
 
 

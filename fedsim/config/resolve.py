@@ -17,6 +17,7 @@ from fedsim.config.machine import (
     settings_file,
     without_machine_settings,
 )
+from fedsim.config.renamed import renamed, tell_renamed
 from fedsim.config.run import NAMED_SECTIONS, RunConfig, flatten
 from fedsim.config.texts import text_kind
 from fedsim.errors import FedsimError, nearest
@@ -173,7 +174,8 @@ def set_key(target: Nested, key: str, value: Any) -> None:
 def _apply(target: Nested, layer: Mapping[str, Any]) -> None:
     # Names first, so that a section's other keys are set after the name they belong to.
     for key, value in sorted(flatten(layer), key=lambda item: not item[0].endswith(".name")):
-        set_key(target, key, value)
+        tell_renamed(key)
+        set_key(target, *renamed(key, value))
 
 
 def resolve(*layers: Mapping[str, Any]) -> RunConfig:

@@ -47,10 +47,10 @@ class TrainingConfig(Config):
     """Let a GPU round the factors of float32 products to TF32: faster, and other bits."""
     channels_last: bool = False
     """Memory layout of images; faster for large convolutions on GPUs. Clients trained at once keep the usual one."""
-    cohort: Literal["auto", "sequential", "vectorized"] = "auto"
-    """Train a chunk's clients one after another, or all at once; auto measures both and records its choice."""
+    vectorize: Literal["auto", "always", "never"] = "auto"
+    """Train a chunk's clients all at once (always) or one after another (never); auto measures both and records it."""
     chunk: int | None = Field(None, ge=1)
-    """Clients per chunk; by default 50 when vectorized, 5 when sequential. It fixes the order of all sums."""
+    """Clients per chunk; by default 50 where they train at once, else 5. It fixes the order of all sums."""
 
 
 class EngineConfig(Config):

@@ -21,7 +21,7 @@ from fedsim.federated.types import State
 from fedsim.flower.records import Tensors
 from fedsim.training.trainer import Trainer
 
-_CHUNK = {"vectorized": 50, "sequential": 5}
+_CHUNK = {"always": 50, "never": 5}
 _WORTHWHILE = 1.1  # vectorised has to be this much faster: a coin toss should not decide
 _TRIED_CLIENTS = 20
 _TRIED_BATCHES = 2
@@ -55,19 +55,19 @@ def _require_device(engine: EngineConfig) -> None:
         )
 
 
-def choose_cohort(config: RunConfig, worker: Worker, start: State, constants: Tensors) -> tuple[RunConfig, str]:
-    """Return the configuration with a definite `training.cohort` and chunk size, and why.
+def choose_vectorize(config: RunConfig, worker: Worker, start: State, constants: Tensors) -> tuple[RunConfig, str]:
+    """Return the configuration with a definite `training.vectorize` and chunk size, and why.
 
     Auto tries both once on this device, from the global state `start` and what the server sends beside it, and
     remembers the outcome for this machine, so that a run repeats.
     """
-    mode, why = config.training.cohort, "as asked"
+    mode, why = config.training.vectorize, "as asked"
     if mode == "auto":
         speedup = _remembered_speedup(config, worker, start, constants)
-        mode = "vectorized" if speedup > _WORTHWHILE else "sequential"
-        why = f"vectorized takes {1 / speedup:.2f} of the time of sequential"
+        mode = "always" if speedup > _WORTHWHILE else "never"
+        why = f"clients trained at once take {1 / speedup:.2f} of the time of one after another"
     chunk = config.training.chunk or _CHUNK[mode]
-    training = config.training.model_copy(update={"cohort": mode, "chunk": chunk})
+    training = config.training.model_copy(update={"vectorize": mode, "chunk": chunk})
     return config.model_copy(update={"training": training}), f"{mode} ({why}), {chunk} clients a chunk"
 
 

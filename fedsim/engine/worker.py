@@ -114,7 +114,7 @@ class Worker:
                 job = self.job(client, self._personal(client, model, state), received.server_round)
                 jobs.append(job._replace(start=begun))
         answers = Answers(summed=told.get(wire.REPLY) == wire.SUM, own_updates=bool(told.get(wire.OWN_UPDATES)))
-        together = self.config.training.cohort == "vectorized"
+        together = self.config.training.vectorize == "always"
         for group in [jobs] if together and jobs else [[job] for job in jobs]:
             replies |= self._train_group(received, group, answers)
         in_order = [replies[each.client] for each in sent]

@@ -25,7 +25,7 @@ from fedsim.randomness import generator, torch_seed
 if TYPE_CHECKING:
     from fedsim.config.run import RunConfig
 
-_NO_PART_OF_IT = ("history.", "training.cohort", "training.chunk")
+_NO_PART_OF_IT = ("history.", "training.vectorize", "training.chunk")
 """Keys of the recipe that change no release, or the order of its sums alone."""
 
 

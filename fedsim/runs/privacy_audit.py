@@ -188,7 +188,7 @@ def _federation(
             "strategy": "canary", "clients": clients, "rounds": rounds, "cohort": cohort, "eval_every": rounds,
             "seed": config.seed + 1 + number, "eval_clients": "none", "model": "logistic",
             "privacy": privacy | {"noise": config.privacy.noise},
-            "training": {"batch_size": batch_size, "steps": steps, "lr": lr, "cohort": "vectorized", "chunk": 100},
+            "training": {"batch_size": batch_size, "steps": steps, "lr": lr, "vectorize": "always", "chunk": 100},
             "engine": {"name": "inprocess", "device": "cpu", "threads": config.engine.threads},
         }
     )  # fmt: skip

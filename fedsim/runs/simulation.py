@@ -17,13 +17,14 @@ import torch
 from flwr.app import ConfigRecord, Message
 
 from fedsim.config.errors import shown
+from fedsim.config.renamed import renamed
 from fedsim.config.run import RunConfig
 from fedsim.data.datasets import Dataset, load_dataset
 from fedsim.data.federation import FederatedData, federate
 from fedsim.data.longtail import shot_groups
 from fedsim.engine.base import Engine
 from fedsim.engine.inprocess import InProcessEngine
-from fedsim.engine.select import choose_cohort, choose_engine
+from fedsim.engine.select import choose_engine, choose_vectorize
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Worker
 from fedsim.errors import FedsimError, TooFewReplies
@@ -132,14 +133,14 @@ class Simulation:
             raise FedsimError(
                 f"history.keep: the server of {self.strategy.name} works between rounds, unlike a history; use none"
             )
-        config, why_cohort = choose_cohort(config, self.worker, self.server.local_start(), self.server.constants())
+        config, why_chunks = choose_vectorize(config, self.worker, self.server.local_start(), self.server.constants())
         self.config = self.worker.config = config
         self.server.central = central_privacy(config, self.data)
         coupled = has_batch_coupling(model)
         doubts = notes(config, seen, self.strategy.client, self.server.remarks, coupled)
         self._idle = idle_clients(config, seen, coupled)
         self.inherited = inherited_ledger(config)
-        self.choices = {**doubts, **why_data, "engine": why_engine, "cohort": why_cohort, **why_noise}
+        self.choices = {**doubts, **why_data, "engine": why_engine, "vectorize": why_chunks, **why_noise}
         uneven = seen.class_counts.max() >= _LONG_TAIL * seen.class_counts.min()
         self.groups = shot_groups(seen.shot_counts(config.data.shots)) if uneven else {}
         self._tests = TestSet(dataset, self.worker.device, model.classifier.weight.dtype, config.eval_metrics)
@@ -154,7 +155,7 @@ class Simulation:
     def engine(self) -> Engine:
         """Return the engine that the configuration names; the caller closes it."""
         chunk = self.config.training.chunk
-        assert chunk is not None  # choose_cohort has set it
+        assert chunk is not None  # choose_vectorize has set it
         if self.config.engine.name == "ray":
             from fedsim.engine.ray import RayEngine
 
@@ -178,9 +179,9 @@ class Simulation:
         FedsimError
             If it is of another recipe, or of a version that made other tensors of it.
         """
-        recipe = self.config.recipe()
-        for key in sorted(recipe.keys() | checkpoint.recipe.keys(), key=lambda key: (not key.endswith(".name"), key)):
-            was, now = checkpoint.recipe.get(key), recipe.get(key)
+        recipe, recorded = self.config.recipe(), dict(renamed(*item) for item in checkpoint.recipe.items())
+        for key in sorted(recipe.keys() | recorded.keys(), key=lambda key: (not key.endswith(".name"), key)):
+            was, now = recorded.get(key), recipe.get(key)
             if was != now:
                 raise FedsimError(f"{key}: its checkpoint was made with {shown(was)}, not {shown(now)}; {_UNDO}")
         shapes = {name: value.shape for name, value in self.server.initial().items()}

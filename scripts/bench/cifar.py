@@ -1,4 +1,4 @@
-"""The CIFAR10-IID benchmark of pfl-research (arXiv:2404.06430), whole runs by cohort mode."""
+"""The CIFAR10-IID benchmark of pfl-research (arXiv:2404.06430), whole runs by training.vectorize."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(
     simulation = Simulation(
         resolve(
             workload.config(),
-            {"training.cohort": mode, "training.chunk": chunk, "engine.name": "inprocess", "engine.device": device},
+            {"training.vectorize": mode, "training.chunk": chunk, "engine.name": "inprocess", "engine.device": device},
             {"rounds": rounds, "eval_every": EVAL_EVERY, **data},
         )
     )
@@ -51,7 +51,7 @@ def run(
         if "global/accuracy" in line["metrics"]
     }
     return {
-        "data": "cifar10" if real else "synthetic", "choice": simulation.choices["cohort"], "rounds": rounds,
+        "data": "cifar10" if real else "synthetic", "choice": simulation.choices["vectorize"], "rounds": rounds,
         "total_s": finished - begun, "setup_s": prepared - begun, "failures": state.failures,
         "accuracy": accuracies[rounds], "accuracies": accuracies,
     }  # fmt: skip

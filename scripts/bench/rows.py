@@ -118,7 +118,7 @@ def fedsim(workload: Workload, meter: Meter, *, mode: str, workers: int = 0) -> 
     engine: dict[str, Any] = {"engine.name": "inprocess", "engine.device": str(meter.device)}
     if workers:
         engine = {"engine.name": "ray", "engine.num_workers": workers, "training.chunk": workload.ray_chunk}
-    simulation = Simulation(resolve(workload.config(), {"training.cohort": mode, **engine}))
+    simulation = Simulation(resolve(workload.config(), {"training.vectorize": mode, **engine}))
     clock = None if workers else _LocalClock(simulation.worker.trainer)
     names = simulation.server.first.params
     with contextlib.closing(simulation.engine()) as grid:
@@ -129,7 +129,7 @@ def fedsim(workload: Workload, meter: Meter, *, mode: str, workers: int = 0) -> 
             meter.lap()
             if clock is not None:
                 clock.lap()
-    notes: dict[str, Any] = {"choice": simulation.choices["cohort"], "failures": state.failures}
+    notes: dict[str, Any] = {"choice": simulation.choices["vectorize"], "failures": state.failures}
     if clock is not None and meter.device.type == "cpu":  # kernels run on after the trainer has returned
         notes |= clock.outside(meter.seconds)
     return Outcome(start, flat([state.tensors[name] for name in names]), clock.steps if clock else None, notes)
@@ -150,8 +150,8 @@ def _pfl(workload: Workload, meter: Meter) -> Outcome:
 Row = Callable[[Workload, Meter], Outcome]
 ROWS: dict[str, Row] = {
     "bare": bare,
-    "sequential": partial(fedsim, mode="sequential"),
-    "vectorized": partial(fedsim, mode="vectorized"),
+    "sequential": partial(fedsim, mode="never"),
+    "vectorized": partial(fedsim, mode="always"),
     "auto": partial(fedsim, mode="auto"),
     "ray-1": partial(fedsim, mode="auto", workers=1),
     "ray-2": partial(fedsim, mode="auto", workers=2),

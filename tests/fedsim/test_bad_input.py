@@ -58,8 +58,8 @@ CASES = [
     ("run --model restnet18", "model.name: ... 'restnet18' ... did you mean 'resnet18'?"),
     ("run --engine inproces", "engine.name: ... 'inproces' ... did you mean 'inprocess'? ... ray"),
     (
-        "run --set training.cohort=vectorised",
-        "training.cohort: ... 'vectorised' ... did you mean 'vectorized'? ... sequential",
+        "run --set training.vectorize=alway",
+        "training.vectorize: ... 'alway' ... did you mean 'always'? ... never",
     ),
     ("run --set training.optimizer=adm", "training.optimizer: ... 'adm' ... did you mean 'adam'?"),
     ("run --set eval_clients=som", "eval_clients: ... 'som' ... seen"),
@@ -295,7 +295,7 @@ def place(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, change in {
         "other_model": {"model": {"name": "mlp", "hidden": [7]}},
         "other_method": {"strategy": {"name": "fedprox", "mu": 0.1}},
-        "other_rate": {"training": {"lr": 0.2, "cohort": "sequential", "chunk": 5, "epochs": 1}},
+        "other_rate": {"training": {"lr": 0.2, "vectorize": "never", "chunk": 5, "epochs": 1}},
         "bad_config": {"rounds": "many"},
     }.items():
         config = damaged(name) / "config.yaml"

@@ -124,14 +124,14 @@ def test_trained_at_once_one_bad_client_spoils_no_other() -> None:
     """As above to rounding: the batched products of fewer clients may sum in another order."""
     config = {**TINY, "clients": 8, "faults": {"nan": 0.4}, "training.chunk": 8}
     tensors = {}
-    for mode in ("sequential", "vectorized"):
-        simulation = Simulation(resolve(config, {"training.cohort": mode}))
+    for mode in ("never", "always"):
+        simulation = Simulation(resolve(config, {"training.vectorize": mode}))
         state = simulation.begin()
         simulation.step(state, simulation.engine())
         assert state.failures == len(faults_of(config, 1)) > 0
         tensors[mode] = state.tensors
-    for name, value in tensors["sequential"].items():
-        torch.testing.assert_close(tensors["vectorized"][name], value, rtol=1e-4, atol=1e-5)
+    for name, value in tensors["never"].items():
+        torch.testing.assert_close(tensors["always"][name], value, rtol=1e-4, atol=1e-5)
 
 
 # A run that stops ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from unlearning.pipeline.source import open_source
 LINEAR = {
     "data": {"name": "linear", "linear": {"d": 6, "n": 400, "sigma": 0.5, "n_test": 300}, "partition": "iid"},
     "clients": 4, "rounds": 2, "model": "linear", "name": "numbers",
-    "training": {"cohort": "sequential", "epochs": 1, "lr": 0.05},
+    "training": {"vectorize": "never", "epochs": 1, "lr": 0.05},
 }  # fmt: skip
 
 

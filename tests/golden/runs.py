@@ -32,7 +32,7 @@ BASE: dict[str, Any] = {
     "training": {"epochs": 1, "batch_size": 8, "lr": 0.1, "momentum": 0.5},
 }  # fmt: skip
 
-TOGETHER, ONE_BY_ONE = {"training.cohort": "vectorized"}, {"training.cohort": "sequential"}
+TOGETHER, ONE_BY_ONE = {"training.vectorize": "always"}, {"training.vectorize": "never"}
 
 # The noise of private runs follows the bits of the models it is added to: other machines agree for one round only.
 RUNS: dict[str, dict[str, Any]] = {

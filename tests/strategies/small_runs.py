@@ -25,7 +25,7 @@ BASE: dict[str, Any] = {
     "clients": 4, "rounds": 3, "eval_every": 100,
     "data": {"max_per_class": 12, "imbalance_factor": 0.3},
     "model": {"name": "mlp", "norm": "batch", "hidden": [32]},
-    "training": {"epochs": 1, "batch_size": 8, "lr": 0.1, "momentum": 0.5, "cohort": "sequential"},
+    "training": {"epochs": 1, "batch_size": 8, "lr": 0.1, "momentum": 0.5, "vectorize": "never"},
 }  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def cohort_of(run: Run, server_round: int) -> list[int]:
 def assert_cohorts_agree(strategy: str, overrides: Mapping[str, Any] | None = None) -> None:
     """Train the clients of a chunk at once and one after another; compare models, servers and clients' states."""
     chunk = {"training.chunk": 4, **(overrides or {})}
-    one_by_one, together = (finished(strategy, {**chunk, "training.cohort": c}) for c in ("sequential", "vectorized"))
+    one_by_one, together = (finished(strategy, {**chunk, "training.vectorize": c}) for c in ("never", "always"))
     pairs = [(one_by_one.tensors, together.tensors), (one_by_one.state.server[0], together.state.server[0])]
     pairs += [(one_by_one.personal(client), together.personal(client)) for client in range(4)]
     for expected, got in pairs:

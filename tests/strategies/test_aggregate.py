@@ -42,11 +42,11 @@ LINEAR = {
     "strategy": {"name": "aggregate", "bag_size": 4, "rho": 0.1, "epsilon": 1.0},
     "data": {"name": "linear", "linear": {"d": 20, "n": 500, "n_test": 50}, "partition": "iid"},
     "clients": 5, "rounds": 3, "eval_every": 1000, "model": "linear",
-    "training": {"epochs": 1, "batch_size": 1000, "lr": 0.3, "cohort": "vectorized", "precision": "float64"},
+    "training": {"epochs": 1, "batch_size": 1000, "lr": 0.3, "vectorize": "always", "precision": "float64"},
 }  # fmt: skip
 CANCER = {
     "strategy": {"name": "aggregate", "bag_size": 3}, "data": {"name": "breast_cancer"},
-    "clients": 4, "rounds": 2, "model": {"name": "mlp", "hidden": [8]}, "training": {"cohort": "sequential"},
+    "clients": 4, "rounds": 2, "model": {"name": "mlp", "hidden": [8]}, "training": {"vectorize": "never"},
 }  # fmt: skip
 CUTS = [0, 30, 100, 200, 330, 500]
 """Clients of unlike size, none a multiple of the bag."""
@@ -250,8 +250,8 @@ def test_one_local_step_a_round_reaches_the_exact_solution_and_more_drift():
 @pytest.mark.parametrize("base", [LINEAR, CANCER])
 def test_clients_together_and_apart_agree(base):
     states = []
-    for mode in ("sequential", "vectorized"):
-        changes = {"training.cohort": mode, "training.precision": "float64", "training.batch_size": 7}
+    for mode in ("never", "always"):
+        changes = {"training.vectorize": mode, "training.precision": "float64", "training.batch_size": 7}
         config = resolve(base, changes)
         data = unlike(config) if base is LINEAR else None
         states.append(advanced(Simulation(config, data=data), 2).tensors)

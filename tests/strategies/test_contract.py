@@ -31,7 +31,7 @@ def test_a_run_repeats_and_resumes_to_the_same_bits(method, tmp_path):
 
 def recorded_and_called(method, monkeypatch):
     """Return a run whose steps are all recorded at once, and the same with every step called."""
-    together = {"model.dropout": 0.3, "training.cohort": "vectorized", "training.chunk": 4, "rounds": 2}
+    together = {"model.dropout": 0.3, "training.vectorize": "always", "training.chunk": 4, "rounds": 2}
     runs = []
     for patience in (10**9, 0):
         monkeypatch.setattr(step_cache, "_PATIENCE", patience)

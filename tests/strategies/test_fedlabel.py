@@ -280,9 +280,9 @@ def test_a_round_is_the_algorithm_written_out(batches):
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
-@pytest.mark.parametrize("cohort", ["sequential", "vectorized"])
-def test_where_nothing_passes_it_is_fedavg_on_the_labelled_part(cohort, norm):
-    options = {**SMALL, "training.precision": "float32", "training.cohort": cohort, "model.norm": norm}
+@pytest.mark.parametrize("vectorize", ["never", "always"])
+def test_where_nothing_passes_it_is_fedavg_on_the_labelled_part(vectorize, norm):
+    options = {**SMALL, "training.precision": "float32", "training.vectorize": vectorize, "model.norm": norm}
     ours = finished("fedlabel", {**options, "strategy.threshold": 1.0})
     assert_same_bits(ours.tensors, finished("fedavg", options).tensors)
 
@@ -360,7 +360,7 @@ def test_clients_keep_nothing():
 def test_all_at_once_is_one_after_another(strategy, norm):
     options = {**SMALL, "model.norm": norm, "strategy.threshold": 0.5}
     alone, together = (
-        finished(strategy, {**options, "training.cohort": cohort}) for cohort in ("sequential", "vectorized")
+        finished(strategy, {**options, "training.vectorize": vectorize}) for vectorize in ("never", "always")
     )
     for name, value in alone.tensors.items():
         assert torch.allclose(together.tensors[name], value, rtol=0, atol=1e-9), name

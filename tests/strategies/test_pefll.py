@@ -80,9 +80,9 @@ def worst(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> fl
 # The gradient -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cohort", ["sequential", "vectorized"])
-def test_three_waves_come_to_the_gradient_of_one_graph(cohort):
-    recorded = Recorded({"training.cohort": cohort, "strategy.descriptor_batch": 5})
+@pytest.mark.parametrize("vectorize", ["never", "always"])
+def test_three_waves_come_to_the_gradient_of_one_graph(vectorize):
+    recorded = Recorded({"training.vectorize": vectorize, "strategy.descriptor_batch": 5})
     assert worst(recorded.gradients, recorded.joint()) <= 1e-6
 
 

@@ -91,9 +91,9 @@ def test_a_run_in_an_empty_folder(cli: Cli, tmp_path: Path, monkeypatch: pytest.
         "model.safetensors", "summary.json", "plots", "report.html", "privacy.json",
     }  # fmt: skip
     # A headline and a line per round on what is no terminal, then the summary.
-    head, engine, cohort, *rounds, _ = outcome.out.splitlines()[:7]
+    head, engine, vectorize, *rounds, _ = outcome.out.splitlines()[:7]
     assert head == "fedavg on digits: 6 clients, 3 rounds, mlp, seed 0"
-    assert (engine.split()[0], cohort.split()[0]) == ("engine:", "cohort:")
+    assert (engine.split()[0], vectorize.split()[0]) == ("engine:", "vectorize:")
     for number, line in enumerate(rounds, 1):
         assert re.fullmatch(rf"round {number}/3  acc 0\.\d{{4}}  loss \d\.\d{{4}}  \d+ clients/s  eta \d+ s", line)
     assert "\x1b" not in outcome.out

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import fedsim
 from fedsim.config.errors import option_paths, shown
 from fedsim.config.machine import MACHINE_SETTINGS
+from fedsim.config.renamed import tell_renamed
 from fedsim.config.resolve import find_config, parse_override, read_yaml, resolve
 from fedsim.config.run import RunConfig, flatten
 from fedsim.data import partition_names
@@ -200,6 +201,29 @@ def test_merge_keys_are_no_duplicates(tmp_path: Path) -> None:
     text = "a: &a {lr: 0.3}\nb: &b {momentum: 0.1}\ntraining:\n  <<: [*a, *b]\n  lr: 0.2\n"
     (tmp_path / "x.yaml").write_text(text)
     assert read_yaml(tmp_path / "x.yaml")["training"] == {"lr": 0.2, "momentum": 0.1}
+
+
+# Names of before -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("old", "new"), [("sequential", "never"), ("vectorized", "always"), ("auto", "auto")])
+def test_a_key_of_before_loads_and_one_line_says_its_name_of_today(
+    old: str, new: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell_renamed.cache_clear()
+    assert (
+        resolve({"training": {"cohort": old}})
+        == resolve({"training.cohort": old})
+        == resolve({"training.vectorize": new})
+    )
+    told = capsys.readouterr().err
+    assert (
+        told == "note: training.cohort is called training.vectorize now (always for vectorized, never for sequential)\n"
+    )
+
+
+def test_a_key_of_today_goes_over_one_of_before() -> None:
+    assert resolve({"training.cohort": "sequential"}, {"training.vectorize": "always"}).training.vectorize == "always"
 
 
 # Messages ------------------------------------------------------------------------------------------------------------

@@ -172,12 +172,12 @@ def test_a_strategy_that_needs_all_updates(make_engine: MakeEngine) -> None:
 # Bits ------------------------------------------------------------------------------------------------------------
 
 
-def simulation(strategy: str, cohort: str, **more: Any) -> Simulation:
+def simulation(strategy: str, vectorize: str, **more: Any) -> Simulation:
     return Simulation(
         resolve(
             {
                 "strategy": strategy, "clients": 12, "cohort": 7, "rounds": 3, "eval_every": 3,
-                "training": {"cohort": cohort, "chunk": 3, "clip_norm": 1.0}, "data.partition": "dirichlet",
+                "training": {"vectorize": vectorize, "chunk": 3, "clip_norm": 1.0}, "data.partition": "dirichlet",
             },
             more,
         )
@@ -209,30 +209,30 @@ def fingerprint(state: RunState, engine: Engine) -> str:
 
 @pytest.fixture(scope="session")
 def undisturbed() -> Callable[[str, str], str]:
-    """Return a function from (strategy, cohort mode) to the fingerprint of the run in this process."""
+    """Return a function from (strategy, vectorize mode) to the fingerprint of the run in this process."""
     known: dict[tuple[str, str], str] = {}
 
-    def get(strategy: str, cohort: str) -> str:
-        if (strategy, cohort) not in known:
-            sim = simulation(strategy, cohort)
-            known[strategy, cohort] = run_rounds(sim, sim.engine())
-        return known[strategy, cohort]
+    def get(strategy: str, vectorize: str) -> str:
+        if (strategy, vectorize) not in known:
+            sim = simulation(strategy, vectorize)
+            known[strategy, vectorize] = run_rounds(sim, sim.engine())
+        return known[strategy, vectorize]
 
     return get
 
 
-@pytest.mark.parametrize("cohort", ["sequential", "vectorized"])
+@pytest.mark.parametrize("vectorize", ["never", "always"])
 @pytest.mark.parametrize("strategy", ["fedavg", "fedlabel", "fedld", "fedloge", "scaffold"])
-def test_same_bits_on_every_engine(make_engine: MakeEngine, undisturbed, strategy: str, cohort: str) -> None:
-    sim = simulation(strategy, cohort)
+def test_same_bits_on_every_engine(make_engine: MakeEngine, undisturbed, strategy: str, vectorize: str) -> None:
+    sim = simulation(strategy, vectorize)
     engine = make_engine(partial(Worker, sim.config, sim.data), 12, 3)
-    assert run_rounds(sim, engine) == undisturbed(strategy, cohort)
+    assert run_rounds(sim, engine) == undisturbed(strategy, vectorize)
 
 
 @pytest.mark.ray
 def test_several_waves_come_to_the_same_bits_on_ray(ray_engine: MakeEngine) -> None:
     with halves("fedavg", client=AskingClient, server=AskingServer):
-        sims = [simulation("fedavg", "vectorized") for _ in range(2)]
+        sims = [simulation("fedavg", "always") for _ in range(2)]
     here = run_rounds(sims[0], sims[0].engine())
     ray = ray_engine(partial(PatchedWorker, sims[1].config, sims[1].data), 12, 3, num_workers=2)
     assert run_rounds(sims[1], ray) == here
@@ -258,11 +258,11 @@ def test_models_made_for_single_clients_come_to_the_same_bits_on_ray(ray_engine:
 
 @pytest.mark.ray
 def test_same_history_on_ray(ray_engine: MakeEngine, undisturbed, tmp_path: Path) -> None:
-    sim = simulation("fedavg", "vectorized")
+    sim = simulation("fedavg", "always")
     config, files = HistoryConfig(keep="updates"), []
     for name, engine in [("here", sim.engine()), ("there", ray_engine(partial(Worker, sim.config, sim.data), 12, 3))]:
         (tmp_path / name).mkdir()
-        assert run_rounds(sim, engine, HistoryWriter(tmp_path / name, config)) == undisturbed("fedavg", "vectorized")
+        assert run_rounds(sim, engine, HistoryWriter(tmp_path / name, config)) == undisturbed("fedavg", "always")
         folder = tmp_path / name
         files.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
     assert files[0] == files[1]
@@ -271,10 +271,10 @@ def test_same_history_on_ray(ray_engine: MakeEngine, undisturbed, tmp_path: Path
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedloge"])
 def test_same_bits_whatever_memory_states_have(strategy: str, undisturbed, tmp_path: Path) -> None:
-    sim = simulation(strategy, "sequential", **{"engine.state_memory_mb": 0})
+    sim = simulation(strategy, "never", **{"engine.state_memory_mb": 0})
     engine = sim.engine()
     engine.states.spill_to(tmp_path / "spilled")
-    assert run_rounds(sim, engine) == undisturbed(strategy, "sequential")
+    assert run_rounds(sim, engine) == undisturbed(strategy, "never")
     assert (tmp_path / "spilled").exists() == (strategy == "fedloge")
     engine.close()
 
@@ -320,12 +320,12 @@ def test_a_slow_chunk_does_not_idle_the_others(ray_engine: MakeEngine, tmp_path:
 def test_a_worker_that_dies_changes_no_bit(ray_engine: MakeEngine, undisturbed, tmp_path: Path) -> None:
     """Three processes die, having trained a chunk and before answering."""
     strategy = "fedavg"
-    sim = simulation(strategy, "sequential")
+    sim = simulation(strategy, "never")
     sim_cohorts = [cohort_of(sim, server_round) for server_round in (1, 2, 3)]
     for server_round, cohort, position in zip((1, 2, 3), sim_cohorts, (0, 3, 6), strict=True):
         (tmp_path / f"train-{server_round}-{cohort[position]}").touch()
     engine = ray_engine(partial(fakes.MortalWorker, tmp_path, sim.config, sim.data), 12, 3)
-    assert run_rounds(sim, engine) == undisturbed(strategy, "sequential")
+    assert run_rounds(sim, engine) == undisturbed(strategy, "never")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -337,7 +337,7 @@ def cohort_of(sim: Simulation, server_round: int) -> list[int]:
 
 @pytest.mark.ray
 def test_workers_killed_from_outside_change_no_bit(ray_engine: MakeEngine, undisturbed) -> None:
-    sim = simulation("fedloge", "sequential")
+    sim = simulation("fedloge", "never")
     engine = ray_engine(partial(Worker, sim.config, sim.data), 12, 3, retries=5)
     killed: list[int] = []
 
@@ -362,7 +362,7 @@ def test_workers_killed_from_outside_change_no_bit(ray_engine: MakeEngine, undis
         sim.step(state, engine)
     assert len(killed) == 3
     engine.close()
-    assert result == undisturbed("fedloge", "sequential")
+    assert result == undisturbed("fedloge", "never")
 
 
 @pytest.mark.ray

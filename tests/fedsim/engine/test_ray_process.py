@@ -55,7 +55,7 @@ def start(env: dict[str, str], out: Path, *options: str) -> subprocess.Popen[str
     command = [
         sys.executable, "-m", "fedsim", "run", "--engine", "ray", "--strategy", "fedloge", "--clients", "8",
         "--cohort", "4", "--rounds", "100000", "--out", str(out), "--name", "r", "--partition", "iid",
-        "--set", "engine.num_workers=2", "--set", "training.cohort=sequential", "--set", "training.chunk=2",
+        "--set", "engine.num_workers=2", "--set", "training.vectorize=never", "--set", "training.chunk=2",
         "--set", "checkpoint_every=100000", "--set", "eval_every=100000", *options,
     ]  # fmt: skip
     return subprocess.Popen(
@@ -139,7 +139,7 @@ from fedsim.runs.simulation import Simulation
 
 port = int(sys.argv[1])
 config = {"strategy": "fedavg", "clients": 8, "data.partition": "iid", "rounds": 99, "faults.dropout": 0.2,
-    "training": {"cohort": "sequential", "chunk": 2},
+    "training": {"vectorize": "never", "chunk": 2},
     "engine": {"name": "ray", "num_workers": 2, "dashboard": True, "dashboard_port": port}}
 simulation = Simulation(resolve(config))
 engine, state = simulation.engine(), simulation.begin()

@@ -24,7 +24,7 @@ from tests.strategies.test_releases import items_sent
 
 CONFIG: dict[str, Any] = {
     "strategy": "fedavg", "clients": 6, "cohort": 5, "rounds": 3, "eval_every": 3, "data.max_per_class": 20,
-    "model": {"name": "mlp", "hidden": [16]}, "training": {"cohort": "vectorized", "chunk": 3, "epochs": 1},
+    "model": {"name": "mlp", "hidden": [16]}, "training": {"vectorize": "always", "chunk": 3, "epochs": 1},
 }  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def test_a_round_of_waves_resumes_to_the_same_bits(asking, tmp_path):
 
 
 def test_flowers_own_loop_conducts_the_same_waves(asking):
-    other = simulation(**{"training.cohort": "sequential"})
+    other = simulation(**{"training.vectorize": "never"})
     grid = InProcessEngine(AppWorker(client_app(other.worker), 6), 6, 3)
     expected = InProcessEngine(other.worker, 6, 3)
     ends = [

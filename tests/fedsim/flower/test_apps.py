@@ -13,7 +13,7 @@ from fedsim.runs.simulation import Simulation
 
 def simulation(strategy: str, **more) -> Simulation:
     config = {
-        "strategy": strategy, "clients": 6, "cohort": 4, "rounds": 2, "training": {"cohort": "sequential", "chunk": 1},
+        "strategy": strategy, "clients": 6, "cohort": 4, "rounds": 2, "training": {"vectorize": "never", "chunk": 1},
     }  # fmt: skip
     return Simulation(resolve(config, more))
 

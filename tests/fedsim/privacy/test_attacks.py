@@ -133,7 +133,7 @@ def test_clients_without_data_leave_the_others_a_larger_share():
 TINY = {
     "clients": 3, "rounds": 1, "eval_every": 100, "model": {"name": "mlp", "hidden": [64]},
     "data": {"max_per_class": 9, "partition": "iid"},
-    "training": {"epochs": 1, "batch_size": 99, "cohort": "sequential", "chunk": 99},
+    "training": {"epochs": 1, "batch_size": 99, "vectorize": "never", "chunk": 99},
 }  # fmt: skip
 LEVELS = {
     "client": {"privacy.client.clip_norm": 0.1, "privacy.client.delta": 1e-3},

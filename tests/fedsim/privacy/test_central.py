@@ -165,7 +165,7 @@ def test_the_count_of_unclipped_clients_is_noised():
 
 TINY = {
     "clients": 6, "rounds": 3, "eval_every": 100, "model": {"name": "mlp", "hidden": [32]},
-    "data": {"max_per_class": 12}, "training": {"epochs": 1, "cohort": "sequential", "chunk": 4},
+    "data": {"max_per_class": 12}, "training": {"epochs": 1, "vectorize": "never", "chunk": 4},
 }  # fmt: skip
 
 
@@ -195,10 +195,10 @@ def test_clients_count_alike_whatever_they_hold():
     assert float((flat(state.tensors) - flat(before)).norm()) <= 0.05
 
 
-@pytest.mark.parametrize("cohort", ["vectorized", "sequential"])
-def test_the_round_has_the_same_result_however_it_is_cut(cohort):
+@pytest.mark.parametrize("vectorize", ["always", "never"])
+def test_the_round_has_the_same_result_however_it_is_cut(vectorize):
     whole = begin({"noise_multiplier": 1.0}, {"training.chunk": 6})
-    other = begin({"noise_multiplier": 1.0}, {"training.chunk": 2, "training.cohort": cohort})
+    other = begin({"noise_multiplier": 1.0}, {"training.chunk": 2, "training.vectorize": vectorize})
     for simulation, state, engine in (whole, other):
         simulation.step(state, engine)
     torch.testing.assert_close(flat(whole[1].tensors), flat(other[1].tensors), rtol=1e-4, atol=1e-4)

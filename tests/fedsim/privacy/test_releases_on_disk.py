@@ -18,7 +18,7 @@ from fedsim.privacy.ledger import Ledger, Release, unprotected
 
 TINY = {
     "clients": 6, "rounds": 9, "eval_every": 100, "model": {"name": "mlp", "hidden": [16]}, "name": "run",
-    "data": {"max_per_class": 12}, "training": {"epochs": 1, "cohort": "sequential", "chunk": 99},
+    "data": {"max_per_class": 12}, "training": {"epochs": 1, "vectorize": "never", "chunk": 99},
     "checkpoint_every": 1000, "cohort": 3,
 }  # fmt: skip
 CLIENT = {"client": {"noise_multiplier": 2.0, "delta": 1e-3, "sampling": "fixed"}}

@@ -21,7 +21,7 @@ from fedsim.runs.simulation import Simulation
 
 TINY = {
     "clients": 6, "rounds": 4, "eval_every": 100, "model": {"name": "mlp", "hidden": [16]},
-    "data": {"max_per_class": 12}, "training": {"epochs": 2, "batch_size": 6, "cohort": "sequential"},
+    "data": {"max_per_class": 12}, "training": {"epochs": 2, "batch_size": 6, "vectorize": "never"},
     "checkpoint_every": 2,
 }  # fmt: skip
 BOTH = {

@@ -31,7 +31,7 @@ def config(strategy: str, name: str, folder: str) -> dict[str, Any]:
     """Return a run of five rounds in which three of eight clients take part."""
     return {
         "strategy": strategy, "name": name, "out": folder, "clients": 8, "cohort": 3, "rounds": 5,
-        "checkpoint_every": 2, "eval_every": 5, "training": {"cohort": "sequential", "chunk": 2},
+        "checkpoint_every": 2, "eval_every": 5, "training": {"vectorize": "never", "chunk": 2},
         "engine.state_memory_mb": 0, "data.max_per_class": 20, "data.partition": "iid",
         "history": {"keep": "updates", "every": 2},
     }  # fmt: skip

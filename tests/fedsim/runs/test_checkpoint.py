@@ -1,5 +1,6 @@
 import errno
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from fedsim.engine.states import ClientStates
 from fedsim.errors import FedsimError
 from fedsim.flower.records import to_record
 from fedsim.runs.checkpoint import Checkpoint, load_latest, load_model, save_model
+from tests.strategies.small_runs import begin
 
 
 def checkpoint(server_round: int, states: ClientStates | None = None) -> Checkpoint:
@@ -172,3 +174,15 @@ def test_model_file(tmp_path):
     (tmp_path / "a").write_bytes(b"x")
     with pytest.raises(FedsimError, match="not a readable model file"):
         load_model(tmp_path / "a")
+
+
+def test_a_checkpoint_of_before_keys_were_renamed_goes_on(tmp_path):
+    config = {"training.vectorize": "never", "training.chunk": 3}
+    run = begin("fedavg", config)
+    run.advance(1)
+    saved = run.simulation.checkpoint(run.state, run.engine)
+    before = {key: value for key, value in saved.recipe.items() if key != "training.vectorize"}
+    replace(saved, recipe={**before, "training.cohort": "sequential"}).save(tmp_path)
+    assert begin("fedavg", config, load_latest(tmp_path)).state.round == 1
+    with pytest.raises(FedsimError, match=r"training\.vectorize: its checkpoint was made with 'never', not 'always'"):
+        begin("fedavg", {**config, "training.vectorize": "always"}, load_latest(tmp_path))

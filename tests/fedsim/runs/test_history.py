@@ -41,7 +41,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "options",
     [
-        {"training.cohort": "vectorized"},
+        {"training.vectorize": "always"},
         {"model": {"name": "mlp", "norm": "batch"}, "faults": {"nan": 0.2, "dropout": 0.2}},
         {"strategy": "fedtrimmedavg", "cohort": 4},
         {"strategy": "ditto", "history.every": 2},

@@ -17,7 +17,7 @@ from fedsim.runs.simulation import Simulation
 
 TINY = {
     "clients": 6, "rounds": 3, "eval_every": 100, "model": {"name": "mlp", "hidden": [16]},
-    "data": {"max_per_class": 12}, "training": {"epochs": 1, "cohort": "sequential"},
+    "data": {"max_per_class": 12}, "training": {"epochs": 1, "vectorize": "never"},
 }  # fmt: skip
 
 

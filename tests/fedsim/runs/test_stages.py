@@ -124,7 +124,7 @@ def folder(tmp_path_factory):
     config = {
         "clients": 4, "rounds": 4, "checkpoint_every": 2, "name": "staged", "out": tmp_path_factory.mktemp("runs"),
         "data": {"stages": {"count": 2, "order": "natural"}, "partition": "iid", "max_per_class": 30},
-        "model": {"name": "mlp", "hidden": [32]}, "training": {"cohort": "sequential", "epochs": 1},
+        "model": {"name": "mlp", "hidden": [32]}, "training": {"vectorize": "never", "epochs": 1},
     }  # fmt: skip
     return run(config).folder
 

@@ -31,7 +31,7 @@ from fedsim.training.dp_sgd import (
 
 TINY = {
     "clients": 3, "rounds": 2, "eval_every": 100, "model": {"name": "cnn", "width": 4},
-    "data": {"max_per_class": 12}, "training": {"epochs": 2, "batch_size": 6, "cohort": "vectorized"},
+    "data": {"max_per_class": 12}, "training": {"epochs": 2, "batch_size": 6, "vectorize": "always"},
     "privacy": {"example": {"noise_multiplier": 0.0, "max_grad_norm": 0.5}},
 }  # fmt: skip
 

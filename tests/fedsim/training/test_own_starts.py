@@ -66,9 +66,9 @@ def test_a_start_of_its_own_may_be_a_part_of_the_model():
             torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("cohort", ["sequential", "vectorized"])
-def test_a_worker_trains_from_what_each_client_was_sent(cohort):
-    run = begin("fedavg", {"training.cohort": cohort, "training.chunk": 4})
+@pytest.mark.parametrize("vectorize", ["never", "always"])
+def test_a_worker_trains_from_what_each_client_was_sent(vectorize):
+    run = begin("fedavg", {"training.vectorize": vectorize, "training.chunk": 4})
     sim, own = run.simulation, starts_of(run)
     nodes = run.engine.get_node_ids()
     sent = {

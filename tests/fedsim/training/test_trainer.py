@@ -109,7 +109,7 @@ def test_small_models_are_trained_at_once_without_torchs_compiler(tmp_path):
 import sys
 from fedsim.runs.simulation import Simulation
 from fedsim.config.resolve import resolve
-s = Simulation(resolve({"clients": 4, "training": {"cohort": "vectorized"}}, {"engine.name": "inprocess"}))
+s = Simulation(resolve({"clients": 4, "training": {"vectorize": "always"}}, {"engine.name": "inprocess"}))
 state, engine = s.begin(), s.engine()
 s.step(state, engine)
 assert s.worker.trainer._recorder._calls

@@ -18,7 +18,7 @@ from unlearning.pipeline.runner import unlearn
 TINY = {
     "clients": 4, "rounds": 2, "eval_every": 100, "model": {"name": "mlp", "hidden": [16]}, "seed": 1,
     "data": {"max_per_class": 12, "partition": "iid"},
-    "training": {"epochs": 1, "batch_size": 99, "cohort": "sequential", "chunk": 9},
+    "training": {"epochs": 1, "batch_size": 99, "vectorize": "never", "chunk": 9},
 }  # fmt: skip
 EXAMPLE = {"example": {"noise_multiplier": 1.0, "delta": 1e-3}}
 CLIENT = {"client": {"noise_multiplier": 1.0, "delta": 1e-3}}
