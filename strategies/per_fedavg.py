@@ -64,7 +64,8 @@ class PerFedAvgClient(Client):
 
         def gradient(w: Tensors, part: int) -> Tensors:
             def f(own: Tensors) -> Tensor:
-                return part_of(batch, part, parts).loss(self.model.logits(own, buffers, batch.x, train=True))
+                spare = {name: value.clone() for name, value in buffers.items()}  # batch norm counts a step once, below
+                return part_of(batch, part, parts).loss(self.model.logits(own, spare, batch.x, train=True))
 
             found: Tensors = grad(f)(w)
             return found
