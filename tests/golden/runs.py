@@ -124,9 +124,9 @@ def figures(out: Path) -> Iterator[tuple[str, Figures]]:
         folder = out / "fedavg" / "unlearned" / name
         rows = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))["rows"]
         kept = {
-            f"{row['name']}/{metric}": row["metrics"][metric]["values"][0]
+            f"{row['name']}/{metric}": row["metrics"][metric]["mean"]
             for row in rows
-            for metric in ("forget_accuracy", "test_accuracy")
+            for metric in ("accuracy_forget", "accuracy_test")
             if metric in row["metrics"] and row["kind"] != "baseline"
         }
         yield name, Figures(folder, kept)
