@@ -7,7 +7,7 @@ from rich.console import Console
 from fedsim.config.resolve import resolve
 from fedsim.runs.progress import Lines, Live, Progress, Quiet, progress_for
 
-CONFIG = resolve({"clients": 200, "cohort": 100, "rounds": 4, "data.name": "npz:[bold].npz"})
+CONFIG = resolve({"clients": 200, "cohort": 100, "rounds": 4, "data.name": "npz:/[bold].npz"})
 
 
 def console(terminal: bool) -> Console:
@@ -45,7 +45,7 @@ def test_lines_tell_of_evaluated_rounds() -> None:
     out = console(False)
     play(Lines(out))
     head, engine, *rounds = shown(out).splitlines()
-    assert head == "fedavg on npz:[bold].npz: 100 of 200 clients, 4 rounds, cnn, seed 0"
+    assert head == "fedavg on npz:/[bold].npz: 100 of 200 clients, 4 rounds, cnn, seed 0"
     assert engine == "  engine: inprocess (as asked)"
     assert rounds == [
         "round 2/4  acc 0.2000  loss 1.0000  50 clients/s  eta 0 s",
@@ -54,7 +54,7 @@ def test_lines_tell_of_evaluated_rounds() -> None:
 
 
 def test_the_time_left_counts_only_the_rounds_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 0.0, 6.0, 12.0])
+    clock = iter([0.0, 0.0, 0.0, 6.0, 12.0])
     monkeypatch.setattr("fedsim.runs.progress.time.monotonic", lambda: next(clock))
     out = console(False)
     lines = Lines(out)
