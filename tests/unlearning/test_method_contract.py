@@ -17,7 +17,16 @@ REFUSED = {
     *(("ct", "logistic"), ("ct", "mlp"), ("msg", "logistic"), ("modhifi_u", "logistic")),
     *(("laf", "logistic"), ("laf_r", "logistic")),
 }
+TRANSFORMERS_ONLY = ("gs_lora", "gs_lora_pp")
+REFUSED |= {(method, name) for method in TRANSFORMERS_ONLY for name, _ in MODELS if name != "vit"}
 every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def model_for(method, **options):
+    """Return a new model that the method can serve; one with batch norm, if it serves such models."""
+    if method in TRANSFORMERS_ONLY:
+        return new_model("vit", width=8, **options)
+    return new_model(norm="batch", **options)
 
 
 def short(method):
@@ -28,7 +37,7 @@ def short(method):
 
 @every_method
 def test_what_a_method_does_not_need_it_does_not_read(method):
-    needs, model, (forget, retain) = load_unlearning(method).needs, new_model(norm="batch"), few()
+    needs, model, (forget, retain) = load_unlearning(method).needs, model_for(method), few()
     without = (
         forget if needs.forget_labels else replace(forget, y=None),
         (retain if needs.retain_labels else replace(retain, y=None)) if needs.retain else None,
@@ -48,7 +57,7 @@ def test_what_a_method_does_not_need_it_does_not_read(method):
 
 @every_method
 def test_a_method_is_a_function_of_its_generator_alone(method):
-    model, views = new_model(norm="batch"), few()
+    model, views = model_for(method), few()
     torch.manual_seed(1)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002  # that nobody draws from it
     first = apply(method, model, *views, **short(method))
@@ -62,7 +71,7 @@ def test_a_method_is_a_function_of_its_generator_alone(method):
 
 @every_method
 def test_it_leaves_the_views_alone_and_the_model_as_it_found_its_form(method):
-    model, views = new_model(norm="batch", dtype=torch.float64), few(dtype=torch.float64)
+    model, views = model_for(method, dtype=torch.float64), few(dtype=torch.float64)
     copies = [(view.x.clone(), view.y.clone()) for view in views]
     result = apply(method, model, *views, **short(method))
     for view, (x, y) in zip(views, copies, strict=True):
@@ -81,7 +90,7 @@ def test_it_leaves_the_views_alone_and_the_model_as_it_found_its_form(method):
 def test_any_model_of_the_zoo_is_served_or_refused_in_one_line(method, name, norm):
     model, views = new_model(name, norm, **({"width": 8} if name in ("resnet8", "vit") else {})), few(9, 38)
     if (method, name) in REFUSED:
-        with pytest.raises(FedsimError, match=f"^--method {method.removesuffix('_r')}: .*; use "):
+        with pytest.raises(FedsimError, match=f"^--method {method.removesuffix('_r').removesuffix('_pp')}: .*; use "):
             apply(method, model, *views, **short(method))
     else:
         result = apply(method, model, *views, **short(method))
@@ -93,6 +102,8 @@ NOTHING = {
     "bad_teacher": {"epochs": 0},
     "cf_k": {"epochs": 0},
     "finetune": {"epochs": 0},
+    "gs_lora": {"epochs": 0},
+    "gs_lora_pp": {"epochs": 0},
     "l1_sparse": {"epochs": 0},
     "laf": {"epochs": 0},
     "laf_r": {"epochs": 0, "repair_epochs": 0},
@@ -113,7 +124,7 @@ NOTHING = {
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"ct", "eu_k"}))
 def test_a_method_that_is_switched_off_returns_the_model_bit_for_bit(method):
-    model, views = new_model(norm="batch"), few()
+    model, views = model_for(method), few()
     assert_same_bits(apply(method, model, *views, **NOTHING[method]), model)
 
 
