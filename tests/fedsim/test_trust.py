@@ -103,8 +103,8 @@ def test_the_users_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_a_run_that_goes_on_takes_this_machines_settings_only(tiny_run: Path, tmp_path: Path, cli: Cli) -> None:
     run = shutil.copytree(tiny_run, tmp_path / "run")
     (run / "summary.json").unlink()
-    refused = cli("run", "--resume", run, "--rounds", "9")
-    assert (refused.code, "leave out rounds" in refused.err) == (2, True)
+    refused = cli("run", "--resume", run, "--clients", "9")
+    assert (refused.code, "leave out clients" in refused.err) == (2, True)
     assert cli("run", "--resume", run, "--set", "engine.device=cpu", "--quiet").code == 0
     with pytest.raises(FedsimError, match="rounds is no setting of this machine"):
         fedsim.resume(run, overrides={"rounds": 9})

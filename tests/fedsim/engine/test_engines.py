@@ -250,7 +250,7 @@ def test_models_made_for_single_clients_come_to_the_same_bits_on_ray(ray_engine:
         "training.steps": 3,
         "model": {"name": "cnn", "norm": "none"},
     }
-    sims = [simulation("pefll", "vectorized", **options, eval_clients="all") for _ in range(2)]
+    sims = [simulation("pefll", "always", **options, eval_clients="all") for _ in range(2)]
     here = run_rounds(sims[0], sims[0].engine())
     ray = ray_engine(partial(Worker, sims[1].config, sims[1].data), 12, 3, num_workers=2)
     assert run_rounds(sims[1], ray) == here
