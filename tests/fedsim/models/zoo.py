@@ -13,7 +13,9 @@ NUM_CLASSES = 5
 
 
 def small_config(name: str, norm: Any = None, **options: Any) -> ModelConfig:
-    narrow = {"width": 8, "hidden": (24, 16), "dropout": 0.0}
+    narrow = {
+        "width": 8, "hidden": (24, 16), "dropout": 0.0, "depth": 2, "heads": 2, "patch": 4, "mlp_ratio": 1.5,
+    }  # fmt: skip
     return ModelConfig(
         name=name, norm=norm, **({key: narrow[key] for key in MODELS[name].options if key in narrow} | options)
     )
