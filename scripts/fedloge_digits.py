@@ -1,7 +1,7 @@
 """FedLoGe against its baselines on long-tailed digits, and what must hold there.
 
 Run `python scripts/fedloge_digits.py --out fedloge_digits.json`; it takes about 7 minutes on one CPU core and exits
-with 1 if a check fails. The checks are those of card 7b; where the card asks for a gain in every run, its mean has to
+with 1 if a check fails. Where a check asks for a gain in every run, its mean has to
 be positive, and runs that lose are counted.
 """
 

@@ -1,4 +1,4 @@
-"""FedLoGe against its baselines on long-tailed CIFAR, for a machine with a GPU (card 7c); not run by us so far.
+"""FedLoGe against its baselines on long-tailed CIFAR, for a machine with a GPU; not run by us so far.
 
 Run `python scripts/fedloge_gpu.py --data-root FOLDER`, with one of
 

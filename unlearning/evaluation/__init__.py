@@ -1,6 +1,6 @@
 """How far an unlearned model is from one that never saw the data: metrics, attacks, their noise and the report.
 
 Pure functions on arrays; labels are (n,) class numbers, logits (n, C). Arguments are arrays or CPU tensors without
-gradient, and every draw comes from a generator that is passed in. Formulas cite the survey card ("card", its section
-4 unless said otherwise), the paper, and where we differ.
+gradient, and every draw comes from a generator that is passed in. Docstrings give the formula,
+the paper, and where we differ.
 """

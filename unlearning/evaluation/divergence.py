@@ -21,7 +21,7 @@ METRICS = (
 def js_divergences(logits: Array, oracle: Array) -> Floats:
     """Return JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2, m = (p + q) / 2, of each sample, (n,) nats in [0, ln 2].
 
-    Summed over classes: the public code of bad teaching and SSD averages over them (card 7 and 15).
+    Summed over classes: the public code of bad teaching and SSD averages over them.
     """
     log_p, log_q = _pair(logits, oracle)
     log_m = np.logaddexp(log_p, log_q) - np.log(2)
@@ -36,7 +36,7 @@ def js_divergence(logits: Array, oracle: Array) -> float:
 
 
 def activation_distance(logits: Array, oracle: Array, norm: Literal["l1", "l2"] = "l2") -> float:
-    """Return the mean over samples of ||p - q||, in [0, sqrt 2] for l2, [0, 2] for l1 (card 16).
+    """Return the mean over samples of ||p - q||, in [0, sqrt 2] for l2, [0, 2] for l1.
 
     l2 as in bad teaching (arXiv:2205.08096), l1 as in SCRUB (arXiv:2302.09880).
     """

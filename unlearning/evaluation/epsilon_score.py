@@ -1,4 +1,4 @@
-"""Forgetting quality of the NeurIPS-2023 challenge, from N unlearned and N retrained models (card 13).
+"""Forgetting quality of the NeurIPS-2023 challenge, from N unlearned and N retrained models.
 
 Per forget sample: epsilon = max over decision rules of max(log((1 - d - FPR) / FNR), log((1 - d - FNR) / FPR)),
 d = 1e-5; a rule with exactly one of the rates zero is dropped, both zero give infinity, capped at 50. Points

@@ -1,4 +1,4 @@
-"""Two ways to look well forgotten that are damage: over-forgotten and collapsed (card, section 9)."""
+"""Two ways to look well forgotten that are damage: over-forgotten and collapsed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Membership inference by logistic regression on the loss (NeurIPS-2023 starting kit; MUFAC card 3.3, card 8).
+"""Membership inference by logistic regression on the loss (NeurIPS-2023 starting kit; arXiv:2311.02240).
 
 min_{w,b} w^2/2 + sum_i log(1 + exp(-y_i (w l_i + b))), no scaling; mean accuracy on the held-out tenth of 10 splits.
 
@@ -24,7 +24,7 @@ METRICS = (
 
 MIN_SIZE = 10
 """Samples per side below which a tenth of them is none."""
-_NULL_SD = 0.54  # times 1/sqrt(n): the sd measured at n = 100, 240, 500, 1500 per side (MUFAC card, trap T5)
+_NULL_SD = 0.54  # times 1/sqrt(n): the sd measured at n = 100, 240, 500, 1500 per side
 
 
 def logistic_accuracy(forget: Array, unseen: Array, rng: np.random.Generator, splits: int = 10) -> float:

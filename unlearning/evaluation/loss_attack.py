@@ -1,4 +1,4 @@
-"""Membership inference by a threshold on the loss (Yeom et al., arXiv:1709.01604; card 7).
+"""Membership inference by a threshold on the loss (Yeom et al., arXiv:1709.01604).
 
 A sample is called a member iff its loss is below tau; forget set against never-seen data.
 """
@@ -41,7 +41,7 @@ def loss_auc_attack(forget: Array, unseen: Array, rng: np.random.Generator, halv
 def loss_threshold_attack(forget: Array, unseen: Array, rng: np.random.Generator, halvings: int = 20) -> Attack:
     """Return the balanced accuracy, in [1/2, 1], of the best threshold on the losses (n,) and (m,).
 
-    The threshold is chosen on the same data, as the card defines it: `chance` lies above 1/2.
+    The threshold is chosen on the same data, as usual for this attack: `chance` lies above 1/2.
     """
 
     def value(ours: Floats, theirs: Floats) -> float:

@@ -44,7 +44,7 @@ class Attack:
 
 
 def loss_sign(forget: Array, unseen: Array) -> int:
-    """Return sign(mean forget loss - mean unseen loss) (MUFAC card, trap T11)."""
+    """Return sign(mean forget loss - mean unseen loss)."""
     return int(np.sign(np.mean(as_values(forget, "forget losses")) - np.mean(as_values(unseen, "unseen losses"))))
 
 
@@ -71,7 +71,7 @@ def match_classes(forget_labels: Array, unseen_labels: Array, rng: np.random.Gen
     """Return rows (k,) of the forget set and (k,) of the unseen data that have the same classes, row by row.
 
     Of each class as many as the scarcer side has, drawn at random. Without this an attack on a forgotten class or a
-    client of few classes measures the difference of the classes (SCRUB restricts its attack likewise; card 8).
+    client of few classes measures the difference of the classes (SCRUB restricts its attack likewise).
     """
     ours, theirs = np.asarray(forget_labels, np.int64), np.asarray(unseen_labels, np.int64)
     forget_rows, unseen_rows = [], []

@@ -1,4 +1,4 @@
-"""Relearn time: how many steps of fine-tuning bring the forgotten samples back (card 17)."""
+"""Relearn time: how many steps of fine-tuning bring the forgotten samples back."""
 
 from __future__ import annotations
 

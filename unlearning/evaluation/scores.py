@@ -40,9 +40,9 @@ def as_values(values: Array, what: str) -> Floats:
 
 
 def margins(logits: Array, labels: Array) -> Floats:
-    """Return m(x) = z_y - log sum_{j != y} exp z_j, (n,), any real (card 14).
+    """Return m(x) = z_y - log sum_{j != y} exp z_j, (n,), any real.
 
-    It equals LiRA's phi(x) = log p_y - log sum_{j != y} p_j (card 11).
+    It equals LiRA's phi(x) = log p_y - log sum_{j != y} p_j.
     """
     z = as_logits(logits)
     y = as_labels(labels, *z.shape)

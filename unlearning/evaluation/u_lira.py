@@ -1,9 +1,9 @@
-"""U-LiRA: was this sample unlearned, or never seen? (arXiv:2403.01218; card 12).
+"""U-LiRA: was this sample unlearned, or never seen? (arXiv:2403.01218).
 
 Per sample x, N(mu_u, s_u) is fitted to the margins of models trained with x and then unlearned, N(mu_n, s_n) to those
 of models never trained on x. A further model is said to have unlearned x where log N(phi; u) - log N(phi; n) > 0.
 
-Differs from the public code (card 7): margins, not 0/1 correctness; models are scored that no Gaussian was fitted to;
+Differs from the public code: margins, not 0/1 correctness; models are scored that no Gaussian was fitted to;
 standard deviations have a floor of 1e-6, and a score of exactly 0 counts as half right.
 """
 
@@ -43,7 +43,7 @@ class ULira:
 
 
 def likelihood_ratio(phi: Floats, members: Floats, others: Floats, *, shared_variance: bool = False) -> Floats:
-    """Return log N(phi; mu_in, s_in) - log N(phi; mu_out, s_out), shaped as phi (..., n) (online LiRA, card 11).
+    """Return log N(phi; mu_in, s_in) - log N(phi; mu_out, s_out), shaped as phi (..., n) (online LiRA).
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from fedsim.data import (
 
 @pytest.mark.parametrize(
     ("classes", "n_max", "factor", "clients", "total", "surplus"),
-    [  # FedLoGe card, section 7a. In one cell of one setting a client is due 105 of the 100 images of a class.
+    [  # In one cell of one setting a client is due 105 of the 100 images of a class.
         (10, 5000, 0.02, 40, 9850, 0),
         (10, 5000, 0.01, 40, 9829, 0),
         (100, 500, 0.02, 20, 9261, 0),

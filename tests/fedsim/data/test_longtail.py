@@ -8,7 +8,7 @@ from fedsim.errors import FedsimError
 
 
 @pytest.mark.parametrize(
-    ("classes", "n_max", "factor", "total"),  # FedLoGe card, section 2
+    ("classes", "n_max", "factor", "total"),  # FedLoGe (arXiv:2401.08977), long-tailed CIFAR
     [(10, 5000, 0.02, 13_996), (10, 5000, 0.01, 12_406), (100, 500, 0.02, 12_608), (100, 500, 0.01, 10_847)],
 )
 def test_published_totals(classes, n_max, factor, total):

@@ -243,7 +243,7 @@ def test_what_flwr_refuses_is_one_line(values, clients):
     assert "\n" not in str(caught.value)
 
 
-# FedLoGe card, section 7a, from the authors' logs: (classes, n_max, IF, clients) and the first client sizes.
+# From the logs of FedLoGe's authors: (classes, n_max, IF, clients) and the first client sizes.
 AUTHORS = {
     (10, 5000, 0.02, 40): [226, 200, 143, 400, 329, 90, 221, 637, 842, 250],
     (10, 5000, 0.01, 40): [215, 141, 207, 171, 243, 132, 178, 751, 618, 173],

@@ -26,7 +26,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def literal_angle_loss(weights: torch.Tensor, norm: float) -> torch.Tensor:
-    """Card 3.1 line 4, word for word: weights (d, C)."""
+    """The frame's formula, word for word: weights (d, C)."""
     classes = weights.shape[1]
     loss = torch.zeros((), dtype=weights.dtype)
     for c in range(classes):

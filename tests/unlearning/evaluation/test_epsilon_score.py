@@ -54,7 +54,7 @@ def test_points_halve_every_half_unit():
 
 
 def test_alike_models_beat_shifted_ones():
-    """Card 8a.9: F(null) > 2 F(1 sigma) > F(3 sigma), disjoint sets 0; card 13: F(null) about .18 at N = 64."""
+    """F(null) > 2 F(1 sigma) > F(3 sigma), disjoint sets 0; F(null) about .18 at N = 64."""
     rng = np.random.default_rng(0)
     base = rng.normal(size=(64, 200))
     null, one, three = (forgetting_quality(base, rng.normal(d, 1, (64, 200))) for d in (0, 1, 3))

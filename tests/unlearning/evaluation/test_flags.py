@@ -29,7 +29,7 @@ def test_an_oracle_is_seldom_flagged():
 
 
 def test_ascent_beyond_twice_the_uniform_loss_is_flagged():
-    """Card 8b: forget loss over 2 ln C."""
+    """Forget loss over 2 ln C."""
     unseen = np.random.default_rng(2).exponential(size=200)
     assert over_forgotten(np.full(100, 2 * np.log(10) + 0.1), unseen).flag
     assert not over_forgotten([1.0], [1.0]).flag

@@ -68,7 +68,7 @@ def test_logistic_extremes():
 
 
 def test_logistic_solution_is_stationary():
-    """Gradient of w^2/2 + sum log(1 + exp(-y (w l + b))), y = +-1 (MUFAC card 7a.4: below 1e-6)."""
+    """Gradient of w^2/2 + sum log(1 + exp(-y (w l + b))), y = +-1 (below 1e-6)."""
     draw = rng(4)
     x, members = draw.exponential(size=300), np.repeat([1.0, 0.0], 150)
     w, b = fit(x, members)
@@ -97,7 +97,7 @@ def test_unequal_sides_keep_chance_at_a_half():
 
 
 def test_the_card_s_noise_at_240_samples():
-    """MUFAC card, T5: standard deviation .032 at n = 240 per side."""
+    """Standard deviation .032 at n = 240 per side."""
     draw = rng(6)
     values = [logistic_accuracy(draw.exponential(size=240), draw.exponential(size=240), draw) for _ in range(25)]
     assert np.std(values) == pytest.approx(0.032, rel=0.4)  # an sd of 25 values is known to 14 %

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from unlearning.evaluation.gaps import average_gap, tug_of_war
 from unlearning.evaluation.nomus import nomus
 
-# Accuracy, |MIA - 1/2| and NoMUS of nine methods on MUFAC, MUCAC and its three attributes (MUFAC card, section 5).
+# Accuracy, |MIA - 1/2| and NoMUS of nine methods on MUFAC, MUCAC and its three attributes (arXiv:2311.02240).
 PUBLISHED = """
 .5951 .488 .6055 .5900 .4048 .5893 .5925 .5984 .5633
 .2136 .0445 .2129 .2126 .0485 .2089 .1990 .1415 .0953
@@ -44,7 +44,7 @@ def test_corners():
 
 
 def test_the_constant_predictor_is_rewarded():
-    """(largest share + 1) / 2 at chance: .9125 for 82.5 % of one class (card, trap T3)."""
+    """(largest share + 1) / 2 at chance: .9125 for 82.5 % of one class."""
     assert nomus(0.825, 0.5) == pytest.approx(0.9125)
 
 

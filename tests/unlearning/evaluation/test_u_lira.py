@@ -17,7 +17,7 @@ def rng(seed=0):
 
 
 def test_a_gap_of_two_sigma():
-    """Accuracy Phi(1) = .841, AUC Phi(sqrt 2) = .921 (card 8a.9: within .02)."""
+    """Accuracy Phi(1) = .841, AUC Phi(sqrt 2) = .921 (within .02)."""
     draw = rng(0)
     shift = draw.normal(0, 5, 100)  # every sample has its own level, which one global threshold would not find
     found = u_lira(draw.normal(shift + 2, 1, (64, 100)), draw.normal(shift, 1, (64, 100)), rng())
@@ -66,7 +66,7 @@ def test_likelihood_ratio_is_that_of_two_normals():
 
 
 def test_shared_variance_keeps_the_sides_apart():
-    """The reference code takes the out side's deviation from the in data (card, section 7)."""
+    """The reference code takes the out side's deviation from the in data."""
     draw = rng(4)
     members, others = draw.normal(0, 1, (50, 20)), draw.normal(0, 5, (50, 20))
     sd = [np.sqrt(side.var(0, ddof=1).mean()) for side in (members, others)]
@@ -76,7 +76,7 @@ def test_shared_variance_keeps_the_sides_apart():
 
 
 def test_lira_on_one_model():
-    """Members' margins 2 sigma above: AUC of the online score Phi(sqrt 2) (card 8a.9)."""
+    """Members' margins 2 sigma above: AUC of the online score Phi(sqrt 2)."""
     draw = rng(5)
     inside, outside = draw.normal(2, 1, (64, 4000)), draw.normal(0, 1, (64, 4000))
     target = np.concatenate([draw.normal(2, 1, 2000), draw.normal(0, 1, 2000)])

@@ -121,7 +121,7 @@ def test_damage_is_flagged(overdone, oracles):
     constant = Splits(**{name: constant_logits(LABELS.retain, CLASSES, size) for name, size in SIZES.items()})
     answered = measure(constant, oracles[0])
     assert answered.flags == ["collapsed"]
-    assert answered.values["nomus"] == pytest.approx((1 / CLASSES + 1) / 2, abs=0.06)  # card, trap T3
+    assert answered.values["nomus"] == pytest.approx((1 / CLASSES + 1) / 2, abs=0.06)
 
 
 def test_a_diverged_model_has_no_numbers_and_comes_last(twin, oracles):
