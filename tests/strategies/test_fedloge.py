@@ -58,7 +58,7 @@ def test_personal_realignment_row_by_row(head):
 
 
 def test_a_round_is_three_separate_optimisers():
-    """The client's algorithm, literally: features from before the step; backbone, psi, phi in turn; momentum afresh each round."""
+    """Literally: features from before the step; backbone, psi, phi in turn; momentum afresh each round."""
     setting = {"rounds": 2, "training.epochs": 2, "training.precision": "float64", "strategy.sparsity": 0.4}
     run = begin("fedloge", setting)
     config, server = run.simulation.config, run.simulation.server

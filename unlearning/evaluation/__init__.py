@@ -2,5 +2,5 @@
 
 Pure functions on arrays; labels are (n,) class numbers, logits (n, C). Arguments are arrays or CPU tensors without
 gradient, and every draw comes from a generator that is passed in. Docstrings give the formula,
-the paper, and where we differ.
+the paper, and where ours differs.
 """
