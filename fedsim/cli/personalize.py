@@ -26,6 +26,9 @@ def personalize_command(
     adapt_steps: Annotated[
         int, typer.Option(min=0, help="Local steps of what a client keeps; of all, if it keeps nothing.")
     ] = 0,
+    no_privacy: Annotated[
+        bool, typer.Option("--no-privacy", help="Allow adapting on samples that the run promises to hide.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the models; by default RUN/personal.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the models' folder.")] = False,
 ) -> None:
@@ -33,7 +36,7 @@ def personalize_command(
     from fedsim.runs.personalize import personalize, write_personal
 
     try:
-        made = personalize(run, clients, dataset=dataset, adapt_steps=adapt_steps)
+        made = personalize(run, clients, dataset=dataset, adapt_steps=adapt_steps, no_privacy=no_privacy)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
     folder = out or run / "personal"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from fedsim.federated.exchange import conduct
 from fedsim.flower import wire
 from fedsim.flower.internals import client_of, reply_to
 from fedsim.flower.records import Tensors, scalars, to_record
+from fedsim.privacy import ledger as ledgers
+from fedsim.privacy.guarantees import guarantees
 from fedsim.runs.checkpoint import load_latest, save_model
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.frozen import run_data
@@ -64,7 +67,12 @@ class Personal:
 
 
 def personalize(
-    run: str | Path, clients: str | None = None, *, dataset: str | None = None, adapt_steps: int = 0
+    run: str | Path,
+    clients: str | None = None,
+    *,
+    dataset: str | None = None,
+    adapt_steps: int = 0,
+    no_privacy: bool = False,
 ) -> list[Personal]:
     """Return a model for each client, in order.
 
@@ -78,6 +86,8 @@ def personalize(
         New clients from `npz:FILE` or `csv:FILE` instead: one for each identity in it, or one for all of it.
     adapt_steps
         Local steps in which a client trains what it keeps for itself, or, where it keeps nothing, all of its model.
+    no_privacy
+        Let clients of a run adapt its model, although that shows what the run promises to hide.
 
     Raises
     ------
@@ -91,6 +101,8 @@ def personalize(
     folder = RunFolder.open(asked.path.resolve().parents[1]) if forgetful else asked
     if folder.status != "finished":
         raise FedsimError(f"{run}: is {folder.status}, and only a finished run has models; fedsim run --resume {run}")
+    if adapt_steps and dataset is None and not no_privacy:
+        _require_no_promise(folder)
     recorded = resolve(user_settings(), recorded_config(folder.path))
     simulation = Simulation(recorded, data=run_data(asked.path, recorded))  # nothing of what was forgotten
     require_same_data(asked, simulation.data)
@@ -112,6 +124,18 @@ def personalize(
         arrays = to_record(state.tensors)
         conduct(simulation.server.exchange_evaluate(state.round, arrays, ConfigRecord(), engine), desk.send)
     return list(desk.clients.values())
+
+
+def _require_no_promise(folder: RunFolder) -> None:
+    """Refuse to train on samples whose privacy a run promises."""
+    if not ledgers.exists(folder.path):
+        return
+    found = guarantees(ledgers.Ledger.read(folder.path), with_replaced=False)
+    if units := dict.fromkeys(row.unit for row in found if row.epsilon < math.inf):
+        raise FedsimError(
+            f"--adapt-steps: trains on clients' samples without noise, and the run promises privacy of "
+            f"{' and '.join(f'{unit}s' for unit in units)}; leave it out, or say --no-privacy"
+        )
 
 
 def _forgetful_model(outcome: RunFolder, simulation: Simulation) -> Tensors:

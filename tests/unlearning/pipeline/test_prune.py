@@ -110,6 +110,11 @@ def test_what_a_run_promises_is_kept_or_given_up_in_so_many_words(tmp_path: Path
     assert not (tmp_path / "on").exists()
     assert cli("run", *on, "--name=on", "--set=privacy.given_up=true").code == 0
     assert len(Ledger.read(tmp_path / "on").parts) == 2
+    adapt = ["personalize", run, "--clients=0", "--adapt-steps=1", "--quiet"]
+    done = cli(*adapt)
+    assert (done.code, "the run promises privacy of clients; leave it out, or say" in done.err) == (2, True)
+    assert cli(*adapt, "--no-privacy").code == 0
+    assert cli("personalize", run, "--clients=0", "--quiet").code == 0
     kept = cli("run", *on, "--name=kept", "--set=privacy.client.noise_multiplier=1")
     assert (kept.code, kept.err) == (0, "")
     once, twice = (cli("privacy", tmp_path / name).out for name in ("private", "kept"))
