@@ -20,7 +20,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -64,15 +64,17 @@ def plugin_hash(path: Path, where: str) -> str:
 def load_plugin(path: Path, where: str) -> ModuleType:
     """Return the module that a user's file makes, having run it if this process has not yet.
 
+    Every way to a file comes through here, so that none can run what the user has not named.
+
     Raises
     ------
     FedsimError
-        If it is gone, lies in a run folder, or fails.
+        If it is gone, has not been named with this content, lies in a run folder, or fails.
     """
+    require_allowed(path, where)
     name = _PREFIX + str(path).encode().hex()
     if name in sys.modules:
         return sys.modules[name]
-    plugin_hash(path, where)
     inside = next((folder for folder in path.parents if (folder / "config.yaml").is_file()), None)
     if inside is not None:
         raise FedsimError(f"{where}: {path} lies in the run folder {inside}, of which nothing is run; copy it out")
@@ -114,14 +116,14 @@ def _known() -> dict[str, str]:
 
 def require_allowed(path: Path, where: str) -> None:
     """Refuse a file that a configuration names and the user has not, or not with this content."""
-    known = _named.get(str(path)) or _known().get(str(path))
+    known, now = _named.get(str(path)) or _known().get(str(path)), plugin_hash(path, where)
     option = {"data.name": "dataset"}.get(where, where.removesuffix(".name"))
     if known is None:
         raise FedsimError(
             f"{where}: {path} is a file that you have not named yourself, and would be run; if you trust it, add "
             f"--{option} {path}"
         )
-    if known != plugin_hash(path, where):
+    if known != now:
         raise FedsimError(f"{where}: {path} has changed since you named it; restore it, or add --{option} {path}")
 
 
@@ -132,6 +134,10 @@ class PluginFile(Config):
     """Absolute."""
     sha256: str
     """Of its content when the run began."""
+
+    def admit(self) -> None:
+        """Let the file run in this process: of a worker, whose driver has looked at its configuration."""
+        _named[str(self.path)] = self.sha256
 
     def require_unchanged(self) -> None:
         """Refuse a file that is not what it was."""
@@ -158,6 +164,16 @@ def chosen(own: dict[str, T], path: Path, wanted: str | None, where: str, kind: 
         names = ", ".join(f"{path.name}:{name}" for name in own)
         raise FedsimError(f"{where}: {path} registers {', '.join(own)}; say which: {names}")
     return own[wanted]
+
+
+def registered(
+    registry: Mapping[str, T], plugin: tuple[Path, str | None], where: str, kind: str, ours: Collection[str]
+) -> T:
+    """Return what a user's file registers, `plugin` being what `plugin_of` returns; see `chosen`."""
+    path, wanted = plugin
+    module = load_plugin(path, where).__name__
+    own = {key.removeprefix(f"{module}:"): value for key, value in registry.items() if key.startswith(f"{module}:")}
+    return chosen(own, path, wanted, where, kind, ours)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

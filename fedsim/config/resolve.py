@@ -194,8 +194,6 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
     name = raw["strategy"].get("name") if isinstance(raw["strategy"], dict) else raw["strategy"]
     if not isinstance(name, str):
         raise FedsimError(f"strategy.name: must be a name, got {shown(name)}; {nearest('', describe('strategies'))}")
-    if (plugin := plugin_of(name)) is not None:
-        require_allowed(plugin[0], "strategy.name")
     method = load_strategy(name)
     merged: Nested = {}
     _apply(merged, method.run_defaults)
@@ -228,7 +226,10 @@ def _with_plugins(config: RunConfig) -> RunConfig:
         if (plugin := plugin_of(names[section])) is not None:
             path, wanted = plugin
             require_allowed(path, f"{section}.name")
-            files[path] = known.get(path) or PluginFile(path=path, sha256=plugin_hash(path, f"{section}.name"))
-            files[path].require_unchanged()
+            if path in known:
+                known[path].require_unchanged()
+            else:
+                known[path] = PluginFile(path=path, sha256=plugin_hash(path, f"{section}.name"))
+            files[path] = known[path]
             changes[section] = part.model_copy(update={"name": f"{path}:{wanted}" if wanted else str(path)})
     return config.model_copy(update={**changes, "plugins": tuple(files.values())})

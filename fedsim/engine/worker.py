@@ -47,6 +47,8 @@ class Worker:
         torch.set_num_threads(config.engine.threads)
         keep_freed_memory()
         self.config, self.data = config, data
+        for file in config.plugins:
+            file.admit()
         self.device = resolve_device(config.engine.device)
         dataset = data.dataset
         model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)

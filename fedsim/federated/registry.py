@@ -5,15 +5,15 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from fedsim.config.strategy import StrategyConfig
 from fedsim.errors import FedsimError, nearest
-from fedsim.plugins import chosen, load_plugin, plugin_of, registry_key
+from fedsim.plugins import plugin_of, registered, registry_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from fedsim.data.federation import FederatedData
     from fedsim.federated.client import Client
     from fedsim.federated.server import Server
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -126,18 +129,21 @@ def load_strategy(name: str) -> Strategy:
     """
     if name in _strategies:  # of a file read before, or registered by other code of this process
         return _strategies[name]
+    known = declared("strategies", "strategy")
     if (plugin := plugin_of(name)) is not None:
-        return _of_plugin(*plugin)
-    known = describe("strategies")
+        return registered(_strategies, plugin, "strategy.name", "a strategy", known)
+    return imported(_strategies, known, name, f"strategy.name: unknown strategy {name!r}")
+
+
+def imported(registry: Mapping[str, T], known: Mapping[str, Declaration], name: str, unknown: str) -> T:
+    """Return the method that a package declares under `name`, importing its file only.
+
+    Raises
+    ------
+    FedsimError
+        If there is no such method; the line begins with `unknown`.
+    """
     if name not in known:
-        raise FedsimError(f"strategy.name: unknown strategy {name!r}; {nearest(name, known)}")
-    importlib.import_module(known[name][0])
-    return _strategies[name]
-
-
-def _of_plugin(path: Path, wanted: str | None) -> Strategy:
-    module = load_plugin(path, "strategy.name")
-    own = {
-        method.name: method for key, method in _strategies.items() if key == registry_key(method.name, module.__name__)
-    }
-    return chosen(own, path, wanted, "strategy.name", "a strategy", describe("strategies"))
+        raise FedsimError(f"{unknown}; {nearest(name, known)}")
+    importlib.import_module(known[name].module)
+    return registry[name]

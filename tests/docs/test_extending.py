@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import fedsim
+from fedsim.errors import FedsimError
+from fedsim.models.config import ModelConfig
 from tests.tiny_runs import Cli
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -94,6 +96,20 @@ def test_a_configuration_cannot_make_a_file_run_that_its_reader_has_not_named(
     assert cli("run", "--config=sent.yaml", "--strategy=./entropy.py", "--name=named", "--quiet").code == 0
     monkeypatch.setattr("fedsim.plugins._named", {})  # as in a later process, which reads what was remembered
     assert cli("run", "--config=sent.yaml", "--name=again", "--quiet").code == 0
+
+
+def test_a_model_that_is_sent_cannot_make_a_file_run(folder: Path, cli: Cli) -> None:
+    """Its description names a file; to load, export or evaluate it is no consent."""
+    assert cli("run", "--model=mlp", "--clients=4", "--rounds=1", "--name=sent", "--quiet").code == 0
+    (folder / "evil.py").write_text("raise SystemExit('it ran')\n")
+    description = folder / "runs" / "sent" / "model.json"
+    told = fedsim.load_model(folder / "runs" / "sent").description
+    own = told.model_copy(update={"model": ModelConfig(name=f"{folder}/evil.py:Net")})
+    description.write_text(own.model_dump_json(indent=1))
+    with pytest.raises(FedsimError, match=r"evil\.py is a file that you have not named yourself"):
+        fedsim.load_model(folder / "runs" / "sent")
+    done = cli("export", folder / "runs" / "sent")
+    assert (done.code, "evil.py is a file that you have not named yourself" in done.err) == (2, True)
 
 
 def test_nothing_in_a_run_folder_is_run(folder: Path, cli: Cli) -> None:

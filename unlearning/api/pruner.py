@@ -6,13 +6,11 @@ One file, one method: its docstring, its options, and under `@pruner("name", Nam
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fedsim.errors import FedsimError, nearest
-from fedsim.federated.registry import declared
+from fedsim.federated.registry import declared, imported
 from fedsim.schema import Config
 
 if TYPE_CHECKING:
@@ -90,10 +88,7 @@ def load_pruner(name: str) -> Pruner:
         If there is no such method.
     """
     known = declared("unlearning", "pruner")
-    if name not in known:
-        raise FedsimError(f"--method {name}: no such pruning method; {nearest(name, known)}")
-    importlib.import_module(known[name].module)
-    return _pruners[name]
+    return imported(_pruners, known, name, f"--method {name}: no such pruning method")
 
 
 def describe_pruners() -> dict[str, str]:

@@ -9,14 +9,12 @@ or some of these, `unlearn(federation, config) -> global tensors`, see `unlearni
 from __future__ import annotations
 
 import ast
-import importlib
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from fedsim.errors import FedsimError, nearest
-from fedsim.federated.registry import declared
-from fedsim.plugins import chosen, load_plugin, plugin_of, registry_key
+from fedsim.federated.registry import declared, imported
+from fedsim.plugins import plugin_of, registered, registry_key
 from fedsim.schema import Config
 from unlearning.api.needs import Needs
 
@@ -123,15 +121,10 @@ def load_unlearning(name: str) -> Method:
     """
     known = declared("unlearning", "unlearning")
     if (plugin := plugin_of(name)) is not None:
-        module = load_plugin(plugin[0], "--method")
-        own = {m.name: m for key, m in _methods.items() if key == registry_key(m.name, module.__name__)}
-        return chosen(own, *plugin, "--method", "an unlearning method", known)
+        return registered(_methods, plugin, "--method", "an unlearning method", known)
     if name not in known and (loaded := [method for method in _methods.values() if method.name == name]):
         return loaded[-1]  # of a user's file
-    if name not in known:
-        raise FedsimError(f"--method {name}: no such unlearning method; {nearest(name, known)}")
-    importlib.import_module(known[name].module)
-    return _methods[name]
+    return imported(_methods, known, name, f"--method {name}: no such unlearning method")
 
 
 def describe_unlearning() -> dict[str, str]:

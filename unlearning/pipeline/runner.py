@@ -21,7 +21,7 @@ from fedsim.config.run import HistoryConfig
 from fedsim.errors import FedsimError, InUse, RunFailed, nearest
 from fedsim.federated.registry import declared
 from fedsim.models.base import Classifier
-from fedsim.plugins import plugin_of
+from fedsim.plugins import allow, plugin_of
 from fedsim.privacy.ledger import Ledger
 from fedsim.randomness import generator
 from fedsim.report.wording import format_duration
@@ -137,6 +137,8 @@ def unlearn(
     if RETRAIN in asked:
         asked.remove(RETRAIN)
         compare = RETRAIN
+    for name_or_file in asked:
+        allow(name_or_file, "--method")
     asked = [load_unlearning(name).name if plugin_of(name) else name for name in asked]
     stem = "-".join(asked) or stem
     for method in asked if asked != ["all"] else []:
