@@ -22,14 +22,14 @@ from fedsim.federated.registry import load_strategy
 from fedsim.federated.types import State, Update
 from fedsim.flower import wire
 from fedsim.flower.records import Tensors, to_record
-from fedsim.models.build import build_model, has_batch_coupling
-from fedsim.models.start import load_start
+from fedsim.models.build import has_batch_coupling
 from fedsim.privacy.address import Secrets
 from fedsim.privacy.central import clipped_updates
 from fedsim.training.adapt import adapted
 from fedsim.training.audits import measured
 from fedsim.training.data import Job, training_data
 from fedsim.training.dp_sgd import PrivateSteps
+from fedsim.training.first_model import first_model
 from fedsim.training.precision import prepare, set_matrix_units
 from fedsim.training.queries import answer, rows_of
 from fedsim.training.trainer import Trained, Trainer
@@ -51,10 +51,7 @@ class Worker:
             file.admit()
         self.device = resolve_device(config.engine.device)
         dataset = data.dataset
-        model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
-        if config.start is not None:
-            load_start(model, config.start)
-        model = prepare(model, config.training, self.device)
+        model = prepare(first_model(config, dataset), config.training, self.device)
         set_matrix_units(config.training)
         self.client = load_strategy(config.strategy.name).client(config, model)
         self.train_set = training_data(data, config.data.augment, self.device, model.classifier.weight.dtype)

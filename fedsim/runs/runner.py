@@ -44,9 +44,10 @@ from fedsim.runs.progress import Progress
 from fedsim.runs.relocate import MOVED, relocated
 from fedsim.runs.reserve import held, put_in_place, sweep, temporary_for
 from fedsim.runs.settle import as_given
-from fedsim.runs.simulation import Metrics, RunState, Simulation, build_run_model, described
+from fedsim.runs.simulation import Metrics, RunState, Simulation, described
 from fedsim.runs.staging import schedule
 from fedsim.sealed import seal, sha256
+from fedsim.training.first_model import build_run_model
 
 _WARNINGS = 3
 _ELSEWHERE = "choose another --out"
@@ -304,7 +305,7 @@ def _finish(
         if (cause := _disk_cause(error)) is None:
             raise
         raise RunFailed(f"{folder}: cannot be written ({cause}); free some room, then: {go_on}") from None
-    model = simulation.new_model(simulation.config)
+    model = build_run_model(simulation.config, simulation.data.dataset)
     model.load_state_dict({name: value.cpu() for name, value in exported.items()})
     return RunResult(folder, simulation.config, state.metrics, _newest(state.metrics), model.eval())
 

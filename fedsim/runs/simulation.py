@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from flwr.app import ConfigRecord, Message
 
 from fedsim.config.errors import shown
@@ -36,9 +35,9 @@ from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.flower.wire import OWN_UPDATES
 from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
-from fedsim.models.build import build_model, has_batch_coupling
+from fedsim.models.build import has_batch_coupling
 from fedsim.models.portable import Description
-from fedsim.models.start import load_start, start_hash
+from fedsim.models.start import start_hash
 from fedsim.paths import expanded
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import Checkpoint
@@ -50,6 +49,7 @@ from fedsim.runs.privacy_setup import calibrated, central_privacy, inherited_led
 from fedsim.runs.progress import Progress, Quiet
 from fedsim.runs.settle import require_fitting, require_trainable, settled
 from fedsim.runs.staging import require_stageable, stage_metrics, works_between_rounds
+from fedsim.training.first_model import first_model
 from fedsim.training.precision import prepare
 
 Metrics = dict[str, float]
@@ -147,10 +147,7 @@ class Simulation:
 
     def new_model(self, config: RunConfig) -> Classifier:
         """Return the model that the run starts from."""
-        model = build_run_model(config, self.data.dataset)
-        if config.start is not None:
-            load_start(model, config.start)
-        return model
+        return first_model(config, self.data.dataset)
 
     def engine(self) -> Engine:
         """Return the engine that the configuration names; the caller closes it."""
@@ -362,12 +359,6 @@ def _with_start(config: RunConfig) -> RunConfig:
     if config.start_sha256 not in (None, found):
         raise FedsimError(f"start: {path} is not what this run began with (its hash differs); restore it")
     return config.model_copy(update={"start": path, "start_sha256": found})
-
-
-def build_run_model(config: RunConfig, dataset: Dataset) -> Classifier:
-    """Return a run's initial model on the CPU, in the run's number format."""
-    model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
-    return prepare(model, config.training, torch.device("cpu"))
 
 
 def described(config: RunConfig, dataset: Dataset) -> Description:

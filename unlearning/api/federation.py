@@ -25,6 +25,7 @@ from fedsim.runs.checkpoint import load_latest, load_model
 from fedsim.runs.history import KeptRound, Participation, Sent, open_history
 from fedsim.runs.progress import Progress
 from fedsim.runs.simulation import RunState, Simulation
+from fedsim.training.first_model import build_run_model
 from unlearning.api.needs import Needs
 from unlearning.api.replay_record import ReplayRecord
 
@@ -287,7 +288,7 @@ class Federation:
 
     def model(self, tensors: Tensors) -> Classifier:
         """Return the plain model that predicts as the run's server does with these global tensors."""
-        model = self._simulation.new_model(self.config)
+        model = build_run_model(self.config, self._simulation.data.dataset)
         model.load_state_dict(self._simulation.server.export(tensors))
         return model.to(self.device)
 

@@ -28,7 +28,7 @@ from fedsim.runs.frozen import run_data, whole_data
 from fedsim.runs.history import round_folders
 from fedsim.runs.relocate import MOVED, relocated
 from fedsim.runs.runner import load_run_tensors, require_same_data
-from fedsim.runs.simulation import build_run_model
+from fedsim.training.first_model import build_run_model
 from fedsim.training.precision import prepare, set_matrix_units
 
 IntArray = npt.NDArray[np.int64]

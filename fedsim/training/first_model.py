@@ -1,0 +1,26 @@
+"""The model of a run, on the CPU in the run's number format: as its options make it, and as the run begins with it."""
+
+from __future__ import annotations
+
+import torch
+
+from fedsim.config.run import RunConfig
+from fedsim.data.datasets import Dataset
+from fedsim.models.base import Classifier
+from fedsim.models.build import build_model
+from fedsim.models.start import load_start
+from fedsim.training.precision import prepare
+
+
+def build_run_model(config: RunConfig, dataset: Dataset) -> Classifier:
+    """Return a new model with the weights that the seed draws: for one whose weights are about to be loaded, too."""
+    model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
+    return prepare(model, config.training, torch.device("cpu"))
+
+
+def first_model(config: RunConfig, dataset: Dataset) -> Classifier:
+    """Return the model that server and clients begin with: drawn, or with the weights that `start` names."""
+    model = build_run_model(config, dataset)
+    if config.start is not None:
+        load_start(model, config.start)
+    return model
