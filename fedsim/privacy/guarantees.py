@@ -49,6 +49,17 @@ def guarantees(ledger: Ledger, *, with_replaced: bool = True) -> list[Guarantee]
     return found
 
 
+def promised_units(ledger: Ledger, *, ended: bool) -> list[Unit]:
+    """Return whose privacy a ledger promises; with `ended`, also where a later release has made epsilon infinite."""
+    found = guarantees(ledger, with_replaced=False)
+    return list(dict.fromkeys(row.unit for row in found if ended or row.epsilon < math.inf))
+
+
+def in_words(units: Iterable[Unit]) -> str:
+    """Return units as part of a sentence: "examples and clients"."""
+    return " and ".join(f"{unit}s" for unit in units)
+
+
 def _shows_model(part: Ledger, unit: Unit) -> bool:
     """Return whether this part has released the model with nothing that protects the unit."""
     return any("model" in release.covers for release in part.uncovered(unit)) and any(part.took_part)

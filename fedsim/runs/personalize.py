@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from fedsim.flower import wire
 from fedsim.flower.internals import client_of, reply_to
 from fedsim.flower.records import Tensors, scalars, to_record
 from fedsim.privacy import ledger as ledgers
-from fedsim.privacy.guarantees import guarantees
+from fedsim.privacy.guarantees import in_words, promised_units
 from fedsim.runs.checkpoint import load_latest, save_model
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.frozen import run_data
@@ -130,11 +129,10 @@ def _require_no_promise(folder: RunFolder) -> None:
     """Refuse to train on samples whose privacy a run promises."""
     if not ledgers.exists(folder.path):
         return
-    found = guarantees(ledgers.Ledger.read(folder.path), with_replaced=False)
-    if units := dict.fromkeys(row.unit for row in found if row.epsilon < math.inf):
+    if units := promised_units(ledgers.Ledger.read(folder.path), ended=False):
         raise FedsimError(
             f"--adapt-steps: trains on clients' samples without noise, and the run promises privacy of "
-            f"{' and '.join(f'{unit}s' for unit in units)}; leave it out, or say --no-privacy"
+            f"{in_words(units)}; leave it out, or say --no-privacy"
         )
 
 

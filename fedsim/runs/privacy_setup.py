@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -24,7 +23,7 @@ from fedsim.privacy.accountant import calibrate
 from fedsim.privacy.address import Secrets
 from fedsim.privacy.central import UNCLIPPED, CentralPrivacy
 from fedsim.privacy.config import NoiseConfig
-from fedsim.privacy.guarantees import guarantees
+from fedsim.privacy.guarantees import in_words, promised_units
 from fedsim.privacy.ledger import Ledger, Release
 from fedsim.privacy.mechanisms import require_delta
 from fedsim.training.dp_sgd import sampling_rate, steps_of
@@ -178,16 +177,18 @@ def inherited_ledger(config: RunConfig) -> Ledger | None:
     FedsimError
         If that run promises privacy of a unit that this one does not protect, and nobody has given it up.
     """
-    if config.start is None or not ledgers.exists(config.start):
+    if config.start is None:
         return None
-    found = Ledger.read(config.start)
-    promised = dict.fromkeys(row.unit for row in guarantees(found, with_replaced=False) if row.epsilon < math.inf)
+    folder = config.start if config.start.is_dir() else config.start.parent
+    if not ledgers.exists(folder):
+        return None
+    found = Ledger.read(folder)
     kept = {"client": config.privacy.client is not None, "example": config.privacy.example is not None}
-    ended = [unit for unit in promised if not kept.get(unit, False)]
+    ended = [unit for unit in promised_units(found, ended=False) if not kept.get(unit, False)]
     if ended and not config.privacy.given_up:
         raise FedsimError(
-            f"start: {config.start} promises privacy of {' and '.join(f'{unit}s' for unit in ended)}, and this run "
-            f"trains without; set privacy.{ended[0]}, or privacy.given_up=true"
+            f"start: {config.start} promises privacy of {in_words(ended)}, and this run trains "
+            f"without; set privacy.{ended[0]}, or privacy.given_up=true"
         )
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedsim.errors import FedsimError
 from fedsim.privacy import ledger
-from fedsim.privacy.guarantees import guarantees
+from fedsim.privacy.guarantees import in_words, promised_units
 from fedsim.privacy.ledger import Ledger, unprotected
 from unlearning.api.registry import Method
 from unlearning.pipeline.source import Source
@@ -28,16 +28,15 @@ def ledger_of(source: Source) -> Ledger | None:
 
 def breach(method: Method, inherited: Ledger | None) -> str | None:
     """Return why a method would leave nothing of a run's guarantees, None if it keeps to them or there are none."""
-    units = promised_units(inherited)
+    units = promised_to(inherited)
     if not units or _keeps(method):
         return None
     return f"{method.name} learns from samples without noise, and the run promises privacy of {units}"
 
 
-def promised_units(inherited: Ledger | None) -> str:
-    """Return whose privacy a ledger promises, in words; "" of none."""
-    found = guarantees(inherited, with_replaced=False) if inherited else []
-    return " and ".join(f"{unit}s" for unit in dict.fromkeys(row.unit for row in found))
+def promised_to(inherited: Ledger | None) -> str:
+    """Return whose privacy a ledger promises or has promised, in words; "" of none."""
+    return "" if inherited is None else in_words(promised_units(inherited, ended=True))
 
 
 def require_kept(method: Method, inherited: Ledger | None, *, no_privacy: bool) -> None:

@@ -41,7 +41,7 @@ from fedsim.runs.simulation import described
 from fedsim.sealed import seal, sha256
 from unlearning.api.pruner import Pruner, PrunerConfig, load_pruner
 from unlearning.parts.cutting import Batches, Corrections, Target, cut
-from unlearning.pipeline.privacy import ledger_of, promised_units
+from unlearning.pipeline.privacy import ledger_of, promised_to
 from unlearning.pipeline.pruning_record import FILE, Data, Pruning, Size, read_pruning
 from unlearning.pipeline.source import Source, open_source
 
@@ -119,7 +119,7 @@ def prune(
         stack.enter_context(held(Path(run), shared=True))
         source = open_source(Path(run))
         inherited = ledger_of(source)
-        if not no_privacy and data == "train" and (units := promised_units(inherited)):
+        if not no_privacy and data == "train" and (units := promised_to(inherited)):
             raise FedsimError(
                 f"--data train: the clients' sums have no noise, and the run promises privacy of {units}; "
                 "use --data synthetic, or say --no-privacy"

@@ -107,6 +107,8 @@ def test_what_a_run_promises_is_kept_or_given_up_in_so_many_words(tmp_path: Path
     done = cli("run", *on, "--name=on")
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "promises privacy of clients, and this run trains without" in done.err
+    by_file = cli("run", *options, f"--set=start={run / 'model.safetensors'}", "--name=on")
+    assert (by_file.code, "promises privacy of clients" in by_file.err) == (2, True)
     assert not (tmp_path / "on").exists()
     assert cli("run", *on, "--name=on", "--set=privacy.given_up=true").code == 0
     assert len(Ledger.read(tmp_path / "on").parts) == 2
