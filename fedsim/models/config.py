@@ -54,18 +54,18 @@ MODELS = {
 
 
 _EXTERNAL = {
-    "torchvision:": ModelEntry("any classification network of torchvision with a linear head", "external", 1),
-    "timm:": ModelEntry("any network of timm with one feature vector, where timm is installed", "external", 1),
+    "torchvision": ModelEntry("any classification network of torchvision with a linear head", "external", 1),
+    "timm": ModelEntry("any network of timm with one feature vector, where timm is installed", "external", 1),
+    "own": ModelEntry("a torch.nn.Module of your own with a linear head: the file and the class's name", "external", 0),
 }
-"""Prefix of a name -> what is said of all such networks."""
-_OWN = ModelEntry("a torch.nn.Module of your own with a linear head: the file and the class's name", "external", 0)
+"""Where networks outside of the zoo come from -> what is said of all of these; `KIND_model` builds one."""
 _OPTIONS = ("width", "hidden", "dropout", "depth", "heads", "patch", "mlp_ratio")
 
 
 def available_models() -> dict[str, str]:
     """Return the name and the one-line description of every model."""
-    external = {f"{prefix}NAME": entry.description for prefix, entry in _EXTERNAL.items()}
-    external["./FILE.py:NAME"] = _OWN.description
+    written = {"own": "./FILE.py:NAME"}
+    external = {written.get(kind, f"{kind}:NAME"): entry.description for kind, entry in _EXTERNAL.items()}
     return {name: entry.description for name, entry in MODELS.items()} | external
 
 
@@ -95,7 +95,7 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def _refuse_foreign_options(self) -> Self:
-        if self.name not in MODELS and not self._prefix and plugin_of(self.name) is None:
+        if self.name not in MODELS and not self._external:
             raise FedsimError(f"model.name: unknown model {self.name!r}; {nearest(self.name, MODELS)}")
         entry = self.entry
         for option in _OPTIONS:
@@ -108,29 +108,27 @@ class ModelConfig(Config):
         return self
 
     @property
-    def _prefix(self) -> str:
-        return next((prefix for prefix in _EXTERNAL if self.name.startswith(prefix)), "")
+    def _external(self) -> str:
+        """Where the network comes from, of `_EXTERNAL`; "" if it is of the zoo."""
+        if plugin_of(self.name) is not None:
+            return "own"
+        kind, colon, _ = self.name.partition(":")
+        return kind if colon and kind in ("torchvision", "timm") else ""
 
     @property
     def entry(self) -> ModelEntry:
         """What the zoo says of the model."""
-        if plugin_of(self.name) is not None:
-            return _OWN
-        return _EXTERNAL[self._prefix] if self._prefix else MODELS[self.name]
+        return _EXTERNAL[self._external] if self._external else MODELS[self.name]
 
     @property
     def builder(self) -> tuple[str, str]:
         """Module of `fedsim.models` and name of the function in it that builds the model."""
-        if plugin_of(self.name) is not None:
-            return self.entry.module, "own_model"
-        return self.entry.module, f"{self._prefix[:-1]}_model" if self._prefix else self.name
+        return self.entry.module, f"{self._external}_model" if self._external else self.name
 
     def options(self) -> dict[str, object]:
         """Return the keyword arguments for the model's builder: every option that is set and that it reads."""
-        if plugin_of(self.name) is not None:
-            return {"name": self.name}
-        if self._prefix:
-            return {"name": self.name.removeprefix(self._prefix)}
+        if self._external:
+            return {"name": self.name.removeprefix(f"{self._external}:")}
         given = self.model_dump(exclude={"name", "widths"}, exclude_none=True)
         if self.entry.norms == ("none",):
             given.pop("norm", None)

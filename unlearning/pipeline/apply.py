@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from pydantic import ValidationError
@@ -19,11 +19,14 @@ from fedsim.models.base import Classifier
 from fedsim.privacy.ledger import Ledger
 from fedsim.randomness import generator, torch_draws, torch_seed
 from fedsim.runs.checkpoint import save_model
+from fedsim.schema import Config
 from unlearning.api.federation import Federation
 from unlearning.api.registry import Method, UnlearnClients, UnlearningConfig, UnlearnSamples
 from unlearning.pipeline.forget import Request
 from unlearning.pipeline.memory import peak_memory
 from unlearning.pipeline.roles import Roles, views_for
+
+Options = TypeVar("Options", bound=Config)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +47,15 @@ class Unlearned:
 
 def options_of(method: Method, given: Mapping[str, Any], kind: str = "class") -> UnlearningConfig:
     """Return a method's options, where not given its defaults for this kind of request; `given` may be wrong."""
+    return validated(method.config, method.name, {**method.config.defaults_for.get(kind, {}), **given})
+
+
+def validated(config: type[Options], name: str, given: Mapping[str, Any]) -> Options:
+    """Return the options of the method called `name`; `given` may be wrong."""
     try:
-        return method.config.model_validate({"name": method.name, **method.config.defaults_for.get(kind, {}), **given})
+        return config.model_validate({"name": name, **given})
     except ValidationError as error:
-        raise FedsimError(f"--set {one_line(error, method.config, method.name, owner=method.name)}") from None
+        raise FedsimError(f"--set {one_line(error, config, name, owner=name)}") from None
 
 
 def refusal(method: Method, request: Request, history: HistoryConfig) -> str | None:

@@ -17,11 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from fedsim.atomic import write_atomically
-from fedsim.config.errors import one_line
 from fedsim.config.resolve import resolve
 from fedsim.config.run import RunConfig
 from fedsim.data.transforms import normalize
@@ -39,8 +37,9 @@ from fedsim.runs.progress import Progress
 from fedsim.runs.reserve import held, put_in_place, temporary_for
 from fedsim.runs.simulation import described
 from fedsim.sealed import seal, sha256
-from unlearning.api.pruner import Pruner, PrunerConfig, load_pruner
+from unlearning.api.pruner import load_pruner
 from unlearning.parts.cutting import Batches, Corrections, Target, cut
+from unlearning.pipeline.apply import validated
 from unlearning.pipeline.privacy import ledger_of, promised_to
 from unlearning.pipeline.pruning_record import FILE, Data, Pruning, Size, read_pruning
 from unlearning.pipeline.source import Source, open_source
@@ -112,7 +111,8 @@ def prune(
         If the run, its data, the target or an option is bad; nothing was written then.
     """
     pruner, goal = load_pruner(method), Target.parse(target)
-    options = _options(pruner, overrides or {})
+    own = {key.removeprefix(f"{method}."): value for key, value in (overrides or {}).items()}
+    options = validated(pruner.config, method, own)
     folder = Path(run) / FOLDER / (name or f"{method}-{target.replace('=', '-')}")
     RunFolder.open(run)
     with contextlib.ExitStack() as stack:
@@ -155,14 +155,6 @@ _WORDS: Mapping[Data, str] = {
     "train": "training samples on their clients, of which each sent sums of products of layer inputs",
     "synthetic": "noise with the mean and the standard deviation of the data set, on the server",
 }
-
-
-def _options(pruner: Pruner, given: Mapping[str, Any]) -> PrunerConfig:
-    own = {key.removeprefix(f"{pruner.name}."): value for key, value in given.items()}
-    try:
-        return pruner.config.model_validate({"name": pruner.name, **own})
-    except ValidationError as error:
-        raise FedsimError(f"--set {one_line(error, pruner.config, pruner.name, owner=pruner.name)}") from None
 
 
 def _require_free(folder: Path, force: bool) -> None:
