@@ -24,7 +24,7 @@ from fedsim.config.run import RunConfig
 from fedsim.data.datasets import load_dataset
 from fedsim.data.federation import FederatedData
 from fedsim.engine.base import Engine
-from fedsim.environment import environment, versions
+from fedsim.environment import environment
 from fedsim.errors import ClusterLost, Diverged, FedsimError, InUse, RunFailed, TooFewReplies
 from fedsim.interrupts import checkpoint_wanted, heeding_signals, uninterrupted
 from fedsim.models.base import Classifier
@@ -39,13 +39,14 @@ from fedsim.runs.client_scores import write_csv
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.frozen import freeze, run_data
 from fedsim.runs.history import HistoryWriter, require_room
-from fedsim.runs.pictures import PICTURES, write_pictures
+from fedsim.runs.pictures import write_pictures
 from fedsim.runs.progress import Progress
 from fedsim.runs.relocate import MOVED, relocated
 from fedsim.runs.reserve import held, put_in_place, sweep, temporary_for
 from fedsim.runs.settle import as_given
 from fedsim.runs.simulation import Metrics, RunState, Simulation, described
-from fedsim.runs.staging import schedule
+from fedsim.runs.summary import newest, write_summary
+from fedsim.runs.watch import Presence, Watch
 from fedsim.sealed import seal, sha256
 from fedsim.training.first_model import build_run_model
 
@@ -286,8 +287,8 @@ def _finish(
         describe_in(folder, described(simulation.config, simulation.data.dataset))
         save_model(folder / "model.safetensors", exported)
         write_pictures(folder, simulation.server.pictures())
-        astray = simulation.divergence(_newest(state.metrics))
-        _write_summary(folder, simulation, state, "diverged" if astray else "finished", astray)
+        astray = simulation.divergence(newest(state.metrics))
+        write_summary(folder, simulation, state, "diverged" if astray else "finished", astray)
         clients = state.clients
         if clients is None:  # evaluated in a process that was killed after its checkpoint
             _, clients = simulation.evaluate_clients(state.round, state.tensors, engine)
@@ -307,12 +308,12 @@ def _finish(
         raise RunFailed(f"{folder}: cannot be written ({cause}); free some room, then: {go_on}") from None
     model = build_run_model(simulation.config, simulation.data.dataset)
     model.load_state_dict({name: value.cpu() for name, value in exported.items()})
-    return RunResult(folder, simulation.config, state.metrics, _newest(state.metrics), model.eval())
+    return RunResult(folder, simulation.config, state.metrics, newest(state.metrics), model.eval())
 
 
 def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> None:
-    config, saved, watch = simulation.config, state.round, _Watch(simulation)
-    there = _Presence(folder)
+    config, saved, watch = simulation.config, state.round, Watch(simulation)
+    there = Presence(folder)
     moved = simulation.worker.client.moved
     history = HistoryWriter(folder, config.history, moved) if config.history.keep != "none" else None
     try:
@@ -353,48 +354,6 @@ def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: Run
         simulation.progress.end()
 
 
-class _Watch:
-    """Warns, once, when training goes astray, and stops it if asked to."""
-
-    def __init__(self, simulation: Simulation) -> None:
-        self._simulation, self._warned = simulation, False
-
-    def round_done(self, server_round: int, metrics: Metrics) -> None:
-        """Look at a round's metrics."""
-        config, astray = self._simulation.config, self._simulation.divergence(metrics)
-        if astray is None:
-            return
-        told = f"round {server_round}: the run diverges ({astray}); lower training.lr, or the server's step"
-        if config.stop_on_divergence and server_round < config.rounds:
-            raise Diverged(told)
-        if not self._warned:
-            self._simulation.progress.warn(told)
-            self._warned = True
-
-
-class _Presence:
-    """Tells when the folder that a run writes to is no longer there under its name."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._was = folder, _identity(folder)
-
-    def require(self, server_round: int) -> None:
-        """Refuse to go on where it is not: what is written would be of no use, or part of another run."""
-        if _identity(self._folder) != self._was:
-            raise RunFailed(
-                f"{self._folder}: was removed, renamed or replaced after {server_round} rounds, so the run stops; if "
-                "it was renamed, fedsim run --resume NEW-NAME goes on from its last checkpoint"
-            ) from None
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        status = folder.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 def _leave(
     folder: Path, simulation: Simulation, state: RunState, engine: Engine, saved: int, error: BaseException
 ) -> None:
@@ -411,7 +370,7 @@ def _leave(
                 simulation.checkpoint(state, engine).save(folder)
                 state.ledger.save(folder)
         with contextlib.suppress(*unwritable):
-            _write_summary(folder, simulation, state, status, "interrupted" if interrupted else _text(error))
+            write_summary(folder, simulation, state, status, "interrupted" if interrupted else _text(error))
 
 
 @contextlib.contextmanager
@@ -455,56 +414,19 @@ def _make_folder(folder: Path, simulation: Simulation, frozen: bool = False) -> 
     try:
         temporary.mkdir(parents=True)
         write_atomically(temporary / "config.yaml", simulation.config.to_yaml().encode())
-        described = environment(simulation.worker.device) | {"data_sha256": simulation.data.content_hash}
+        made_on = environment(simulation.worker.device) | {"data_sha256": simulation.data.content_hash}
         dataset = simulation.data.dataset
         counts = simulation.data.partition.label_counts(dataset.strata_train, dataset.num_strata)
         with (temporary / "partition.npz").open("wb") as file:
             np.savez_compressed(file, label_counts=counts)
         if frozen:
             freeze(temporary, simulation.data)
-        described["files"] = {name: sha256(temporary / name) for name in ("config.yaml", "partition.npz")}
-        write_atomically(temporary / "environment.json", seal(json.dumps(described, indent=1)))
+        made_on["files"] = {name: sha256(temporary / name) for name in ("config.yaml", "partition.npz")}
+        write_atomically(temporary / "environment.json", seal(json.dumps(made_on, indent=1)))
         put_in_place(temporary, folder)
     except (OSError, FedsimError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise FedsimError(f"{folder}: cannot be written ({_disk_cause(error)}); {_ELSEWHERE}") from None
-
-
-def _write_summary(
-    folder: Path, simulation: Simulation, state: RunState, status: str, reason: str | None = None
-) -> None:
-    config, counts = simulation.config, simulation.data.class_counts
-    finished = state.round == config.rounds and status in ("finished", "diverged")
-    # The last round has been evaluated, unless it was in a process that was killed after its checkpoint.
-    scores = (state.scores or simulation.scores(state.tensors, state.round)) if finished else {}
-    head = next(iter(scores.values()), None)
-    group_of = {int(c): group for group, classes in simulation.groups.items() for c in classes}
-    engine = config.engine.model_dump(mode="json", exclude_none=True)
-    summary: dict[str, Any] = {
-        "status": status,
-        "name": folder.name,
-        "strategy": config.strategy.name,
-        "dataset": simulation.data.dataset.name,
-        "seed": config.seed,
-        "rounds": config.rounds,
-        "rounds_done": state.round,
-        "engine": {**engine, "device": str(simulation.worker.device), "why": simulation.choices},
-        "wall_time_s": round(state.seconds, 3),
-        "versions": versions(),
-        "pictures_sha256": sha256(folder / PICTURES) if finished and (folder / PICTURES).exists() else None,
-        "model_sha256": sha256(folder / "model.safetensors") if finished else None,
-        "files": {"metrics.jsonl": sha256(folder / "metrics.jsonl")},
-        "metrics": _newest(state.metrics),
-        "per_class_accuracy": None if head is None else [v if np.isfinite(v) else None for v in head.per_class],
-        "class_counts": counts.tolist(),
-        "class_names": simulation.data.dataset.class_names,
-        "client_names": simulation.data.dataset.client_names,
-        "class_groups": [group_of[c] for c in range(len(counts))] if group_of else None,
-        "stages": None if simulation.data.stages is None else schedule(simulation.data.stages, config.rounds),
-        "failures": state.failures,
-        "reason": reason,
-    }
-    write_atomically(folder / "summary.json", seal(json.dumps(summary, indent=1)))
 
 
 def _write_pictures(folder: Path) -> None:
@@ -514,10 +436,6 @@ def _write_pictures(folder: Path) -> None:
     opened = RunFolder.open(folder)
     write_plots(opened)
     write_report([opened], folder / "report.html")
-
-
-def _newest(lines: list[dict[str, Any]]) -> Metrics:
-    return {name: value for line in lines for name, value in line["metrics"].items()}
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -1,0 +1,59 @@
+"""Writes `summary.json`: how a run ended, and what it came to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedsim.atomic import write_atomically
+from fedsim.environment import versions
+from fedsim.runs.pictures import PICTURES
+from fedsim.runs.simulation import Metrics, RunState, Simulation
+from fedsim.runs.staging import schedule
+from fedsim.sealed import seal, sha256
+
+
+def newest(lines: list[dict[str, Any]]) -> Metrics:
+    """Return the newest value of each metric in the lines of metrics.jsonl."""
+    return {name: value for line in lines for name, value in line["metrics"].items()}
+
+
+def write_summary(
+    folder: Path, simulation: Simulation, state: RunState, status: str, reason: str | None = None
+) -> None:
+    """Write the summary of a run, whose model is there if it has finished; `reason` is why it has not."""
+    config, counts = simulation.config, simulation.data.class_counts
+    finished = state.round == config.rounds and status in ("finished", "diverged")
+    # The last round has been evaluated, unless it was in a process that was killed after its checkpoint.
+    scores = (state.scores or simulation.scores(state.tensors, state.round)) if finished else {}
+    head = next(iter(scores.values()), None)
+    group_of = {int(c): group for group, classes in simulation.groups.items() for c in classes}
+    engine = config.engine.model_dump(mode="json", exclude_none=True)
+    summary: dict[str, Any] = {
+        "status": status,
+        "name": folder.name,
+        "strategy": config.strategy.name,
+        "dataset": simulation.data.dataset.name,
+        "seed": config.seed,
+        "rounds": config.rounds,
+        "rounds_done": state.round,
+        "engine": {**engine, "device": str(simulation.worker.device), "why": simulation.choices},
+        "wall_time_s": round(state.seconds, 3),
+        "versions": versions(),
+        "pictures_sha256": sha256(folder / PICTURES) if finished and (folder / PICTURES).exists() else None,
+        "model_sha256": sha256(folder / "model.safetensors") if finished else None,
+        "files": {"metrics.jsonl": sha256(folder / "metrics.jsonl")},
+        "metrics": newest(state.metrics),
+        "per_class_accuracy": None if head is None else [v if np.isfinite(v) else None for v in head.per_class],
+        "class_counts": counts.tolist(),
+        "class_names": simulation.data.dataset.class_names,
+        "client_names": simulation.data.dataset.client_names,
+        "class_groups": [group_of[c] for c in range(len(counts))] if group_of else None,
+        "stages": None if simulation.data.stages is None else schedule(simulation.data.stages, config.rounds),
+        "failures": state.failures,
+        "reason": reason,
+    }
+    write_atomically(folder / "summary.json", seal(json.dumps(summary, indent=1)))
