@@ -28,6 +28,9 @@ def unlearn_command(
     seeds: Annotated[
         int | None, typer.Option(help="Repetitions, each with its own original and oracle; 3 with --compare, else 1.")
     ] = None,
+    models: Annotated[
+        int | None, typer.Option(help="Originals and oracles for KLOM and U-LiRA; 64 or more tell much.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder under RUN/unlearned.")] = None,
     purge: Annotated[
         bool,
@@ -71,9 +74,9 @@ def unlearn_command(
         return
     try:
         outcome = unlearn(
-            run, methods, forget, then=then or [], compare=compare, seeds=seeds, name=name, purge=purge, sign=sign,
-            command=shlex.join(["fedsim", *sys.argv[1:]]), no_privacy=no_privacy, tune=tune or (), overrides=overrides,
-            force=force, progress=progress_for(console, quiet), say=say,
+            run, methods, forget, then=then or [], compare=compare, seeds=seeds, models=models, name=name, purge=purge,
+            sign=sign, command=shlex.join(["fedsim", *sys.argv[1:]]), no_privacy=no_privacy, tune=tune or (),
+            overrides=overrides, force=force, progress=progress_for(console, quiet), say=say,
         )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         raise Interrupted(str(interrupt) or "interrupted") from None

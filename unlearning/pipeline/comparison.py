@@ -21,7 +21,7 @@ from unlearning.evaluation.intervals import Interval, over_seeds
 from unlearning.evaluation.ranking import places
 from unlearning.evaluation.verdict import Label
 from unlearning.pipeline.judgement import Contestant, Kind, verdict_on
-from unlearning.pipeline.measure import Measured
+from unlearning.pipeline.measure import Brief, Measured
 
 FILE = "comparison.json"
 RANK = "average_gap"
@@ -172,7 +172,9 @@ def _row(
             if contestant.kind in ("method", "baseline") and retraining > 0:
                 values["time_share"] = seconds / retraining
         seeds.append(values)
-    many = {} if oracle is None or contestant is oracle else _ensemble_metrics(runs, oracle.runs, rng)
+    models = len(runs) + len(contestant.further)
+    seeds += [dict(model.values) for model in contestant.further]
+    many = {} if oracle is None or contestant is oracle else _ensemble_metrics(contestant, oracle, rng)
     attacks = {} if first.facts is None else first.facts.attacks
     flags = _flags(runs, oracle.runs if oracle else [])
     judged = verdict_on(name, contestants, kind)
@@ -183,7 +185,7 @@ def _row(
         verdict=judged.label if judged else None,
         why=judged.why if judged else "",
         place=None,
-        metrics=over_seeds(seeds) | {metric: _interval(found, len(runs)) for metric, found in many.items()},
+        metrics=over_seeds(seeds) | {metric: _interval(found, models) for metric, found in many.items()},
         null={metric: found.null for metric, found in many.items() if found.null is not None},
         attacks={metric: dataclasses.asdict(attack) for metric, attack in attacks.items()},
         flags={flag: flags.count(flag) for flag in dict.fromkeys(flags)},
@@ -206,16 +208,16 @@ def _interval(found: Measurement, seeds: int) -> Interval:
     return Interval(found.value, None, found.low, found.high, seeds)
 
 
-def _ensemble_metrics(
-    runs: Sequence[Measured], oracles: Sequence[Measured], rng: np.random.Generator
-) -> dict[str, Measurement]:
+def _ensemble_metrics(contestant: Contestant, oracle: Contestant, rng: np.random.Generator) -> dict[str, Measurement]:
     """Return the metrics that compare N models with N oracles, as far as N allows; diverged ones are left out."""
-    ours, theirs = ([run for run in side if run.facts is not None] for side in (runs, oracles))
-    if not ours or not theirs:
+    models: list[list[Measured | Brief]] = [
+        [*(run for run in side.runs if run.facts is not None), *side.further] for side in (contestant, oracle)
+    ]
+    if not all(models):
         return {}
     sides = [
-        {role: np.stack([run.margins(role) for run in side]) for role in ("forget", "retain", "test")}
-        for side in (ours, theirs)
+        {role: np.stack([model.margins(role) for model in side]) for role in ("forget", "retain", "test")}
+        for side in models
     ]
     return measure_ensembles(Ensembles(sides[0], sides[1]), rng)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ import numpy as np
 
 from unlearning.api.registry import Where
 from unlearning.evaluation.verdict import MIN_SEEDS, Evidence, Verdict, judge
-from unlearning.pipeline.measure import Measured
+from unlearning.pipeline.measure import Brief, Measured
 
 Kind = Literal["original", "oracle", "method", "baseline"]
 
@@ -27,6 +28,8 @@ class Contestant:
     """Of training or of the method; NaN where there was neither."""
     costs: list[Mapping[str, float]] = dataclasses.field(default_factory=list)
     """What else each took, by names of the catalogue."""
+    further: list[Brief] = dataclasses.field(default_factory=list)
+    """Models of further seeds, of which margins alone are known."""
 
 
 def verdict_on(name: str, contestants: Mapping[str, Contestant], kind: str) -> Verdict | None:
@@ -43,11 +46,12 @@ def verdict_on(name: str, contestants: Mapping[str, Contestant], kind: str) -> V
     sides = [contestants[side].runs for side in (name, "oracle", "original")]
     if any(run.facts is None for side in sides for run in side):
         return None
-    attacks = _gathered(_ATTACKS_ON_CLASSES if kind == "class" else _ATTACKS, sides)
-    return judge(attacks, _gathered(_USES, sides))
+    further = [contestants[side].further for side in (name, "oracle", "original")]
+    attacks = _gathered(_ATTACKS_ON_CLASSES if kind == "class" else _ATTACKS, sides, further)
+    return judge(attacks, _gathered(_USES, sides, further))
 
 
-Number = Callable[[Measured], float]
+Number = Callable[[Measured | Brief], float]
 """One number of one model; KeyError where it is not known."""
 
 
@@ -59,7 +63,7 @@ def _beyond_unseen(name: str, unseen: str) -> Number:
     return lambda run: run.values[name] - run.values[unseen]
 
 
-def _quicker(run: Measured) -> float:
+def _quicker(run: Measured | Brief) -> float:
     """Return the logarithm of steps to learn never-seen samples / steps to relearn forgotten ones."""
     return math.log1p(run.values["relearn_unseen"]) - math.log1p(run.values["relearn_steps"])
 
@@ -86,14 +90,19 @@ _SETS = {"accuracy on kept samples": "retain", "accuracy on test samples": "test
 _RELEARNING_SPREAD = 0.3  # of the logarithm: batches and their order alone change the count by about a third
 
 
-def _gathered(numbers: Mapping[str, Number], sides: list[list[Measured]]) -> dict[str, Evidence]:
-    """Return the evidence of each number that all models have."""
+def _gathered(
+    numbers: Mapping[str, Number], sides: list[list[Measured]], further: list[list[Brief]]
+) -> dict[str, Evidence]:
+    """Return the evidence of each number that all models have; of further ones where margins tell it."""
     found = {}
     for name, number in numbers.items():
         try:
             model, oracle, original = ([number(run) for run in side] for side in sides)
         except KeyError:
             continue
+        with contextlib.suppress(KeyError):
+            more = [[number(run) for run in side] for side in further]
+            model, oracle, original = model + more[0], oracle + more[1], original + more[2]
         found[name] = Evidence(model, oracle, original, _sampling(name, sides[1]))
     return found
 

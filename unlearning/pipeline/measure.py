@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -156,6 +156,47 @@ def _earlier(model: Classifier, earlier: View, seed: int) -> dict[str, float]:
 
 def _finite(logits: Splits[Array]) -> bool:
     return all(np.isfinite(z).all() for _, z in logits.items())
+
+
+@dataclass(frozen=True, eq=False)
+class Brief:
+    """What is known of one of many models: margins, and the values that they tell."""
+
+    by_role: dict[str, Floats]
+    """Margins (N,) of forget, retain, test and unseen samples."""
+    values: dict[str, float]
+    """Accuracies, and the AUC of the attack by loss; by names of the catalogue."""
+
+    def margins(self, role: str) -> Floats:
+        """Return the margin of each sample of a role, (N,)."""
+        return self.by_role[role]
+
+
+def brief(
+    found: Mapping[str, Floats], right: Mapping[str, Array], labels: Mapping[str, Array], seed: int
+) -> Brief | None:
+    """Return what margins (n_s,) and right answers (n_s,) of each role s tell, as `measure` would; None if not finite.
+
+    Losses are -log p_y = log(1 + exp(-margin)), so the attack by loss is known from margins.
+    """
+    if not all(np.isfinite(m).all() for m in found.values()):
+        return None
+    values = {f"accuracy_{role}": float(np.mean(np.asarray(each))) for role, each in right.items()}
+    ours, theirs = match_classes(labels["forget"], labels["unseen"], generator(seed, "attacks"))
+    if len(ours):
+        forget, unseen = (np.logaddexp(0.0, -found[role]) for role in ("forget", "unseen"))
+        values["mia_auc"] = auc(-forget[ours], -unseen[theirs])
+    return Brief(dict(found), values)
+
+
+def brief_of(model: Classifier, roles: Roles, seed: int) -> Brief | None:
+    """Return what the margins of a model tell; None if its outputs are not finite."""
+    logits: Splits[Array] = Splits(*(_logits(model, view) for view in roles.views))
+    if not _finite(logits):
+        return None
+    labels = {role: _labels(view).cpu().numpy() for role, view in Splits(*roles.views).items()}
+    right = {role: np.asarray(z).argmax(1) == labels[role] for role, z in logits.items()}
+    return brief({role: margins(z, labels[role]) for role, z in logits.items()}, right, labels, seed)
 
 
 def _labels(view: View) -> Tensor:

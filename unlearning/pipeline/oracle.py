@@ -22,6 +22,8 @@ from unlearning.pipeline.source import Source, trained_model
 
 FOLDERS = ("oracles", "originals")
 """Where under `unlearned/` the trained runs are: without the forgotten samples, and with them under other seeds."""
+MEMBERS = "members"
+"""Where under `unlearned/` models are that were trained without run folders, see `unlearning.pipeline.ensemble`."""
 
 
 @dataclass(frozen=True, eq=False)

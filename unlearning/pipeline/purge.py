@@ -35,7 +35,7 @@ from fedsim.runs.simulation import Simulation
 from fedsim.sealed import seal, sha256, unseal
 from unlearning.api.federation import global_tensors
 from unlearning.pipeline.deletions import Destroyed
-from unlearning.pipeline.oracle import FOLDERS
+from unlearning.pipeline.oracle import FOLDERS, MEMBERS
 from unlearning.pipeline.source import MARK, Source
 
 REMAINS = [
@@ -75,6 +75,7 @@ def plan(source: Source, left: FederatedData, outcome: Path | None) -> list[Dest
             kept = RunFolder.open(folder).environment.get("data_sha256") == left.content_hash
             if not kept:
                 add(folder, "a model trained on what is forgotten")
+    add(root / "unlearned" / MEMBERS, "models trained on what is forgotten, and what models say of it")
     for folder in sorted((root / "unlearned").glob("*/config.yaml")):
         own = folder.parent
         if own.name not in FOLDERS and own != outcome and not _knows_nothing(own, left):

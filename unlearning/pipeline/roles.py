@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,23 @@ class Roles:
         return self.forget, self.retain, self.test, self.unseen
 
 
+class RowsOfTests(NamedTuple):
+    """Rows of the test set, each ascending, see `Roles`."""
+
+    test: npt.NDArray[np.int64]
+    unseen: npt.NDArray[np.int64]
+    selection: npt.NDArray[np.int64]
+
+
+def rows_of_tests(data: FederatedData, request: Request, seed: int) -> RowsOfTests:
+    """Return which test samples have which role; `seed` draws them."""
+    dataset = data.dataset
+    selection = _held_out(dataset.y_test, generator(seed, "selection"))
+    test = np.setdiff1d(np.arange(len(dataset.y_test)), selection)
+    _, matched = match_classes(dataset.y_train[request.rows], dataset.y_test[test], generator(seed, "unseen"))
+    return RowsOfTests(test, np.sort(test[matched]) if len(matched) else test, selection)
+
+
 def assign_roles(
     data: FederatedData, request: Request, seed: int, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Roles:
@@ -54,9 +72,8 @@ def assign_roles(
         x, y = (from_numpy(getattr(dataset, f"{array}_{part}")[rows]).to(device) for array in "xy")
         return View(x, y, dataset.mean, dataset.std, dtype)
 
-    selection = _held_out(dataset.y_test, generator(seed, "selection"))
-    test = np.setdiff1d(np.arange(len(dataset.y_test)), selection)
-    _, matched = match_classes(dataset.y_train[request.rows], dataset.y_test[test], generator(seed, "unseen"))
+    rows = rows_of_tests(data, request, seed)
+    test, selection = rows.test, rows.selection
     classes = np.unique(dataset.y_train[request.rows])
     triggered = None
     if data.canaries is not None and len(np.intersect1d(data.canaries.rows["backdoor"], request.rows)):
@@ -67,7 +84,7 @@ def assign_roles(
         view("train", request.rows),
         view("train", request.retain),
         view("test", test),
-        view("test", np.sort(test[matched]) if len(matched) else test),
+        view("test", rows.unseen),
         view("test", selection),
         view("test", selection[np.isin(dataset.y_test[selection], classes)]),
         triggered,

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,10 @@ from unlearning.pipeline.apply import Unlearned, options_of, refusal, unlearn_fe
 from unlearning.pipeline.comparison import Comparison, make_rows, noise_floor
 from unlearning.pipeline.deletion import Deletion, deleted_before
 from unlearning.pipeline.forget import Request, parse_in_sequence
+from unlearning.pipeline.further import further_models
 from unlearning.pipeline.judgement import Contestant, Kind
 from unlearning.pipeline.measure import Measured, measure
-from unlearning.pipeline.oracle import FOLDERS, Trained, retrained, training_seconds
+from unlearning.pipeline.oracle import FOLDERS, MEMBERS, Trained, retrained, training_seconds
 from unlearning.pipeline.outcome import Outcome, write_outcome
 from unlearning.pipeline.privacy import breach, derived_ledger, ledger_of, require_kept
 from unlearning.pipeline.references import constant_predictor, masked_head
@@ -68,6 +70,7 @@ def unlearn(
     then: Sequence[str] = (),
     compare: str | None = None,
     seeds: int | None = None,
+    models: int | None = None,
     name: str | None = None,
     purge: bool = False,
     sign: Path | None = None,
@@ -96,6 +99,9 @@ def unlearn(
         "retrain": beside a model retrained from scratch without it, which ranks them.
     seeds
         Repetitions: each with an original, an oracle and methods of its own seed; by default 3 with an oracle, else 1.
+    models
+        Originals, oracles and models of each method whose margins KLOM, U-LiRA and the verdict compare, `seeds` among
+        them; implies an oracle. Those beyond the seeds are trained without run folders, and kept for later requests.
     name
         Of the new folder; by default method and request. Of later requests, with their number.
     purge
@@ -130,6 +136,9 @@ def unlearn(
     if seeds is not None and seeds < 1:
         raise FedsimError(f"--seeds: must be at least 1, got {seeds}")
     asked = list(dict.fromkeys(methods))
+    if models is not None:
+        compare = RETRAIN
+        _require_models(models, seeds or _COMPARED_SEEDS, then)
     if not asked:
         raise FedsimError("--method: must name a method, several joined with commas, or all")
     signer = None if sign is None else load_signer(sign)
@@ -175,6 +184,8 @@ def unlearn(
                     contest.tune(method)
                 for seed in range(seeds):
                     contest.run_seed(source.config.seed + seed, oracle=compare is not None)
+                if models is not None:
+                    contest.add_models(range(source.config.seed + seeds, source.config.seed + models))
                 outcome = contest.outcome(folder, seeds, tells_classes=not purge)
                 used = {name: entry.options for name, entry in contest.entries.items()}
                 write_outcome(outcome, source, request, used)
@@ -281,6 +292,22 @@ class _Contest:
         for name, model in references.items():
             if model is not None:
                 self._add(name, "baseline", model, self._measure(model, against), math.nan)
+
+    def add_models(self, seeds: Sequence[int]) -> None:
+        """Add models of further seeds, of which margins alone are kept."""
+        methods = {
+            name: partial(self._applied, entry)
+            for name, entry in self.entries.items()
+            if name in self.contestants and not entry.method.needs.federation
+        }
+        for name in self.contestants.keys() & self.entries.keys() - methods.keys():
+            self.notes.append(f"{name} works on run folders: its KLOM and U-LiRA are of the seeds alone")
+        found = further_models(self.source, self.request, self.roles, seeds, methods, self.say)
+        for name, models in found.items():
+            self.contestants[name].further += models
+
+    def _applied(self, entry: _Entry, original: Classifier, seed: int) -> Classifier:
+        return unlearn_with(entry.method, entry.options, original, self.roles, seed).model
 
     def tune(self, name: str) -> None:
         """Search for the options of a method."""
@@ -402,6 +429,13 @@ class _Contest:
         )  # fmt: skip
 
 
+def _require_models(models: int, seeds: int, then: Sequence[str]) -> None:
+    if then:
+        raise FedsimError("--models: serves one request at a time; leave out --then, and go on from its outcome")
+    if models < seeds:
+        raise FedsimError(f"--models: must be at least the {seeds} seeds of the full comparison, got {models}")
+
+
 def _entries(
     asked: Sequence[str], request: Request, history: HistoryConfig, overrides: Mapping[str, Any]
 ) -> tuple[dict[str, _Entry], list[str]]:
@@ -472,8 +506,8 @@ def _reserved(parent: Path, name: str | None, described: str, force: bool) -> It
                 if not folder.exists():
                     yield folder
                     return
-    elif not re.fullmatch(OUTCOME_NAME, name) or name in FOLDERS:
-        raise FedsimError(f"--name {name}: must be letters, digits, '.', '_' and '-', and none of {', '.join(FOLDERS)}")
+    elif not re.fullmatch(OUTCOME_NAME, name) or name in (taken := (*FOLDERS, MEMBERS)):
+        raise FedsimError(f"--name {name}: must be letters, digits, '.', '_' and '-', and none of {', '.join(taken)}")
     else:
         with held(folder := parent / name):
             if folder.exists() and not force:
