@@ -28,7 +28,6 @@ app = typer.Typer(
     name="fedsim",
     cls=_Commands,
     help="Train federations with published methods, and make their models forget; both leave evidence.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -14,7 +14,9 @@ import click
 
 from fedsim.cli import (  # noqa: F401 -- each adds its command
     export,
+    init,
     listing,
+    options,
     personalize,
     privacy,
     prune,

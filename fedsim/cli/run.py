@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedsim.cli.app import Interrupted, app
+from fedsim.cli.names import (
+    complete_datasets,
+    complete_models,
+    complete_partitions,
+    complete_presets,
+    complete_strategies,
+)
 from fedsim.cli.screen import Screen
 from fedsim.errors import FedsimError
 
@@ -18,15 +25,28 @@ if TYPE_CHECKING:
 
 @app.command("run")
 def run_command(
-    config: Annotated[str | None, typer.Option(help="A preset's name or a YAML file.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="Federated method; see: fedsim list strategies.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="A preset's name or a YAML file.", autocompletion=complete_presets)
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="Federated method; see: fedsim list strategies.", autocompletion=complete_strategies),
+    ] = None,
     clients: Annotated[int | None, typer.Option(help="Registered clients.")] = None,
     cohort: Annotated[str | None, typer.Option(help="Clients per round: a number, or a share such as 30%.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Federated rounds.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set, or npz:PATH, csv:PATH; see: fedsim list.")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Data set, or npz:PATH, csv:PATH; see: fedsim list.", autocompletion=complete_datasets),
+    ] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of named data sets; else $FEDSIM_DATA.")] = None,
-    partition: Annotated[str | None, typer.Option(help="How data is split; see: fedsim list partitions.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model; see: fedsim list models.")] = None,
+    partition: Annotated[
+        str | None,
+        typer.Option(help="How data is split; see: fedsim list partitions.", autocompletion=complete_partitions),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model; see: fedsim list models.", autocompletion=complete_models)
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     engine: Annotated[str | None, typer.Option(help="auto, inprocess or ray.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,

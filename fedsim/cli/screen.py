@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.padding import Padding
 from rich.segment import Segment
+from rich.table import Table
 
 
 def printable(text: str) -> str:
@@ -20,3 +22,35 @@ class Screen(Console):
         """Yield what is printed; the console's own controls are as they were."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+_LEAST_WORDS = 30  # characters that the last column needs to be read with ease
+
+
+def print_rows(screen: Screen, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as a table whose last column, of words, wraps; where they do not fit, one row after another.
+
+    Where the output goes to a file each row is one line, whatever its length, for grep.
+    """
+    widths = [
+        max(map(len, (heading, *column))) for heading, column in zip(headings, zip(*rows, strict=True), strict=True)
+    ]
+    if not screen.is_terminal:
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+            screen.print("  ".join([*cells, row[-1]]).rstrip(), soft_wrap=True)
+        return
+    if screen.width - sum(widths[:-1]) - 2 * len(widths) >= _LEAST_WORDS:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for heading in headings[:-1]:
+            table.add_column(heading, no_wrap=True)
+        table.add_column(headings[-1], overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        screen.print(table)
+        return
+    for row in rows:
+        screen.print(row[0], style="bold", soft_wrap=False)
+        for heading, cell in zip(headings[1:], row[1:], strict=True):
+            if cell:
+                screen.print(Padding(f"{heading}: {cell}", (0, 0, 0, 2)), soft_wrap=False)

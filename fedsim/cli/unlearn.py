@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from fedsim.cli.app import Interrupted, app
+from fedsim.cli.names import complete_methods
 from fedsim.cli.screen import Screen
 
 
@@ -22,7 +23,12 @@ def unlearn_command(
             help="client=7, clients=7,9, class=3, identity=12, indices=FILE or random=0.01; several joined with +."
         ),
     ],
-    method: Annotated[str, typer.Option(help="Names joined with commas, or all; see: fedsim list unlearning.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Names joined with commas, or all; see: fedsim list unlearning.", autocompletion=complete_methods
+        ),
+    ],
     then: Annotated[list[str] | None, typer.Option(help="What to forget after that. Repeatable.")] = None,
     compare: Annotated[str | None, typer.Option(help="retrain: the model to come near to, from scratch.")] = None,
     seeds: Annotated[

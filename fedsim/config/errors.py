@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -36,7 +36,9 @@ _NO_SECTION = ("model_type", "model_attributes_type", "dict_type")
 _SHOWN_CHARACTERS = 60
 
 
-def one_line(error: ValidationError, root: type[BaseModel], *prefix: str, owner: str = "") -> str:
+def one_line(
+    error: ValidationError, root: type[BaseModel], *prefix: str, owner: str = "", besides: Iterable[str] = ()
+) -> str:
     """Return the first mistake of a configuration that is a `root`.
 
     Parameters
@@ -49,13 +51,19 @@ def one_line(error: ValidationError, root: type[BaseModel], *prefix: str, owner:
         The dotted path of `root` in the whole configuration.
     owner
         The method or the like whose options these are.
+    besides
+        Dotted keys that a whole configuration has beside those of `root`.
     """
     first = error.errors(include_url=False)[0]
     path, classes = _locate(first["loc"], root)
     where = ".".join([*prefix, *path])
     kind, given = first["type"], first["input"]
     if kind == "extra_forbidden":
-        return f"{where}: {_unknown(path[-1], classes, root if not prefix else None, owner)}"
+        whole = [] if prefix else [*option_paths(root), *besides]
+        meant = [] if classes != [root] else _elsewhere(path[-1], given, whole)
+        if meant:
+            return f"{where}: no such key; did you mean {' or '.join(map(repr, meant))}?"
+        return f"{where}: {_unknown(path[-1], classes, owner)}"
     if kind in _NO_SECTION:
         keys = [f"{where}.{name}" for model in classes for name in model.model_fields]
         such = f", such as {keys[0]}" if keys else ""
@@ -109,11 +117,22 @@ def _locate(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[str
     return path, classes
 
 
-def _unknown(key: str, classes: list[type[BaseModel]], whole: type[BaseModel] | None, owner: str) -> str:
+def _elsewhere(key: str, given: object, whole: Iterable[str]) -> list[str]:
+    """Return which keys of a whole configuration are meant by one at its top, or by the keys below that."""
+    known = sorted(set(whole))
+    below = key
+    while isinstance(given, dict) and given:
+        name, given = next(iter(given.items()))
+        below = f"{below}.{name}"
+    ends = [path for path in known if path.endswith(f".{below}")] or [
+        path for path in known if path.endswith(f".{key}")
+    ]
+    sections = {path.rpartition(f".{key}.")[0] for path in known if f".{key}." in path}
+    return ends or [f"{section}.{key}" for section in sorted(sections)]
+
+
+def _unknown(key: str, classes: list[type[BaseModel]], owner: str) -> str:
     valid = {name for model in classes for name in model.model_fields}
-    elsewhere = sorted({path for path in option_paths(whole) if path.endswith(f".{key}")}) if whole else []
-    if elsewhere and whole in classes:
-        return f"no such key; did you mean {' or '.join(map(repr, elsewhere))}?"
     if owner and valid == {"name"}:
         return f"no such key; {owner} has no options"
     return f"no such key{f' of {owner}' if owner else ''}; {nearest(key, valid - ({'name'} if owner else set()))}"

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from fedsim.config.errors import one_line, shown
+from fedsim.config.errors import one_line, option_paths, shown
 from fedsim.config.machine import (
     MACHINE_SETTINGS,
     require_machine_settings,
@@ -205,7 +205,8 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
     try:
         return _with_plugins(RunConfig.model_validate(merged))
     except ValidationError as error:
-        raise FedsimError(one_line(error, RunConfig)) from None
+        options = option_paths(method.config, "strategy.")
+        raise FedsimError(one_line(error, RunConfig, besides=options)) from None
 
 
 def allow_named(layer: Mapping[str, Any]) -> None:

@@ -70,6 +70,9 @@ CASES = [
     ),
     # Keys that do not exist, on every level.
     ("run --set nme=x", "nme: no such key; did you mean 'name'?"),
+    ("run --set partition.alpha=1", "partition: no such key; did you mean 'data.partition.alpha'?"),
+    ("run --set partition=iid", "partition: no such key; did you mean 'data.partition'?"),
+    ("run --strategy fedprox --set mu=1", "mu: no such key; did you mean 'strategy.mu'?"),
     ("run --set lr=0.1", "lr: no such key; did you mean 'training.lr'?"),
     ("run --set training.lrr=0.1", "training.lrr: no such key; did you mean 'lr'?"),
     ("run --set strategy.mu=0.1", "strategy.mu: no such key; fedavg has no options"),
@@ -246,7 +249,7 @@ CASES = [
     ),
     ("report runs/tiny --out notrun", "notrun: cannot be written (Is a directory); give another place"),
     # The command line itself.
-    ("rnu", "fedsim rnu: no such command; did you mean 'run'? ... list, personalize, privacy"),
+    ("rnu", "fedsim rnu: no such command; did you mean 'run'? ... list, options, personalize"),
     ("run --nope", "No such option '--nope' ... see: fedsim run --help"),
     ("run extra", "unexpected extra argument (extra); see: fedsim run --help"),
     ("run --clients", "'--clients' requires an argument; see: fedsim"),
