@@ -56,6 +56,7 @@ def run_command(
     sets: Annotated[list[str] | None, typer.Option("--set", help="Any option: key.path=value. Repeatable.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run; with --rounds to more of them.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run of the same name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the run is going to be, and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
 ) -> None:
     """Train a federation. Offline and without options: FedAvg on the embedded digits."""
@@ -85,7 +86,7 @@ def run_command(
     machine = {key: value for key, value in {**flags, **overrides}.items() if key in MACHINE_SETTINGS and key != "out"}
     if resume is not None and data_root is not None:  # where its data are now
         machine["data.root"] = str(data_root)
-    given = {"--config": config, "--force": force, **flags, **overrides}
+    given = {"--config": config, "--force": force, "--dry-run": dry_run, **flags, **overrides}
     useless = [
         key for key, value in given.items() if value not in (None, False) and key not in machine and key != "rounds"
     ]
@@ -94,6 +95,12 @@ def run_command(
             f"--resume: the run keeps the configuration in {resume / 'config.yaml'}; leave out {useless[0]}"
         )
     layers = [find_config(config)] if config else []
+
+    if dry_run:
+        from fedsim.report.plan import render_plan
+        from fedsim.runs.plan import plan
+
+        return Screen().print(render_plan(plan(*layers, flags, overrides)))
 
     console = Screen(soft_wrap=True)
     from fedsim.runs import runner
