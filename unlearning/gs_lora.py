@@ -18,7 +18,7 @@ plain softmax needs, max(10, 2 log C); `soft_threshold` makes exact zeros, which
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -43,8 +43,8 @@ Blocks = Mapping[str, tuple[str, str]]
 _TINY = 1e-12  # under the root, whose gradient at 0 is not finite
 
 
-class GsLoraConfig(UnlearningConfig):
-    """Options of GS-LoRA."""
+class FactorsConfig(UnlearningConfig):
+    """How factors are trained."""
 
     rank: int = Field(4, ge=1)
     """Rank of the factors; the paper's 8."""
@@ -70,14 +70,19 @@ class GsLoraConfig(UnlearningConfig):
     """Of the samples to forget and to keep, what is looked at."""
     shots: int | None = Field(None, ge=1)
     """Samples of each class that are looked at, in place of a share."""
-    unreplayed: int = Field(0, ge=0)
-    """Kept classes of which no sample is looked at."""
     push: float = Field(0.0, ge=0)
     """w_f: forgotten samples leave their prototypes."""
     pull: float = Field(0.0, ge=0)
     """w_r: kept samples stay at theirs."""
     prototype_bound: float = Field(10.0, gt=0)
     """Divergence from which on a forgotten batch is far enough; the paper's 18."""
+
+
+class GsLoraConfig(FactorsConfig):
+    """Options of GS-LoRA."""
+
+    unreplayed: int = Field(0, ge=0)
+    """Kept classes of which no sample is looked at."""
 
 
 class GsLoraPlusConfig(GsLoraConfig):
@@ -89,13 +94,13 @@ class GsLoraPlusConfig(GsLoraConfig):
     """w_r: kept samples stay at theirs."""
 
 
-def perceptrons(model: nn.Module) -> Blocks:
+def perceptrons(model: nn.Module, method: str = "gs_lora") -> Blocks:
     """Return the two linear layers of each block's perceptron: modules called `mlp` that hold two.
 
     Raises
     ------
     FedsimError
-        If there is none.
+        If there is none; it names the `method` that was asked for.
     """
     blocks = {}
     for name, module in model.named_modules():
@@ -103,7 +108,7 @@ def perceptrons(model: nn.Module) -> Blocks:
         if name.rpartition(".")[2] == "mlp" and len(layers) == 2:
             blocks[name] = (f"{name}.{layers[0]}", f"{name}.{layers[1]}")
     if not blocks:
-        raise FedsimError("--method gs_lora: the model has no transformer blocks; use a vit, or another method")
+        raise FedsimError(f"--method {method}: the model has no transformer blocks; use a vit, or another method")
     return blocks
 
 
@@ -129,9 +134,14 @@ def effective(model: nn.Module, factors: Factors) -> dict[str, Tensor]:
 
 
 def block_norms(factors: Factors, blocks: Blocks) -> Tensor:
-    """Return sqrt(‖A_l1‖² + ‖B_l1‖² + ‖A_l2‖² + ‖B_l2‖²) of each block l: (L,)."""
-    squares = [sum(part.square().sum() for layer in pair for part in factors[layer]) for pair in blocks.values()]
+    """Return sqrt(‖A_l1‖² + ‖B_l1‖² + ‖A_l2‖² + ‖B_l2‖²) of each block l, (L,), over those parts that are trained."""
+    squares = [sum(part.square().sum() for part in trained(factors, pair)) for pair in blocks.values()]
     return torch.stack([torch.as_tensor(square) + _TINY for square in squares]).sqrt()
+
+
+def trained(factors: Factors, layers: Iterable[str]) -> list[Tensor]:
+    """Return the parts of some layers' factors that are trained: all, or where A is fixed the B."""
+    return [part for layer in layers for part in factors[layer] if part.requires_grad]
 
 
 def bounded(loss: Tensor, bound: float) -> Tensor:
@@ -145,9 +155,15 @@ def prototype_divergence(features: Tensor, targets: Tensor) -> Tensor:
     return F.kl_div(log_h, log_p, reduction="batchmean", log_target=True)
 
 
-@torch.no_grad()
 def prototypes(model: Classifier, views: list[View], batch_size: int) -> Tensor:
     """Return the mean features of each class over the samples of all views, (C, d); 0 of a class without any."""
+    sums, counts = feature_sums(model, views, batch_size)
+    return sums / counts.clamp_min(1)
+
+
+@torch.no_grad()
+def feature_sums(model: Classifier, views: list[View], batch_size: int) -> tuple[Tensor, Tensor]:
+    """Return the sums of the features of each class over the samples of all views, (C, d), and their numbers (C, 1)."""
     model.eval()
     sums = torch.zeros_like(model.classifier.weight)
     counts = torch.zeros(len(sums), 1, dtype=sums.dtype, device=sums.device)
@@ -155,7 +171,7 @@ def prototypes(model: Classifier, views: list[View], batch_size: int) -> Tensor:
         for x, y in view.batches(batch_size, None):
             sums.index_add_(0, required(y), model.features(x))
             counts.index_add_(0, required(y), torch.ones(len(x), 1).to(counts))
-    return sums / counts.clamp_min(1)
+    return sums, counts
 
 
 @torch.no_grad()
@@ -163,12 +179,11 @@ def soft_threshold(factors: Factors, blocks: Blocks, amount: float) -> None:
     """Multiply each block's factors by max(0, 1 - amount / norm), in place."""
     for pair, norm in zip(blocks.values(), block_norms(factors, blocks), strict=True):
         shrunk = (1 - amount / norm).clamp_min(0)
-        for layer in pair:
-            for part in factors[layer]:
-                part *= shrunk
+        for part in trained(factors, pair):
+            part *= shrunk
 
 
-def some_samples(view: View, config: GsLoraConfig, rng: np.random.Generator, left_out: frozenset[int]) -> View:
+def some_samples(view: View, config: FactorsConfig, rng: np.random.Generator, left_out: frozenset[int]) -> View:
     """Return what is looked at of a view: a share, or so many of each class; no sample of a class left out."""
     labels = required(view.y).cpu().numpy()
     if left_out:
@@ -183,22 +198,38 @@ def some_samples(view: View, config: GsLoraConfig, rng: np.random.Generator, lef
 
 
 def train_factors(
-    model: Classifier, factors: Factors, blocks: Blocks, forget: View, retain: View, config: GsLoraConfig,
-    rng: np.random.Generator,
+    model: Classifier, factors: Factors, blocks: Blocks, forget: View, retain: View, config: FactorsConfig,
+    rng: np.random.Generator, *, span: range | None = None, centres: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """Train the factors in place; not a bit of the model changes."""
-    leaves = [part for pair in factors.values() for part in pair]
+    """Train the factors in place; not a bit of the model changes.
+
+    Parameters
+    ----------
+    forget
+        Where it is empty the factors learn to retain, and nothing else.
+    span
+        Which of the schedule's epochs; all by default.
+    centres
+        Prototypes, (C, d), where they are not those of these samples.
+    """
+    span = range(config.epochs) if span is None else span
+    leaves = [{"params": trained(factors, factors), "initial_lr": config.lr}]
     optimizer = torch.optim.AdamW(leaves, config.lr, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(config.epochs, 1), min(1e-5, config.lr))
-    objective = _objective(model, factors, blocks, forget, retain, config)
+    lowest = min(1e-5, config.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, max(config.epochs, 1), lowest, last_epoch=span.start - 1
+    )
+    if centres is None and (config.push or config.pull):
+        centres = prototypes(model, [forget, retain], config.batch_size)
+    objective = _objective(model, factors, blocks, config, centres)
     others = spawn_rng(rng)
     leaving = endless(forget, config.batch_size, others)
-    for epoch in range(config.epochs):
+    for epoch in span:
         alpha = config.alpha if epoch >= config.warmup else 0.0
         for kept in _replay(forget, retain, config, rng):
             optimizer.zero_grad()
             smooth = 0.0 if config.soft_threshold else alpha
-            objective(kept, next(leaving), smooth).backward()  # type: ignore[no-untyped-call]  # torch's own stub
+            objective(kept, next(leaving, None), smooth).backward()  # type: ignore[no-untyped-call]  # torch's own stub
             optimizer.step()
             if config.soft_threshold and alpha:
                 soft_threshold(factors, blocks, optimizer.param_groups[0]["lr"] * alpha)
@@ -208,7 +239,7 @@ def train_factors(
 _Batch = tuple[Tensor, Tensor | None]
 
 
-def _replay(forget: View, retain: View, config: GsLoraConfig, rng: np.random.Generator) -> Iterator[_Batch]:
+def _replay(forget: View, retain: View, config: FactorsConfig, rng: np.random.Generator) -> Iterator[_Batch]:
     """Yield the kept batches of an epoch; of few shots, at least as many as there are batches to forget."""
     yield from retain.batches(config.batch_size, rng)
     if config.shots is not None:
@@ -218,9 +249,8 @@ def _replay(forget: View, retain: View, config: GsLoraConfig, rng: np.random.Gen
 
 
 def _objective(
-    model: Classifier, factors: Factors, blocks: Blocks, forget: View, retain: View, config: GsLoraConfig
-) -> Callable[[_Batch, _Batch, float], Tensor]:
-    centres = prototypes(model, [forget, retain], config.batch_size) if config.push or config.pull else None
+    model: Classifier, factors: Factors, blocks: Blocks, config: FactorsConfig, centres: Tensor | None
+) -> Callable[[_Batch, _Batch | None, float], Tensor]:
     bound = config.bound or max(10.0, 2 * math.log(model.classifier.out_features))
     model.train()
 
@@ -229,18 +259,24 @@ def _objective(
         h: Tensor = functional_call(model.features, inner, (x,))
         return h
 
-    def loss(kept: _Batch, leaving: _Batch, alpha: float) -> Tensor:
-        weights = effective(model, factors)
-        (x_r, y_r), (x_f, y_f) = kept, leaving
-        h_r, h_f = features(x_r, weights), features(x_f, weights)
-        l_r = F.cross_entropy(model.classifier(h_r), required(y_r))
-        l_f = bounded(F.cross_entropy(model.classifier(h_f), required(y_f)), bound)
-        total = l_r + config.beta * l_f + alpha * block_norms(factors, blocks).sum()
+    def forgetting(leaving: _Batch, weights: Mapping[str, Tensor]) -> Tensor:
+        x, y = leaving
+        h = features(x, weights)
+        total = config.beta * bounded(F.cross_entropy(model.classifier(h), required(y)), bound)
         if centres is not None:
-            total = total + config.push * bounded(
-                prototype_divergence(h_f, centres[required(y_f)]), config.prototype_bound
-            )
-            total = total + config.pull * prototype_divergence(h_r, centres[required(y_r)])
+            divergence = prototype_divergence(h, centres[required(y)])
+            total = total + config.push * bounded(divergence, config.prototype_bound)
+        return total
+
+    def loss(kept: _Batch, leaving: _Batch | None, alpha: float) -> Tensor:
+        weights = effective(model, factors)
+        x, y = kept
+        h = features(x, weights)
+        total = F.cross_entropy(model.classifier(h), required(y)) + alpha * block_norms(factors, blocks).sum()
+        if leaving is not None:
+            total = total + forgetting(leaving, weights)
+        if centres is not None:
+            total = total + config.pull * prototype_divergence(h, centres[required(y)])
         return total
 
     return loss
@@ -256,10 +292,10 @@ def merge(model: nn.Module, factors: Factors) -> None:
 def _forget(
     model: Classifier, forget: View, retain: View | None, config: GsLoraConfig, rng: np.random.Generator
 ) -> Classifier:
-    blocks, kept = perceptrons(model), required(retain)
+    blocks, kept = perceptrons(model, config.name), required(retain)
     classes = np.setdiff1d(required(kept.y).cpu().numpy(), required(forget.y).cpu().numpy())
     if config.unreplayed and config.unreplayed >= len(classes):
-        raise FedsimError(f"--set gs_lora.unreplayed: {len(classes)} classes are kept; leave fewer of them out")
+        raise FedsimError(f"--set {config.name}.unreplayed: {len(classes)} classes are kept; leave fewer of them out")
     left_out = frozenset(rng.permutation(classes)[: config.unreplayed].tolist())
     kept = some_samples(kept, config, rng, left_out)
     forget = some_samples(forget, config, rng, frozenset())

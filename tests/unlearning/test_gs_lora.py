@@ -39,7 +39,7 @@ from unlearning.gs_lora import (
 from unlearning.parts.steps import spawn_rng
 
 
-def vit(seed: int = 0, **options: int) -> Classifier:
+def vit(seed: int = 0, **options: float) -> Classifier:
     config = ModelConfig(name="vit", **{"width": 8, "depth": 2, "heads": 2, "patch": 4, **options})  # type: ignore[arg-type]
     return build_model(config, (1, 8, 8), 4, seed).eval()
 

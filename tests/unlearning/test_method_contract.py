@@ -90,7 +90,7 @@ def test_it_leaves_the_views_alone_and_the_model_as_it_found_its_form(method):
 def test_any_model_of_the_zoo_is_served_or_refused_in_one_line(method, name, norm):
     model, views = new_model(name, norm, **({"width": 8} if name in ("resnet8", "vit") else {})), few(9, 38)
     if (method, name) in REFUSED:
-        with pytest.raises(FedsimError, match=f"^--method {method.removesuffix('_r').removesuffix('_pp')}: .*; use "):
+        with pytest.raises(FedsimError, match=f"^--method {method.removesuffix('_r')}: .*; use "):
             apply(method, model, *views, **short(method))
     else:
         result = apply(method, model, *views, **short(method))

@@ -26,6 +26,7 @@ from fedsim.runs.history import KeptRound, Participation, Sent, open_history
 from fedsim.runs.progress import Progress
 from fedsim.runs.simulation import RunState, Simulation
 from fedsim.training.first_model import build_run_model
+from unlearning.api.local import LocalWork
 from unlearning.api.needs import Needs
 from unlearning.api.replay_record import ReplayRecord
 
@@ -100,6 +101,7 @@ class Federation:
         self._simulation = Simulation(self.config, progress, left)
         self.device = self._simulation.worker.device
         self._client = self._simulation.worker.client
+        self._local = LocalWork(config, data, left, self.device)
         self._history = open_history(run, config.rounds) if needs.history or needs.updates else []
         self._open = contextlib.ExitStack()
         self._engines: dict[float, Engine] = {}
@@ -161,6 +163,12 @@ class Federation:
         if tensors is None:
             raise FedsimError(f"{self._run}: its last checkpoint is gone, and its model does not tell; run it anew")
         return {name: value.to(self.device) for name, value in tensors.items()}
+
+    @property
+    def local(self) -> LocalWork:
+        """The clients with what they hold, for work of the method's own."""
+        self._require("local")
+        return self._local
 
     # The clients --------------------------------------------------------------------------------------------------
 
@@ -294,15 +302,16 @@ class Federation:
 
     def spent(self) -> tuple[Ledger, ...]:
         """Return what clients have shown since."""
-        return tuple(ledger for ledger in (*self._spent, *self._ledgers.values()) if ledger.rounds)
+        shown = (*self._spent, *self._ledgers.values(), *self._local.ledgers())
+        return tuple(ledger for ledger in shown if ledger.rounds)
 
     def costs(self) -> dict[str, float]:
         """Return rounds with training, how often a client trained, and megabytes sent both ways and read of history."""
-        read = sum(kept.bytes_read for kept in self._history)
-        return {
-            "rounds": self._rounds,
-            "clients_woken": self._woken,
-            "traffic_mb": 2 * self._woken * size_mb(self._simulation.server.initial()),
+        read, own = sum(kept.bytes_read for kept in self._history), self._local.costs()
+        return own | {
+            "rounds": self._rounds + own["rounds"],
+            "clients_woken": self._woken + own["clients_woken"],
+            "traffic_mb": 2 * self._woken * size_mb(self._simulation.server.initial()) + own["traffic_mb"],
             "history_mb": read / 1e6,
         }
 

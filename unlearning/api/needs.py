@@ -22,22 +22,25 @@ class Needs:
     synthetic_only: bool = False
     """It is given noise in place of all samples."""
     history: bool = False
-    """The models of the run's rounds, and who took part in them. With this or the next two a method works on the
-    federation, of which it sees no sample."""
+    """The models of the run's rounds, and who took part in them. With this or one of the next three a method works
+    on the federation, of which it sees no sample."""
     updates: bool = False
     """What clients sent in those rounds."""
     clients: bool = False
     """The clients that stay, to train when they are asked to."""
+    local: bool = False
+    """What each client holds, to forget and to keep, for work of the method's own on it; see `LocalWork`."""
 
     @property
     def federation(self) -> bool:
         """Whether it is the federation that is worked on."""
-        return self.history or self.updates or self.clients
+        return self.history or self.updates or self.clients or self.local
 
     def words(self) -> str:
         """Return what is needed as a list in words."""
         if self.federation:
-            return ", ".join(name for name in ("history", "updates", "clients") if getattr(self, name))
+            words = {"history": "history", "updates": "updates", "clients": "clients", "local": "work on clients"}
+            return ", ".join(word for name, word in words.items() if getattr(self, name))
         asked = [field.name for field in fields(self) if getattr(self, field.name) and field.name != "synthetic_only"]
         if not self.retain:
             asked = [need for need in asked if need != "retain_labels"]

@@ -28,7 +28,7 @@ _FILES = (
 METRICS: dict[str, Metric] = {metric.name: metric for file in _FILES for metric in file.METRICS}
 """By name, in the order shown."""
 
-FEDERATION_COSTS = ("rounds", "clients_woken", "traffic_mb", "history_mb")
+FEDERATION_COSTS = ("rounds", "clients_woken", "traffic_mb", "history_mb", "averaging_error")
 """What a model cost the federation."""
 
 

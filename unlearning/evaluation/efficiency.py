@@ -20,4 +20,7 @@ METRICS = (
            cost=True),
     Metric("history_mb", "History MB", "stored history that was read", "low", 0, None, "MB", "", "{:.1f}".format,
            cost=True),
+    Metric("averaging_error", "Averaging error", "distance of the mean of clients' changes from what their mean "
+           "factors make, at its largest", "low", 0, None, "ratio", "over the norm of the former", "{:.1e}".format,
+           cost=True),
 )  # fmt: skip

@@ -47,11 +47,11 @@ def require_kept(method: Method, inherited: Ledger | None, *, no_privacy: bool) 
 
 def derived_ledger(inherited: Ledger, method: Method, spent: tuple[Ledger, ...]) -> Ledger:
     """Return the ledger of what a method made of a run's model: all that it inherits, and what was `spent` since."""
-    if _keeps(method):
+    if _keeps(method) or method.needs.local:
         return inherited.then(*spent)
     return inherited.then(unprotected(f"unlearning by {method.name}", len(inherited.took_part)))
 
 
 def _keeps(method: Method) -> bool:
     """Return whether a method sees the clients' data through the run's own mechanisms alone, or not at all."""
-    return method.needs.federation or method.needs.synthetic_only
+    return method.needs.synthetic_only or (method.needs.federation and not method.needs.local)
