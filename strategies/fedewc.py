@@ -19,7 +19,6 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from pydantic import Field
 from torch import Tensor
-from torch.func import grad, vmap
 
 from fedsim.config.run import RunConfig
 from fedsim.config.strategy import StrategyConfig
@@ -31,6 +30,7 @@ from fedsim.federated.staged import NEW, PREVIOUS, StagedClient, StagedServer, m
 from fedsim.federated.types import Batch, Extras, State
 from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
+from fedsim.models.sample_gradients import in_parts, sample_gradients
 from fedsim.privacy.ledger import Release
 
 _FISHER = "fisher/"
@@ -77,10 +77,9 @@ class FedEWCClient(StagedClient):
             logits = self.model.logits(params, state.buffers, x[None], train=False)
             return masked(logits, constants[NEW]).log_softmax(1).gather(1, y.view(1, 1)).squeeze()
 
-        each = vmap(grad(log_p), in_dims=(None, 0, 0))
         sums = {name: torch.zeros_like(value) for name, value in state.params.items()}
-        for x, y in zip(torch.split(batch.x, _TOGETHER), torch.split(batch.y, _TOGETHER), strict=True):
-            for name, gradients in each(state.params, x, y).items():
+        for part in in_parts(sample_gradients(log_p), state.params, batch.x, batch.y, _TOGETHER):
+            for name, gradients in part.items():
                 sums[name] += gradients.square().sum(0)
         return sums
 

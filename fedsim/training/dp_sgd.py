@@ -21,12 +21,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import vmap
 
 from fedsim.config.run import TrainingConfig
 from fedsim.data.transforms import draw_augmentation
 from fedsim.federated.types import Batch, Extras, Phase, State
 from fedsim.flower.records import Tensors
+from fedsim.models.sample_gradients import sample_gradients
 from fedsim.privacy.address import Secrets, digest
 from fedsim.privacy.config import ExamplePrivacyConfig
 from fedsim.privacy.mechanisms import clip_factors, gaussian_like
@@ -168,7 +169,7 @@ def clipped_gradient_sums(phase: Phase, extras: Extras, bound: float, *, lanes: 
         value, metrics = phase.loss({**moving, **fixed}, buffers, extras, Batch(x[None], y[None]))
         return value, {"loss": value.detach()} | {name: metric.detach() for name, metric in metrics.items()}
 
-    gradients = vmap(grad(loss, has_aux=True), in_dims=(None, None, None, 0, 0), randomness="different")
+    gradients = sample_gradients(loss, shared=2, has_aux=True)
 
     def client(
         moving: Tensors, fixed: Tensors, buffers: Tensors, x: Tensor, y: Tensor, mask: Tensor
