@@ -24,6 +24,8 @@ from fedsim.cli import (  # noqa: F401 -- each adds its command
     report,
     run,
     show,
+    sweep,
+    table,
     unlearn,
 )
 from fedsim.cli.app import Interrupted, app

@@ -127,7 +127,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     if kind == "text":
         return key.strip(), _text(value)
     if kind == "texts":
-        return key.strip(), _texts(value)
+        return key.strip(), texts_in(value)
     try:
         return key.strip(), load_yaml(value)
     except (yaml.YAMLError, ValueError):
@@ -141,7 +141,7 @@ def _text(value: str) -> str | None:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-def _texts(value: str) -> list[str]:
+def texts_in(value: str) -> list[str]:
     """Return the parts of `[one, two]`, or the whole as one."""
     text = value.strip()
     if not (text.startswith("[") and text.endswith("]")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Protocol
 
 from rich.console import Console
@@ -67,7 +68,8 @@ def _headline(config: RunConfig, choices: dict[str, str]) -> str:
     )
 
 
-def _measures(metrics: dict[str, float]) -> str:
+def measures(metrics: Mapping[str, float]) -> str:
+    """Return the numbers of a round that one watches, as "acc 0.9100  loss 0.3200"."""
     names = {
         "acc": "global/accuracy",
         "mse": "global/mse",
@@ -110,7 +112,7 @@ class Lines(Quiet):
         spent = time.monotonic() - self._begun
         left = spent / max(server_round - self._done_before, 1) * (self._config.rounds - server_round)
         self._console.print(
-            f"round {server_round}/{self._config.rounds}  {_measures(metrics)}  "
+            f"round {server_round}/{self._config.rounds}  {measures(metrics)}  "
             f"{metrics.get('train/clients_per_s', 0):.0f} clients/s  eta {left:.0f} s",
             highlight=False,
         )
@@ -160,7 +162,7 @@ class Live(Quiet):
         self._console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
 
     def _text(self) -> str:
-        return f"{_measures(self._shown)}  {self._shown.get('train/clients_per_s', 0):.0f} clients/s"
+        return f"{measures(self._shown)}  {self._shown.get('train/clients_per_s', 0):.0f} clients/s"
 
     def end(self) -> None:
         """Stop the bar."""

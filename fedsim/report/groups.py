@@ -1,0 +1,228 @@
+"""Runs that differ in nothing but their seed, as one: means, spreads, and which are best as far as the seeds tell."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from scipy import stats
+
+from fedsim.config.run import NAMED_SECTIONS
+from fedsim.errors import FedsimError, nearest
+from fedsim.report.wording import direction, format_option
+from fedsim.runs.folder import RunFolder
+
+LEVEL: Final = 0.05
+"""A group counts as worse than the best one if a paired t-test over seeds says so at this level."""
+
+_OF_THE_RUN: Final = ("seed", "name", "start_sha256", "training.vectorize", "training.chunk")
+_OF_THE_MACHINE: Final = ("engine.", "plugins", "eval_", "checkpoint_every", "history.", "data.root")
+
+Measure = Callable[[RunFolder], float]
+"""One number of a run; NaN where it has none."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one configuration, a seed each."""
+
+    label: str
+    runs: tuple[RunFolder, ...]
+    """In the order of their seeds."""
+
+    def values(self, measure: Measure) -> dict[int, float]:
+        """Return the finite values of a measure, by seed."""
+        found = {seed_of(run): measure(run) for run in self.runs}
+        return {seed: value for seed, value in found.items() if math.isfinite(value)}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What a group comes to in one measure."""
+
+    mean: float
+    """NaN where no run has a value."""
+    sd: float
+    """Standard deviation over seeds, with n - 1; NaN for fewer than two."""
+    n: int
+    """Runs that have a value."""
+    of: int
+    """Runs of the group."""
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the 95 % confidence interval of the mean, by Student's t; NaN for fewer than two runs."""
+        return self.sd / math.sqrt(self.n) * float(stats.t.ppf(0.975, self.n - 1)) if self.n > 1 else math.nan
+
+
+def open_runs(paths: Sequence[Path]) -> list[RunFolder]:
+    """Return the runs in these folders: run folders, or folders of them such as a sweep's.
+
+    Raises
+    ------
+    FedsimError
+        If one is neither.
+    """
+    found: list[RunFolder] = []
+    for path in paths:
+        inside = sorted(file.parent for file in path.glob("*/config.yaml")) if path.is_dir() else []
+        many = inside and not (path / "config.yaml").is_file()
+        found += [RunFolder.open(folder) for folder in (inside if many else [path])]
+    unique = {folder.path.resolve(): folder for folder in found}
+    return list(unique.values())
+
+
+def seed_of(run: RunFolder) -> int:
+    """Return the seed that a run's configuration has."""
+    seed = run.option("seed")
+    return seed if isinstance(seed, int) else 0
+
+
+def grouped(runs: Sequence[RunFolder], by: Sequence[str] = ()) -> list[Group]:
+    """Return the runs in groups that agree in the options `by`, or in all that matter; in the order given.
+
+    Raises
+    ------
+    FedsimError
+        If no run has an option, or runs of one seed come together in a group.
+    """
+    keys = [_option(key, runs) for key in by] or _telling(runs)
+    blocks: dict[tuple[str, ...], list[RunFolder]] = {}
+    for run in runs:
+        blocks.setdefault(_address(run, keys), []).append(run)
+    groups = []
+    for address, members in blocks.items():
+        members.sort(key=seed_of)
+        for one, other in itertools.pairwise(members):
+            if seed_of(one) == seed_of(other):
+                raise FedsimError(_same_seed(one, other, bool(by)))
+        label = ", ".join(_told(key, value) for key, value in zip(keys, address, strict=True))
+        groups.append(Group(label or str(members[0].option("strategy.name") or members[0].name), tuple(members)))
+    return groups
+
+
+def spread(values: Mapping[int, float], of: int) -> Spread:
+    """Return mean and deviation of values by seed, of a group of so many runs."""
+    numbers = np.array(list(values.values()), np.float64)
+    mean = float(numbers.mean()) if len(numbers) else math.nan
+    return Spread(mean, float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan, len(numbers), of)
+
+
+def not_worse(groups: Sequence[Mapping[int, float]], way: Literal["higher", "lower"] | None) -> list[bool]:
+    """Return which groups are best by their mean, or not significantly worse than that one.
+
+    Worse is what a one-sided t-test on the differences at the seeds that both have calls so at `LEVEL`; without two
+    common seeds nothing can be told, and the best alone is marked. None are where they cannot be ranked.
+
+    Parameters
+    ----------
+    groups
+        Values by seed.
+    way
+        Which way is better.
+    """
+    means = [np.mean(list(values.values())) if values else math.nan for values in groups]
+    known = [mean for mean in means if math.isfinite(mean)]
+    if way is None or len(known) < 2 or min(known) == max(known):
+        return [False] * len(groups)
+    sign = 1.0 if way == "higher" else -1.0
+    best = max(range(len(groups)), key=lambda place: sign * means[place] if math.isfinite(means[place]) else -math.inf)
+    return [
+        place == best or (bool(values) and not _is_worse(values, groups[best], sign))
+        for place, values in enumerate(groups)
+    ]
+
+
+def _is_worse(values: Mapping[int, float], best: Mapping[int, float], sign: float) -> bool:
+    common = sorted(values.keys() & best.keys())
+    if len(common) < 2:
+        return True
+    lead = sign * np.array([best[seed] - values[seed] for seed in common])
+    if np.ptp(lead) == 0:  # no spread, no test
+        return bool(lead[0] > 0)
+    return bool(stats.ttest_1samp(lead, 0.0, alternative="greater").pvalue < LEVEL)
+
+
+def final(name: str) -> Measure:
+    """Return the measure that is a metric's newest value."""
+    return lambda run: run.final_metrics.get(name, math.nan)
+
+
+def rounds_to(name: str, target: float) -> Measure:
+    """Return the measure that is the first round in which a metric is as good as `target`."""
+    return lambda run: float(_reached(run, name, target)[0])
+
+
+def seconds_to(name: str, target: float) -> Measure:
+    """Return the measure that is the time, in seconds of rounds, until then."""
+    return lambda run: _reached(run, name, target)[1]
+
+
+def _reached(run: RunFolder, name: str, target: float) -> tuple[float, float]:
+    sign = -1.0 if direction(name) == "lower" else 1.0
+    for row in run.metrics:
+        value = row.metrics.get(name)
+        if value is not None and sign * value >= sign * target:
+            return row.round, math.nan if row.time_s is None else row.time_s
+    return math.nan, math.nan
+
+
+# Which options tell groups apart -------------------------------------------------------------------------------------
+
+
+def _telling(runs: Sequence[RunFolder]) -> list[str]:
+    """Return the fewest options that tell all runs apart which differ in more than their seed, names before others."""
+    every = dict.fromkeys(key for run in runs for key in run.flat_config)
+    keys = [key for key in every if key not in _OF_THE_RUN and not key.startswith(_OF_THE_MACHINE)]
+    kept: list[str] = []
+    parts = 1
+    for key in sorted(keys, key=lambda key: (not key.endswith("name"), key.count("."))):
+        if (now := len({_address(run, [*kept, key]) for run in runs})) > parts:
+            kept, parts = [*kept, key], now
+    return kept
+
+
+def _address(run: RunFolder, keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(format_option(run.flat_config[key]) if key in run.flat_config else "" for key in keys)
+
+
+def _told(key: str, value: str) -> str:
+    section, _, last = key.rpartition(".")
+    return value if last == "name" or not value else f"{last if section else key}={value}"
+
+
+def _option(key: str, runs: Sequence[RunFolder]) -> str:
+    """Return the dotted key of an option, which `strategy` is short for."""
+    known = dict.fromkeys(key for run in runs for key in run.flat_config)
+    full = f"{key}.name" if key in NAMED_SECTIONS or f"{key}.name" in known else key
+    if full not in known:
+        raise FedsimError(f"--by {key}: no run has such an option; {nearest(key, known)}")
+    return full
+
+
+def _same_seed(one: RunFolder, other: RunFolder, told: bool) -> str:
+    ours, theirs = one.flat_config, other.flat_config
+    keys = [key for key in dict.fromkeys([*ours, *theirs]) if ours.get(key) != theirs.get(key)]
+    differ = [key for key in keys if key not in _OF_THE_RUN and not key.startswith(_OF_THE_MACHINE)]
+    remedy = f"they differ in {differ[0]}, so add --by {differ[0]}" if told and differ else "give one of them"
+    return f"{one.path} and {other.path}: have the same seed and would be counted as two of one group; {remedy}"
+
+
+def common_names(groups: Sequence[Group]) -> list[str]:
+    """Return the metrics that any run of the groups ends with."""
+    return sorted({name for group in groups for run in group.runs for name in run.final_metrics})
+
+
+def describe_level(groups: Sequence[Group]) -> str:
+    """Return what the marks of a table mean, for the line below it."""
+    seeds = {len(group.runs) for group in groups}
+    counted = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
+    return (
+        f"mean ± standard deviation over {counted} seed{'s' if seeds != {1} else ''}; bold: the best mean, and what a "
+        f"one-sided paired t-test over seeds does not call worse (level {LEVEL:g})"
+    )

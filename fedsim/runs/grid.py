@@ -1,0 +1,111 @@
+"""Which runs a sweep consists of: each combination of the values given, for each seed."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedsim.config.errors import shown
+from fedsim.config.resolve import texts_in
+from fedsim.config.texts import text_kind
+from fedsim.errors import FedsimError
+
+_MOST_SEEDS = 10_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep."""
+
+    name: str
+    """Of its folder."""
+    options: Mapping[str, Any]
+    """What sets it apart from the others, by dotted key; `seed` among it."""
+
+
+def read_seeds(text: str) -> list[int]:
+    """Return the seeds that `0-4`, `7` or `0-2,9` names, in that order.
+
+    Raises
+    ------
+    FedsimError
+        If it names none, or one twice.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", part)
+        if match is None or int(match[2] or match[1]) - int(match[1]) not in range(_MOST_SEEDS):
+            raise FedsimError(f"--seeds {text}: must be numbers and ranges of them, such as 0-4 or 0,2,7")
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    if len(set(seeds)) < len(seeds):
+        raise FedsimError(f"--seeds {text}: names a seed twice")
+    return seeds
+
+
+def split_axes(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Return (options that all runs share, values of those that are swept) of dotted overrides.
+
+    A list is swept. An option that holds a list itself is swept over a list of lists; one that holds texts never is.
+    """
+    shared: dict[str, Any] = {}
+    swept: dict[str, list[Any]] = {}
+    for key, given in overrides.items():
+        listed = text_kind(key) == "text" and isinstance(given, str) and re.fullmatch(r"\[.*\]", given)
+        value = texts_in(given) if listed else given
+        if not isinstance(value, list) or text_kind(key) == "texts":
+            shared[key] = value
+        elif not value:
+            raise FedsimError(f"--set {key}=[]: names no value; give one or more, such as {key}=[VALUE,VALUE]")
+        elif any(one in value[:place] for place, one in enumerate(value)):
+            raise FedsimError(f"--set {key}={shown(value)}: names a value twice")
+        else:
+            swept[key] = value
+    if "seed" in overrides:
+        raise FedsimError("--set seed: the seeds of a sweep are given as --seeds 0-4")
+    return shared, swept
+
+
+def cells(axes: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> list[Cell]:
+    """Return all runs, seed after seed, so that a sweep that is cut short has whole repetitions."""
+    named = {key: _slugs(_label(key, axes), values) for key, values in axes.items()}
+    combinations = list(itertools.product(*(zip(values, named[key], strict=True) for key, values in axes.items())))
+    return [
+        Cell(
+            "-".join([*(slug for _, slug in combination), f"seed{seed}"]),
+            {**{key: value for key, (value, _) in zip(axes, combination, strict=True)}, "seed": seed},
+        )
+        for seed in seeds
+        for combination in combinations
+    ]
+
+
+def _label(key: str, axes: Mapping[str, Any]) -> str:
+    """Return what names an option in a folder's name: nothing where its values do."""
+    last = key.rpartition(".")[2]
+    if last == "name":
+        return ""
+    alone = sum(other.rpartition(".")[2] == last for other in axes) == 1
+    return last if alone else key.replace(".", "_")
+
+
+def _slugs(label: str, values: Sequence[Any]) -> list[str]:
+    """Return a different text for each value, without the sign that joins them."""
+    slugs: list[str] = []
+    for value in values:
+        slug = label + re.sub(r"[^A-Za-z0-9.]+", "_", _text(value)).strip("_.")
+        slug = slug if re.match(r"[A-Za-z0-9]", slug) else f"value{slug}"
+        while slug in slugs:
+            slug += "_"
+        slugs.append(slug)
+    return slugs
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "_".join(map(_text, value))
+    text = str(value)
+    return Path(text).stem if "/" in text else text

@@ -1,0 +1,172 @@
+"""Runs side by side: each in a process of its own, so many at a time, and none of them outlives this process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedsim.config.run import RunConfig
+from fedsim.errors import FedsimError
+from fedsim.interrupts import heeding_signals
+from fedsim.runs.progress import Quiet
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is to be brought to its end."""
+
+    name: str
+    folder: Path
+    """Of the run: one that is there goes on."""
+    layers: Sequence[Mapping[str, Any]]
+    """Of its configuration."""
+    allowed: Sequence[Mapping[str, Any]]
+    """Those of the layers that the user has typed, whose files may run."""
+    log: Path
+    """What the process prints; removed when all went well."""
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of this machine, for a run that goes on."""
+
+
+class Board(Protocol):
+    """What is told of runs side by side."""
+
+    def began(self, name: str) -> None:
+        """Say that a run has a process."""
+
+    def round_done(self, name: str, server_round: int, rounds: int, metrics: Mapping[str, float]) -> None:
+        """Say how far a run is."""
+
+    def ended(self, name: str, error: str | None) -> None:
+        """Say that a run is finished, or why it is not."""
+
+
+def pack(jobs: Sequence[Job], slots: Sequence[str | None], board: Board) -> dict[str, str]:
+    """Bring all runs to their ends, as many at a time as there are slots; returns why those failed that did, by name.
+
+    A run that fails, or whose process dies, costs no other run anything. An interrupt stops all at their last rounds.
+    A slot is the GPU that its process sees, as CUDA_VISIBLE_DEVICES has it, or None for whatever this process sees.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fedsim.runs.runner"])  # which costs seconds, once
+    waiting, free = deque(jobs), deque(slots)
+    running: dict[Connection, tuple[Job, str | None, Any]] = {}
+    told: dict[str, str | None] = {}
+    failures: dict[str, str] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                job, slot = waiting.popleft(), free.popleft()
+                here, there = context.Pipe(duplex=False)
+                process = context.Process(target=_work, args=(job, slot, there), name=job.name)
+                process.start()
+                there.close()
+                running[here] = job, slot, process
+                board.began(job.name)
+            for pipe in wait(list(running)):
+                assert isinstance(pipe, Connection)
+                job, slot, process = running[pipe]
+                try:
+                    kind, *what = pipe.recv()
+                except (EOFError, OSError):  # it has ended
+                    process.join()
+                    del running[pipe]
+                    free.append(slot)
+                    pipe.close()
+                    error = told.pop(job.name, f"its process died ({_ending(process.exitcode)})")
+                    if error is not None:
+                        failures[job.name] = error
+                    board.ended(job.name, error)
+                    continue
+                if kind == "round":
+                    board.round_done(job.name, *what)
+                else:
+                    told[job.name] = what[0]
+    except BaseException:
+        for *_, process in running.values():
+            process.terminate()
+        for *_, process in running.values():
+            process.join()
+        raise
+    return failures
+
+
+def _ending(code: int | None) -> str:
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+
+
+# In the process of a run ----------------------------------------------------------------------------------------------
+
+
+class _Telling(Quiet):
+    """Sends how a run goes to the process that packs the runs."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._rounds = pipe, 0
+
+    def begin(self, config: RunConfig, choices: dict[str, str], rounds_done: int) -> None:
+        """Tell where it begins."""
+        self._rounds = config.rounds
+        self._pipe.send(("round", rounds_done, config.rounds, {}))
+
+    def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
+        """Tell of a round."""
+        self._pipe.send(("round", server_round, self._rounds, metrics))
+
+
+def _work(job: Job, gpus: str | None, pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that packs the runs says when to stop
+    _end_with_parent()
+    job.log.parent.mkdir(exist_ok=True)
+    with job.log.open("wb", buffering=0) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    try:
+        with heeding_signals():
+            _run(job, _Telling(pipe))
+    except KeyboardInterrupt:
+        pipe.send(("ended", "interrupted"))
+    except FedsimError as error:
+        print(f"error: {error}", flush=True)  # noqa: T201 -- into the log
+        pipe.send(("ended", str(error)))
+    except Exception as error:
+        traceback.print_exc()
+        pipe.send(("ended", f"{type(error).__name__}: {error}"))
+    else:
+        job.log.unlink()
+        pipe.send(("ended", None))
+
+
+def _run(job: Job, progress: Quiet) -> None:
+    from fedsim.config.resolve import allow_named
+    from fedsim.runs import runner
+
+    for layer in job.allowed:
+        allow_named(layer)
+    if job.folder.exists():
+        runner.resume(job.folder, progress, overrides=job.machine)
+    else:
+        runner.run_layers(job.layers, force=False, progress=progress)
+
+
+def _end_with_parent() -> None:
+    """Have this process killed when the one that packs the runs is gone: a run can go on from any kill."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,64 @@
+import csv
+import io
+
+import pytest
+
+from fedsim.errors import FedsimError
+from fedsim.report.groups import grouped
+from fedsim.report.table import columns_of, to_csv, to_latex, to_markdown
+from fedsim.runs.folder import RunFolder
+from tests.fedsim.conftest import MakeRun
+from tests.tiny_runs import Cli
+
+
+@pytest.fixture
+def runs(make_run: MakeRun) -> list[RunFolder]:
+    """Three seeds of a method, two of which reach 80 %, and three of another that is better on all of them."""
+    made = []
+    for name, accuracies in (("fed_a", [0.70, 0.80, 0.90]), ("fed_b", [0.76, 0.855, 0.95])):
+        for seed, accuracy in enumerate(accuracies):
+            rows = [{"round": r, "time_s": 2.0 * r, "metrics": {"global/accuracy": accuracy * r / 4}} for r in (2, 4)]
+            config = {"seed": seed, "strategy": {"name": name}}
+            path = make_run(f"{name}-{seed}", config=config, rows=rows, summary={"metrics": rows[-1]["metrics"]})
+            made.append(RunFolder.open(path))
+    return made
+
+
+def test_markdown(runs: list[RunFolder]) -> None:
+    groups = grouped(runs)
+    lines = to_markdown(groups, columns_of(groups, target=0.8)).splitlines()
+    assert lines[0] == "|  | n | Global accuracy | Rounds to Global accuracy 0.8 | Seconds to Global accuracy 0.8 |"
+    assert lines[2] == "| fed_a | 3 | 80.00 ± 10.00 | 4 ± 0 (2 of 3) | 8 ± 0 (2 of 3) |"
+    assert lines[3] == "| fed_b | 3 | **85.50 ± 9.50** | 4 ± 0 (2 of 3) | 8 ± 0 (2 of 3) |"
+    assert lines[-1].startswith("Mean ± standard deviation over 3 seeds; bold:")
+
+
+def test_latex_is_escaped(runs: list[RunFolder]) -> None:
+    groups = grouped(runs)
+    lines = to_latex(groups, columns_of(groups)).splitlines()
+    assert lines[0] == r"\begin{tabular}{lrr}"
+    assert lines[2] == r" & $n$ & Global accuracy (\%) \\"
+    assert lines[4] == r"fed\_a & 3 & $80.00 \pm 10.00$ \\"
+    assert lines[5] == r"fed\_b & 3 & $\mathbf{85.50 \pm 9.50}$ \\"
+
+
+def test_csv_has_numbers_as_they_are(runs: list[RunFolder]) -> None:
+    groups = grouped(runs)
+    first, second = csv.DictReader(io.StringIO(to_csv(groups, columns_of(groups))))
+    assert float(first["Global accuracy mean"]) == pytest.approx(0.8)
+    assert float(second["Global accuracy sd"]) == pytest.approx(0.095)
+    assert (first["Global accuracy best"], second["Global accuracy best"]) == ("0", "1")
+
+
+def test_metrics_that_nobody_measured_are_refused(runs: list[RunFolder]) -> None:
+    with pytest.raises(FedsimError, match=r"--metric global/acc: no run has measured it; did you mean"):
+        columns_of(grouped(runs), ["global/acc"])
+
+
+def test_command(cli: Cli, runs: list[RunFolder]) -> None:
+    outcome = cli("table", *(run.path for run in runs), "--metric=global/accuracy", "--by=strategy")
+    assert outcome.code == 0
+    assert [line.split()[:3] for line in outcome.out.splitlines()[1:3]] == [
+        ["fed_a", "3", "80.00"], ["fed_b", "3", "85.50"],
+    ]  # fmt: skip
+    assert "no such format" in cli("table", runs[0].path, "--format=tex").err

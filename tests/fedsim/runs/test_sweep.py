@@ -1,0 +1,85 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fedsim.runs.folder import RunFolder
+from tests.tiny_runs import Cli
+
+TINY_SWEEP = [
+    "sweep", "--set=clients=4", "--set=rounds=2", "--set=model.name=mlp", "--set=model.hidden=[[8]]",
+    "--set=training.vectorize=never", "--set=training.epochs=1", "--set=checkpoint_every=1",
+]  # fmt: skip
+
+
+def test_runs_that_fail_are_kept_apart_and_the_same_command_goes_on(cli: Cli, tmp_path: Path) -> None:
+    command = [*TINY_SWEEP, "--seeds=3", "--set=faults.error=[0,1]", f"--out={tmp_path}", "--jobs=2"]
+    first = cli(*command)
+    folder = tmp_path / "sweep"
+    good, bad = folder / "hidden8-error0-seed3", folder / "hidden8-error1-seed3"
+    assert first.code == 1
+    assert "1 of 2 runs failed, the first hidden8-error1-seed3: round 1: 0 good replies" in first.err
+    assert "min_replies is 1" in (folder / "logs" / f"{bad.name}.log").read_text()
+    assert not (folder / "logs" / f"{good.name}.log").exists()
+    assert (RunFolder.open(good).status, RunFolder.open(bad).status) == ("finished", "stopped")
+    assert RunFolder.open(good).option("seed") == 3
+    before = (good / "summary.json").stat()
+    again = cli(*command, "--quiet")
+    assert (again.code, again.out) == (1, f"{folder}\n")
+    assert (good / "summary.json").stat() == before  # it was not run again
+    # The same name with other options is another sweep.
+    other = cli(*command, "--set=training.lr=0.5")
+    assert other.code == 2
+    assert "has training.lr=0.1, not 0.5; choose another --name" in other.err
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--seeds=x"], "--seeds x: must be numbers"),
+        (["--set=training.lr=[0.1,-1]"], "training.lr: must be greater than 0"),
+        (["--set=strategy.name=[fedavg,fedavgg]"], "unknown strategy 'fedavgg'"),
+        (["--set=name=x"], "--name names the sweep"),
+        (["--name=a/b"], "name: must be letters"),
+        (["--jobs=0"], "--jobs 0: must be at least 1"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(cli: Cli, tmp_path: Path, more: list[str], told: str) -> None:
+    outcome = cli("sweep", f"--out={tmp_path}", *more)
+    assert outcome.code == 2
+    assert told in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_something_else_is_left_alone(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    outcome = cli("sweep", f"--out={tmp_path}")
+    assert (outcome.code, "exists already and is no sweep" in outcome.err) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_twice_comes_to_the_same(cli: Cli, tmp_path: Path) -> None:
+    options = [*TINY_SWEEP[1:], "--set=rounds=12", "--seeds=0-2", "--set=strategy.name=[fedavg,fedprox]"]
+    options += ["--set=training.lr=[0.05,0.2]", "--jobs=2", "--quiet"]
+    assert cli("sweep", *options, f"--out={tmp_path / 'whole'}").code == 0
+    command = [sys.executable, "-m", "fedsim", "sweep", *options, f"--out={tmp_path / 'killed'}"]
+    folder = tmp_path / "killed" / "sweep"
+    for number, how in ((1, signal.SIGKILL), (3, signal.SIGTERM)):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while len(list(folder.glob("*/summary.json"))) < number:
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.kill(process.pid, how)
+        process.wait()
+        time.sleep(1)  # for the runs that it leaves behind to end, too
+    ended = [json.loads(file.read_bytes())["status"] for file in folder.glob("*/summary.json")]
+    assert len(ended) < 12 or "stopped" in ended
+    assert cli("sweep", *options, f"--out={tmp_path / 'killed'}").code == 0
+    tables = [cli("table", tmp_path / which / "sweep", "--format=csv").out for which in ("whole", "killed")]
+    assert tables[0] == tables[1]
+    assert tables[0].count("\n") == 5
