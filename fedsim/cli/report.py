@@ -15,20 +15,21 @@ from fedsim.errors import FedsimError
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.")],
     out: Annotated[Path | None, typer.Option(help="The HTML file; by default report.html in the first run.")] = None,
 ) -> None:
-    """Write one HTML report of the run folders RUNS: of one, or of several side by side."""
+    """Write one HTML report of RUNS: of one, of several side by side, or of the means over their seeds."""
+    from fedsim.report.groups import open_runs
     from fedsim.report.html import write_report
-    from fedsim.runs.folder import RunFolder
     from fedsim.runs.reserve import held
 
-    folders = [RunFolder.open(run) for run in runs]
+    folders = open_runs(runs)
     for folder in folders:
         if "unlearn" in folder.config:
             raise FedsimError(f"{folder.path}: is the result of an unlearning; its report is there: report.html")
     with contextlib.ExitStack() as stack:
-        if out is None and len(runs) == 1:
-            stack.enter_context(held(runs[0], shared=True))
-        path = write_report(folders, out or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html")))
+        if out is None and len(folders) == 1:
+            stack.enter_context(held(folders[0].path, shared=True))
+        one = folders[0].path / "report.html" if len(folders) == 1 else Path("comparison.html")
+        path = write_report(folders, out or one)
     Screen(soft_wrap=True).print(str(path), highlight=False, markup=False)

@@ -1,8 +1,8 @@
 """Learning curves: accuracies, losses and what methods report of themselves, over rounds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,11 +10,22 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from fedsim.report.figures import COLORS, GROUP_COLORS, NARROW, Plot, add_legend, new_figure, thousands
+from fedsim.report.groups import Group, spread
 from fedsim.report.wording import ERRORS, families, group_metrics, metric_label, split_name
 from fedsim.runs.folder import RunFolder, run_labels
 
 _STYLES: Final = ("-", "--", "-.", ":")
 _MARKED_POINTS: Final = 25
+
+
+class _Curve(NamedTuple):
+    label: str
+    rounds: NDArray[np.int64]
+    """(N,)."""
+    values: NDArray[np.float64]
+    """(N,), finite."""
+    margin: NDArray[np.float64] | None = None
+    """(N,) half widths of the band around it; none where it is one run's."""
 
 
 def learning_curves(folders: Sequence[RunFolder]) -> list[Plot]:
@@ -24,79 +35,126 @@ def learning_curves(folders: Sequence[RunFolder]) -> list[Plot]:
     One run shows its heads (global, clients, others) in one plot; several runs are overlaid, one plot per metric.
     The accuracies on many-, medium- and few-shot classes are drawn where classes differ that much.
     """
-    names = [n for group in group_metrics({n for f in folders for n in f.metric_names}).values() for n in group]
-    accuracies = [name for name in names if split_name(name)[1] == "accuracy"]
-    shots = [name for name in names if split_name(name)[1] in {f"accuracy_{group}" for group in GROUP_COLORS}]
-    losses = [name for name in names if split_name(name)[1] == "loss"]
-    errors = {quantity: [n for n in names if split_name(n)[1] == quantity] for quantity in ERRORS}
-    if not any(folder.long_tailed for folder in folders):
-        shots = []
-    labels = run_labels(folders)
-    related = families(names)
-    if len(folders) == 1:
-        run = folders[0]
-        plots = [
-            _curves("accuracy", "Accuracy", [(_head_title(n), run, n) for n in accuracies]),
+    if len(folders) > 1:
+        labelled = list(zip(run_labels(folders), folders, strict=True))
+        return _drawn(
+            _curves(_stem(name), title, [_of_run(label, folder, name) for label, folder in labelled])
+            for name, title in _titles(folders).items()
+        )
+    run, (accuracies, shots, errors, losses, related) = folders[0], _sorted_names(folders)
+    return _drawn(
+        [
+            _curves("accuracy", "Accuracy", [_of_run(_head_title(n), run, n) for n in accuracies]),
             *(
                 _curves(_stem(f"accuracy_groups_{head}"), f"{_head_title(head)} accuracy by class size", curves)
                 for head, curves in _by_head(run, shots).items()
             ),
-            *(_curves(q, title, [(_head_title(n), run, n) for n in errors[q]]) for q, title in ERRORS.items()),
-            _curves("loss", "Loss", [(_head_title(n), run, n) for n in losses]),
+            *(_curves(q, title, [_of_run(_head_title(n), run, n) for n in errors[q]]) for q, title in ERRORS.items()),
+            _curves("loss", "Loss", [_of_run(_head_title(n), run, n) for n in losses]),
             *(
-                _curves(_stem(family), metric_label(family), [(_member(name), run, name) for name in members])
+                _curves(_stem(family), metric_label(family), [_of_run(_member(name), run, name) for name in members])
                 for family, members in related.items()
             ),
         ]
-    else:
-        titles = {name: _metric_title(name) for name in [*accuracies, *shots, *chain(*errors.values()), *losses]}
-        titles |= {name: metric_label(name) for members in related.values() for name in members}
-        plots = [
-            _curves(_stem(name), title, [(label, f, name) for label, f in zip(labels, folders, strict=True)])
-            for name, title in titles.items()
-        ]
+    )
+
+
+def group_curves(groups: Sequence[Group]) -> list[Plot]:
+    """Return a plot for each metric, in which a group is the mean of its runs, in a band of its 95 % interval."""
+    titles = _titles([run for group in groups for run in group.runs])
+    return _drawn(
+        _curves(_stem(name), title, [_of_group(group, name) for group in groups]) for name, title in titles.items()
+    )
+
+
+class _Names(NamedTuple):
+    accuracies: list[str]
+    shots: list[str]
+    errors: dict[str, list[str]]
+    losses: list[str]
+    related: dict[str, list[str]]
+
+
+def _sorted_names(folders: Sequence[RunFolder]) -> _Names:
+    """Return the metrics that are drawn, by kind."""
+    names = [n for group in group_metrics({n for f in folders for n in f.metric_names}).values() for n in group]
+    shots = [name for name in names if split_name(name)[1] in {f"accuracy_{group}" for group in GROUP_COLORS}]
+    return _Names(
+        [name for name in names if split_name(name)[1] == "accuracy"],
+        shots if any(folder.long_tailed for folder in folders) else [],
+        {quantity: [n for n in names if split_name(n)[1] == quantity] for quantity in ERRORS},
+        [name for name in names if split_name(name)[1] == "loss"],
+        families(names),
+    )
+
+
+def _titles(folders: Sequence[RunFolder]) -> dict[str, str]:
+    """Return the metrics that are drawn of several runs, each with the title of its plot."""
+    found = _sorted_names(folders)
+    plain = [*found.accuracies, *found.shots, *chain(*found.errors.values()), *found.losses]
+    return {name: _metric_title(name) for name in plain} | {
+        name: metric_label(name) for members in found.related.values() for name in members
+    }
+
+
+def _drawn(plots: Iterable[Plot | None]) -> list[Plot]:
     return [plot for plot in plots if plot is not None]
 
 
-def _by_head(run: RunFolder, names: Sequence[str]) -> dict[str, list[tuple[str, RunFolder, str]]]:
-    heads: dict[str, list[tuple[str, RunFolder, str]]] = {}
+def _of_run(label: str, run: RunFolder, name: str) -> _Curve:
+    rounds, values = run.series(name)
+    finite = np.isfinite(values)
+    return _Curve(label, rounds[finite], values[finite])
+
+
+def _of_group(group: Group, name: str) -> _Curve:
+    """Return the mean over a group's runs at the rounds in which all have a value."""
+    curves = [_of_run("", run, name) for run in group.runs]
+    rounds = curves[0].rounds
+    for curve in curves[1:]:
+        rounds = np.intersect1d(rounds, curve.rounds)
+    every = np.array([curve.values[np.isin(curve.rounds, rounds)] for curve in curves])  # (runs, N)
+    spreads = [spread(dict(enumerate(column)), len(every)) for column in every.T]
+    margin = np.array([one.half_width for one in spreads]) if len(every) > 1 else None
+    return _Curve(group.label, rounds, np.array([one.mean for one in spreads]), margin)
+
+
+def _by_head(run: RunFolder, names: Sequence[str]) -> dict[str, list[_Curve]]:
+    heads: dict[str, list[_Curve]] = {}
     for name in names:
         head, quantity = split_name(name)
-        heads.setdefault(head, []).append((quantity.removeprefix("accuracy_"), run, name))
+        heads.setdefault(head, []).append(_of_run(quantity.removeprefix("accuracy_"), run, name))
     return heads
 
 
-def _curves(stem: str, title: str, curves: Sequence[tuple[str, RunFolder, str]]) -> Plot | None:
-    """Draw labelled series over rounds; None when not one finite value is there."""
-    drawn = []
-    for index, (label, run, name) in enumerate(curves):
-        rounds, values = run.series(name)
-        finite = np.isfinite(values)
-        if finite.any():
-            drawn.append((index, label, rounds[finite], values[finite]))
+def _curves(stem: str, title: str, curves: Sequence[_Curve]) -> Plot | None:
+    """Draw labelled series over rounds; None when there is nothing to draw."""
+    drawn = [(index, curve) for index, curve in enumerate(curves) if len(curve.rounds)]
     if not drawn:
         return None
     figure, axes = new_figure(NARROW)
     handles = []
-    for index, label, rounds, values in drawn:
+    for index, (label, rounds, values, margin) in drawn:
         color = GROUP_COLORS.get(label, COLORS[index % len(COLORS)])
         style = _STYLES[index // len(COLORS) % len(_STYLES)]
         marker = "o" if len(rounds) <= _MARKED_POINTS else ""
         handles += axes.plot(rounds, values, color=color, linestyle=style, linewidth=1.8, marker=marker, markersize=3.5)
-    values = np.concatenate([values for *_, values in drawn])
+        if margin is not None:
+            axes.fill_between(rounds, values - margin, values + margin, color=color, alpha=0.15, linewidth=0)
+    values = np.concatenate([curve.values for _, curve in drawn])
     if "accuracy" in stem:
         _percent_axis(axes, values)
     elif values.min() > 0 and values.max() > 50 * values.min():
         axes.set_yscale("log")
-    last = max(int(rounds[-1]) for _, _, rounds, _ in drawn)
-    first = min(int(rounds[0]) for _, _, rounds, _ in drawn)
+    last = max(int(curve.rounds[-1]) for _, curve in drawn)
+    first = min(int(curve.rounds[0]) for _, curve in drawn)
     pad = max(0.02 * (last - first), 0.5 if last == first else 0.0)
     axes.set_xlim(first - pad, last + pad)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(thousands))
     axes.set_xlabel("Round")
     axes.set_ylabel(title, parse_math=False)
-    add_legend(figure, handles, [label for _, label, _, _ in drawn])
+    add_legend(figure, handles, [curve.label for _, curve in drawn])
     return Plot(stem, title, figure)
 
 

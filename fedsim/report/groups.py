@@ -106,6 +106,15 @@ def grouped(runs: Sequence[RunFolder], by: Sequence[str] = ()) -> list[Group]:
     return groups
 
 
+def seeds_grouped(runs: Sequence[RunFolder]) -> list[Group] | None:
+    """Return the groups of runs of which some have several seeds; None where each run is to be seen for itself."""
+    try:
+        groups = grouped(runs)
+    except FedsimError:  # some are the same run twice
+        return None
+    return groups if len(groups) < len(runs) else None
+
+
 def spread(values: Mapping[int, float], of: int) -> Spread:
     """Return mean and deviation of values by seed, of a group of so many runs."""
     numbers = np.array(list(values.values()), np.float64)

@@ -1,8 +1,9 @@
 """One self-contained HTML page about one run, or several side by side."""
 
 import base64
+import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +13,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fedsim.atomic import write_atomically
+from fedsim.report.curves import group_curves
+from fedsim.report.groups import Group, final, seeds_grouped, spread
 from fedsim.report.plots import Plot, all_plots
 from fedsim.report.wording import (
     ABSENT,
@@ -73,6 +76,8 @@ def render_report(folders: Sequence[RunFolder], sections: Sequence[Section] = ()
     """Return the report of the runs as one HTML page that needs no other file, no network and no script."""
     if not folders:
         raise ValueError("a report needs at least one run")
+    if (groups := seeds_grouped(folders)) is not None:
+        return _render_groups(groups, sections)
     labels = run_labels(folders)
     single = len(folders) == 1
     return _render(
@@ -89,12 +94,67 @@ def render_report(folders: Sequence[RunFolder], sections: Sequence[Section] = ()
             ("Configuration", *_compared([folder.flat_config for folder in folders])),
             ("Environment", *_compared([flatten(folder.environment) for folder in folders])),
         ],
+        marks="★ marks the best run of a row.",
     )
+
+
+def _render_groups(groups: Sequence[Group], sections: Sequence[Section]) -> str:
+    """Return the page of runs of several seeds: a column for each group of them."""
+    runs = [run for group in groups for run in group.runs]
+    overview = [_merged(map(_facts, group.runs)) for group in groups]
+    options = [_merged(_written(run.flat_config) for run in group.runs) for group in groups]
+    machines = [_merged(_written(flatten(run.environment)) for run in group.runs) for group in groups]
+    for facts, group in zip(overview, groups, strict=True):
+        facts.pop("Model SHA-256", None)
+        facts["Wall time"] = format_duration(
+            sum((run.summary and run.summary.wall_time_s) or 0.0 for run in group.runs)
+        )
+    names = group_metrics(name for run in runs for name in run.final_metrics)
+    return _render(
+        title=f"{len(runs)} runs in {len(groups)} groups",
+        subtitle=" · ".join(group.label for group in groups),
+        single=False,
+        labels=[group.label for group in groups],
+        notices=_notices(runs, run_labels(runs)),
+        overview=_aligned(overview),
+        metrics={kind: [_group_row(name, groups) for name in members] for kind, members in names.items()},
+        plots=group_curves(groups),
+        sections=sections,
+        settings=[("Configuration", *_compared(options)), ("Environment", *_compared(machines))],
+        marks="Numbers are means over seeds ± half of their 95 % interval; ★ marks the best mean of a row.",
+    )
+
+
+def _group_row(name: str, groups: Sequence[Group]) -> _Row:
+    spreads = [spread(group.values(final(name)), len(group.runs)) for group in groups]
+    means = [one.mean for one in spreads]
+    cells = [
+        format_metric(name, one.mean) + ("" if math.isnan(one.half_width) else f" ± {_margin(name, one.half_width)}")
+        for one in spreads
+    ]
+    return _Row(metric_label(name), cells, best_of(name, means), name)
+
+
+def _margin(name: str, value: float) -> str:
+    return format_metric(name, value).removesuffix(" %")
+
+
+def _written(options: Mapping[str, Any]) -> dict[str, str]:
+    return {name: format_option(value) for name, value in options.items()}
+
+
+def _merged(facts: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return the facts of a group's runs, each with all the values that they have."""
+    values: dict[str, dict[str, None]] = {}
+    for run in facts:
+        for name, value in run.items():
+            values.setdefault(name, {})[value] = None
+    return {name: ", ".join(several) for name, several in values.items()}
 
 
 def write_page(out: Path, title: str, subtitle: str, sections: Sequence[Section]) -> Path:
     """Write a page of nothing but sections to the file `out`, whole or not at all, and return `out`."""
-    empty: dict[str, Any] = {"notices": [], "overview": [], "metrics": {}, "plots": [], "settings": []}
+    empty: dict[str, Any] = {"notices": [], "overview": [], "metrics": {}, "plots": [], "settings": [], "marks": ""}
     page = _render(title=title, subtitle=subtitle, single=True, labels=[title], sections=sections, **empty)
     return write_atomically(out, page.encode("utf-8"))
 
@@ -130,7 +190,10 @@ def _notices(folders: Sequence[RunFolder], labels: Sequence[str]) -> list[tuple[
 
 
 def _overview(folders: Sequence[RunFolder]) -> list[_Row]:
-    facts = [_facts(folder) for folder in folders]
+    return _aligned([_facts(folder) for folder in folders])
+
+
+def _aligned(facts: Sequence[Mapping[str, str]]) -> list[_Row]:
     names = dict.fromkeys(name for run in facts for name in run)
     return [_Row(name, [run.get(name, ABSENT) for run in facts], [False] * len(facts)) for name in names]
 

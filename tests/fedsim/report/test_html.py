@@ -8,6 +8,8 @@ import pytest
 from markupsafe import Markup
 
 from fedsim.errors import FedsimError
+from fedsim.report.curves import group_curves
+from fedsim.report.groups import grouped
 from fedsim.report.html import Section, render_report, write_report
 from fedsim.report.plots import Plot, partition_plot
 from fedsim.runs.folder import RunFolder
@@ -179,3 +181,26 @@ def test_a_report_is_the_same_bytes_each_time(make_run: MakeRun) -> None:
 def test_no_runs_no_report() -> None:
     with pytest.raises(ValueError, match="at least one run"):
         render_report([])
+
+
+def test_seeds_are_grouped_and_the_best_mean_is_marked(make_run: MakeRun) -> None:
+    runs = []
+    for method, accuracies in (("fed_a", [0.5, 0.6, 0.7]), ("fed_b", [0.7, 0.8, 0.55])):
+        for seed, accuracy in enumerate(accuracies):
+            rows = [{"round": r, "metrics": {"global/accuracy": accuracy * r / 4}} for r in (2, 4)]
+            config = {"seed": seed, "strategy": {"name": method}}
+            summary = {"metrics": rows[-1]["metrics"], "wall_time_s": 20.0}
+            runs.append(make_run(f"{method}-{seed}", config=config, rows=rows, summary=summary))
+    found = page(*runs)
+    assert "6 runs in 2 groups" in found.text
+    # t = 4.303 for two degrees of freedom: 0.1 * 4.303 / sqrt(3), and 0.12583 * 4.303 / sqrt(3)
+    assert found.row("Accuracy") == ["60.00 % ± 24.84", "68.33 % ± 31.26 ★"]
+    assert found.row("Seed") == ["0, 1, 2", "0, 1, 2"]
+    assert found.row("Wall time") == ["1 min 00 s", "1 min 00 s"]
+    assert len(found.images()) == 1
+    (plot,) = group_curves(grouped([RunFolder.open(run) for run in runs]))
+    lines, bands = plot.figure.axes[0].lines, plot.figure.axes[0].collections
+    assert [line.get_ydata().tolist()[-1] for line in lines] == pytest.approx([0.6, 0.68333], abs=1e-4)
+    top = bands[0].get_paths()[0].vertices
+    assert max(y for x, y in top if x == 4) == pytest.approx(0.6 + 0.2484, abs=1e-4)
+    assert min(y for x, y in top if x == 2) == pytest.approx(0.3 - 0.1242, abs=1e-4)
