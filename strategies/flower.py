@@ -162,7 +162,7 @@ class FlowerServer(Server):
             messages = list(self.inner.configure_train(server_round, theirs, config, grid))
         contents: dict[int, RecordDict] = {}
         for message in messages:  # of one content, as a rule
-            told = message.content.config_records[wire.CONFIG]
+            told = wire.told_in(message.content)
             told = ConfigRecord({**told, wire.BROADCAST: f"{server_round}/{len(contents)}"})
             contents.setdefault(
                 id(message.content), RecordDict({**message.content, wire.ARRAYS: arrays, wire.CONFIG: told})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import RecordDict
 
 from fedsim.federated.types import State
 from fedsim.flower import wire
@@ -49,9 +49,9 @@ class Inbox:
         # All messages of a broadcast share its records; where they are copies, each is read anew.
         records = [content.get(key) for key in (wire.ARRAYS, wire.CONSTANTS, wire.CONFIG)]
         if self._received is None or any(map(operator.is_not, self._received.records, records)):
-            tensors = to_tensors(content.array_records[wire.ARRAYS], self.device)
-            constants = to_tensors(content.array_records.get(wire.CONSTANTS, ArrayRecord()), self.device)
-            clip_norm = content.config_records[wire.CONFIG].get(wire.CLIP_NORM)
+            tensors = to_tensors(wire.arrays_in(content), self.device)
+            constants = to_tensors(wire.arrays_in(content, wire.CONSTANTS), self.device)
+            clip_norm = wire.told_in(content).get(wire.CLIP_NORM)
             assert clip_norm is None or isinstance(clip_norm, float)
             state = self.split(tensors)
             self._received = Received(records, state, constants, wire.round_of(content), clip_norm)
@@ -59,7 +59,7 @@ class Inbox:
 
     def own(self, content: RecordDict) -> Tensors:
         """Return what the receiver alone was sent."""
-        return to_tensors(content.array_records.get(wire.OWN, ArrayRecord()), self.device)
+        return to_tensors(wire.arrays_in(content, wire.OWN), self.device)
 
     def split(self, tensors: Tensors) -> State:
         """Return tensors sorted into parameters and buffers."""

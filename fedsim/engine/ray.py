@@ -224,7 +224,7 @@ class RayEngine(Engine):
     def _submit(self, actor: Any, chunk: Chunk, broadcasts: dict[Hashable, Any]) -> Any:
         _cluster.require_alive()
         keys = list(map(_key, chunk.contents))
-        own = [content.array_records.get(OWN) for content in chunk.contents]
+        own = [content.get(OWN) for content in chunk.contents]
         for key, content in zip(keys, chunk.contents, strict=True):
             if key not in broadcasts:
                 shared = RecordDict({name: record for name, record in content.items() if name != OWN})

@@ -100,7 +100,7 @@ class Worker:
 
     def _train(self, sent: Sequence[Sent]) -> list[Reply]:
         content = sent[0].content
-        received, told = self._inbox.broadcast(content), content.config_records[wire.CONFIG]
+        received, told = self._inbox.broadcast(content), wire.told_in(content)
         replies: dict[int, Reply] = {}
         jobs = []
         for client, state, own in sent:

@@ -196,7 +196,7 @@ class Server(Strategy):
                     metrics.add(own)
                     if wire.ARRAYS in reply.content:
                         self.senders.append(client_of(reply.metadata.src_node_id))
-                        yield to_tensors(reply.content.array_records[wire.ARRAYS]), own[wire.WEIGHT]
+                        yield to_tensors(wire.arrays_in(reply.content)), own[wire.WEIGHT]
 
         if self.central is None:
             aggregated = self.aggregate(updates())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flwr.app import RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 # Records of a message, and of a reply -----------------------------------------------------------------------------
 
@@ -57,9 +57,22 @@ PARTITION_ID, NUM_PARTITIONS = "partition-id", "num-partitions"
 """Flower's names for the number of a client, and of all clients."""
 
 
+def told_in(content: RecordDict) -> ConfigRecord:
+    """Return the configuration in a message, without the copy of all records that `config_records` makes."""
+    told = content[CONFIG]
+    assert isinstance(told, ConfigRecord)
+    return told
+
+
+def arrays_in(content: RecordDict, key: str = ARRAYS) -> ArrayRecord:
+    """Return the tensors under a key of a message or reply, none where it has no such key; nothing is copied."""
+    arrays = content.get(key)
+    return arrays if isinstance(arrays, ArrayRecord) else ArrayRecord()
+
+
 def round_of(content: RecordDict) -> int:
     """Return the round that a message is of."""
-    return int(content.config_records[CONFIG][SERVER_ROUND])  # type: ignore[arg-type]  # values are of many types
+    return int(told_in(content)[SERVER_ROUND])  # type: ignore[arg-type]  # values are of many types
 
 
 def broadcast_of(content: RecordDict) -> str | None:
@@ -68,7 +81,7 @@ def broadcast_of(content: RecordDict) -> str | None:
     What is the same for all of a broadcast is told by it, and not by which object a message shares with others: that
     differs between engines.
     """
-    told = content.config_records[CONFIG].get(BROADCAST) if CONFIG in content else None
+    told = told_in(content).get(BROADCAST) if CONFIG in content else None
     return None if told is None else str(told)
 
 
