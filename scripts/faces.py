@@ -62,8 +62,24 @@ def draw_person(seed: int, person: int) -> Person:
     return Person(skin, hair, eyes, *(float(rng.uniform(*ends)) for ends in ranges), rng.standard_normal((5, 5, 3)))
 
 
-def draw_face(seed: int, number: int, person: int, size: int) -> tuple[npt.NDArray[np.uint8], int]:
-    """Return one image (3, size, size) of a person, and its age group in 0..7."""
+class Face(NamedTuple):
+    """One image of a person."""
+
+    pixels: npt.NDArray[np.uint8]
+    """(3, size, size)."""
+    age: int
+    """Group, 0..7."""
+    male: bool
+    smiles: bool
+
+    @property
+    def young(self) -> bool:
+        """Whether the age is in the lower half of the groups."""
+        return self.age < AGES // 2
+
+
+def draw_face(seed: int, number: int, person: int, size: int) -> Face:
+    """Return one image of a person."""
     p, rng = draw_person(seed, person), generator(seed, "face-image", person, number)
     age, is_male, smiles = int(rng.integers(AGES)), rng.random() < 0.5, rng.random() < 0.5
     looks = age + AGE_NOISE * rng.standard_normal()
@@ -91,13 +107,13 @@ def draw_face(seed: int, number: int, person: int, size: int) -> tuple[npt.NDArr
     bend = 2.7 * (x**2 - p.mouth_half_width**2 / 4)
     paint((np.abs(x) < p.mouth_half_width) & (np.abs(y - p.mouth_height + (bend if smiles else -bend)) < 0.02), _MOUTH)
     image = image * rng.uniform(0.9, 1.1) + 0.04 * rng.standard_normal(image.shape)
-    return (image.clip(0, 1) * 255).round().astype(np.uint8).transpose(2, 0, 1), age
+    return Face((image.clip(0, 1) * 255).round().astype(np.uint8).transpose(2, 0, 1), age, is_male, smiles)
 
 
 def draw_faces(
     seed: int, people: range, images: int, size: int = 32
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return faces (n, 3, size, size), their age groups (n,) and people (n,), `images` of each person."""
-    drawn = [(*draw_face(seed, number, person, size), person) for person in people for number in range(images)]
-    x, age, person = zip(*drawn, strict=True)
-    return np.stack(x), np.array(age, np.int64), np.array(person, np.int64)
+    drawn = [draw_face(seed, number, person, size) for person in people for number in range(images)]
+    x, age = np.stack([face.pixels for face in drawn]), np.array([face.age for face in drawn], np.int64)
+    return x, age, np.repeat(np.array(people, np.int64), images)

@@ -37,7 +37,7 @@ def run_command(
     rounds: Annotated[int | None, typer.Option(help="Federated rounds.")] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="Data set, or npz:PATH, csv:PATH; see: fedsim list.", autocompletion=complete_datasets),
+        typer.Option(help="Data set, or npz:, csv:, folder:PATH; see: fedsim list.", autocompletion=complete_datasets),
     ] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of named data sets; else $FEDSIM_DATA.")] = None,
     partition: Annotated[

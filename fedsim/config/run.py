@@ -22,6 +22,10 @@ from fedsim.schema import Config
 NAMED_SECTIONS = {"strategy": "fedavg", "model": ModelConfig().name, "data.partition": Dirichlet().name}
 
 
+_CAME_LATER = ("data.folder.", "data.mufac.", "data.mucac.", "data.normalise")
+"""Options that older recipes do not know: at their defaults no recipe has them, so that runs are what they were."""
+
+
 class TrainingConfig(Config):
     """The local work of a client in one round."""
 
@@ -263,10 +267,13 @@ class RunConfig(Config):
         dumped = dict(flatten(self.model_dump(mode="json", exclude=elsewhere)))
         if self.engine.lost_chunks == "drop":  # clients may be missing that would not be elsewhere
             dumped["engine.lost_chunks"] = "drop"
+        parts = {"data": DataConfig(), "training": TrainingConfig()}
+        default = dict(flatten({name: part.model_dump(mode="json") for name, part in parts.items()}))
         return {
             key: value
             for key, value in dumped.items()
             if key not in ("data.name", "data.root", "data.csv.test", "history.quota_mb", "start")
+            and not (key.startswith(_CAME_LATER) and value == default[key])
         }
 
     def to_yaml(self) -> str:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fedsim.data.config import CanariesConfig
 from fedsim.data.datasets import Dataset
+from fedsim.data.listing import Column
 from fedsim.data.npz import Array, IntArray
 from fedsim.data.partition import Partition
 from fedsim.errors import FedsimError
@@ -65,6 +66,10 @@ def plant(
         x_train=np.concatenate([x, x[copied]]),
         y_train=np.concatenate([y, y[copied]]),
         identity_train=None if identity is None else np.concatenate([identity, identity[copied]]),
+        columns={
+            name: Column(np.concatenate([column.codes, column.codes[copied]]), column.names)
+            for name, column in dataset.columns.items()
+        },
     )
     rows = {"backdoor": backdoor, "mislabelled": wrong, "duplicated": np.concatenate([negatives, new])}
     return planted, Partition.from_lists(lists), Canaries(rows, config.backdoor_target)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from fedsim.data.folder_config import FolderConfig, MucacConfig, MufacConfig
 from fedsim.errors import nearest
 from fedsim.paths import expanded
 from fedsim.plugins import plugin_of
@@ -38,6 +39,9 @@ DATASETS = {
     "diabetes": "442 patients, 10 measures, embedded (scikit-learn); predicts a number",
     "linear": "draws of y = <x, theta> + noise, theta known, sized by data.linear; predicts a number",
     "csv:PATH": "any table, .csv or .csv.gz; predicts data.csv.target, numbers or classes; data.csv.client splits it",
+    "mufac": "13,068 128x128 faces of Korean families, from their authors' folder; 8 age groups",
+    "mucac": "30,000 faces of celebrities (CelebA-HQ), from their authors' folders; 3 labels, or 2 classes",
+    "folder:PATH": "images: a folder for each class, or a table with a row for each image; see data.folder",
     "npz:PATH": "any NumPy archive: x_train, y_train, x_test, y_test; or x, y; or MedMNIST's names",
 }
 
@@ -83,7 +87,8 @@ class Natural(Config):
     """One client per identity (person, writer, ...) of the data file, or per name in the column data.csv.client."""
 
     name: Literal["natural"] = "natural"
-    by: Literal["identity"] = "identity"
+    by: str = "identity"
+    """The column of a folder of images whose values are the clients, such as a family or a site."""
 
 
 class Multinomial(Config):
@@ -243,6 +248,14 @@ class DataConfig(Config):
     """Columns of a csv file."""
     linear: LinearConfig = LinearConfig()
     """Size of the synthetic linear data."""
+    folder: FolderConfig = FolderConfig()
+    """Size and table of a folder of images."""
+    mufac: MufacConfig = MufacConfig()
+    """What is asked of that data set."""
+    mucac: MucacConfig = MucacConfig()
+    """What is asked of that data set, and made of its people."""
+    normalise: bool = True
+    """Images are given to models less the training images' mean, in units of their deviation; else from 0 to 1."""
     target_scale: tuple[float, Annotated[float, Field(gt=0)]] | None = None
     """(centre, unit): a number y is learned as (y - centre) / unit; by default mean and standard deviation of the
     training rows, which privacy guarantees then take for public."""
@@ -291,7 +304,7 @@ class DataConfig(Config):
         if plugin_of(value) is not None:
             return value
         prefix, _, path = value.partition(":")
-        if not (path if prefix in ("npz", "csv") else value in DATASETS):
+        if not (path if prefix in ("npz", "csv", "folder") else value in DATASETS):
             raise ValueError(f"no dataset {value!r}; {nearest(value, DATASETS)}")
         # Absolute, so that a run goes on from another folder.
         return f"{prefix}:{_absolute(Path(path))}" if path else value

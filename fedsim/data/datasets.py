@@ -5,8 +5,8 @@ import gzip
 import importlib.util
 import os
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsim.data.config import DataConfig
+from fedsim.data.faces import SIZE, list_mucac, list_mufac
+from fedsim.data.images import load_images
+from fedsim.data.listing import Column, Listing, list_folder
 from fedsim.data.npz import Array, IntArray, Part, own_parts, read_npz, split
 from fedsim.data.tabular import EMBEDDED_TABLES, embedded, linear_model, read_csv
 from fedsim.errors import FedsimError
@@ -22,6 +25,8 @@ from fedsim.plugins import plugin_of
 from fedsim.randomness import generator
 
 Floats = tuple[float, ...]
+
+_FOLDER_SIZE = 64  # pixels a side of images of a folder
 
 _BLOCK = 10_000  # images looked at together
 
@@ -66,7 +71,13 @@ class Dataset:
     target_scale: tuple[float, float] | None = None
     """(centre, unit): y = (the data's own number - centre) / unit."""
     reading: str | None = None
-    """How a table was understood, in words."""
+    """How files were understood, in words."""
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    """What a folder of images tells of each training image, by name."""
+    x_unseen: Array | None = None
+    """Of people that no model is trained or tested on, where the data set has some: what attacks compare with."""
+    y_unseen: Array | None = None
+    identity_unseen: IntArray | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -124,6 +135,13 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
     FedsimError
         If it is neither on disk nor to be downloaded, or the file is malformed.
     """
+    dataset = _loaded(config, seed)
+    if config.normalise or dataset.x_train.dtype != np.uint8:
+        return dataset
+    return replace(dataset, mean=(0.0,) * len(dataset.mean), std=(1.0,) * len(dataset.std))
+
+
+def _loaded(config: DataConfig, seed: int) -> Dataset:
     if (plugin := plugin_of(config.name)) is not None:
         return _dataset(config.name, *own_parts(*plugin, config.test_fraction, seed), scale=config.target_scale)
     name, _, file = config.name.partition(":")
@@ -134,6 +152,8 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
         table = read_csv(Path(file), config.csv, config.test_fraction, seed)
         dataset = _dataset(config.name, table.train, table.test, table.classes, config.target_scale)
         return replace(dataset, client_names=table.clients, input_names=table.inputs, reading=table.reading)
+    if name == "folder":
+        return _images(config, list_folder(Path(file), config.folder), _FOLDER_SIZE)
     if name in EMBEDDED_TABLES:
         whole, classes = embedded(name)
         return _dataset(name, *split(whole, config.test_fraction, seed), classes, config.target_scale)
@@ -143,8 +163,11 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
         return Dataset(name, train.x, train.y, test.x, test.y, 1, mean, std, truth_test=truth)
     if name == "digits":
         return _dataset(name, *_digits())
-    root = config.root or Path(os.environ.get("FEDSIM_DATA") or "~/.cache/fedsim")
-    archive = expanded(root) / f"{name}.npz"
+    root = expanded(config.root or Path(os.environ.get("FEDSIM_DATA") or "~/.cache/fedsim"))
+    if name in ("mufac", "mucac"):
+        listing = list_mufac(root, config.mufac) if name == "mufac" else list_mucac(root, config.mucac)
+        return _images(config, listing, SIZE)
+    archive = root / f"{name}.npz"
     if archive.exists():
         return _dataset(name, *read_npz(archive, config.test_fraction, seed))
     if name not in _NAMED:
@@ -179,6 +202,21 @@ def _dataset(
         name, inputs[0], targets[0], inputs[1], targets[1], num_classes, mean, std, class_names, train.identity,
         test.identity, input_scale=scales, target_scale=scale,
     )  # fmt: skip
+
+
+def _images(config: DataConfig, listing: Listing, size: int) -> Dataset:
+    found = load_images(listing, config, size)
+    train, test, unseen = found.train, found.test, found.unseen
+    if train.y.ndim > 1:
+        raise FedsimError("data.folder.label: images have one label; name one column, or one data.mucac.attribute")
+    outputs = len(found.label_names or ())
+    dataset = Dataset(
+        config.name, train.x, train.y, test.x, test.y, outputs, *found.moments, found.label_names, train.identity,
+        test.identity, reading=found.reading, columns=found.columns,
+    )  # fmt: skip
+    if unseen is None:
+        return dataset
+    return replace(dataset, x_unseen=unseen.x, y_unseen=unseen.y, identity_unseen=unseen.identity)
 
 
 def _standardised(name: str, parts: Sequence[Array]) -> tuple[list[Array], tuple[Floats, Floats]]:

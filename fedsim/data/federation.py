@@ -9,14 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsim.data.canaries import Canaries, plant
-from fedsim.data.config import DataConfig
+from fedsim.data.config import DataConfig, Natural
 from fedsim.data.datasets import Dataset, load_dataset
 from fedsim.data.held_out import matched_test, split_labels, split_test
+from fedsim.data.listing import Column
 from fedsim.data.longtail import long_tail_indices
-from fedsim.data.npz import Array
+from fedsim.data.npz import Array, IntArray
 from fedsim.data.partition import Partition, make_partition
 from fedsim.data.stages import Stages, class_blocks, make_staged_partition
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, nearest
 from fedsim.randomness import generator
 
 
@@ -71,7 +72,8 @@ class FederatedData:
     def content_hash(self) -> str:
         """SHA-256, hexadecimal, of all samples and labels, of who holds which and when, with its label or without."""
         dataset, digest = self.dataset, hashlib.sha256()
-        arrays = (dataset.x_train, dataset.y_train, dataset.identity_train, dataset.x_test, dataset.y_test)
+        arrays = [dataset.x_train, dataset.y_train, dataset.identity_train, dataset.x_test, dataset.y_test]
+        arrays += [dataset.x_unseen, dataset.y_unseen]
         parts = [self.partition, *([self.unlabelled] if len(self.unlabelled.indices) else [])]
         schedule: tuple[Array, ...] = ()
         if (stages := self.stages) is not None:
@@ -119,6 +121,9 @@ class FederatedData:
                 x_train=_blank(dataset.x_train, held),
                 y_train=_blank(dataset.y_train, held),
                 identity_train=None if identity is None else _blank(identity, held),
+                columns={
+                    name: Column(_blank(column.codes, held), column.names) for name, column in dataset.columns.items()
+                },
             ),
         )
 
@@ -144,7 +149,7 @@ def federate(config: DataConfig, clients: int, seed: int, dataset: Dataset | Non
     y = dataset.strata_train
     y_test = np.zeros(len(dataset.y_test), np.int64) if dataset.is_regression else dataset.y_test
     rows = long_tail_indices(y, dataset.num_strata, config.imbalance_factor, config.max_per_class, seed)
-    identity = None if dataset.identity_train is None else dataset.identity_train[rows]
+    identity = None if (owners := owners_of(config, dataset)) is None else owners[rows]
     stages = stages_of(config, dataset, seed)
     if stages is not None:
         split = make_staged_partition(config.partition, y[rows], stages.blocks, clients, seed, identity)
@@ -169,6 +174,22 @@ def federate(config: DataConfig, clients: int, seed: int, dataset: Dataset | Non
     partition, unlabelled = split_labels(partition, config.labelled_fraction, config.labelled_min, seed)
     class_counts = np.bincount(y[partition.indices], minlength=dataset.num_strata)
     return FederatedData(dataset, partition, client_test, source, class_counts, unlabelled, canaries, stages)
+
+
+def owners_of(config: DataConfig, dataset: Dataset) -> IntArray | None:
+    """Return what the natural partition makes clients of, (n,): identities, or the column that it names; else None.
+
+    Raises
+    ------
+    FedsimError
+        If there is no such column.
+    """
+    by = config.partition.by if isinstance(config.partition, Natural) else "identity"
+    if by == "identity":
+        return dataset.identity_train
+    if by not in dataset.columns:
+        raise FedsimError(f"data.partition.by: no column {by!r}; {nearest(by, ['identity', *dataset.columns])}")
+    return dataset.columns[by].codes
 
 
 def stages_of(config: DataConfig, dataset: Dataset, seed: int) -> Stages | None:

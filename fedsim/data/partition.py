@@ -114,15 +114,23 @@ def make_partition(
             owners = _sites(config, labels, clients, rng)
         case Pathological(equal=True):
             owners = _equal_classes(config.classes_per_client, labels, clients, rng)
+        case Natural():
+            people, codes = _people(config, identity, clients)
+            # The k-th client is the k-th value of a column; identities have the order that flwr gives them.
+            owners = codes if config.by != "identity" else _through_flwr(config, people, clients, rng)
         case _:
-            if isinstance(config, Natural):
-                if identity is None:
-                    raise FedsimError("data.partition: natural needs an `identity` array, which this data set lacks")
-                if clients != (people := len(np.unique(identity))):
-                    raise FedsimError(f"clients: natural makes one client per identity, here {people}, got {clients}")
-                labels = identity
             owners = _through_flwr(config, labels, clients, rng)
     return Partition.from_owners(owners, clients)
+
+
+def _people(config: Natural, identity: IntArray | None, clients: int) -> tuple[IntArray, IntArray]:
+    """Return whose each row is, (n,), and the same numbered from 0 without gaps."""
+    if identity is None:
+        raise FedsimError("data.partition: natural needs an `identity` array, which this data set lacks")
+    known, codes = np.unique(identity, return_inverse=True)
+    if clients != len(known):
+        raise FedsimError(f"clients: natural makes one client per {config.by}, here {len(known)}, got {clients}")
+    return identity, codes
 
 
 _REDRAWS = 10

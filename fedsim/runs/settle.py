@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from fedsim.config.errors import one_line
 from fedsim.config.run import RunConfig
 from fedsim.data.datasets import Dataset
+from fedsim.data.federation import owners_of
 from fedsim.errors import FedsimError
 from fedsim.federated.client import Client
 from fedsim.federated.registry import Strategy
@@ -44,7 +45,7 @@ def settled(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, dict[str, s
     if "partition" not in config.data.model_fields_set and dataset.is_regression:
         changes["data"] = {**config.data.model_dump(), "partition": {"name": "iid"}}
         why["partition"] = f"iid, as {config.data.partition.name} goes by classes"
-    people = _people(dataset)
+    people = _people(config, dataset)
     if config.clients_by_data and people:
         changes["clients"] = people
     if not changes:
@@ -108,8 +109,9 @@ def as_given(config: RunConfig) -> dict[str, Any]:
     return dumped
 
 
-def _people(dataset: Dataset) -> int:
+def _people(config: RunConfig, dataset: Dataset) -> int:
     """Return how many clients the natural partition makes."""
     if dataset.client_names is not None:
         return len(dataset.client_names)
-    return 0 if dataset.identity_train is None else len(np.unique(dataset.identity_train))
+    owners = owners_of(config.data, dataset)
+    return 0 if owners is None else len(np.unique(owners))

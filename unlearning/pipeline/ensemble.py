@@ -46,7 +46,7 @@ from unlearning.pipeline.source import Source
 
 IntArray = npt.NDArray[np.int64]
 Keep = Literal["margins", "logits", "model"]
-Part = Literal["train", "test"]
+Part = Literal["train", "test", "unseen"]
 
 _BATCH = 500
 _REPORTS = 10  # lines that tell how far an ensemble is
@@ -189,6 +189,8 @@ def _train(
     model.load_state_dict(tensors)
     model = prepare(model, config.training, device).eval()
     held = {"train": np.sort(data.partition.indices), "test": np.arange(len(data.dataset.y_test))}
+    if data.dataset.y_unseen is not None:
+        held["unseen"] = np.arange(len(data.dataset.y_unseen))
     for part, rows in held.items():
         labels = getattr(data.dataset, f"y_{part}")
         z = np.full((len(labels), model.classifier.out_features), np.nan)

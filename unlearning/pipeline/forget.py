@@ -1,6 +1,8 @@
 """What is to be forgotten, as text.
 
-`client=7`, `class=3`, `identity=12`, `indices=FILE`, `random=0.01` or `canaries=mislabelled`; several joined with `+`.
+`client=7`, `class=3`, `identity=12`, `first=1500`, `indices=FILE`, `random=0.01` or `canaries=mislabelled`; several
+joined with `+`. Numbers may be ranges, `identity=190-1249`; what a folder of images has columns for, such as
+`family_id=F0001`, is named as the column is.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsim.data.federation import FederatedData
+from fedsim.data.listing import Column
 from fedsim.errors import FedsimError, nearest
 from fedsim.paths import expanded
 from fedsim.randomness import generator
@@ -26,11 +29,15 @@ _KINDS = {
     "clients": "clients",
     "class": "class",
     "identity": "samples",
+    "first": "samples",
     "indices": "samples",
     "random": "samples",
     "canaries": "samples",
 }
-_FORMS = "client=7, clients=7,9, class=3, identity=12, indices=FILE, random=0.01 or canaries=mislabelled, joined with +"
+_FORMS = (
+    "client=7, clients=7,9, class=3, identity=12, first=1500, indices=FILE, random=0.01 or canaries=mislabelled, "
+    "joined with +"
+)
 _SHOWN = 20
 
 
@@ -76,9 +83,10 @@ def parse_forget(spec: str, data: FederatedData, seed: int, earlier: Sequence[st
         key, value = key.strip(), value.strip()
         if not equals or not value:
             raise FedsimError(f"--forget {spec}: must have the form {_FORMS}")
-        if key not in _KINDS:
-            raise FedsimError(f"--forget {spec}: {key!r} cannot be forgotten; {nearest(key, _KINDS)}")
-        kinds.add(_KINDS[key])
+        known = {**dict.fromkeys(data.dataset.columns, "samples"), **_KINDS}
+        if key not in known:
+            raise FedsimError(f"--forget {spec}: {key!r} cannot be forgotten; {nearest(key, known)}")
+        kinds.add(known[key])
         try:
             rows.append(_rows(key, value, data, seed, number))
         except FedsimError as error:
@@ -110,11 +118,13 @@ def _rows(key: str, value: str, data: FederatedData, seed: int, number: int) -> 
                     _known(key, value, np.arange(dataset.num_classes), np.unique(owned), dataset.class_names),
                 )
             ]
-        case "identity":
-            if dataset.identity_train is None:
-                raise FedsimError("this data set has no identities; name clients, classes or indices")
-            owned = dataset.identity_train[held]
-            return held[np.isin(owned, _known(key, value, np.unique(dataset.identity_train), np.unique(owned)))]
+        case "identity" if dataset.identity_train is None:
+            raise FedsimError("this data set has no identities; name clients, classes or indices")
+        case "first":
+            count = int(value) if re.fullmatch(r"\d{1,18}", value) else 0
+            if not 0 < count < len(held):
+                raise FedsimError(f"first must be from 1 to {len(held) - 1} of the {len(held)} samples, got {value!r}")
+            return np.sort(held)[:count]
         case "indices":
             return _from_file(expanded(value), held, len(dataset.y_train))
         case "canaries":
@@ -122,15 +132,31 @@ def _rows(key: str, value: str, data: FederatedData, seed: int, number: int) -> 
             if value not in planted:
                 raise FedsimError(f"this run has no canaries of that kind; {nearest(value, planted)}")
             return np.intersect1d(planted[value], held)
-        case _:
+        case "random":
             count = round(_share(value) * len(held))
             return generator(seed, "forget-random", number).choice(np.sort(held), count, replace=False)
+        case _:
+            if (column := dataset.columns.get(key)) is None:
+                assert dataset.identity_train is not None
+                column = Column(dataset.identity_train, None)
+            codes, names = column
+            owned = codes[held]
+            return held[np.isin(owned, _known(key, value, np.unique(codes), np.unique(owned), names))]
+
+
+def straddling(request: Request, data: FederatedData) -> list[str]:
+    """Return a line on how many people have samples both to forget and to keep; nothing if nobody has."""
+    identity = data.dataset.identity_train
+    if identity is None or not (both := np.intersect1d(identity[request.rows], identity[request.retain]).size):
+        return []
+    return [f"{both} identities have samples both to forget and to keep: what is kept of them may tell of the rest"]
 
 
 def _known(key: str, value: str, valid: IntArray, trained: IntArray, names: tuple[str, ...] | None = None) -> list[int]:
     """Return the ids in `value`: each must be one of the `valid`, and one of the `trained`, which hold a sample.
 
-    Where the ids have `names`, a name goes before a number: class=3 is the class that is called 3.
+    Where the ids have `names`, a name goes before a number: class=3 is the class that is called 3. A range stands for
+    those of its ids that hold a sample.
     """
     what = {"clients": "client"}.get(key, key)
     ids = []
@@ -138,18 +164,29 @@ def _known(key: str, value: str, valid: IntArray, trained: IntArray, names: tupl
     for text in [value] if value in called else value.split(","):
         if (found := called.get(text.strip())) is not None:
             text = str(found)
+        elif ends := re.fullmatch(r"\s*(\d{1,18})-(\d{1,18})\s*", text):
+            low, high = map(int, ends.groups())
+            within = trained[(trained >= low) & (trained <= high)].tolist()
+            if not within:
+                raise FedsimError(f"no {what} from {low} to {high} has a training sample; there are {_some(valid)}")
+            ids += within
+            continue
         elif called and not re.fullmatch(r"\s*\d{1,18}\s*", text):
             raise FedsimError(f"no {what} {text.strip()!r}; {nearest(text.strip(), called)}")
         if not re.fullmatch(r"\d{1,18}", text.strip()):
             raise FedsimError(f"{key} must be a number, or several joined with commas, got {text.strip()!r}")
         ids.append(int(text))
         if ids[-1] not in valid:
-            shown = ", ".join(map(str, valid[:_SHOWN])) + (", ..." if len(valid) > _SHOWN else "")
-            whole = len(valid) == valid[-1] + 1
-            raise FedsimError(f"no {what} {ids[-1]}; valid: {f'0 to {valid[-1]}' if whole else shown}")
+            raise FedsimError(f"no {what} {ids[-1]}; valid: {_some(valid)}")
         if ids[-1] not in trained:
             raise FedsimError(f"{what} {ids[-1]} has no training sample, so there is nothing to forget")
     return ids
+
+
+def _some(valid: IntArray) -> str:
+    if len(valid) == valid[-1] + 1:
+        return f"0 to {valid[-1]}"
+    return ", ".join(map(str, valid[:_SHOWN])) + (", ..." if len(valid) > _SHOWN else "")
 
 
 def _share(value: str) -> float:

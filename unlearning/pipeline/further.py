@@ -50,7 +50,7 @@ class _Known:
         tests = rows_of_tests(source.data, request, self.seed)
         self.rows: dict[str, tuple[Part, IntArray]] = {
             "forget": ("train", request.rows), "retain": ("train", request.retain),
-            "test": ("test", tests.test), "unseen": ("test", tests.unseen),
+            "test": ("test", tests.test), "unseen": (tests.never, tests.unseen),
         }  # fmt: skip
         self.labels = {
             role: np.asarray(getattr(dataset, f"y_{part}")[rows], np.int64) for role, (part, rows) in self.rows.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,8 @@ class Roles:
     test: View
     """Test samples of which figures are reported: three quarters of each class."""
     unseen: View
-    """Of `test`, in the forgotten classes' mix as far as it goes: what attacks tell the forgotten ones from."""
+    """What attacks tell the forgotten ones from: the data set's own never-seen people where it has some, else samples
+    of `test` in the forgotten classes' mix as far as it goes."""
     selection: View
     """The other test samples: what models, epochs and options are chosen on. No reported figure has seen them."""
     spare: View | None = None
@@ -51,6 +52,8 @@ class RowsOfTests(NamedTuple):
     test: npt.NDArray[np.int64]
     unseen: npt.NDArray[np.int64]
     selection: npt.NDArray[np.int64]
+    never: Literal["test", "unseen"] = "test"
+    """The part of the data set that `unseen` are rows of: its people never seen, where it has some."""
 
 
 def rows_of_tests(data: FederatedData, request: Request, seed: int) -> RowsOfTests:
@@ -58,6 +61,8 @@ def rows_of_tests(data: FederatedData, request: Request, seed: int) -> RowsOfTes
     dataset = data.dataset
     selection = _held_out(dataset.y_test, generator(seed, "selection"))
     test = np.setdiff1d(np.arange(len(dataset.y_test)), selection)
+    if dataset.y_unseen is not None:
+        return RowsOfTests(test, np.arange(len(dataset.y_unseen)), selection, "unseen")
     _, matched = match_classes(dataset.y_train[request.rows], dataset.y_test[test], generator(seed, "unseen"))
     return RowsOfTests(test, np.sort(test[matched]) if len(matched) else test, selection)
 
@@ -84,7 +89,7 @@ def assign_roles(
         view("train", request.rows),
         view("train", request.retain),
         view("test", test),
-        view("test", rows.unseen),
+        view(rows.never, rows.unseen),
         view("test", selection),
         view("test", selection[np.isin(dataset.y_test[selection], classes)]),
         triggered,

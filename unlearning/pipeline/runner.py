@@ -35,7 +35,7 @@ from unlearning.api.registry import RETRAIN, Method, UnlearningConfig, load_unle
 from unlearning.pipeline.apply import Unlearned, options_of, refusal, unlearn_federated, unlearn_with
 from unlearning.pipeline.comparison import Comparison, make_rows, noise_floor
 from unlearning.pipeline.deletion import Deletion, deleted_before
-from unlearning.pipeline.forget import Request, parse_in_sequence
+from unlearning.pipeline.forget import Request, parse_in_sequence, straddling
 from unlearning.pipeline.further import further_models
 from unlearning.pipeline.judgement import Contestant, Kind
 from unlearning.pipeline.measure import Measured, measure
@@ -417,7 +417,7 @@ class _Contest:
             num_retain=len(request.retain), num_unseen=alike, clients=before, clients_left=after,
             forgotten_classes=(forgotten if tells_classes else np.zeros_like(forgotten)).tolist(),
             class_names=names, seeds=seeds, rows=rows,
-            floor=noise_floor(self.contestants), notes=self.notes,
+            floor=noise_floor(self.contestants), notes=[*self.notes, *straddling(request, source.data)],
         )  # fmt: skip
         best, first = comparison.best.name, source.config.seed
         further = [first + number for number in range(1, seeds)] if len(self.asked) == 1 else []

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from fedsim.config.resolve import resolve
 from fedsim.data.datasets import Dataset
 from fedsim.data.federation import FederatedData, federate
+from fedsim.data.listing import Column
 from fedsim.data.partition import Partition
 from fedsim.errors import FedsimError
-from unlearning.pipeline.forget import parse_forget
+from unlearning.pipeline.forget import parse_forget, straddling
 
 CLASSES, PEOPLE = 4, 5
 
@@ -22,7 +23,8 @@ def federation(owners: list[int], clients: int) -> FederatedData:
     x = np.zeros((len(rows), 2), np.float32)
     y = rows % CLASSES
     dataset = Dataset(
-        "made", x, y, x[:8], y[:8], CLASSES, (0.0, 0.0), (1.0, 1.0), identity_train=rows % PEOPLE
+        "made", x, y, x[:8], y[:8], CLASSES, (0.0, 0.0), (1.0, 1.0), identity_train=rows % PEOPLE,
+        columns={"family": Column(rows % 2, ("kim", "lee")), "site": Column(np.where(rows < 10, 7, 3), None)},
     )  # fmt: skip
     partition = Partition.from_owners(np.array(owners), clients)
     counts = np.bincount(y[partition.indices], minlength=CLASSES)
@@ -42,6 +44,11 @@ DATA = federation([row % 3 for row in range(39)] + [-1], clients=4)
         ("class=3", "class", range(3, 39, 4)),
         ("class=1+class=2", "class", [row for row in range(39) if row % 4 in (1, 2)]),
         ("identity=0", "samples", range(0, 39, 5)),
+        ("identity=1-2", "samples", [row for row in range(39) if row % 5 in (1, 2)]),
+        ("identity=3-99,0", "samples", [row for row in range(39) if row % 5 in (3, 4, 0)]),
+        ("family=kim", "samples", range(0, 39, 2)),
+        ("site=7", "samples", range(10)),
+        ("first=4", "samples", range(4)),
         ("client=0+class=0", "samples", [row for row in range(39) if row % 3 == 0 or row % 4 == 0]),
     ],
 )
@@ -173,3 +180,17 @@ def test_the_hash_knows_samples_labels_and_owners() -> None:
         replace(data, dataset=replace(data.dataset, y_test=data.dataset.y_test[::-1].copy())),
     ]
     assert len({data.content_hash, *(other.content_hash for other in others)}) == 1 + len(others)
+
+
+def test_people_on_both_sides_are_counted() -> None:
+    assert straddling(parse_forget("identity=0", DATA, seed=0), DATA) == []
+    (line,) = straddling(parse_forget("first=3", DATA, seed=0), DATA)
+    assert line.startswith("3 identities have samples both to forget and to keep")
+    without = replace(DATA, dataset=replace(DATA.dataset, identity_train=None))
+    assert straddling(parse_forget("first=3", without, seed=0), without) == []
+
+
+def test_rows_that_nobody_holds_tell_nothing() -> None:
+    left = DATA.without(np.arange(20, 39))
+    assert not left.dataset.columns["family"].codes[20:].any()
+    assert DATA.dataset.columns["family"].codes[20:].any()

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,17 @@ def test_unseen_samples_have_the_mix_of_a_client(roles: Roles) -> None:
         torch.bincount(view.y, minlength=10) for view in (roles.forget, roles.unseen, roles.test) if view.y is not None
     )
     assert torch.equal(unseen, torch.minimum(forget, test))
+
+
+def test_people_never_seen_are_taken_whole_where_the_data_set_has_some(source: Source) -> None:
+    dataset = source.data.dataset
+    dataset = dataclasses.replace(dataset, x_unseen=dataset.x_test[:7], y_unseen=dataset.y_test[:7])
+    data = dataclasses.replace(source.data, dataset=dataset)
+    assert data.content_hash != source.data.content_hash
+    request = parse_forget("client=2", data, seed=0)
+    roles, usual = (assign_roles(some, request, 0, source.device) for some in (data, source.data))
+    assert np.array_equal(roles.unseen.x.numpy(), dataset.x_unseen)
+    assert torch.equal(roles.test.x, usual.test.x)
 
 
 def test_spare_samples_are_of_the_forgotten_classes_and_none_that_attacks_look_at(roles: Roles) -> None:

@@ -1,0 +1,292 @@
+"""Which images a folder has, and what is known of each: by its subfolders, or by a table; none is decoded here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsim.data.folder_config import FolderConfig
+from fedsim.data.image_cache import missing, name_some
+from fedsim.data.npz import Array, IntArray
+from fedsim.errors import FedsimError, nearest
+from fedsim.paths import expanded
+from fedsim.randomness import generator
+from fedsim.reading import require_regular
+
+Table = Mapping[str, Sequence[str]]
+"""Columns of text by name."""
+
+TRAIN, TEST, UNSEEN = 0, 1, 2
+ROLES = ("train", "test", "unseen")
+_VAL = 3  # serves as test where there is none, and is left out otherwise
+
+_SPLITS = {
+    "train": TRAIN, "training": TRAIN, "test": TEST, "testing": TEST, "unseen": UNSEEN, "val": _VAL, "valid": _VAL,
+    "validation": _VAL, "dev": _VAL,
+}  # fmt: skip
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+_TABLES = ("metadata.csv", "metadata.parquet", "labels.csv", "labels.parquet")
+_USUAL = {
+    "path": ("path", "file_name", "filename", "file", "image_path", "image"),
+    "label": ("label", "class", "target"),
+    "identity": ("identity", "person", "subject"),
+    "split": ("split", "subset", "partition"),
+}
+
+
+class Column(NamedTuple):
+    """Something that is known of each image, such as the family of a person."""
+
+    codes: IntArray
+    """(n,) numbers from 0 on."""
+    names: tuple[str, ...] | None
+    """What codes 0, 1, ... are called; None where they are numbers of the data's own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The images of a data set, those of each role together once it is `complete`."""
+
+    root: Path
+    files: tuple[str, ...]
+    """(n,) below the root."""
+    role: npt.NDArray[np.int8]
+    """(n,) of each: TRAIN, TEST, UNSEEN."""
+    y: Array
+    """int64 (n,) classes, or uint8 (n, L) of 0 and 1."""
+    label_names: tuple[str, ...] | None
+    """Of the C classes, or of the L labels."""
+    columns: Mapping[str, Column]
+    """By name; `identity` says who an image is of."""
+    notes: tuple[str, ...] = field(default=())
+    """What a user should know."""
+
+    def only(self, rows: IntArray | npt.NDArray[np.bool_], *notes: str) -> Listing:
+        """Return some of the images, in this order."""
+        rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        return Listing(
+            self.root, tuple(self.files[row] for row in rows), self.role[rows], self.y[rows], self.label_names,
+            {name: Column(column.codes[rows], column.names) for name, column in self.columns.items()},
+            (*self.notes, *notes),
+        )  # fmt: skip
+
+    def complete(self, config: FolderConfig, test_fraction: float) -> Listing:
+        """Return what is to be decoded: training images, then those to test on, then never-seen ones.
+
+        Raises
+        ------
+        FedsimError
+            If images are missing that must be there, or nothing is left to train or to test on.
+        """
+        listing, gone = self, missing(self.root, self.files)
+        if gone.any():
+            names = [self.files[row] for row in np.flatnonzero(gone)]
+            if config.missing == "refuse":
+                raise FedsimError(
+                    f"{self.root}: {len(names)} of {len(gone)} images are missing: {name_some(names)}; put them there, "
+                    "or set data.folder.missing=drop"
+                )
+            listing = self.only(~gone, f"{len(names)} of {len(gone)} images are missing and left out")
+        role = listing.role.copy()
+        if not (role == TEST).any():
+            role[role == _VAL] = TEST
+        if not (role == TEST).any():
+            role[_drawn_test(listing, test_fraction)] = TEST
+        order = np.argsort(role, kind="stable")
+        listing = Listing(
+            listing.root, listing.files, role, listing.y, listing.label_names, listing.columns, listing.notes
+        ).only(order[role[order] != _VAL])
+        for name, number in (("train", TRAIN), ("test", TEST)):
+            if not (listing.role == number).any():
+                raise FedsimError(f"{self.root}: no image is left to {name} on; see data.folder.split")
+        return listing
+
+    def part(self, role: int) -> slice:
+        """Return the rows of a role, once the listing is complete."""
+        first, last = np.searchsorted(self.role, (role, role + 1)).tolist()
+        return slice(first, last)
+
+
+def _drawn_test(listing: Listing, share: float) -> IntArray:
+    """Return the rows of a share of each class, drawn from one seed for all runs, so that images are decoded once."""
+    strata = listing.y if listing.y.ndim == 1 else listing.y.astype(np.int64) @ (1 << np.arange(listing.y.shape[1]))
+    chosen = []
+    for label in np.unique(strata):
+        rows = np.flatnonzero((strata == label) & (listing.role == TRAIN))
+        drawn = generator(0, "folder-test-split", int(label)).permutation(rows)
+        chosen.append(drawn[: min(round(share * len(rows)), len(rows) - 1)] if len(rows) else rows)
+    return np.concatenate(chosen)
+
+
+def list_folder(path: Path, config: FolderConfig) -> Listing:
+    """Return the images of a folder: those of its table, if it has one, else those of its subfolders.
+
+    These are classes, PATH/CLASS/..., or PATH/SPLIT/CLASS/... where SPLIT is train, test, val or unseen.
+
+    Raises
+    ------
+    FedsimError
+        If there is no such folder, no image, or the table is malformed.
+    """
+    path = expanded(path)
+    if path.is_file():
+        return _by_table(path.parent, path, config)
+    if not path.is_dir():
+        raise FedsimError(f"{path}: no such folder; give one with a folder for each class, as folder:PATH")
+    table = None if config.table is None else path / expanded(config.table)
+    found = table or next((path / name for name in _TABLES if (path / name).is_file()), None)
+    return _by_folders(path) if found is None else _by_table(path, found, config)
+
+
+def _by_folders(root: Path) -> Listing:
+    tops = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    parts = {name: _SPLITS[name.lower()] for name in tops if name.lower() in _SPLITS}
+    if parts and len(parts) < len(tops):
+        raise FedsimError(
+            f"{root}: has folders that are splits ({', '.join(parts)}) and others "
+            f"({name_some([name for name in tops if name not in parts])}); keep one kind"
+        )
+    rows: list[tuple[str, str, int]] = []  # file, class, role
+    for top, role in (parts or {"": TRAIN}).items():
+        folders = [entry for entry in (root / top).iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+        for folder in folders:
+            found = (file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+            rows += [(file.relative_to(root).as_posix(), folder.name, role) for file in found]
+    if not rows:
+        raise FedsimError(
+            f"{root}: holds no image in a folder of its class ({', '.join(_SUFFIXES)}), and no table "
+            f"({', '.join(_TABLES)}); name one with data.folder.table"
+        )
+    files, classes, roles = zip(*sorted(rows), strict=True)
+    y, names = _classes(root, classes, np.array(roles))
+    return Listing(root, files, np.array(roles, np.int8), y, names, {})
+
+
+def _classes(where: Path, words: Sequence[str], role: npt.NDArray[Any]) -> tuple[IntArray, tuple[str, ...]]:
+    """Return classes (n,) and their names, in the order of the names, or of the numbers that they are."""
+    known = sorted(set(words), key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal()
+                                                                   else 0, name))  # fmt: skip
+    if len(known) < 2:
+        raise FedsimError(f"{where}: all images are of one class, {known[0]!r}; needs two or more")
+    number = {name: k for k, name in enumerate(known)}
+    y = np.array([number[word] for word in words], np.int64)
+    if len(untrained := set(range(len(known))) - set(y[role == TRAIN].tolist())):
+        raise FedsimError(f"{where}: no training image is of class {known[min(untrained)]!r}; give it some")
+    return y, tuple(known)
+
+
+def _by_table(root: Path, file: Path, config: FolderConfig) -> Listing:
+    table = read_table(file)
+    used = {kind: column_of(table, file, kind, getattr(config, kind)) for kind in ("path", "identity", "split")}
+    labels = config.label or ((found,) if (found := column_of(table, file, "label", None)) else ())
+    for kind, known in (("path", used["path"]), ("label", labels)):
+        if not known:
+            raise FedsimError(
+                f"{file}: which column is the {kind}? it has {', '.join(table)}; name one with data.folder.{kind}"
+            )
+    for name in labels:
+        column_of(table, file, "label", name)
+    assert used["path"] is not None
+    files = tuple(table[used["path"]])
+    require_own_files(file, files)
+    role = np.full(len(files), TRAIN, np.int8)
+    if used["split"] is not None:
+        role = _roles(table, file, used["split"])
+    if len(labels) == 1:
+        y, names = _classes(file, table[labels[0]], role)
+    else:
+        y, names = np.stack([_flags(table, file, name) for name in labels], axis=1), labels
+    taken = {used["path"], used["split"], *labels}
+    columns = {name: encoded(table[name]) for name in table if name not in taken}
+    if used["identity"] is not None:
+        columns["identity"] = columns.pop(used["identity"])
+    return Listing(root, files, role, y, names, columns)
+
+
+def read_table(file: Path) -> Table:
+    """Return a CSV or parquet file as text, empty cells as empty text.
+
+    Raises
+    ------
+    FedsimError
+        If it cannot be read, or has no rows.
+    """
+    import pandas as pd  # here, as its import takes half a second
+
+    try:
+        require_regular(file)
+        if file.suffix.lower() == ".parquet":
+            table = pd.read_parquet(file)
+        else:
+            table = pd.read_csv(
+                file, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True,
+                skip_blank_lines=False,
+            )  # fmt: skip
+        table = table.astype(object).where(table.notna(), "").astype(str)
+    except FileNotFoundError:
+        raise FedsimError(f"{file}: no such table; give a .csv or .parquet file with data.folder.table") from None
+    except Exception as error:  # pandas and pyarrow raise whatever they meet
+        raise FedsimError(f"{file}: not a sound table ({' '.join(str(error).split())[:200]})") from None
+    if not len(table):
+        raise FedsimError(f"{file}: has no rows; needs one for each image")
+    return {str(name).strip(): table.iloc[:, place].tolist() for place, name in enumerate(table.columns)}
+
+
+def column_of(table: Table, file: Path, kind: str, given: str | None) -> str | None:
+    """Return the name of a column of some kind: the given one, which must be there, or the first of the usual ones."""
+    names = list(table)
+    if given is not None:
+        if given not in names:
+            raise FedsimError(f"{file}: data.folder.{kind} is {given!r}, which is no column; {nearest(given, names)}")
+        return given
+    lower = {name.lower(): name for name in reversed(names)}
+    return next((lower[name] for name in _USUAL[kind] if name in lower), None)
+
+
+def require_own_files(table: Path, files: Sequence[str]) -> None:
+    """Refuse names of files that are empty, twice there, or outside of the folder of images."""
+    seen: set[str] = set()
+    for line, name in enumerate(files, start=2):
+        if not name:
+            refuse(table, line, "names no image")
+        if name in seen:
+            refuse(table, line, f"{name} is there twice; leave one of the rows out")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            refuse(table, line, f"{name} is outside of the folder; give paths below it")
+        seen.add(name)
+
+
+def refuse(file: Path, line: int, what: str) -> NoReturn:
+    """Raise the error of a line of a table."""
+    raise FedsimError(f"{file}, line {line}: {what}")
+
+
+def _roles(table: Table, file: Path, column: str) -> npt.NDArray[np.int8]:
+    words = [word.strip().lower() for word in table[column]]
+    for line, word in enumerate(words, start=2):
+        if word not in _SPLITS:
+            refuse(file, line, f"{column} is {word!r}; must be train, test, val or unseen")
+    return np.array([_SPLITS[word] for word in words], np.int8)
+
+
+def _flags(table: Table, file: Path, column: str) -> npt.NDArray[np.uint8]:
+    words = {"0": 0, "1": 1, "-1": 0, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
+    values = [value.strip().lower() for value in table[column]]
+    for line, value in enumerate(values, start=2):
+        if value not in words:
+            refuse(file, line, f"{column} is {value!r}; a label among several is 0 or 1")
+    return np.array([words[value] for value in values], np.uint8)
+
+
+def encoded(values: Sequence[str]) -> Column:
+    """Return a column of texts: whole numbers from 0 on as they are, others numbered in their order."""
+    if all(value.isdecimal() and len(value) < 10 for value in values):
+        return Column(np.array([int(value) for value in values], np.int64), None)
+    known = sorted(set(values))
+    number = {name: k for k, name in enumerate(known)}
+    return Column(np.array([number[value] for value in values], np.int64), tuple(known))
