@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -77,30 +78,47 @@ def _write_files(
 
     comparison = outcome.comparison
     methods = {row.name for row in comparison.rows if row.kind in ("method", "baseline")} & set(options)
-    asked = {
-        "run": comparison.run,
-        "root": source.root.resolve().name,
-        "source": source.folder.path.resolve().name if source.earlier else None,
-        "forget": comparison.forget,
-        "methods": {name: options[name].model_dump(mode="json", exclude={"name"}) for name in sorted(methods)},
-        "compare": "retrain" if any(row.kind == "oracle" for row in comparison.rows) else None,
-        "seeds": comparison.seeds,
-    }
+    asked = _asked(comparison, source, {name: options[name] for name in sorted(methods)})
     write_atomically(folder / "config.yaml", yaml.safe_dump({MARK: asked}, sort_keys=False).encode())
     made_on = environment(source.device) | {"data_sha256": outcome.left.content_hash}
     write_atomically(folder / "environment.json", seal(json.dumps(made_on, indent=1)))
     freeze(folder, outcome.left)
     np.save(folder / "forget.npy", request.rows, allow_pickle=False)
     describe_in(folder, described(source.config, source.data.dataset))
+    _write_models(folder, outcome, sorted(methods) if len(methods) > 1 else [])
+    write_atomically(folder / FILE, seal(comparison.model_dump_json(indent=1)))
+    summary = _summary(outcome, source, request) | {"model_sha256": sha256(folder / "model.safetensors")}
+    write_atomically(folder / "summary.json", seal(json.dumps(summary, indent=1)))
+    drawn = plots(comparison, {name: measured for name, (_, measured) in outcome.firsts.items()})
+    for plot in drawn:
+        write_atomically(folder / "plots" / f"{plot.name}.png", plot.png)
+    write_page(folder / "report.html", outcome.folder.name, comparison, drawn)
+
+
+def _asked(comparison: Comparison, source: Source, options: Mapping[str, UnlearningConfig]) -> dict[str, Any]:
+    """Return what makes the outcome again, and what it goes on from."""
+    return {
+        "run": comparison.run,
+        "root": source.root.resolve().name,
+        "source": source.folder.path.resolve().name if source.earlier else None,
+        "forget": comparison.forget,
+        "methods": {name: one.model_dump(mode="json", exclude={"name"}) for name, one in options.items()},
+        "compare": "retrain" if any(row.kind == "oracle" for row in comparison.rows) else None,
+        "seeds": comparison.seeds,
+    }
+
+
+def _write_models(folder: Path, outcome: Outcome, methods: Sequence[str]) -> None:
+    """Write the delivered model and its privacy ledger, those of `methods`, further seeds, and what a replay left."""
     save_model(folder / "model.safetensors", outcome.model.state_dict())
-    if len(methods) > 1:
+    if (best := outcome.comparison.best.name) in outcome.ledgers:
+        outcome.ledgers[best].save(folder)
+    if methods:
         (folder / "models").mkdir()
-        for name in sorted(methods):
-            save_model(folder / "models" / f"{name}.safetensors", outcome.firsts[name][0].state_dict())
-            if name in outcome.ledgers:
-                outcome.ledgers[name].save(folder / "models", f"{name}.privacy.json")
-    if comparison.best.name in outcome.ledgers:
-        outcome.ledgers[comparison.best.name].save(folder)
+    for name in methods:
+        save_model(folder / "models" / f"{name}.safetensors", outcome.firsts[name][0].state_dict())
+        if name in outcome.ledgers:
+            outcome.ledgers[name].save(folder / "models", f"{name}.privacy.json")
     if outcome.further:
         (folder / "seeds").mkdir()
     for seed, model in outcome.further.items():
@@ -108,9 +126,12 @@ def _write_files(
     for part in ("history", "checkpoints"):
         if outcome.replayed is not None and (outcome.replayed / part).is_dir():
             shutil.copytree(outcome.replayed / part, folder / part, copy_function=link)
-    write_atomically(folder / FILE, seal(comparison.model_dump_json(indent=1)))
-    best = comparison.best
-    summary = {
+
+
+def _summary(outcome: Outcome, source: Source, request: Request) -> dict[str, Any]:
+    """Return the summary of the folder, as that of a run, but for the hash of its model."""
+    best = outcome.comparison.best
+    return {
         "status": "finished",
         "name": outcome.folder.name,
         "strategy": source.config.strategy.name,
@@ -118,21 +139,15 @@ def _write_files(
         "seed": source.config.seed,
         "wall_time_s": best.mean("seconds"),
         "versions": versions(),
-        "model_sha256": sha256(folder / "model.safetensors"),
         "metrics": {name: metric.mean for name, metric in best.metrics.items()},
         "per_class_accuracy": best.class_accuracy,
         "class_counts": outcome.left.class_counts.tolist(),
         "method": best.name,
         "forgotten": {"spec": request.spec, "kind": request.kind, "samples": len(request.rows)},
         "source": {
-            "run": comparison.run,
+            "run": outcome.comparison.run,
             "root": source.root.resolve().name,
             "model_sha256": source.folder.summary and source.folder.summary.model_sha256,
             "data_sha256": source.data.content_hash,
         },
     }
-    write_atomically(folder / "summary.json", seal(json.dumps(summary, indent=1)))
-    drawn = plots(comparison, {name: measured for name, (_, measured) in outcome.firsts.items()})
-    for plot in drawn:
-        write_atomically(folder / "plots" / f"{plot.name}.png", plot.png)
-    write_page(folder / "report.html", outcome.folder.name, comparison, drawn)

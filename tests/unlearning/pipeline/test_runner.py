@@ -224,7 +224,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
             model.classifier.bias.fill_(torch.nan)
         return model
 
-    monkeypatch.setattr("unlearning.pipeline.runner.load_unlearning", known.__getitem__)
+    monkeypatch.setattr("unlearning.pipeline.entries.load_unlearning", known.__getitem__)
 
 
 @pytest.mark.usefixtures("broken")
@@ -251,7 +251,7 @@ def test_all_leaves_out_what_cannot_serve(run: Path, monkeypatch: pytest.MonkeyP
     names = ("finetune", "modhifi_u")
     known = methods.declared("unlearning", "unlearning")
     some = {name: known[name] for name in names}
-    monkeypatch.setattr("unlearning.pipeline.runner.declared", lambda package, marker: some)
+    monkeypatch.setattr("unlearning.pipeline.entries.declared", lambda package, marker: some)
     with pytest.raises(FedsimError, match=r"no method can serve --forget client=2 \(left out: modhifi_u forgets class"):
         unlearn(run, ["all"], "client=2")
     outcome = unlearn(run, ["all"], "class=2")

@@ -82,7 +82,7 @@ def test_no_view_holds_what_was_forgotten_before(copied: Path, monkeypatch: pyte
         seen.append(torch.cat([forget.x, retain.x]).flatten(1))
         return model
 
-    monkeypatch.setattr("unlearning.pipeline.runner.load_unlearning", known.__getitem__)
+    monkeypatch.setattr("unlearning.pipeline.entries.load_unlearning", known.__getitem__)
     x = torch.from_numpy(open_source(copied).data.dataset.x_train).flatten(1)
     outcome = unlearn(copied, ["spy"], "client=2", then=["client=4"])
     earlier = x[np.load(copied / "unlearned" / "spy-client-2" / "forget.npy")]

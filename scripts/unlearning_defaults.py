@@ -1,0 +1,221 @@
+"""Defaults of every central unlearning method by kind of request, on two data sets and two architectures.
+
+Beds: a CNN on digits, and a CNN with batch norm on 1,500 images of Fashion-MNIST at 14x14 (`fashionmnist.npz` in the
+data folder). FedAvg, 8 clients, 15 rounds; client 2 is backdoored and 5 % of the other samples are mislabelled, so that
+there is something to forget. Requests: a class; that client and an ordinary one; mislabelled and random samples.
+
+    python scripts/unlearning_defaults.py --out FOLDER --stage tune      # all candidates, seeds 100 and 101
+    python scripts/unlearning_defaults.py --out FOLDER --stage report    # the defaults, seeds 0, 1 and 2
+
+In `tune`, what is tested on is a part of the training data that nobody trains on, and no sample of the test set is
+read; `report` is on the test set, on other seeds and, of Fashion-MNIST, on other training images. What FOLDER has is
+not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+import fedsim
+from fedsim.data.config import DataConfig
+from fedsim.data.datasets import load_dataset
+from fedsim.errors import FedsimError
+from fedsim.federated.registry import declared
+from fedsim.randomness import generator
+from unlearning.api.registry import Method, load_unlearning
+from unlearning.pipeline.apply import options_of, unlearn_with
+from unlearning.pipeline.forget import parse_forget
+from unlearning.pipeline.measure import Measured, measure
+from unlearning.pipeline.oracle import retrained
+from unlearning.pipeline.roles import roles_of
+from unlearning.pipeline.source import open_source
+
+SEEDS = {"tune": (100, 101), "report": (0, 1, 2)}
+MODELS: dict[str, dict[str, Any]] = {"digits": {"name": "cnn"}, "fashion": {"name": "cnn", "norm": "batch"}}
+REQUESTS = ("class=3", "client=2", "client=1", "canaries=mislabelled", "random=0.05")
+VALUES = ("accuracy_forget", "accuracy_retain", "accuracy_test", "mia_auc", "average_gap")
+RUN: dict[str, Any] = {
+    "strategy": "fedavg", "clients": 8, "rounds": 15, "eval_every": 15,
+    "training": {"epochs": 3, "batch_size": 16, "lr": 0.05, "momentum": 0.9},
+}  # fmt: skip
+_CANARIES = {"backdoor_clients": [2], "mislabelled": 0.05}
+_TRAINED, _TESTED = 1_500, 1_000
+
+
+def grid(**values: list[Any]) -> list[dict[str, Any]]:
+    """Return all combinations."""
+    found: list[dict[str, Any]] = [{}]
+    for name, each in values.items():
+        found = [{**options, name: value} for options in found for value in each]
+    return found
+
+
+CANDIDATES: dict[str, list[dict[str, Any]]] = {
+    "bad_teacher": grid(lr=[1e-4, 3e-4, 1e-3], epochs=[5, 10, 20]),
+    "cf_k": grid(lr=[0.01, 0.03]),
+    "ct": grid(lr=[0.01, 0.03], epochs=[10, 20]),
+    "eu_k": grid(lr=[0.01, 0.03], epochs=[5, 10, 20]),
+    "finetune": grid(lr=[0.01, 0.03], epochs=[5, 10]),
+    "l1_sparse": grid(alpha=[3e-4, 1e-3, 3e-3], lr=[0.01, 0.03]),
+    "laf": [
+        *grid(lr_unlearn=[2e-4, 4e-4], lr_align=[4e-4, 1.2e-3], temperature=[5.0, 20.0]),
+        *grid(lr_unlearn=[3e-4], lr_align=[1.2e-3], temperature=[5.0], min_steps=[0, 600]),
+    ],
+    "modhifi_u": grid(share=[0.01, 0.03, 0.06, 0.1, 0.2], layers=[1, 2, 4]),
+    "msg": grid(share=[0.3, 0.5, 0.7, 0.9], epochs=[10, 20]),
+    "neggrad": grid(lr=[2e-4, 5e-4, 1e-3, 2e-3, 4e-3], ceiling=[0.5, 1.0, 1.5], epochs=[5, 10]),
+    "neggrad_plus": grid(alpha=[0.8, 0.9, 0.95], epochs=[5, 10], lr=[0.01, 0.03]),
+    "not": grid(epochs=[10, 20, 30], lr=[0.01, 0.03]),
+    "random_labels": grid(lr=[0.003, 0.01, 0.03], epochs=[5, 10]),
+    "salun": grid(lr=[0.003, 0.01, 0.03], epochs=[5, 10]),
+    "scrub": grid(lr=[0.003, 0.01, 0.03], max_epochs=[3, 5], epochs=[5, 10]),
+    "scrub_r": grid(lr=[0.003, 0.01, 0.03], max_epochs=[3, 5], epochs=[5, 10]),
+    "ssd": [*grid(alpha=[1.0, 2.0, 5.0, 10.0, 30.0]), *grid(dampening=[0.3, 0.6])],
+    "unsir": grid(impair_lr=[0.003, 0.01, 0.02], repair_epochs=[2, 4]),
+}
+"""Options over the defaults; the defaults themselves are always there."""
+
+
+def run_of(out: Path, stage: str, bed: str, seed: int, root: Path) -> Path:
+    """Return the folder of a run with its data."""
+    folder, data = out / f"{stage}-{bed}-{seed}", out / f"{stage}-{bed}-{seed}.npz"
+    if (folder / "summary.json").exists():
+        return folder
+    arrays = digits(stage, seed) if bed == "digits" else fashion(stage, seed, root)
+    np.savez(data, allow_pickle=False, **arrays)
+    config = RUN | {
+        "seed": seed, "name": folder.name, "out": str(out), "model": MODELS[bed],
+        "data": {"name": f"npz:{data}", "partition": "iid", "canaries": _CANARIES},
+    }  # fmt: skip
+    return fedsim.run(config, force=folder.exists()).folder
+
+
+def digits(stage: str, seed: int) -> dict[str, np.ndarray]:
+    """Return all of digits; to tune with, its training part alone, a fifth of which is tested on."""
+    whole = load_dataset(DataConfig(name="digits"), seed)
+    x, y = whole.x_train, whole.y_train
+    if stage == "report":
+        return {"x_train": x[:, 0], "y_train": y, "x_test": whole.x_test[:, 0], "y_test": whole.y_test}
+    order = generator(seed, "defaults-held-out").permutation(len(y))
+    held, kept = order[: len(y) // 5], order[len(y) // 5 :]
+    return {"x_train": x[kept, 0], "y_train": y[kept], "x_test": x[held, 0], "y_test": y[held]}
+
+
+def fashion(stage: str, seed: int, root: Path) -> dict[str, np.ndarray]:
+    """Return images at 14x14; the test set is looked at in `report` only."""
+    with np.load(root / "fashionmnist.npz", allow_pickle=False) as archive:
+        x, y = small(archive["x_train"]), archive["y_train"].astype(np.int64).ravel()
+        order = np.random.default_rng(0).permutation(len(y))
+        mine = order[: len(y) // 2] if stage == "tune" else order[len(y) // 2 :]
+        rows = generator(seed, "defaults-rows").permutation(mine)
+        train, tests = rows[:_TRAINED], rows[_TRAINED : _TRAINED + _TESTED]
+        if stage == "tune":
+            return {"x_train": x[train], "y_train": y[train], "x_test": x[tests], "y_test": y[tests]}
+        x_test, y_test = small(archive["x_test"])[:_TESTED], archive["y_test"].astype(np.int64).ravel()[:_TESTED]
+        return {"x_train": x[train], "y_train": y[train], "x_test": x_test, "y_test": y_test}
+
+
+def small(images: np.ndarray) -> np.ndarray:
+    """Return images (n, 28, 28) as means over 2x2 pixels, (n, 14, 14)."""
+    return images.reshape(-1, 14, 2, 14, 2).mean((2, 4)).round().astype(np.uint8)
+
+
+def candidates(method: Method, kind: str, stage: str, only: list[dict[str, Any]] | None) -> Iterator[dict[str, Any]]:
+    """Yield what is tried of a method, the defaults first."""
+    yield {}
+    if stage == "tune":
+        yield from CANDIDATES.get(method.name, []) if only is None else only
+
+
+class Results:
+    """Lines of JSON, one a model; what is there is not made again."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        lines = file.read_text().splitlines() if file.exists() else []
+        self.known = {self._key(line): line for line in map(json.loads, lines)}
+
+    @staticmethod
+    def _key(line: dict[str, Any]) -> str:
+        return json.dumps([line[part] for part in ("bed", "seed", "request", "method", "options")], sort_keys=True)
+
+    def has(self, line: dict[str, Any]) -> bool:
+        """Return whether this model is there."""
+        return self._key(line) in self.known
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append a model."""
+        self.known[self._key(line)] = line
+        with self.file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def numbers(found: Measured) -> dict[str, float | None]:
+    """Return what is kept of a model."""
+    return {value: found.values.get(value) for value in VALUES}
+
+
+def fill(
+    results: Results, run: Path, bed: str, seed: int, stage: str, methods: list[str], tried: list[dict[str, Any]] | None
+) -> None:
+    """Measure every candidate on every request of a run."""
+    source = open_source(run)
+    for spec in REQUESTS:
+        request = parse_forget(spec, source.data, seed)
+        line = {"bed": bed, "seed": seed, "request": spec, "kind": request.kind}
+        wanted = []
+        for name in methods:
+            method = load_unlearning(name)
+            if request.kind in method.forgets and not method.needs.federation:
+                for given in candidates(method, request.kind, stage, tried):
+                    options = options_of(method, given, request.kind)
+                    told = options.model_dump(mode="json", exclude={"name"})
+                    if not results.has(line | {"method": name, "options": told}):
+                        wanted.append((method, options, told))
+        bare = [name for name in ("original", "oracle") if not results.has(line | {"method": name, "options": {}})]
+        if not wanted and not bare:
+            continue
+        roles = roles_of(source, request)
+        trained = retrained(source, source.data.without(request.rows), seed, "oracles")
+        oracle = measure(trained.model, roles, seed)
+        models = {"original": source.model, "oracle": trained.model}
+        for name in bare:
+            results.add(line | {"method": name, "options": {}} | numbers(measure(models[name], roles, seed, oracle)))
+        for method, options, told in wanted:
+            try:
+                made = unlearn_with(method, options, source.model, roles, seed)
+            except FedsimError as error:
+                print(f"{bed} {seed} {spec}: {error}")
+                continue
+            found = numbers(measure(made.model, roles, seed, oracle))
+            results.add(line | {"method": method.name, "options": told, "seconds": made.seconds} | found)
+        print(f"{bed} {seed} {spec}: {len(wanted)} models", flush=True)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for runs and results.")],
+    stage: Annotated[str, typer.Option(help="tune or report.")] = "tune",
+    root: Annotated[Path, typer.Option(help="Folder with fashionmnist.npz.")] = Path("/work/data"),
+    method: Annotated[list[str] | None, typer.Option(help="Repeatable; all central ones by default.")] = None,
+    bed: Annotated[list[str] | None, typer.Option(help="digits or fashion; both by default.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; those of the stage by default.")] = None,
+    tried: Annotated[str | None, typer.Option(help="Candidates as a JSON list of options, for one method.")] = None,
+) -> None:
+    """Measure, and print a table."""
+    out.mkdir(parents=True, exist_ok=True)
+    names = method or sorted(set(declared("unlearning", "unlearning")) - {"gs_lora", "gs_lora_pp"})
+    results = Results(out / f"{stage}.jsonl")
+    for one in bed or MODELS:
+        for number in seed or SEEDS[stage]:
+            run = run_of(out, stage, one, number, root)
+            fill(results, run, one, number, stage, names, None if tried is None else json.loads(tried))
+
+
+if __name__ == "__main__":
+    typer.run(main)

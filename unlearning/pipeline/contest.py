@@ -1,0 +1,245 @@
+"""All models of one request beside each other: trained, unlearned and measured, seed by seed."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from fedsim.errors import FedsimError, RunFailed, nearest
+from fedsim.models.base import Classifier
+from fedsim.privacy.ledger import Ledger
+from fedsim.randomness import generator
+from fedsim.report.wording import format_duration
+from fedsim.runs.progress import Progress
+from unlearning.api.federation import Federation, size_mb
+from unlearning.api.registry import Method, UnlearningConfig
+from unlearning.pipeline.apply import Unlearned, unlearn_federated, unlearn_with
+from unlearning.pipeline.comparison import Comparison, make_rows, noise_floor
+from unlearning.pipeline.entries import Entry
+from unlearning.pipeline.forget import Request, straddling
+from unlearning.pipeline.further import further_models
+from unlearning.pipeline.judgement import Contestant, Kind
+from unlearning.pipeline.measure import Measured, measure
+from unlearning.pipeline.oracle import FOLDERS, Trained, retrained, training_seconds
+from unlearning.pipeline.outcome import Outcome
+from unlearning.pipeline.privacy import derived_ledger
+from unlearning.pipeline.references import constant_predictor, masked_head
+from unlearning.pipeline.roles import roles_of
+from unlearning.pipeline.source import Source, kept_model
+from unlearning.pipeline.tuning import SEED_APART, tune
+
+
+class Contest:
+    """All models of one request, trained, unlearned and measured seed by seed.
+
+    Parameters
+    ----------
+    scratch
+        Where federated methods leave the history of what they replay, until it has its place.
+    before
+        The contest of the request before, in a sequence: methods go on from their own models of it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        request: Request,
+        entries: Mapping[str, Entry],
+        notes: list[str],
+        say: Callable[[str], None],
+        progress: Progress | None,
+        inherited: Ledger | None,
+        scratch: Path,
+        before: Contest | None,
+    ) -> None:
+        self.inherited = inherited
+        self.ledgers: dict[str, Ledger] = {}
+        """Of each method's model of the first seed."""
+        self.source, self.request, self.entries = source, request, entries
+        self.notes, self.say, self.progress = notes, say, progress
+        self.scratch, self.before = scratch, before
+        self.roles = roles_of(source, request)
+        self.left = source.data.without(request.rows)
+        self.made: dict[tuple[int, str], Unlearned] = {}
+        """What methods came to, by seed and name."""
+        self.contestants: dict[str, Contestant] = {}
+        self.firsts: dict[str, tuple[Classifier, Measured]] = {}
+        self.asked = [name for name, entry in entries.items() if entry.kind == "method"]
+        self.failed: set[str] = set()
+        self.oracle: Path | None = None
+        """The folder of the first seed's oracle."""
+
+    def run_seed(self, seed: int, *, oracle: bool) -> None:
+        """Add a model of this seed to every contestant."""
+        original = self._original(seed)
+        made = {name: self._apply(name, entry, original, seed) for name, entry in self.entries.items()}
+        if self.asked and not any(made[name] for name in self.asked):
+            raise RunFailed(f"no method came through: {'; '.join(self.notes)}; nothing was written")
+        against: Measured | None = None
+        if oracle:  # after the methods: they are quick to fail
+            self.say(f"seed {seed}: the oracle, trained from scratch without {self.request.spec}")
+            delivered = not self.asked and seed == self.source.config.seed
+            trained = retrained(self.source, self.left, seed, FOLDERS[0], self.progress, history=delivered)
+            self.oracle = self.oracle or trained.folder
+            against = self._measure(trained.model, None, floors=not self.firsts)
+            self._add("oracle", "oracle", trained.model, against, trained.seconds, self._costs_of_all())
+            if self.inherited is not None:
+                self.ledgers.setdefault("oracle", Ledger.read(trained.folder))
+        measured = self._measure(original.model, against, floors="original" not in self.firsts)
+        self._add("original", "original", original.model, measured, original.seconds)
+        self.say(
+            f"seed {seed}: attacks took {format_duration(measured.seconds)} on the original; as long on each model"
+        )
+        for name, result in made.items():
+            if result is not None:
+                self.made[seed, name] = result
+                measured = self._measure(result.model, against)
+                self._add(name, self.entries[name].kind, result.model, measured, result.seconds, result.costs)
+        references = {
+            "constant": constant_predictor(original.model, self.roles.retain),
+            "masked": masked_head(original.model, self.roles.forget, self.roles.retain),
+        }
+        for name, model in references.items():
+            if model is not None:
+                self._add(name, "baseline", model, self._measure(model, against), math.nan)
+
+    def add_models(self, seeds: Sequence[int]) -> None:
+        """Add models of further seeds, of which margins alone are kept."""
+        methods = {
+            name: partial(self._applied, entry)
+            for name, entry in self.entries.items()
+            if name in self.contestants and not entry.method.needs.federation
+        }
+        for name in self.contestants.keys() & self.entries.keys() - methods.keys():
+            self.notes.append(f"{name} works on run folders: its KLOM and U-LiRA are of the seeds alone")
+        found = further_models(self.source, self.request, self.roles, seeds, methods, self.say)
+        for name, models in found.items():
+            self.contestants[name].further += models
+
+    def _applied(self, entry: Entry, original: Classifier, seed: int) -> Classifier:
+        return unlearn_with(entry.method, entry.options, original, self.roles, seed).model
+
+    def tune(self, name: str) -> None:
+        """Search for the options of a method."""
+        if name not in self.entries:
+            raise FedsimError(f"--tune {name}: must be one of the methods; {nearest(name, self.entries)}")
+        entry, seed = self.entries[name], self.source.config.seed + SEED_APART
+        self.say(f"tuning {name}: an original and an oracle of seed {seed}, of which no figure is reported")
+        original, oracle = self._original(seed), retrained(self.source, self.left, seed, FOLDERS[0], self.progress)
+
+        def apply(options: UnlearningConfig) -> Classifier:
+            if entry.method.needs.federation:
+                with tempfile.TemporaryDirectory(prefix="fedsim-tune-") as left:
+                    federation = self._federation(entry.method, original, seed, None)
+                    return unlearn_federated(entry.method, options, federation, Path(left)).model
+            return unlearn_with(entry.method, options, original.model, self.roles, seed).model
+
+        found = tune(entry.options, apply, oracle.model, self.roles, seed)
+        self.entries = {**self.entries, name: replace(entry, options=found.options)}
+        self.say(f"tuning {name}: {found.told(original.seconds + oracle.seconds)}")
+
+    def _original(self, seed: int) -> Trained:
+        source = self.source
+        if seed == source.config.seed:
+            seconds = math.nan if source.earlier else training_seconds(source.folder, source.data)
+            return Trained(source.folder.path, source.model, seconds)
+        if (kept := kept_model(source, seed)) is not None:
+            return Trained(source.folder.path, kept, math.nan)
+        self.say(f"seed {seed}: an original{', retrained without what was forgotten before' if source.earlier else ''}")
+        return retrained(source, source.data, seed, FOLDERS[1], self.progress)
+
+    def _start(self, name: str, original: Trained, seed: int) -> Trained:
+        """Return what a method is to work on: in a sequence its own model of the request before, else the original."""
+        own = None if self.before is None else self.before.made.get((seed, name))
+        return original if own is None else Trained(own.left or original.folder, own.model, own.seconds)
+
+    def _apply(self, name: str, entry: Entry, original: Trained, seed: int) -> Unlearned | None:
+        """Return what a method made of a model; None, and never tried again, where it failed."""
+        if name in self.failed:
+            return None
+        start = self._start(name, original, seed)
+        try:
+            if entry.method.needs.federation:
+                record = self.scratch / f"{seed}-{name}"
+                federation = self._federation(entry.method, start, seed, record)
+                result = unlearn_federated(entry.method, entry.options, federation, record)
+            else:
+                result = unlearn_with(entry.method, entry.options, start.model, self.roles, seed)
+        except Exception as error:
+            if isinstance(error, FedsimError) and len(self.asked) == 1 and entry.kind == "method":
+                raise  # it says what is wrong with the request
+            reason = f"{type(error).__name__}: {error}"
+            self.notes.append(str(error) if isinstance(error, FedsimError) else f"{name} failed ({reason})")
+            self.say(f"seed {seed}: {self.notes[-1]}")
+            self.failed.add(name)
+            self.contestants.pop(name, None)
+            return None
+        if self.inherited is not None:
+            own = self.inherited if self.before is None else self.before.ledgers.get(name, self.inherited)
+            self.ledgers.setdefault(name, derived_ledger(own, entry.method, result.spent))
+        memory = f" and up to {result.costs['peak_mb']:,.0f} MB" if "peak_mb" in result.costs else ""
+        self.say(f"seed {seed}: {name} took {result.seconds:.2f} s{memory}")
+        return result
+
+    def _federation(self, method: Method, start: Trained, seed: int, record: Path | None) -> Federation:
+        config = self.source.config.model_copy(update={"seed": seed})
+        return Federation(config, self.source.data, self.left, start.folder, method.needs, self.progress, record)
+
+    def _measure(self, model: Classifier, against: Measured | None, *, floors: bool = False) -> Measured:
+        return measure(model, self.roles, self.source.config.seed, against, floors=floors)
+
+    def _costs_of_all(self) -> dict[str, float]:
+        """Return what retraining costs the federation; nothing where no method is to be compared by that."""
+        if not any(entry.method.needs.federation for entry in self.entries.values()):
+            return {}
+        config, able = self.source.config, np.count_nonzero(self.left.partition.sizes)
+        woken = config.rounds * min(config.cohort_size, int(able))
+        traffic = 2 * woken * size_mb(dict(self.source.model.state_dict()))
+        return {"rounds": config.rounds, "clients_woken": woken, "traffic_mb": traffic}
+
+    def _add(
+        self,
+        name: str,
+        kind: Kind,
+        model: Classifier,
+        measured: Measured,
+        seconds: float,
+        costs: Mapping[str, float] | None = None,
+    ) -> None:
+        where = self.entries[name].method.where if name in self.entries else None
+        contestant = self.contestants.setdefault(name, Contestant(kind, where))
+        contestant.runs.append(measured)
+        contestant.seconds.append(seconds)
+        contestant.costs.append(costs or {})
+        self.firsts.setdefault(name, (model, measured))
+
+    def outcome(self, folder: Path, seeds: int, *, tells_classes: bool = True) -> Outcome:
+        """Return all of it, ranked."""
+        source, request = self.source, self.request
+        rows = make_rows(self.contestants, request.kind, generator(source.config.seed, "ensembles"))
+        before, after = (np.count_nonzero(data.partition.sizes) for data in (source.data, self.left))
+        forgotten = source.data.class_counts - self.left.class_counts
+        names = [*(source.data.dataset.class_names or map(str, range(len(forgotten))))]
+        labels = self.roles.unseen.y
+        alike = 0 if labels is None else int(np.isin(labels.cpu().numpy(), np.flatnonzero(forgotten)).sum())
+        comparison = Comparison(
+            run=str(source.folder.path), forget=request.spec, kind=request.kind, num_forget=len(request.rows),
+            num_retain=len(request.retain), num_unseen=alike, clients=before, clients_left=after,
+            forgotten_classes=(forgotten if tells_classes else np.zeros_like(forgotten)).tolist(),
+            class_names=names, seeds=seeds, rows=rows,
+            floor=noise_floor(self.contestants), notes=[*self.notes, *straddling(request, source.data)],
+        )  # fmt: skip
+        best, first = comparison.best.name, source.config.seed
+        further = [first + number for number in range(1, seeds)] if len(self.asked) == 1 else []
+        made = self.made.get((first, best))
+        return Outcome(
+            folder, comparison, {row.name: self.firsts[row.name] for row in rows}, self.left,
+            further={seed: self.made[seed, best].model for seed in further if (seed, best) in self.made},
+            replayed=made.left if made is not None else self.oracle, ledgers=self.ledgers,
+        )  # fmt: skip

@@ -1,0 +1,117 @@
+"""Which methods take part in a request, each with its options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from fedsim.config.run import HistoryConfig
+from fedsim.errors import FedsimError, nearest
+from fedsim.federated.registry import declared
+from fedsim.plugins import allow, plugin_of
+from fedsim.privacy.ledger import Ledger
+from unlearning.api.registry import RETRAIN, Method, UnlearningConfig, load_unlearning
+from unlearning.pipeline.apply import options_of, refusal
+from unlearning.pipeline.forget import Request
+from unlearning.pipeline.judgement import Kind
+from unlearning.pipeline.privacy import breach, require_kept
+
+_BASELINE = "finetune"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method with its options, and whether it was asked for or stands beside."""
+
+    method: Method
+    options: UnlearningConfig
+    kind: Kind
+
+
+class Asked(NamedTuple):
+    """What the caller wants models of."""
+
+    methods: list[str]
+    """Names, or "all" alone; empty where the oracle alone was asked for."""
+    oracle: bool
+    """Whether they are to stand beside retraining."""
+    stem: str
+    """Begins the name of the outcome's folder."""
+
+
+def asked_for(methods: Sequence[str], compare: str | None) -> Asked:
+    """Return what these names ask for; files of the user's own are loaded.
+
+    Raises
+    ------
+    FedsimError
+        If there is no method of a name, or nothing is asked for.
+    """
+    if compare not in (None, RETRAIN):
+        raise FedsimError(f"--compare {compare}: cannot be compared with; {nearest(compare or '', [RETRAIN])}")
+    names = list(dict.fromkeys(methods))
+    if not names:
+        raise FedsimError("--method: must name a method, several joined with commas, or all")
+    asked = [name for name in names if name != RETRAIN]
+    for name in asked:
+        allow(name, "--method")
+    asked = [load_unlearning(name).name if plugin_of(name) else name for name in asked]
+    for name in asked if asked != ["all"] else []:
+        load_unlearning(name)  # a name that does not exist: before the data is read
+    return Asked(asked, RETRAIN in names or compare is not None, "-".join(asked) or RETRAIN)
+
+
+def entries_of(
+    asked: Sequence[str], request: Request, history: HistoryConfig, overrides: Mapping[str, Any]
+) -> tuple[dict[str, Entry], list[str]]:
+    """Return the methods to run, the baseline among them, and why others that `all` names cannot."""
+    names = sorted(declared("unlearning", "unlearning")) if asked == ["all"] else list(asked)
+    methods = {name: load_unlearning(name) for name in dict.fromkeys([*names, _BASELINE])}
+    given = _sorted_options(overrides, names, methods)
+    entries, notes = {}, []
+    for name, method in methods.items():
+        if (reason := refusal(method, request, history)) is None:
+            asked_for = name in names and (name != _BASELINE or asked != ["all"])
+            entries[name] = Entry(
+                method, options_of(method, given[name], request.kind), "method" if asked_for else "baseline"
+            )
+        elif asked != ["all"] and name in names:
+            raise FedsimError(f"--method {name}: {reason}; fedsim list unlearning shows what each can do")
+        else:
+            notes.append(f"left out: {reason}")
+    if names and not any(entry.kind == "method" for entry in entries.values()):
+        raise FedsimError(f"--method all: no method can serve --forget {request.spec} ({'; '.join(notes)})")
+    return entries, notes
+
+
+def private_entries(
+    entries: dict[str, Entry], inherited: Ledger | None, asked: Sequence[str], notes: list[str]
+) -> dict[str, Entry]:
+    """Return the methods that keep what the run promises; one that was asked for by name has to be among them."""
+    kept = {}
+    for name, entry in entries.items():
+        if (reason := breach(entry.method, inherited)) is None:
+            kept[name] = entry
+        elif name in asked:
+            require_kept(entry.method, inherited, no_privacy=False)
+        else:
+            notes.append(f"left out: {reason} (--no-privacy lets it)")
+    if asked and not any(entry.kind == "method" for entry in kept.values()):
+        raise FedsimError(f"--method all: no method keeps what the run promises ({'; '.join(notes)})")
+    return kept
+
+
+def _sorted_options(
+    overrides: Mapping[str, Any], asked: Sequence[str], methods: Mapping[str, Method]
+) -> dict[str, dict[str, Any]]:
+    """Return the options given for each method."""
+    given: dict[str, dict[str, Any]] = {name: {} for name in methods}
+    for key, value in overrides.items():
+        name, dot, option = key.partition(".")
+        if not dot and len(asked) == 1:
+            name, option = asked[0], key
+        elif not dot or name not in methods:
+            raise FedsimError(f"--set {key}: must be METHOD.option=value; {nearest(name, methods)}")
+        given[name][option] = value
+    return given
