@@ -269,4 +269,16 @@ class AggregateClient(Client):
         return loss_bag + self.options(AggregateConfig).rho * penalty, metrics
 
 
-strategy("aggregate", AggregateConfig, AggregateClient, Server, prepare=aggregate_responses)
+strategy(
+    "aggregate",
+    AggregateConfig,
+    AggregateClient,
+    Server,
+    prepare=aggregate_responses,
+    shows=("global/mse", "global/excess_risk", "global/r2"),
+    metrics={
+        "loss_bag": "squared error of bags' mean responses",
+        "penalty": "R, the penalty on differences within a bag",
+        "bag_size": "samples in a bag",
+    },
+)

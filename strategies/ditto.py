@@ -70,4 +70,8 @@ class DittoClient(Client):
         }
 
 
-strategy("ditto", DittoConfig, DittoClient, Server)
+strategy(
+    "ditto", DittoConfig, DittoClient, Server,
+    shows=("clients/accuracy", "global/accuracy", "clients/accuracy_worst10"),
+    metrics={"personal": "each client's own model", "global": "the global model at the client"},
+)  # fmt: skip

@@ -127,4 +127,11 @@ class FedEWCServer(StagedServer):
         self.fisher = {n[len(_FISHER) :]: v.to(like.device) for n, v in tensors.items() if n.startswith(_FISHER)}
 
 
-strategy("fedewc", FedEWCConfig, FedEWCClient, FedEWCServer, run_defaults={"data.stages.count": 2})
+strategy(
+    "fedewc",
+    FedEWCConfig,
+    FedEWCClient,
+    FedEWCServer,
+    run_defaults={"data.stages.count": 2},
+    metrics={"consolidation": "squared distance from the last stage's weights, weighted by their importance"},
+)

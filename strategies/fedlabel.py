@@ -213,6 +213,12 @@ strategy(
     FedLabelConfig,
     FedLabelClient,
     FedLabelServer,
+    metrics={
+        "loss_labelled": "cross-entropy of samples with labels",
+        "loss_pseudo": "cross-entropy of samples with pseudo-labels",
+        "loss_divergence": "distance between the local and the global model's predictions",
+        "pseudo_labels": "shares of the samples without labels: who gave a pseudo-label, how many are right",
+    },
     run_defaults={
         "data.labelled_fraction": 0.2,
         "training.steps": 20,

@@ -238,6 +238,11 @@ strategy(
     FedLDConfig,
     FedLDClient,
     FedLDServer,
+    metrics={
+        "margin_penalty": "R, the penalty on margins",
+        "updates": "shares of clients' updates in leading directions and in what is kept, and the step's length",
+        "loss_parts": "what parts of the update do to the loss",
+    },
     run_defaults={
         "training.epochs": 1,
         "training.batch_size": 50,

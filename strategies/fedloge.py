@@ -163,6 +163,15 @@ strategy(
     FedLoGeConfig,
     FedLoGeClient,
     FedLoGeServer,
+    shows=("global/accuracy", "global/accuracy_few", "clients/accuracy", "global_psi/accuracy", "global/accuracy_many"),
+    metrics={
+        "psi": "the auxiliary global head before GLA-FR",
+        "phi": "each client's own head alone",
+        "sse": "the frozen sparse ETF classifier",
+        "loss_etf": "l_s, which moves the backbone",
+        "loss_global": "l_g, which moves the auxiliary global head",
+        "loss_local": "l_l, which moves each client's own head",
+    },
     run_defaults={
         "data.imbalance_factor": 0.1,
         "model.norm": "group",

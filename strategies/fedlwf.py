@@ -54,5 +54,6 @@ class FedLwFClient(StagedClient):
 
 
 strategy(
-    "fedlwf", FedLwFConfig, FedLwFClient, StagedServer, run_defaults={"data.stages.count": 2}
+    "fedlwf", FedLwFConfig, FedLwFClient, StagedServer, run_defaults={"data.stages.count": 2},
+    metrics={"distillation": "distance from what the last stage's model says of the same samples"},
 )  # fmt: skip

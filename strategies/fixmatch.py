@@ -67,6 +67,11 @@ strategy(
     FixMatchConfig,
     FixMatchClient,
     Server,
+    metrics={
+        "loss_labelled": "cross-entropy of samples with labels",
+        "loss_pseudo": "cross-entropy of strong views against pseudo-labels",
+        "pseudo_labels": "share of the samples without labels that got one",
+    },
     run_defaults={
         "data.labelled_fraction": 0.2,
         "training.steps": 20,

@@ -74,4 +74,7 @@ class MoonClient(Client):
         return update._replace(kept=State({}, _of_features(trained)))
 
 
-strategy("moon", MoonConfig, MoonClient, Server)
+strategy(
+    "moon", MoonConfig, MoonClient, Server,
+    metrics={"contrastive": "l_con, how much nearer features are to the last local model's than to the global one's"},
+)  # fmt: skip

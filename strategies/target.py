@@ -188,4 +188,10 @@ strategy(
     TargetClient,
     TargetServer,
     run_defaults={"data.stages.count": 2, "model.norm": "batch"},
+    shows=("global/accuracy", "stages/accuracy_old", "stages/accuracy_new", "stages/forgetting"),
+    metrics={
+        "distillation": "L2, distance from what the last stage's model says of the synthetic images",
+        "critic_accuracy": "accuracy on the test set of the critic, which saw synthetic images only",
+        "class_share": "smallest and largest share of a class in the synthetic images",
+    },
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.padding import Padding
@@ -15,8 +16,28 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
+_PIPED_COLUMNS = 10_000
+
+
 class Screen(Console):
-    """A console that spells out control characters in all that it is given."""
+    """A console that spells out control characters in all that it is given.
+
+    Where its output goes to a file or another program, nothing is cut or wrapped to fit a width that nobody looks at.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if not self.is_terminal and "width" not in options:
+            self.width = _PIPED_COLUMNS
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as a console does; without the blanks that fill a line, where nobody looks at its width."""
+        if self.is_terminal or options.get("end", "\n") != "\n":
+            super().print(*objects, **options)
+            return
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        self.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield what is printed; the console's own controls are as they were."""

@@ -12,7 +12,10 @@ from fedsim.cli.screen import Screen
 
 
 @app.command()
-def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+def show(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    everything: Annotated[bool, typer.Option("--all", help="All metrics, not only those that matter most.")] = False,
+) -> None:
     """Show what the run in the folder RUN did, and where its files are."""
     from fedsim.report.show import render_summary
     from fedsim.runs.folder import RunFolder
@@ -24,4 +27,4 @@ def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
         Screen().print(render_comparison(read_comparison(run), run))
     else:
-        Screen().print(render_summary(folder))
+        Screen().print(render_summary(folder, everything))

@@ -6,7 +6,7 @@ import ast
 import importlib
 import importlib.util
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -37,6 +37,10 @@ class Strategy:
     server: Callable[..., Server]
     run_defaults: dict[str, object]
     prepare: Callable[[RunConfig, FederatedData], FederatedData] | None
+    shows: tuple[str, ...] = ()
+    """The metrics that matter most for it, the first ones first."""
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    """What its own metrics and heads are, by name: part of a sentence."""
 
 
 _strategies: dict[str, Strategy] = {}
@@ -51,12 +55,16 @@ def strategy(
     run_defaults: dict[str, object] | None = None,
     prepare: Callable[[RunConfig, FederatedData], FederatedData] | None = None,
     summary: str = "",
+    shows: tuple[str, ...] = (),
+    metrics: Mapping[str, str] | None = None,
 ) -> None:
     """Register a federated method under `name`; called at the top level of its file, the name a literal string.
 
     `run_defaults` maps dotted keys of the run configuration to the values this method's runs start from. `prepare`
     makes of the federated data what the clients hold before the first round; nothing else of it reaches the run.
-    `summary` (a literal too) describes it in lists; by default that is the first line of the file's docstring.
+    `summary` (a literal too) describes it in lists; by default that is the first line of the file's docstring. `shows`
+    are the metrics that the end of a run names first, such as "clients/accuracy"; `metrics` says of each metric and
+    head of its own what it is, as part of a sentence.
 
     Raises
     ------
@@ -66,7 +74,7 @@ def strategy(
     key = registry_key(name, config.__module__)
     if key in _strategies:
         raise ValueError(f"strategy {name!r} is registered twice")
-    _strategies[key] = Strategy(name, config, client, server, run_defaults or {}, prepare)
+    _strategies[key] = Strategy(name, config, client, server, run_defaults or {}, prepare, shows, metrics or {})
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.atomic import size_on_disk
+from fedsim.report.glossary import headline, meaning
 from fedsim.report.wording import (
     ABSENT,
     direction,
@@ -38,10 +39,13 @@ _STATUS_STYLES: Final = {
 }
 
 
-def render_summary(folder: RunFolder) -> RenderableType:
-    """Return what a run was, how it ended, what it reached, where its files are and what to do next."""
+def render_summary(folder: RunFolder, everything: bool = False) -> RenderableType:
+    """Return what a run was, how it ended, what it reached, where its files are and what to do next.
+
+    What it reached are the few metrics that matter for its method, or `everything` that was measured.
+    """
     parts: list[RenderableType] = [_header(folder), Text(), _facts(folder)]
-    if metrics := _metrics(folder):
+    if metrics := _metrics(folder) if everything else _headline(folder):
         parts += [Text(), metrics]
     else:
         parts += [Text(), Text("Nothing has been measured yet.", style="dim")]
@@ -73,6 +77,27 @@ def _grid(rows: Sequence[tuple[str, RenderableType]]) -> Table:
 
 def _facts(folder: RunFolder) -> Table:
     return _grid([(label, Text(_plain(value))) for label, value in key_options(folder).items()])
+
+
+def _headline(folder: RunFolder) -> RenderableType | None:
+    """Return the metrics that matter for the method, with what they say, and where the others are."""
+    final, summary = folder.final_metrics, folder.summary
+    names = headline(final, summary.shows if summary else ())
+    if not names:
+        return None
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim", overflow="fold")
+    for number, name in enumerate(names):
+        said = meaning(name, summary.own_metrics if summary else None)
+        value = Text(format_metric(name, final[name]), style="" if number else "bold")
+        table.add_row(Text(_plain(said.title)), value, Text(_plain(said.sentence)))
+    lines: list[tuple[str, RenderableType]] = [line for line in (_trend(folder), _per_class(folder)) if line]
+    rest = len(final) - len(names)
+    if rest:
+        lines.append(("And", Text(f"{rest} more: fedsim show {shlex.quote(str(folder.path))} --all")))
+    return Group(table, Text(), _grid(lines))
 
 
 def _metrics(folder: RunFolder) -> Table | None:

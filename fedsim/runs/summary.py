@@ -53,6 +53,8 @@ def write_summary(
         "client_names": simulation.data.dataset.client_names,
         "class_groups": [group_of[c] for c in range(len(counts))] if group_of else None,
         "stages": None if simulation.data.stages is None else schedule(simulation.data.stages, config.rounds),
+        "shows": list(simulation.strategy.shows),
+        "own_metrics": dict(simulation.strategy.metrics),
         "failures": state.failures,
         "reason": reason,
     }

@@ -11,9 +11,9 @@ from fedsim.runs.folder import RunFolder
 from tests.fedsim.conftest import ROWS, MakeRun
 
 
-def shown(folder: RunFolder, width: int = 200) -> str:
+def shown(folder: RunFolder, width: int = 200, everything: bool = False) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(render_summary(folder))
+    console.print(render_summary(folder, everything))
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
@@ -24,7 +24,7 @@ def words(text: str) -> list[str]:
 def test_a_finished_run(make_run: MakeRun) -> None:
     path = make_run("first", summary={"failures": 1234})
     (path / "model.safetensors").touch()
-    lines = words(shown(RunFolder.open(path)))
+    lines = words(shown(RunFolder.open(path), everything=True))
     assert lines[0] == "first finished round 4 of 4 in 2 min 05 s 1,234 client failures"
     for line in (
         "Strategy fedloge (mu 0.01)",
@@ -43,6 +43,20 @@ def test_a_finished_run(make_run: MakeRun) -> None:
         assert line in lines
     assert "--resume" not in " ".join(lines)
     assert not [line for line in lines if line.startswith("Report")]
+
+
+def test_what_matters_for_the_method_comes_first_and_in_words(make_run: MakeRun) -> None:
+    rows = [{**row, "metrics": {**row["metrics"], "train/a": 1.0, "train/b": 2.0}} for row in ROWS]
+    summary = {"shows": ["global_psi/accuracy", "not/there"], "own_metrics": {"psi": "the other head"}, "metrics": {}}
+    path = make_run("few", rows=rows, summary=summary)
+    lines = words(shown(RunFolder.open(path), width=250))
+    first = next(number for number, line in enumerate(lines) if line.startswith("Global, psi: accuracy 90.00 %"))
+    assert lines[first].endswith("; the other head.")
+    assert lines[first + 1].startswith("Global: accuracy 87.50 % Share of test samples whose class is predicted")
+    few = lines.index("", first) - first
+    assert few <= 5
+    rest = len(RunFolder.open(path).final_metrics) - few
+    assert f"And {rest} more: fedsim show {path} --all" in lines
 
 
 @pytest.mark.parametrize("labelled", [0.1, 1])
