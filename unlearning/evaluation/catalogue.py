@@ -11,6 +11,7 @@ from unlearning.evaluation import (
     efficiency,
     epsilon_score,
     gaps,
+    harmonic_mean,
     klom,
     logistic_attack,
     loss_attack,
@@ -21,8 +22,8 @@ from unlearning.evaluation import (
 from unlearning.evaluation.metric import Metric
 
 _FILES = (
-    accuracies, loss_attack, gaps, backdoor, class_means, batch_norm, relearn, logistic_attack, divergence, nomus,
-    klom, u_lira, epsilon_score, efficiency,
+    accuracies, harmonic_mean, loss_attack, gaps, backdoor, class_means, batch_norm, relearn, logistic_attack,
+    divergence, nomus, klom, u_lira, epsilon_score, efficiency,
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.name: metric for file in _FILES for metric in file.METRICS}

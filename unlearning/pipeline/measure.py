@@ -18,6 +18,7 @@ from unlearning.evaluation.batch_norm import batch_norms, re_estimated
 from unlearning.evaluation.class_means import probe
 from unlearning.evaluation.divergence import activation_distance, js_divergence
 from unlearning.evaluation.gaps import GAP_METRICS, average_gap, selection_gap, tug_of_war
+from unlearning.evaluation.harmonic_mean import h_mean
 from unlearning.evaluation.model_facts import model_facts
 from unlearning.evaluation.noise_floor import match_classes
 from unlearning.evaluation.relearn import Relearn, relearn, relearn_ratio
@@ -79,6 +80,8 @@ def measure(
         values = values | _hidden_knowledge(model, roles, labels, seed) | _selection(model, roles, seed)
         if oracle is not None and "accuracy_selection" in oracle.values and "accuracy_selection" in values:
             values["selection_gap"] = selection_gap(values, oracle.values)
+        if roles.first is not None:
+            values |= _by_class(roles.first, roles, labels, logits)
         if roles.earlier is not None:
             values |= _earlier(model, roles.earlier, seed)
     return replace(measured, values=values, seconds=time.perf_counter() - begun)
@@ -152,6 +155,19 @@ def _earlier(model: Classifier, earlier: View, seed: int) -> dict[str, float]:
     again = _relearn(model, earlier, seed)
     known = {"accuracy_earlier": accuracy(_logits(model, earlier), _labels(earlier).cpu().numpy())}
     return known | ({"relearn_earlier": float(again.steps)} if again.reached else {})
+
+
+def _by_class(first: Classifier, roles: Roles, labels: Splits[Array], logits: Splits[Array]) -> dict[str, float]:
+    """Return the accuracy on test samples of kept classes, and H; nothing where the test set lacks one of the two."""
+    y, z = np.asarray(labels.test), np.asarray(logits.test)
+    kept, lost = np.isin(y, labels.retain), np.isin(y, np.setdiff1d(labels.forget, labels.retain))
+    if not kept.any() or not lost.any():
+        return {}
+    rows = torch.from_numpy(np.flatnonzero(lost)).to(roles.test.x.device)
+    gone = replace(roles.test, x=roles.test.x[rows], y=_labels(roles.test)[rows])
+    before, after = accuracy(_logits(first, gone), y[lost]), accuracy(z[lost], y[lost])
+    right = accuracy(z[kept], y[kept])
+    return {"accuracy_kept": right, "h_mean": h_mean(right, before, after)}
 
 
 def _finite(logits: Splits[Array]) -> bool:

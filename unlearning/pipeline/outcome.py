@@ -74,7 +74,8 @@ def write_outcome(outcome: Outcome, source: Source, request: Request, options: M
 def _write_files(
     folder: Path, outcome: Outcome, source: Source, request: Request, options: Mapping[str, UnlearningConfig]
 ) -> None:
-    from unlearning.pipeline.page import plots, write_page  # matplotlib: not before there is something to draw
+    from unlearning.pipeline.changes import plot_changes  # matplotlib: not before there is something to draw
+    from unlearning.pipeline.page import plots, write_page
 
     comparison = outcome.comparison
     methods = {row.name for row in comparison.rows if row.kind in ("method", "baseline")} & set(options)
@@ -90,6 +91,7 @@ def _write_files(
     summary = _summary(outcome, source, request) | {"model_sha256": sha256(folder / "model.safetensors")}
     write_atomically(folder / "summary.json", seal(json.dumps(summary, indent=1)))
     drawn = plots(comparison, {name: measured for name, (_, measured) in outcome.firsts.items()})
+    drawn += plot_changes(comparison, {name: model for name, (model, _) in outcome.firsts.items()})
     for plot in drawn:
         write_atomically(folder / "plots" / f"{plot.name}.png", plot.png)
     write_page(folder / "report.html", outcome.folder.name, comparison, drawn)

@@ -53,6 +53,7 @@ def write_page(path: Path, name: str, comparison: Comparison, drawn: Sequence[Pl
     title = f"Forgetting {comparison.forget}"
     losses = [plot for plot in drawn if plot.name == "losses"]
     classes = [plot for plot in drawn if plot.name == "per_class"]
+    changes = [plot for plot in drawn if plot.name == "changes"]
     sections = [
         Section("Verdict", _lead(comparison), rows=_main_rows(comparison), compact=True),
         _reasons(comparison),
@@ -60,6 +61,7 @@ def write_page(path: Path, name: str, comparison: Comparison, drawn: Sequence[Pl
         Section("Every metric", _every_text(comparison), rows=_every_row(comparison), folded=True),
         Section("Losses of forgotten and never-seen samples", _LOSSES, plots=losses),
         Section("Accuracy by class", _CLASSES, plots=classes),
+        Section("Change of each block", _CHANGES, plots=changes) if changes else None,
         _attacks(comparison),
         _cost(comparison),
         Section("What the columns mean", rows=[["Column", "Meaning"], *_meanings(comparison)], folded=True),
@@ -84,6 +86,9 @@ _LOSSES = (
     "the right of them the model was damaged, which tells an attacker as much."
 )
 _CLASSES = "Test accuracy of each class (filled bars: the method nearest to the oracle; marks: original and oracle)."
+
+
+_CHANGES = "How far each method has moved the weights of each block from this request's original, relative to them."
 
 
 def _lead(comparison: Comparison) -> str:

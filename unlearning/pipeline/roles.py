@@ -12,12 +12,13 @@ import torch
 from fedsim.data.canaries import with_trigger
 from fedsim.data.federation import FederatedData
 from fedsim.flower.records import from_numpy
+from fedsim.models.base import Classifier
 from fedsim.randomness import generator
 from unlearning.api.needs import Needs
 from unlearning.api.view import View
 from unlearning.evaluation.noise_floor import match_classes
 from unlearning.pipeline.forget import Request
-from unlearning.pipeline.source import Source
+from unlearning.pipeline.source import Source, first_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,8 @@ class Roles:
     """Samples of `test` with the backdoor's trigger, labelled with its target, if the backdoor is to be forgotten."""
     earlier: View | None = None
     """What earlier requests forgot, to measure whether it comes back; None where that is not to be had."""
+    first: Classifier | None = None
+    """The run's own model, before any request, where classes are to be forgotten."""
 
     @property
     def views(self) -> tuple[View, View, View, View]:
@@ -116,6 +119,8 @@ def roles_of(source: Source, request: Request) -> Roles:
     """Return the views of a request to a source, with what it has forgotten before."""
     seed, dtype = source.config.seed, source.model.classifier.weight.dtype
     roles = assign_roles(source.data, request, seed, source.device, dtype)
+    if request.kind == "class":
+        roles = replace(roles, first=first_model(source))
     if source.whole is None:
         return roles
     rows = np.unique(np.concatenate([earlier.rows for earlier in source.earlier]))

@@ -134,6 +134,13 @@ def kept_model(source: Source, seed: int) -> Classifier | None:
     return prepare(model, source.config.training, source.device).eval()
 
 
+def first_model(source: Source) -> Classifier:
+    """Return the model of the run itself, before any of the source's requests."""
+    if not source.earlier:
+        return source.model
+    return trained_model(RunFolder.open(source.root), source.config, source.data.dataset, source.device)
+
+
 def _chain(outcome: Path) -> tuple[Earlier, ...]:
     """Return the requests that led to an outcome, its own last; each names the one before it, in the same folder."""
     chain: list[Earlier] = []

@@ -16,7 +16,9 @@ from tests.tiny_runs import TINY, Cli
 from unlearning.api import registry as methods
 from unlearning.api.registry import Needs, UnlearningConfig, load_unlearning, unlearning
 from unlearning.api.view import View
+from unlearning.pipeline.forget import parse_forget
 from unlearning.pipeline.oracle import retrained
+from unlearning.pipeline.roles import roles_of
 from unlearning.pipeline.runner import unlearn
 from unlearning.pipeline.source import open_source
 
@@ -47,6 +49,29 @@ def test_one_call_is_a_chain_of_folders(copied: Path, tmp_path: Path) -> None:
         assert np.array_equal(np.load(one / "forget.npy"), np.load(two / "forget.npy"))
         assert same(*(load_model(folder / "seeds" / "1.safetensors") for folder in (one, two)))
     assert {row.name for row in together.comparison.rows} == {"original", "neggrad", "finetune", "constant"}
+
+
+def test_of_classes_kept_ones_are_told_apart_and_the_drop_is_from_the_first_model(copied: Path) -> None:
+    run = open_source(copied)
+    step = unlearn(copied, ["neggrad"], "class=3", name="one").folder
+    source = open_source(step)
+    request = parse_forget("class=4", source.data, source.config.seed)
+    roles = roles_of(source, request)
+    last = unlearn(step, ["neggrad"], "class=4", name="two")
+    row = next(row for row in last.comparison.rows if row.name == "neggrad")
+    x, y = roles.test.all()
+    assert y is not None
+
+    def right(model: Classifier, classes: list[int]) -> float:
+        asked = torch.isin(y, torch.tensor(classes))
+        with torch.no_grad():
+            return float((model.eval()(x[asked]).argmax(1) == y[asked]).double().mean())
+
+    kept = right(last.model, [c for c in range(10) if c not in (3, 4)])
+    drop = right(run.model, [4]) - right(last.model, [4])
+    assert row.mean("accuracy_kept") == pytest.approx(kept)
+    assert row.mean("h_mean") == pytest.approx(2 * kept * drop / (kept + drop) if drop > 0 else 0)
+    assert (last.folder / "plots" / "changes.png").exists()
 
 
 def test_the_oracle_has_seen_nothing_of_all_requests(copied: Path) -> None:
