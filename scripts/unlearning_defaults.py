@@ -57,27 +57,21 @@ def grid(**values: list[Any]) -> list[dict[str, Any]]:
 
 
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
-    "bad_teacher": grid(lr=[1e-4, 3e-4, 1e-3], epochs=[5, 10, 20]),
-    "cf_k": grid(lr=[0.01, 0.03]),
-    "ct": grid(lr=[0.01, 0.03], epochs=[10, 20]),
-    "eu_k": grid(lr=[0.01, 0.03], epochs=[5, 10, 20]),
-    "finetune": grid(lr=[0.01, 0.03], epochs=[5, 10]),
-    "l1_sparse": grid(alpha=[3e-4, 1e-3, 3e-3], lr=[0.01, 0.03]),
-    "laf": [
-        *grid(lr_unlearn=[2e-4, 4e-4], lr_align=[4e-4, 1.2e-3], temperature=[5.0, 20.0]),
-        *grid(lr_unlearn=[3e-4], lr_align=[1.2e-3], temperature=[5.0], min_steps=[0, 600]),
-    ],
-    "modhifi_u": grid(share=[0.01, 0.03, 0.06, 0.1, 0.2], layers=[1, 2, 4]),
-    "msg": grid(share=[0.3, 0.5, 0.7, 0.9], epochs=[10, 20]),
-    "neggrad": grid(lr=[2e-4, 5e-4, 1e-3, 2e-3, 4e-3], ceiling=[0.5, 1.0, 1.5], epochs=[5, 10]),
-    "neggrad_plus": grid(alpha=[0.8, 0.9, 0.95], epochs=[5, 10], lr=[0.01, 0.03]),
-    "not": grid(epochs=[10, 20, 30], lr=[0.01, 0.03]),
-    "random_labels": grid(lr=[0.003, 0.01, 0.03], epochs=[5, 10]),
-    "salun": grid(lr=[0.003, 0.01, 0.03], epochs=[5, 10]),
-    "scrub": grid(lr=[0.003, 0.01, 0.03], max_epochs=[3, 5], epochs=[5, 10]),
-    "scrub_r": grid(lr=[0.003, 0.01, 0.03], max_epochs=[3, 5], epochs=[5, 10]),
-    "ssd": [*grid(alpha=[1.0, 2.0, 5.0, 10.0, 30.0]), *grid(dampening=[0.3, 0.6])],
-    "unsir": grid(impair_lr=[0.003, 0.01, 0.02], repair_epochs=[2, 4]),
+    "bad_teacher": [*grid(lr=[1e-4, 3e-4], epochs=[10, 20]), *grid(lr=[1e-4, 3e-4], retain_share=[1.0])],
+    "ct": grid(lr=[0.03]),
+    "eu_k": grid(epochs=[10, 20]),
+    "l1_sparse": grid(alpha=[1e-3, 3e-3]),
+    "modhifi_u": grid(share=[0.01, 0.03, 0.1, 0.2], layers=[1, 4]),
+    "msg": grid(share=[0.5, 0.7, 0.9], epochs=[10, 20]),
+    "neggrad": grid(lr=[5e-4, 1e-3, 2e-3, 4e-3], ceiling=[0.5, 1.0, 2.0]),
+    "neggrad_plus": grid(alpha=[0.8, 0.9, 0.95], epochs=[5, 10]),
+    "not": grid(epochs=[20, 30], lr=[0.01, 0.03]),
+    "random_labels": [*grid(lr=[0.003, 0.03]), *grid(epochs=[10])],
+    "salun": [*grid(lr=[0.003, 0.03]), *grid(epochs=[10])],
+    "scrub": grid(lr=[0.003, 0.01, 0.03], max_epochs=[3, 5]),
+    "scrub_r": grid(lr=[0.003, 0.01, 0.03], max_epochs=[3, 5]),
+    "ssd": grid(alpha=[2.0, 5.0, 10.0, 30.0]),
+    "unsir": grid(impair_lr=[0.005, 0.01, 0.02], repair_epochs=[2, 4]),
 }
 """Options over the defaults; the defaults themselves are always there."""
 

@@ -20,6 +20,7 @@ from unlearning.evaluation.gaps import GAP_METRICS, average_gap
 from unlearning.evaluation.intervals import Interval, over_seeds
 from unlearning.evaluation.ranking import places
 from unlearning.evaluation.verdict import Label
+from unlearning.pipeline.chain import Step
 from unlearning.pipeline.judgement import Contestant, Kind, verdict_on
 from unlearning.pipeline.measure import Brief, Measured
 
@@ -87,6 +88,8 @@ class Comparison(BaseModel):
     """The largest gap, in points, between two oracles of different seeds; None with fewer than two."""
     notes: list[str]
     """What was asked for and could not be done."""
+    chain: list[Step] = []
+    """What is still known of each request in the sequence that this one ends, after each of them."""
 
     @property
     def best(self) -> Row:

@@ -20,7 +20,8 @@ from fedsim.runs.progress import Progress
 from unlearning.api.federation import Federation, size_mb
 from unlearning.api.registry import Method, UnlearningConfig
 from unlearning.pipeline.apply import Unlearned, unlearn_federated, unlearn_with
-from unlearning.pipeline.comparison import Comparison, make_rows, noise_floor
+from unlearning.pipeline.chain import Step, steps_of
+from unlearning.pipeline.comparison import Comparison, make_rows, noise_floor, read_comparison
 from unlearning.pipeline.entries import Entry
 from unlearning.pipeline.forget import Request, straddling
 from unlearning.pipeline.further import further_models
@@ -203,6 +204,16 @@ class Contest:
         traffic = 2 * woken * size_mb(dict(self.source.model.state_dict()))
         return {"rounds": config.rounds, "clients_woken": woken, "traffic_mb": traffic}
 
+    def chain(self, name: str) -> list[Step]:
+        """Return what is known of each request after each, along the way to a method's model of the first seed."""
+        if self.before is not None and name in self.before.firsts:
+            before = self.before.chain(name)
+        else:  # it began with what was delivered then
+            before = read_comparison(self.source.earlier[-1].folder).chain if self.source.earlier else []
+        shown = [one for one in (() if before else ("original",)) + (name, "oracle") if one in self.firsts]
+        models = {name: self.firsts[name] for name in shown}
+        return [*before, *steps_of(self.source, self.roles, self.request.spec, models)]
+
     def _add(
         self,
         name: str,
@@ -236,6 +247,7 @@ class Contest:
             floor=noise_floor(self.contestants), notes=[*self.notes, *straddling(request, source.data)],
         )  # fmt: skip
         best, first = comparison.best.name, source.config.seed
+        comparison = comparison.model_copy(update={"chain": self.chain(best)})
         further = [first + number for number in range(1, seeds)] if len(self.asked) == 1 else []
         made = self.made.get((first, best))
         return Outcome(

@@ -98,7 +98,7 @@ def _hidden_knowledge(model: Classifier, roles: Roles, labels: Splits[Array], se
         for role in ("forget", "unseen"):
             found[f"accuracy_{role}_bn"] = accuracy(_logits(restored, getattr(roles, role)), getattr(labels, role))
     if roles.triggered is not None:
-        found["trigger_success"] = accuracy(_logits(model, roles.triggered), _labels(roles.triggered).cpu().numpy())
+        found["trigger_success"] = accuracy_on(model, roles.triggered)
     return found
 
 
@@ -153,7 +153,7 @@ def measure_outputs(
 def _earlier(model: Classifier, earlier: View, seed: int) -> dict[str, float]:
     """Return how much of what earlier requests forgot is there, and how fast it would come back."""
     again = _relearn(model, earlier, seed)
-    known = {"accuracy_earlier": accuracy(_logits(model, earlier), _labels(earlier).cpu().numpy())}
+    known = {"accuracy_earlier": accuracy_on(model, earlier)}
     return known | ({"relearn_earlier": float(again.steps)} if again.reached else {})
 
 
@@ -168,6 +168,11 @@ def _by_class(first: Classifier, roles: Roles, labels: Splits[Array], logits: Sp
     before, after = accuracy(_logits(first, gone), y[lost]), accuracy(z[lost], y[lost])
     right = accuracy(z[kept], y[kept])
     return {"accuracy_kept": right, "h_mean": h_mean(right, before, after)}
+
+
+def accuracy_on(model: Classifier, view: View) -> float:
+    """Return the accuracy of a model on a view with labels, in [0, 1]."""
+    return accuracy(_logits(model, view), _labels(view).cpu().numpy())
 
 
 def _finite(logits: Splits[Array]) -> bool:

@@ -19,7 +19,9 @@ from unlearning.evaluation.catalogue import METRICS
 from unlearning.pipeline.comparison import Comparison, Row
 from unlearning.pipeline.measure import Measured
 from unlearning.pipeline.wording import (
+    CHAIN,
     cell,
+    chain_rows,
     columns,
     conclusion,
     flag_text,
@@ -57,6 +59,7 @@ def write_page(path: Path, name: str, comparison: Comparison, drawn: Sequence[Pl
     sections = [
         Section("Verdict", _lead(comparison), rows=_main_rows(comparison), compact=True),
         _reasons(comparison),
+        _chain(comparison),
         _request(comparison),
         Section("Every metric", _every_text(comparison), rows=_every_row(comparison), folded=True),
         Section("Losses of forgotten and never-seen samples", _LOSSES, plots=losses),
@@ -113,6 +116,11 @@ def _reasons(comparison: Comparison) -> Section | None:
     if not rows:
         return None
     return Section("What the verdicts rest on", rows=[["Model", "Verdict"], *rows])
+
+
+def _chain(comparison: Comparison) -> Section | None:
+    rows = chain_rows(comparison)
+    return Section("Request after request", CHAIN, rows=rows, compact=True) if rows else None
 
 
 def _request(comparison: Comparison) -> Section:

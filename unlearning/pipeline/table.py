@@ -10,7 +10,9 @@ from rich.text import Text
 
 from unlearning.pipeline.comparison import Comparison, Row
 from unlearning.pipeline.wording import (
+    CHAIN,
     cell,
+    chain_rows,
     columns,
     conclusion,
     federation_costs,
@@ -39,6 +41,8 @@ def render_comparison(comparison: Comparison, folder: Path) -> RenderableType:
     ]
     if costs := _federation_costs(comparison):
         parts += [costs, Text()]
+    if chain := chain_rows(comparison):
+        parts += [_grid(chain), Text(CHAIN, style="dim"), Text()]
     parts += [Text(f"Note: {note}", style="yellow") for note in comparison.notes]
     flags = [f"{row.name} ({flag_text(row, comparison.seeds)})" for row in comparison.rows if row.flags]
     parts += [Text(f"Flags: {', '.join(flags)}", style="yellow")] if flags else []
@@ -76,6 +80,16 @@ class _Models:
         if self.comparison.is_judged:
             cells.append(Text(verdict_text(row), style=_VERDICTS.get(row.verdict or "", "")))
         return cells
+
+
+def _grid(rows: list[list[str]]) -> Table:
+    """Return cells, the head first, numbers to the right."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column, head in enumerate(rows[0]):
+        table.add_column(head, justify="left" if column < 2 else "right")
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def _federation_costs(comparison: Comparison) -> Table | None:

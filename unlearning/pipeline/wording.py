@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedsim.report.wording import ABSENT
 from unlearning.api.registry import Where
 from unlearning.evaluation.catalogue import FEDERATION_COSTS, METRICS
-from unlearning.evaluation.metric import Metric
+from unlearning.evaluation.metric import Metric, percent
 from unlearning.pipeline.comparison import Comparison, Row
 
 WHERE: dict[Where, str] = {
@@ -53,6 +53,26 @@ def cell(row: Row, metric: Metric, *, spread: bool = True) -> str:
         text = f"{text.removesuffix(' %')} ± {metric.write(value.high - value.mean)}"
     null = row.null.get(metric.name)
     return text if null is None else f"{text} (alike: {metric.write(null)})"
+
+
+def chain_rows(comparison: Comparison) -> list[list[str]]:
+    """Return a table, its head first, of what is known of each request after each; nothing for a single request."""
+    specs = list({len(step.forgotten): step.spec for step in comparison.chain}.values())
+    if len(specs) < 2:
+        return []
+    rows = []
+    for step in comparison.chain:
+        known = [ABSENT if value is None else percent(value) for value in step.forgotten]
+        after = "before" if step.model == "original" else step.spec
+        rest = [ABSENT] * (len(specs) - len(known))
+        rows.append([after, step.model, *known, *rest, percent(step.retain), percent(step.test)])
+    return [["After", "Model", *specs, "Kept", "Test"], *rows]
+
+
+CHAIN = (
+    "Accuracy on what each request forgot, on what is kept and on the test samples, after each request, first seed. "
+    "What is forgotten stays at the oracle's: above it, it has come back."
+)
 
 
 def verdict_text(row: Row) -> str:

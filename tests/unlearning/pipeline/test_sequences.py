@@ -16,7 +16,9 @@ from tests.tiny_runs import TINY, Cli
 from unlearning.api import registry as methods
 from unlearning.api.registry import Needs, UnlearningConfig, load_unlearning, unlearning
 from unlearning.api.view import View
+from unlearning.pipeline.comparison import read_comparison
 from unlearning.pipeline.forget import parse_forget
+from unlearning.pipeline.measure import accuracy_on
 from unlearning.pipeline.oracle import retrained
 from unlearning.pipeline.roles import roles_of
 from unlearning.pipeline.runner import unlearn
@@ -90,6 +92,33 @@ def test_the_oracle_has_seen_nothing_of_all_requests(copied: Path) -> None:
     assert summary is not None
     assert summary.model_extra is not None
     assert summary.model_extra["source"]["root"] == "tiny"
+
+
+def test_the_chain_tells_what_is_known_of_each_request_after_each(cli: Cli, copied: Path) -> None:
+    """Each model goes on from its own; the figures are those of the models in the folders."""
+    call = ["unlearn", copied, "--method=retrain", "--forget=client=2", "--then=class=4", "--seeds=1", "--name=all"]
+    told = cli(*call)
+    assert told.code == 0, told.err
+    last = copied / "unlearned" / "all-2"
+    chain = read_comparison(last).chain
+    assert [(step.spec, step.model, len(step.forgotten)) for step in chain] == [
+        ("client=2", "original", 1), ("client=2", "oracle", 1), ("class=4", "oracle", 2)
+    ]  # fmt: skip
+    source = open_source(last)
+    whole = open_source(copied).data
+    for step, folder in zip(chain, (copied, copied / "unlearned" / "all", last), strict=True):
+        model = open_source(folder).model
+        for value, rows in zip(step.forgotten, (request.rows for request in source.earlier), strict=False):
+            x = torch.from_numpy(whole.dataset.x_train[rows])
+            view = View(x, torch.from_numpy(whole.dataset.y_train[rows]), whole.dataset.mean, whole.dataset.std)
+            assert value == accuracy_on(model, view)
+    assert chain[-1].forgotten[1] == 0.0  # nobody has seen that class
+    assert "Request after request" in (last / "report.html").read_text()
+    for line in ("before", "client=2", "class=4"):
+        assert any(row.startswith(line) for row in told.out.splitlines())
+    on = unlearn(last, ["finetune"], "client=5").comparison.chain  # goes on from what was delivered
+    assert on[:3] == chain
+    assert [len(step.forgotten) for step in on[3:]] == [3]
 
 
 def test_no_view_holds_what_was_forgotten_before(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
