@@ -35,7 +35,8 @@ class FedNovaClient(Client):
 
     def finish(self, update: Update, extras: Extras) -> Update:
         """Send -lr d_k in place of w_k, and ||a_k||_1."""
-        a = gradient_weight(update.steps, self.config.training.momentum)
+        training = self.config.training
+        a = gradient_weight(update.steps, training.momentum, training.nesterov)
         sent = dict(update.sent)
         for name, start in extras.start.items():
             moved: Tensor = sent[name] - start

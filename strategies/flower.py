@@ -205,7 +205,8 @@ class FlowerServer(Server):
         if self._relative:
             aggregated = self._moved(aggregated, 1)
         tensors = to_tensors(aggregated) | (buffers.result() if self._ours else {})
-        return to_record({n: restore_dtype(tensors[n], dtype) for n, dtype in self._dtypes.items()}), measured
+        restored = {n: restore_dtype(tensors[n], dtype) for n, dtype in self._dtypes.items()}
+        return to_record(self.stepped(server_round, restored)), measured
 
     def _moved(self, arrays: ArrayRecord, sign: int) -> ArrayRecord:
         """Return models less the global one (-1), or differences from it as models again (1), in float64.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
 from fedsim.config.run import RunConfig, TrainingConfig
+from fedsim.config.schedule import require_server_steps
 from fedsim.config.strategy import StrategyConfig
 from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError
@@ -151,6 +152,7 @@ class GeneratingServer(Server):
                 f"model.norm: {name} makes parameters, and no running statistics such as {buffers[0]}; "
                 "use a model without batch norm (model.norm=group or none)"
             )
+        require_server_steps(config.server, name)
         if config.start is not None:
             raise FedsimError(f"start: the models of {name} are generated, and start from no weights; leave it out")
         self.shapes = {name: value.shape for name, value in model.named_parameters()}

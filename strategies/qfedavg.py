@@ -34,7 +34,7 @@ from fedsim.privacy.ledger import Release
 
 
 class QFedAvgConfig(StrategyConfig):
-    """Options of q-FedAvg; the client's learning rate 1 / L is training.lr."""
+    """Options of q-FedAvg; the client's learning rate 1 / L is training.lr, as scheduled."""
 
     q: float = Field(0.1, ge=0)
     """Fairness: 0 is FedAvg, larger weighs clients with a larger loss more."""
@@ -73,12 +73,14 @@ class QFedAvgServer(Server):
         super().__init__(*given)
         self.losses: dict[int, float] = {}
         """F_k(w_t) by client."""
+        self.server_round = 0
+        """t + 1."""
 
     def exchange(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Exchange[tuple[ArrayRecord | None, MetricRecord | None]]:
         """Ask for the losses, then train."""
-        self.losses = {}
+        self.losses, self.server_round = {}, server_round
         for reply in (yield self.messages("query.loss", server_round, arrays, config, grid.get_node_ids())):
             if not reply.has_error():
                 sums = to_tensors(reply.content.array_records[wire.ARRAYS])
@@ -87,7 +89,7 @@ class QFedAvgServer(Server):
 
     def aggregate(self, updates: Iterator[tuple[Tensors, float]]) -> Tensors | None:
         """Return w_(t+1) (algorithm 2, line 7)."""
-        q, scale = self.options(QFedAvgConfig).q, 1 / self.config.training.lr
+        q, scale = self.options(QFedAvgConfig).q, 1 / self.config.training.lr_at(self.server_round)
         moved: dict[str, torch.Tensor] = {}
         buffers, total = WeightedMean(), 0.0
         for tensors, weight in updates:

@@ -61,10 +61,11 @@ class ScaffoldClient(Client):
     def finish(self, update: Update, extras: Extras) -> Update:
         """Keep c_k+, send c_k+ - c_k, and count as much as any other client."""
         training = self.config.training
-        steps = gradient_weight(update.steps, training.momentum)
+        steps = gradient_weight(update.steps, training.momentum, training.nesterov)
+        lr = training.lr_at(int(extras.server_round))
         kept, changes = {}, {}
         for name, x in extras.start.items():
-            control, k_lr = _CONTROL + name, (training.lr * steps).to(x).view(-1, *[1] * x.dim())
+            control, k_lr = _CONTROL + name, (lr * steps).to(x).view(-1, *[1] * x.dim())
             gradient = (x - update.sent[name]) / k_lr
             # A client that took no step has nothing to tell.
             changes[control] = torch.where(k_lr > 0, gradient - extras.constants[control], 0.0)

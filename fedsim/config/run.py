@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from fedsim.config.machine import without_machine_settings
+from fedsim.config.schedule import Constant, Schedule, ServerConfig, fitted, named
 from fedsim.config.strategy import StrategyConfig
 from fedsim.data.config import DataConfig, Dirichlet
 from fedsim.models.config import ModelConfig
@@ -19,10 +20,16 @@ from fedsim.privacy.config import PrivacyConfig
 from fedsim.schema import Config
 
 # Sections whose options belong to the name in them, and the name where none is given.
-NAMED_SECTIONS = {"strategy": "fedavg", "model": ModelConfig().name, "data.partition": Dirichlet().name}
+NAMED_SECTIONS = {
+    "strategy": "fedavg", "model": ModelConfig().name, "data.partition": Dirichlet().name,
+    "training.schedule": Constant().name, "server.schedule": Constant().name,
+}  # fmt: skip
 
 
-_CAME_LATER = ("data.folder.", "data.mufac.", "data.mucac.", "data.normalise")
+_CAME_LATER = (
+    "data.folder.", "data.mufac.", "data.mucac.", "data.normalise",
+    "training.schedule.", "training.nesterov", "server.",
+)  # fmt: skip
 """Options that older recipes do not know: at their defaults no recipe has them, so that runs are what they were."""
 
 
@@ -35,14 +42,18 @@ class TrainingConfig(Config):
     """SGD steps instead of passes: each takes the next `batch_size` samples, at most all, of shuffled passes."""
     batch_size: int = Field(10, ge=1)
     """Samples per step; the last batch of an epoch may be smaller."""
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """Started afresh in every round."""
     lr: float = Field(0.1, gt=0)
     """Learning rate."""
+    schedule: Schedule = Constant()
+    """How the learning rate changes over the rounds; options of a schedule, or just its name."""
     momentum: float = Field(0.0, ge=0, lt=1)
     """Of SGD."""
+    nesterov: bool = False
+    """Momentum that looks a step ahead (Nesterov's)."""
     weight_decay: float = Field(0.0, ge=0)
-    """L2 penalty, added to the gradient."""
+    """L2 penalty, added to the gradient; of adamw, what weights shrink by in a step, times lr."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of a client's gradient in one step; none by default."""
     precision: Literal["float32", "float64", "bf16-mixed"] = "float32"
@@ -55,6 +66,21 @@ class TrainingConfig(Config):
     """Train a chunk's clients all at once (always) or one after another (never); auto measures both and records it."""
     chunk: int | None = Field(None, ge=1)
     """Clients per chunk; by default 50 where they train at once, else 5. It fixes the order of all sums."""
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return named(value)
+
+    @model_validator(mode="after")
+    def _can_look_ahead(self) -> TrainingConfig:
+        if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
+            raise ValueError("nesterov: needs optimizer=sgd and a momentum above 0; set training.momentum=0.9")
+        return self
+
+    def lr_at(self, server_round: int) -> float:
+        """Return the learning rate of a round, from 1; outside of rounds, as in personalising, it is `lr`."""
+        return self.lr * self.schedule.factor(server_round)
 
 
 class EngineConfig(Config):
@@ -165,6 +191,8 @@ class RunConfig(Config):
     """Hash of these weights, filled in when the run begins: it goes on from the same ones only."""
     training: TrainingConfig = TrainingConfig()
     """Local training."""
+    server: ServerConfig = ServerConfig()
+    """What the server makes of a round's aggregate."""
     engine: EngineConfig = EngineConfig()
     """Execution; changes no result."""
     faults: FaultsConfig = FaultsConfig()
@@ -188,6 +216,14 @@ class RunConfig(Config):
             least = stages.count if stages.rounds is None else share * (stages.count - 1) + 1
             raise ValueError(f"{stages.count} stages need rounds={least} or more, got {rounds}; lower stages.count")
         return value.model_copy(update={"stages": stages.model_copy(update={"rounds": share})})
+
+    @field_validator("training", "server")
+    @classmethod
+    def _schedules_end(
+        cls, value: TrainingConfig | ServerConfig, info: ValidationInfo
+    ) -> TrainingConfig | ServerConfig:
+        schedule = fitted(value.schedule, info.data.get("rounds"))
+        return value if schedule is value.schedule else value.model_copy(update={"schedule": schedule})
 
     @field_validator("name")
     @classmethod
@@ -267,13 +303,13 @@ class RunConfig(Config):
         dumped = dict(flatten(self.model_dump(mode="json", exclude=elsewhere)))
         if self.engine.lost_chunks == "drop":  # clients may be missing that would not be elsewhere
             dumped["engine.lost_chunks"] = "drop"
-        parts = {"data": DataConfig(), "training": TrainingConfig()}
+        parts = {"data": DataConfig(), "training": TrainingConfig(), "server": ServerConfig()}
         default = dict(flatten({name: part.model_dump(mode="json") for name, part in parts.items()}))
         return {
             key: value
             for key, value in dumped.items()
             if key not in ("data.name", "data.root", "data.csv.test", "history.quota_mb", "start")
-            and not (key.startswith(_CAME_LATER) and value == default[key])
+            and not (key.startswith(_CAME_LATER) and key in default and value == default[key])
         }
 
     def to_yaml(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -207,7 +208,16 @@ class Server(Strategy):
         # Chunks send the means of integers, such as BatchNorm's counter, unrounded.
         like = self.initial()
         measured = MetricRecord({**metrics.result(), **self.measured})
-        return to_record({name: restore_dtype(aggregated[name], like[name].dtype) for name in like}), measured
+        restored = {name: restore_dtype(aggregated[name], like[name].dtype) for name in like}
+        return to_record(self.stepped(server_round, restored)), measured
+
+    def stepped(self, server_round: int, aggregated: Tensors) -> Tensors:
+        """Return w + lr (aggregated - w) for the parameters of a round, lr that of `server.*`; the rest is as it is."""
+        lr = self.config.server.lr_at(server_round)
+        if lr == 1:
+            return aggregated
+        params = self.split(aggregated).params
+        return aggregated | {n: torch.lerp(self.current[n].to(value), value, lr) for n, value in params.items()}
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return the unweighted mean over clients of each of their metrics."""

@@ -98,7 +98,7 @@ class PrivateSteps:
         coins = [self.secrets.coins("poisson batches", *address) for address in addresses]
         plan = plan_poisson(jobs, coins, steps=steps.tolist(), batch_size=config.batch_size, data=data)
         trained = [name for name in state.params if phase.trains(name)]
-        optimizer = Optimizer(config, {name: state.params[name] for name in trained})
+        optimizer = Optimizer(config, {name: state.params[name] for name in trained}, server_round)
         floats = sum(state.params[name][0].numel() for name in trained) * plan.index.shape[2]
         clipped_sums = clipped_gradient_sums(
             phase, extras, self.privacy.max_grad_norm, lanes=_GRADIENT_FLOATS // floats

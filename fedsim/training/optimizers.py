@@ -17,11 +17,16 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
 
 
 class Optimizer:
-    """SGD or Adam with state shaped like the parameters, so that any slice of clients can take its step."""
+    """SGD, Adam or AdamW, its state shaped like the parameters, so that any slice of clients can take its step.
 
-    def __init__(self, config: TrainingConfig, params: Tensors) -> None:
-        self.config = config
-        slots = {"sgd": ("momentum",) if config.momentum else (), "adam": ("mean", "square")}[config.optimizer]
+    Outside of rounds the learning rate is that of the configuration, in one what its schedule makes of it.
+    """
+
+    def __init__(self, config: TrainingConfig, params: Tensors, server_round: int = 0) -> None:
+        self.config, self.lr = config, config.lr_at(server_round)
+        slots: tuple[str, ...] = ("mean", "square")
+        if config.optimizer == "sgd":
+            slots = ("momentum",) if config.momentum else ()
         self.state = {slot: {name: torch.zeros_like(value) for name, value in params.items()} for slot in slots}
 
     @torch.no_grad()
@@ -33,12 +38,14 @@ class Optimizer:
             # A zero buffer makes the first step's momentum the gradient itself, as in torch.optim.SGD.
             momenta: list[Tensor | None] = [state["momentum"][n] if config.momentum else None for n in params]
             sgd(values, list(grads), momenta, foreach=True, weight_decay=config.weight_decay,
-                momentum=config.momentum, lr=config.lr, dampening=0.0, nesterov=False, maximize=False)  # fmt: skip
+                momentum=config.momentum, lr=self.lr, dampening=0.0, nesterov=config.nesterov,
+                maximize=False)  # fmt: skip
         else:
             means, squares = ([state[slot][name] for name in params] for slot in ("mean", "square"))
             counters = [torch.tensor(float(number)) for _ in values]
             adam(values, list(grads), means, squares, [], counters, foreach=True, amsgrad=False, maximize=False,
-                 beta1=_BETA1, beta2=_BETA2, eps=_EPSILON, lr=config.lr, weight_decay=config.weight_decay)  # fmt: skip
+                 beta1=_BETA1, beta2=_BETA2, eps=_EPSILON, lr=self.lr, weight_decay=config.weight_decay,
+                 decoupled_weight_decay=config.optimizer == "adamw")  # fmt: skip
 
 
 def clip(grads: Sequence[Tensor], max_norm: float, objectives: Sequence[str] = ()) -> list[Tensor]:
@@ -63,10 +70,13 @@ def require_sgd(config: RunConfig) -> None:
         raise FedsimError(f"training.optimizer: {name} reads gradients off the steps of SGD; set sgd, got {got}")
 
 
-def gradient_weight(steps: Tensor, momentum: float) -> Tensor:
+def gradient_weight(steps: Tensor, momentum: float, nesterov: bool = False) -> Tensor:
     """Return how often SGD applies its gradients in `steps` steps, float64: sum_i (1 - momentum^i) / (1 - momentum).
 
     It is the number of steps without momentum, and up to 1 / (1 - momentum) times that with it (arXiv:2007.07481).
+    Nesterov's momentum applies each gradient once more than that: step i is the (i + 1)-th of the sum.
     """
     steps = steps.double()
+    if nesterov:
+        return gradient_weight(steps + 1, momentum) - 1
     return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)

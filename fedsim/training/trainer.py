@@ -96,7 +96,7 @@ class Trainer:
                     measured, *taken = self.private.run(phase, number, state, extras, jobs, server_round, self.data)
                 else:
                     feed = feeder.feed(phase, server_round, number, state, extras)
-                    measured = self._run_phase(phase, state, extras, feed)
+                    measured = self._run_phase(phase, state, extras, feed, server_round)
                     taken = [feed.plan.steps, feed.samples, feed.plan.counts.sum(0)]
                     if phase.audit is not None:
                         audits.append((phase.audit, feed.annotated))
@@ -108,11 +108,11 @@ class Trainer:
             lanes, state, extras, metrics, steps.sum(1).to(self.data.x.device, torch.float32), samples, drawn, audits
         )
 
-    def _run_phase(self, phase: Phase, state: State, extras: Extras, feed: Feed) -> Tensors:
+    def _run_phase(self, phase: Phase, state: State, extras: Extras, feed: Feed, server_round: int) -> Tensors:
         """Take the steps of one phase, writing to `state`; returns the mean of each metric, (clients,), NaN if none."""
         device, plan = self.data.x.device, feed.plan
         trained = [name for name in state.params if phase.trains(name)]
-        optimizer = Optimizer(self.config, {name: state.params[name] for name in trained})
+        optimizer = Optimizer(self.config, {name: state.params[name] for name in trained}, server_round)
         together = plan.counts.shape[1] > 1
         step_fn = self._stacked(phase, extras) if together else _single(phase, extras.of(0), self.config.channels_last)
         counts = torch.from_numpy(plan.counts).to(device, torch.float32)

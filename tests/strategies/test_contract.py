@@ -1,5 +1,7 @@
 """What every federated method keeps, whoever wrote it; a new one is tested unasked."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,6 +15,10 @@ from tests.strategies.small_runs import assert_same_bits, begin, finished, halve
 
 METHODS = sorted(describe("strategies"))
 every_method = pytest.mark.parametrize("method", METHODS)
+every_client = pytest.mark.parametrize(
+    "method", {load_strategy(method).client: method for method in reversed(METHODS)}.values()
+)
+"""One method of each client half."""
 
 
 @every_method
@@ -29,6 +35,22 @@ def test_a_run_repeats_and_resumes_to_the_same_bits(method, tmp_path):
         assert_same_bits(resumed.personal(client), whole.personal(client))
 
 
+@every_client
+def test_rounds_take_the_learning_rate_of_their_schedule(method, tmp_path):
+    """The second round of a schedule is that of a constant rate of its height, to the bit."""
+    plain = {"rounds": 2, "cohort": 3, "training.momentum": 0}
+    scheduled = begin(method, plain | {"training.schedule": {"name": "steps", "at": [1], "multiply": 0.5}})
+    scheduled.advance(1)
+    scheduled.simulation.checkpoint(scheduled.state, scheduled.engine).save(tmp_path)
+    scheduled.advance(1)
+    low = plain | {"training.lr": 0.05}
+    recipe = begin(method, low).simulation.config.recipe()
+    constant = begin(method, low, replace(load_latest(tmp_path), recipe=recipe))
+    constant.advance(1)
+    assert_same_bits(scheduled.tensors, constant.tensors)
+    assert_same_bits(scheduled.state.server[0], constant.state.server[0])
+
+
 def recorded_and_called(method, monkeypatch):
     """Return a run whose steps are all recorded at once, and the same with every step called."""
     together = {"model.dropout": 0.3, "training.vectorize": "always", "training.chunk": 4, "rounds": 2}
@@ -40,7 +62,7 @@ def recorded_and_called(method, monkeypatch):
     return recorded, called
 
 
-@pytest.mark.parametrize("method", {load_strategy(method).client: method for method in reversed(METHODS)}.values())
+@every_client
 def test_recorded_steps_come_to_the_bits_of_those_called(method, monkeypatch):
     recorded, called = recorded_and_called(method, monkeypatch)
     assert_same_bits(recorded.tensors, called.tensors)
