@@ -22,7 +22,8 @@ from torch import Tensor
 from fedsim.config.resolve import find_config, resolve
 from fedsim.evaluation import TestSet
 from fedsim.flower.records import Tensors
-from fedsim.runs.simulation import Metrics, Simulation
+from fedsim.runs.simulation import Simulation
+from fedsim.runs.state import Metrics
 from strategies.fedloge import realign_global
 
 COLUMNS = ("global", "tail", "masked", "unmasked")

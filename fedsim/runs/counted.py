@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from flwr.app import Message
 
 from fedsim.flower.internals import client_of
-from fedsim.runs.history import HistoryWriter
-from fedsim.runs.progress import Progress
+from fedsim.runs.observers import RoundObserver
 
 _RECORDED = 100  # clients per reason and round, and reasons per round
 
 
 class Counted:
-    """Replies on their way to the strategy, counted, and kept where there is a history."""
+    """Replies on their way to the strategy, counted, and shown to observers."""
 
-    def __init__(self, progress: Progress, history: HistoryWriter | None) -> None:
-        self._progress, self._history = progress, history
+    def __init__(self, observers: Sequence[RoundObserver]) -> None:
+        self._observers = observers
         self.good = 0
         """Good replies of the newest wave."""
         self.heard = 0
@@ -36,10 +35,9 @@ class Counted:
                 self._record(client_of(reply.metadata.src_node_id), reply.error.reason or "no reason given")
             else:
                 self.good += 1
-                if self._history is not None:
-                    self._history.add(client_of(reply.metadata.src_node_id), reply.content)
             self.heard += 1
-            self._progress.reply()
+            for observer in self._observers:
+                observer.reply(reply)
             yield reply
 
     def _record(self, client: int, reason: str) -> None:

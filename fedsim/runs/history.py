@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flwr.app import RecordDict
+from flwr.app import Message, RecordDict
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedsim.atomic import fsync, size_on_disk, write_atomically
@@ -21,8 +21,10 @@ from fedsim.config.run import HistoryConfig
 from fedsim.engine.client_state_file import read_records, size_bytes, write_records
 from fedsim.errors import FedsimError, RunFailed
 from fedsim.federated.types import State
+from fedsim.flower.internals import client_of
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.flower.wire import ARRAYS, METRICS, WEIGHT, own_update
+from fedsim.runs.observers import Beginning, RoundObserver
 from fedsim.sealed import seal, sha256, unseal
 
 FOLDER = "history"
@@ -81,7 +83,7 @@ Moved = Callable[[Tensors, Tensors], Tensors]
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
-class HistoryWriter:
+class HistoryWriter(RoundObserver):
     """Keeps the rounds of a run as they end."""
 
     def __init__(self, run: Path, config: HistoryConfig, moved: Moved | None = None) -> None:
@@ -139,6 +141,19 @@ class HistoryWriter:
             digest = self._write(file, update) if self.config.keep == "updates" else None
             share = Participation(weight=weight, norm=norm(moved), sha256=digest)
         self._round.clients[client] = share
+
+    def round_begins(self, beginning: Beginning) -> bool:
+        """Begin a round of a simulation."""
+        return self.begin(beginning.server_round, beginning.cohort, beginning.model, beginning.state.server)
+
+    def reply(self, message: Message) -> None:
+        """Keep a good reply."""
+        if not message.has_error():
+            self.add(client_of(message.metadata.src_node_id), message.content)
+
+    def round_whole(self) -> None:
+        """Put the round in its place."""
+        self.commit()
 
     def commit(self) -> None:
         """Put the round in its place."""

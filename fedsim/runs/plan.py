@@ -26,7 +26,8 @@ from fedsim.federated.exchange import conduct
 from fedsim.federated.sampling import draw_cohort
 from fedsim.flower.records import to_record, to_tensors
 from fedsim.privacy.guarantees import Guarantee, guarantees
-from fedsim.runs.simulation import RunState, Simulation
+from fedsim.runs.simulation import Simulation
+from fedsim.runs.state import RunState
 
 _TRIED_CLIENTS = 50
 _TRIED_ROUNDS = 2

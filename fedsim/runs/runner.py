@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import shlex
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 
@@ -24,29 +20,29 @@ from fedsim.config.run import RunConfig
 from fedsim.data.datasets import load_dataset
 from fedsim.data.federation import FederatedData
 from fedsim.engine.base import Engine
-from fedsim.environment import environment
-from fedsim.errors import ClusterLost, Diverged, FedsimError, InUse, RunFailed, TooFewReplies
-from fedsim.interrupts import checkpoint_wanted, heeding_signals, uninterrupted
+from fedsim.errors import ClusterLost, FedsimError, RunFailed, TooFewReplies
+from fedsim.interrupts import heeding_signals
 from fedsim.models.base import Classifier
 from fedsim.models.portable import describe_in
-from fedsim.paths import expanded
-from fedsim.plugins import plugin_of, short_name
 from fedsim.privacy import ledger
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest, load_model, save_model
 from fedsim.runs.client_scores import FILE as CLIENTS
 from fedsim.runs.client_scores import write_csv
 from fedsim.runs.folder import RunFolder
-from fedsim.runs.frozen import freeze, run_data
-from fedsim.runs.history import HistoryWriter, require_room
+from fedsim.runs.frozen import run_data
+from fedsim.runs.history import require_room
+from fedsim.runs.new_folder import make_folder, reserved
 from fedsim.runs.pictures import write_pictures
 from fedsim.runs.progress import Progress
 from fedsim.runs.relocate import MOVED, relocated
-from fedsim.runs.reserve import held, put_in_place, sweep, temporary_for
+from fedsim.runs.reserve import held
+from fedsim.runs.rounds import disk_cause, run_rounds
 from fedsim.runs.settle import as_given
-from fedsim.runs.simulation import Metrics, RunState, Simulation, described
+from fedsim.runs.simulation import Simulation, described
+from fedsim.runs.state import Metrics, RunState
 from fedsim.runs.summary import newest, write_summary
-from fedsim.runs.watch import Presence, Watch
+from fedsim.runs.watch import divergence
 from fedsim.sealed import seal, sha256
 from fedsim.training.first_model import build_run_model
 
@@ -105,7 +101,7 @@ def run(
 def run_layers(layers: Sequence[Mapping[str, Any]], *, force: bool, progress: Progress | None) -> RunResult:
     """Run the configuration that the layers make, see `fedsim.config.resolve`, in a new run folder."""
     config = resolve(user_settings(), *layers)
-    with _reserved(config, force) as folder:
+    with reserved(config, force) as folder:
         return _begin(folder, Simulation(config, progress))
 
 
@@ -180,7 +176,7 @@ def continue_model(
     require_room(config.history, simulation.server.initial(), config.rounds, config.cohort_size)
     with contextlib.closing(simulation.engine()) as engine:
         state = start(engine)
-        _make_folder(folder, simulation, frozen=True)
+        make_folder(folder, simulation, frozen=True)
         beside(folder)
         simulation.checkpoint(state, engine).save(folder)
         return _finish(folder, simulation, engine, state)
@@ -231,7 +227,7 @@ def _begin(folder: Path, simulation: Simulation, *, pictures: bool = True) -> Ru
     config = simulation.config
     require_room(config.history, simulation.server.initial(), config.rounds, config.cohort_size)
     with contextlib.closing(simulation.engine()) as engine:  # first: it may not be to be had
-        _make_folder(folder, simulation)
+        make_folder(folder, simulation)
         return _finish(folder, simulation, engine, simulation.begin(), pictures=pictures)
 
 
@@ -282,12 +278,12 @@ def _finish(
     go_on = f"fedsim run --resume {shlex.quote(str(folder))}"
     try:
         with heeding_signals():
-            _run_rounds(folder, simulation, engine, state)
+            run_rounds(folder, simulation, engine, state)
         exported = simulation.server.export(state.tensors)
         describe_in(folder, described(simulation.config, simulation.data.dataset))
         save_model(folder / "model.safetensors", exported)
         write_pictures(folder, simulation.server.pictures())
-        astray = simulation.divergence(newest(state.metrics))
+        astray = divergence(newest(state.metrics), simulation.data.dataset)
         write_summary(folder, simulation, state, "diverged" if astray else "finished", astray)
         clients = state.clients
         if clients is None:  # evaluated in a process that was killed after its checkpoint
@@ -303,130 +299,12 @@ def _finish(
     except TooFewReplies as error:
         raise TooFewReplies(f"{error}; {folder} keeps the {state.round} rounds before") from None
     except (OSError, FedsimError, SafetensorError) as error:
-        if (cause := _disk_cause(error)) is None:
+        if (cause := disk_cause(error)) is None:
             raise
         raise RunFailed(f"{folder}: cannot be written ({cause}); free some room, then: {go_on}") from None
     model = build_run_model(simulation.config, simulation.data.dataset)
     model.load_state_dict({name: value.cpu() for name, value in exported.items()})
     return RunResult(folder, simulation.config, state.metrics, newest(state.metrics), model.eval())
-
-
-def _run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> None:
-    config, saved, watch = simulation.config, state.round, Watch(simulation)
-    there = Presence(folder)
-    moved = simulation.worker.client.moved
-    history = HistoryWriter(folder, config.history, moved) if config.history.keep != "none" else None
-    try:
-        if history is not None:
-            history.rewind(state.round)
-            for line in history.damaged()[:_WARNINGS]:
-                simulation.progress.warn(f"{line}, or go on without what needs it")
-        for rest in folder.glob(".*.tmp"):  # of a process that was killed as it wrote
-            rest.unlink()
-        engine.states.spill_to(folder / ".states")
-        (folder / "summary.json").unlink(missing_ok=True)
-        state.ledger.save(folder)
-        state.folder = folder
-        # What was logged after the checkpoint is run, and logged, again.
-        write_atomically(folder / "metrics.jsonl", "".join(map(_line, state.metrics)).encode())
-        simulation.progress.begin(config, simulation.choices | engine.notes, state.round)
-        with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
-            while state.round < config.rounds:
-                there.require(state.round)
-                metrics = simulation.step(state, engine, history)
-                there.require(state.round)
-                log.write(_line(state.metrics[-1]))
-                log.flush()
-                due = state.round % config.checkpoint_every == 0 or state.round == config.rounds
-                if checkpoint_wanted() or due:
-                    simulation.checkpoint(state, engine).save(folder)
-                    state.ledger.save(folder)
-                    saved = state.round
-                simulation.progress.round_done(state.round, metrics)
-                watch.round_done(state.round, metrics)
-    except BaseException as error:
-        there.require(state.round)
-        _leave(folder, simulation, state, engine, saved, error)
-        raise
-    finally:
-        if history is not None:
-            history.discard()
-        simulation.progress.end()
-
-
-def _leave(
-    folder: Path, simulation: Simulation, state: RunState, engine: Engine, saved: int, error: BaseException
-) -> None:
-    """Keep the last whole round of a run that ends early."""
-    interrupted = isinstance(error, KeyboardInterrupt)
-    status = "stopped" if interrupted or isinstance(error, TooFewReplies) else "failed"
-    status = "diverged" if isinstance(error, Diverged) else status
-    engine.states.discard()
-    # The disk may be what failed; the error itself is on its way up.
-    unwritable = (FedsimError, OSError, SafetensorError)
-    with uninterrupted():
-        with contextlib.suppress(*unwritable):
-            if state.round > saved:
-                simulation.checkpoint(state, engine).save(folder)
-                state.ledger.save(folder)
-        with contextlib.suppress(*unwritable):
-            write_summary(folder, simulation, state, status, "interrupted" if interrupted else _text(error))
-
-
-@contextlib.contextmanager
-def _reserved(config: RunConfig, force: bool) -> Iterator[Path]:
-    """Hold the folder of a new run, which nobody else will make meanwhile, having refused one that may not be made."""
-    dataset = Path(config.data.name.partition(":")[2] or config.data.name).stem
-    dataset = short_name(config.data.name) if plugin_of(config.data.name) else dataset
-    name = config.name or f"{short_name(config.strategy.name)}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    first = expanded(config.out) / name
-    sweep(first.parent)
-    if config.name is not None:
-        with held(first, remedy=_ELSEWHERE):
-            _require_free(first, force)
-            yield first
-        return
-    for number in itertools.count(1):  # several runs may begin in one second
-        folder = first if number == 1 else first.with_name(f"{name}-{number}")
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(held(folder, remedy=_ELSEWHERE))
-            except InUse:
-                continue
-            if not folder.exists():
-                yield folder
-                return
-
-
-def _require_free(folder: Path, force: bool) -> None:
-    if folder.exists() and not force:
-        raise FedsimError(f"{folder}: exists already; choose another --name, or replace it with --force")
-    if folder.exists() and not (folder / "config.yaml").is_file():
-        raise FedsimError(f"{folder}: is no run folder, so --force does not replace it; choose another --name")
-
-
-def _make_folder(folder: Path, simulation: Simulation, frozen: bool = False) -> None:
-    """Make a run folder with configuration, environment and partition, whole or not at all; replace an old one.
-
-    `frozen` keeps to the data that the simulation has, whatever the configuration would make of it.
-    """
-    temporary = temporary_for(folder)
-    try:
-        temporary.mkdir(parents=True)
-        write_atomically(temporary / "config.yaml", simulation.config.to_yaml().encode())
-        made_on = environment(simulation.worker.device) | {"data_sha256": simulation.data.content_hash}
-        dataset = simulation.data.dataset
-        counts = simulation.data.partition.label_counts(dataset.strata_train, dataset.num_strata)
-        with (temporary / "partition.npz").open("wb") as file:
-            np.savez_compressed(file, label_counts=counts)
-        if frozen:
-            freeze(temporary, simulation.data)
-        made_on["files"] = {name: sha256(temporary / name) for name in ("config.yaml", "partition.npz")}
-        write_atomically(temporary / "environment.json", seal(json.dumps(made_on, indent=1)))
-        put_in_place(temporary, folder)
-    except (OSError, FedsimError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise FedsimError(f"{folder}: cannot be written ({_disk_cause(error)}); {_ELSEWHERE}") from None
 
 
 def _write_pictures(folder: Path) -> None:
@@ -436,19 +314,3 @@ def _write_pictures(folder: Path) -> None:
     opened = RunFolder.open(folder)
     write_plots(opened)
     write_report([opened], folder / "report.html")
-
-
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row) + "\n"
-
-
-def _text(error: BaseException) -> str:
-    return " ".join(str(error).split()) if isinstance(error, FedsimError) else f"{type(error).__name__}: {error}"
-
-
-def _disk_cause(error: Exception) -> str | None:
-    """Return what the disk has to say, if it was the disk."""
-    if isinstance(error, SafetensorError) and "I/O error" in str(error):
-        return str(error)
-    cause = error.__cause__ if isinstance(error, FedsimError) else error
-    return cause.strerror or str(cause) if isinstance(cause, OSError) else None

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,59 +36,21 @@ from fedsim.models.build import has_batch_coupling
 from fedsim.models.portable import Description
 from fedsim.models.start import start_hash
 from fedsim.paths import expanded
-from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import Checkpoint
 from fedsim.runs.client_scores import ClientScore, noted, spread
 from fedsim.runs.counted import Counted
 from fedsim.runs.doubts import idle_clients, notes
-from fedsim.runs.history import HistoryWriter
+from fedsim.runs.observers import Beginning, RoundObserver, Shown
 from fedsim.runs.privacy_setup import calibrated, central_privacy, inherited_ledger, new_ledger, require_possible
 from fedsim.runs.progress import Progress, Quiet
 from fedsim.runs.settle import require_fitting, require_trainable, settled
-from fedsim.runs.staging import require_stageable, stage_metrics, works_between_rounds
+from fedsim.runs.staging import require_keepable, require_stageable, stage_metrics, works_between_rounds
+from fedsim.runs.state import Metrics, RunState
 from fedsim.training.first_model import first_model
 from fedsim.training.precision import prepare
 
-Metrics = dict[str, float]
-
 _UNDO = "undo the change to its config.yaml, or start a new run"
-_ASTRAY = 100.0  # times the loss of guessing
 _LONG_TAIL = 2.0  # class sizes that differ by less make no "few" and "many"
-
-
-@dataclass
-class RunState:
-    """What changes from round to round, and goes into a checkpoint."""
-
-    tensors: Tensors
-    """The global model."""
-    server: tuple[Tensors, dict[str, Any]]
-    """The server's `state_dict()`."""
-    ledger: Ledger
-    """What clients have shown."""
-    round: int = 0
-    """Rounds done."""
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    """The lines of metrics.jsonl."""
-    failures: int = 0
-    """Client replies lost."""
-    seconds: float = 0.0
-    """Wall time spent in rounds."""
-    scores: dict[str, Score] | None = None
-    """Of every head in the newest evaluation; None before the first one in this process."""
-    clients: list[ClientScore] | None = None
-    """Of every client in the newest evaluation; None likewise."""
-    clip_norm: float | None = None
-    """The clipping norm of the next round, where client-level privacy has one."""
-    folder: Path | None = None
-    """Of the run, whose ledger knows of a round before anything of it is shown."""
-
-    def release(self, server_round: int, cohort: Sequence[int]) -> None:
-        """Enter a round into the ledger before its clients are asked; one run again to the same bits is there."""
-        if not self.ledger.covers_round(server_round):
-            self.ledger.add_round(cohort)
-            if self.folder is not None:
-                self.ledger.journal(self.folder, cohort)
 
 
 class Simulation:
@@ -124,15 +83,7 @@ class Simulation:
         self.server = self.strategy.server(config, model, seen)
         require_trainable(config, self.worker.client, self.server.local_start())
         require_possible(config, model, self.server, self.worker.client)
-        if config.history.keep != "none" and not self.server.one_wave:
-            raise FedsimError(
-                f"history.keep: clients of {self.strategy.name} are sent several messages in a round, and a history "
-                "holds one reply; use none"
-            )
-        if config.history.keep != "none" and works_between_rounds(self.server):
-            raise FedsimError(
-                f"history.keep: the server of {self.strategy.name} works between rounds, unlike a history; use none"
-            )
+        require_keepable(config, self.server)
         config, why_chunks = choose_vectorize(config, self.worker, self.server.local_start(), self.server.constants())
         self.config = self.worker.config = config
         self.server.central = central_privacy(config, self.data)
@@ -176,11 +127,7 @@ class Simulation:
         FedsimError
             If it is of another recipe, or of a version that made other tensors of it.
         """
-        recipe, recorded = self.config.recipe(), dict(renamed(*item) for item in checkpoint.recipe.items())
-        for key in sorted(recipe.keys() | recorded.keys(), key=lambda key: (not key.endswith(".name"), key)):
-            was, now = recorded.get(key), recipe.get(key)
-            if was != now:
-                raise FedsimError(f"{key}: its checkpoint was made with {shown(was)}, not {shown(now)}; {_UNDO}")
+        _require_recipe(self.config.recipe(), checkpoint.recipe)
         shapes = {name: value.shape for name, value in self.server.initial().items()}
         fits = shapes == {name: value.shape for name, value in checkpoint.model.items()}
         try:
@@ -213,42 +160,74 @@ class Simulation:
             state.ledger.rounds,
         )  # fmt: skip
 
-    def step(self, state: RunState, engine: Engine, history: HistoryWriter | None = None) -> Metrics:
-        """Run one round, writing to `state`, and to `history`, once it is whole; returns its metrics.
+    def step(self, state: RunState, engine: Engine, observers: Sequence[RoundObserver] = ()) -> Metrics:
+        """Run one round, writing to `state` once it is whole; returns its metrics. `observers` are told of it.
 
         Raises
         ------
         TooFewReplies
             If too many clients failed; but for its ledger, `state` is as it was.
         """
-        config, server_round = self.config, state.round + 1
-        begun = time.perf_counter()
+        begun, server_round = time.perf_counter(), state.round + 1
+        told = [*observers, Shown(self.progress)]
+        replies = Counted(told)
+        message = self._begin_round(server_round, state, engine, told)
+        tensors, metrics = self._train(server_round, state, engine, message, replies)
+        scores, clients, extra = state.scores, state.clients, dict[str, Any]()
+        if self._evaluates(server_round):
+            scores, clients, measured, extra = self._evaluated(server_round, state, tensors, engine)
+            metrics |= measured
+        with uninterrupted():  # the round counts as a whole or not at all
+            for observer in told:
+                observer.round_whole()
+            engine.states.commit()
+            state.tensors, state.server, state.round = tensors, self.server.state_dict(), server_round
+            state.scores, state.clients = scores, clients
+            state.clip_norm = None if self.server.central is None else self.server.central.clip_norm
+            state.failures += replies.failed
+            state.seconds += time.perf_counter() - begun
+            line = {"round": server_round, "time_s": round(state.seconds, 4)}
+            lost = {"failures": replies.failures} if replies.failures else {}
+            measures = {name: value if np.isfinite(value) else None for name, value in metrics.items()}
+            state.metrics.append({**line, "metrics": measures, **extra, **lost})
+        for observer in told:
+            observer.round_done(state, metrics)
+        return metrics
+
+    def _begin_round(
+        self, server_round: int, state: RunState, engine: Engine, observers: Sequence[RoundObserver]
+    ) -> ConfigRecord:
+        """Draw the cohort and enter it into the ledger; returns what all messages of the round say."""
         central = self.server.central
         if central is not None and state.clip_norm is not None:
             central.clip_norm = state.clip_norm
         secrets = None if central is None else central.secrets
-        engine.cohort = drawn = draw_cohort(config, self.data.at(server_round).sizes, server_round, secrets)
-        state.release(server_round, drawn)
-        message = ConfigRecord()
-        if history is not None:
-            model = self.server.split(state.tensors)
-            message[OWN_UPDATES] = history.begin(server_round, engine.cohort, model, state.server)
-        replies = Counted(self.progress, history)
+        cohort = draw_cohort(self.config, self.data.at(server_round).sizes, server_round, secrets)
+        engine.cohort = cohort
+        new = state.release(server_round, cohort)
+        beginning = Beginning(server_round, cohort, self.server.split(state.tensors), state, new)
+        wanted = [observer.round_begins(beginning) for observer in observers]
+        return ConfigRecord({OWN_UPDATES: True} if any(wanted) else {})
+
+    def _train(
+        self, server_round: int, state: RunState, engine: Engine, message: ConfigRecord, replies: Counted
+    ) -> tuple[Tensors, Metrics]:
+        """Return the next global model, and what the clients and the server measured on the way to it."""
+        begun, drawn, central = time.perf_counter(), list(engine.cohort or ()), self.server.central
         start = self.server.prepare_round(server_round, state.tensors, self.progress.working)
         asked = time.perf_counter()
         exchange = self.server.exchange(server_round, to_record(start), message, engine)
         aggregated, measured = conduct(exchange, lambda wave: replies.of(engine.stream(_by_cohort(wave, engine))))
         # A Poisson cohort may be small, or empty, without anybody having failed.
-        needed = config.min_replies if central is None else min(config.min_replies, len(drawn))
+        needed = self.config.min_replies if central is None else min(self.config.min_replies, len(drawn))
         if not replies.heard:
             needed = 0  # a server that has no question in this round
         if replies.good < needed or aggregated is None:
             first = f"; the first failure: {next(iter(replies.failures))}" if replies.failures else ""
             raise TooFewReplies(
                 f"round {server_round}: {replies.good} good replies of {len(drawn)}, "
-                f"but min_replies is {config.min_replies}{first}"
+                f"but min_replies is {self.config.min_replies}{first}"
             )
-        tensors = to_tensors(aggregated, self.worker.device)
         metrics = {f"train/{name}": value for name, value in scalars(measured or {}).items()}
         metrics["train/clients_per_s"] = len(drawn) / (time.perf_counter() - asked)
         if works_between_rounds(self.server):
@@ -257,51 +236,26 @@ class Simulation:
             metrics["train/idle_clients"] = float(idle)
         if replies.failed:
             metrics["train/failures"] = float(replies.failed)
-        scores, clients = state.scores, state.clients
         if central is not None:
             metrics["privacy/next_clip_norm"] = central.clip_norm
-        stages, extra = self.data.stages, dict[str, Any]()
-        stage_ends = stages is not None and stages.ends(server_round)
-        if server_round % config.eval_every == 0 or server_round == config.rounds or stage_ends:
-            scores = self.scores(tensors, server_round)
-            of_clients, clients = self.evaluate_clients(server_round, tensors, engine)
-            metrics |= self._global_metrics(scores) | of_clients
-            if stages is not None and scores:
-                of_stages, extra = stage_metrics(stages, state.metrics, server_round, next(iter(scores.values())))
-                metrics |= of_stages
-        with uninterrupted():  # the round counts as a whole or not at all
-            if history is not None:
-                history.commit()
-            engine.states.commit()
-            state.tensors, state.server, state.round = tensors, self.server.state_dict(), server_round
-            state.scores, state.clients = scores, clients
-            state.clip_norm = None if central is None else central.clip_norm
-            state.failures += replies.failed
-            state.seconds += time.perf_counter() - begun
-            line = {"round": server_round, "time_s": round(state.seconds, 4)}
-            lost = {"failures": replies.failures} if replies.failures else {}
-            measures = {name: value if np.isfinite(value) else None for name, value in metrics.items()}
-            state.metrics.append({**line, "metrics": measures, **extra, **lost})
-        self._report(state, metrics, engine)
-        return metrics
+        return to_tensors(aggregated, self.worker.device), metrics
 
-    def divergence(self, metrics: Mapping[str, float | None]) -> str | None:
-        """Return what shows that training has gone astray in a round of these metrics; None if nothing does.
+    def _evaluates(self, server_round: int) -> bool:
+        stages = self.data.stages
+        last = server_round == self.config.rounds or (stages is not None and stages.ends(server_round))
+        return last or server_round % self.config.eval_every == 0
 
-        Guessing costs ln C nats on C classes, and 1 on numbers, which are learned in units of their deviation.
-        """
-        dataset = self.data.dataset
-        guessing = 1.0 if dataset.is_regression else math.log(max(dataset.num_classes, 2))
-        for name in ("train/loss", "global/loss"):
-            value = metrics.get(name, 0.0)
-            if value is None or not value <= _ASTRAY * guessing:  # a line of metrics.jsonl has null for NaN
-                return f"{name} is {'not a number' if value is None else f'{value:.3g}'}"
-        return None
-
-    def _report(self, state: RunState, metrics: Metrics, engine: Engine) -> None:
-        shown = {"accuracy": "global/accuracy", "clients_per_second": "train/clients_per_s"}
-        numbers = {name: metrics[metric] for name, metric in shown.items() if metric in metrics}
-        engine.report({"round": state.round, "failures": state.failures, **numbers})
+    def _evaluated(
+        self, server_round: int, state: RunState, tensors: Tensors, engine: Engine
+    ) -> tuple[dict[str, Score], list[ClientScore], Metrics, dict[str, Any]]:
+        """Return how heads and clients do, that as metrics, and what else the round's line in metrics.jsonl holds."""
+        scores, stages, extra = self.scores(tensors, server_round), self.data.stages, dict[str, Any]()
+        of_clients, clients = self.evaluate_clients(server_round, tensors, engine)
+        metrics = self._global_metrics(scores) | of_clients
+        if stages is not None and scores:
+            of_stages, extra = stage_metrics(stages, state.metrics, server_round, next(iter(scores.values())))
+            metrics |= of_stages
+        return scores, clients, metrics, extra
 
     def scores(self, tensors: Tensors, server_round: int | None = None) -> dict[str, Score]:
         """Return how every global head does on the test samples of all classes, or of those there by a round."""
@@ -348,6 +302,15 @@ class Simulation:
         measured = conduct(exchange, lambda wave: noted(engine.stream(wave), scores, unseen=unseen))
         engine.trained = trained  # what a method has clients do to be evaluated is no part of the run
         return scalars(measured or {})
+
+
+def _require_recipe(recipe: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another recipe; the first key that differs is named, names of parts before options."""
+    was, now = dict(renamed(*item) for item in recorded.items()), recipe
+    for key in sorted(now.keys() | was.keys(), key=lambda key: (not key.endswith(".name"), key)):
+        if was.get(key) != now.get(key):
+            then, here = shown(was.get(key)), shown(now.get(key))
+            raise FedsimError(f"{key}: its checkpoint was made with {then}, not {here}; {_UNDO}")
 
 
 def _with_start(config: RunConfig) -> RunConfig:

@@ -39,6 +39,26 @@ def works_between_rounds(server: Server) -> bool:
     return type(server).prepare_round is not Server.prepare_round
 
 
+def require_keepable(config: RunConfig, server: Server) -> None:
+    """Refuse a history of rounds that are more than one message and one reply.
+
+    Raises
+    ------
+    FedsimError
+        If the run is to keep one.
+    """
+    if config.history.keep == "none":
+        return
+    name = config.strategy.name
+    if not server.one_wave:
+        raise FedsimError(
+            f"history.keep: clients of {name} are sent several messages in a round, and a history holds one reply; "
+            "use none"
+        )
+    if works_between_rounds(server):
+        raise FedsimError(f"history.keep: the server of {name} works between rounds, unlike a history; use none")
+
+
 def stage_metrics(
     stages: Stages, lines: Sequence[dict[str, Any]], server_round: int, score: Score
 ) -> tuple[dict[str, float], dict[str, Any]]:

@@ -11,8 +11,9 @@ import numpy as np
 from fedsim.atomic import write_atomically
 from fedsim.environment import versions
 from fedsim.runs.pictures import PICTURES
-from fedsim.runs.simulation import Metrics, RunState, Simulation
+from fedsim.runs.simulation import Simulation
 from fedsim.runs.staging import schedule
+from fedsim.runs.state import Metrics, RunState
 from fedsim.sealed import seal, sha256
 
 

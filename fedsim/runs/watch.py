@@ -2,36 +2,67 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
+from fedsim.config.run import RunConfig
+from fedsim.data.datasets import Dataset
 from fedsim.errors import Diverged, RunFailed
-from fedsim.runs.simulation import Metrics, Simulation
+from fedsim.runs.observers import Beginning, RoundObserver
+from fedsim.runs.progress import Progress
+from fedsim.runs.state import Metrics, RunState
+
+_ASTRAY = 100.0  # times the loss of guessing
 
 
-class Watch:
+def divergence(metrics: Mapping[str, float | None], dataset: Dataset) -> str | None:
+    """Return what shows that training has gone astray in a round of these metrics; None if nothing does.
+
+    Guessing costs ln C nats on C classes, and 1 on numbers, which are learned in units of their deviation.
+    """
+    guessing = 1.0 if dataset.is_regression else math.log(max(dataset.num_classes, 2))
+    for name in ("train/loss", "global/loss"):
+        value = metrics.get(name, 0.0)
+        if value is None or not value <= _ASTRAY * guessing:  # a line of metrics.jsonl has null for NaN
+            return f"{name} is {'not a number' if value is None else f'{value:.3g}'}"
+    return None
+
+
+class Watch(RoundObserver):
     """Warns, once, when training goes astray, and stops it if asked to."""
 
-    def __init__(self, simulation: Simulation) -> None:
-        self._simulation, self._warned = simulation, False
+    def __init__(self, config: RunConfig, dataset: Dataset, progress: Progress) -> None:
+        self._config, self._dataset, self._progress = config, dataset, progress
+        self._warned = False
 
-    def round_done(self, server_round: int, metrics: Metrics) -> None:
+    def round_done(self, state: RunState, metrics: Metrics) -> None:
         """Look at a round's metrics."""
-        config, astray = self._simulation.config, self._simulation.divergence(metrics)
+        astray = divergence(metrics, self._dataset)
         if astray is None:
             return
-        told = f"round {server_round}: the run diverges ({astray}); lower training.lr, or the server's step"
-        if config.stop_on_divergence and server_round < config.rounds:
+        told = f"round {state.round}: the run diverges ({astray}); lower training.lr, or the server's step"
+        if self._config.stop_on_divergence and state.round < self._config.rounds:
             raise Diverged(told)
         if not self._warned:
-            self._simulation.progress.warn(told)
+            self._progress.warn(told)
             self._warned = True
 
 
-class Presence:
+class Presence(RoundObserver):
     """Tells when the folder that a run writes to is no longer there under its name."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._was = folder, _identity(folder)
+
+    def round_begins(self, beginning: Beginning) -> bool:
+        """Look before anything is released."""
+        self.require(beginning.state.round)
+        return False
+
+    def round_done(self, state: RunState, metrics: Metrics) -> None:
+        """Look before the round is written."""
+        self.require(state.round)
 
     def require(self, server_round: int) -> None:
         """Refuse to go on where it is not: what is written would be of no use, or part of another run."""

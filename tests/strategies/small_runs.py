@@ -18,7 +18,8 @@ from fedsim.flower.records import Tensors, to_tensors
 from fedsim.models.build import has_batch_coupling
 from fedsim.randomness import generator
 from fedsim.runs.checkpoint import Checkpoint
-from fedsim.runs.simulation import RunState, Simulation
+from fedsim.runs.simulation import Simulation
+from fedsim.runs.state import RunState
 from fedsim.training.batches import plan_batches
 
 BASE: dict[str, Any] = {

@@ -24,7 +24,8 @@ from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest, load_model
 from fedsim.runs.history import KeptRound, Participation, Sent, open_history
 from fedsim.runs.progress import Progress
-from fedsim.runs.simulation import RunState, Simulation
+from fedsim.runs.simulation import Simulation
+from fedsim.runs.state import RunState
 from fedsim.training.first_model import build_run_model
 from unlearning.api.local import LocalWork
 from unlearning.api.needs import Needs
@@ -278,7 +279,7 @@ class Federation:
         self._spent.append(state.ledger)  # it goes on from nothing, and counts these rounds
         with contextlib.closing(simulation.engine()) as engine:
             while state.round < simulation.config.rounds:
-                simulation.step(state, engine, None if record is None else record.writer)
+                simulation.step(state, engine, [] if record is None else [record.writer])
                 self._rounds += 1
                 self._woken += len(engine.cohort or ())
             if record is not None:

@@ -18,7 +18,8 @@ from fedsim.runs.history import FOLDER as HISTORY
 from fedsim.runs.progress import Progress
 from fedsim.runs.reserve import held
 from fedsim.runs.runner import RunResult, continue_model, with_rounds
-from fedsim.runs.simulation import RunState, Simulation
+from fedsim.runs.simulation import Simulation
+from fedsim.runs.state import RunState
 from unlearning.api.federation import global_tensors
 from unlearning.pipeline.deletion import deleted_before
 from unlearning.pipeline.deletions import Deletions, write_deletions

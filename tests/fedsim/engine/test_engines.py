@@ -26,7 +26,8 @@ from fedsim.errors import ClusterLost
 from fedsim.flower.internals import client_of, node_of
 from fedsim.flower.records import to_record
 from fedsim.runs.history import HistoryWriter
-from fedsim.runs.simulation import RunState, Simulation
+from fedsim.runs.simulation import Simulation
+from fedsim.runs.state import RunState
 from tests.fedsim.federated.asking import AskingClient, AskingServer, PatchedWorker
 from tests.strategies.small_runs import assert_same_bits, halves
 
@@ -188,7 +189,7 @@ def run_rounds(sim: Simulation, engine: Engine, history: HistoryWriter | None = 
     """Return the hash of all that a run ends with: model, server, clients' states and metrics."""
     state = sim.begin()
     for _ in range(3):
-        sim.step(state, engine, history)
+        sim.step(state, engine, [] if history is None else [history])
     return fingerprint(state, engine)
 
 

@@ -18,7 +18,8 @@ from fedsim.privacy.accountant import gaussian_epsilon
 from fedsim.privacy.address import Secrets
 from fedsim.privacy.central import UNCLIPPED, CentralPrivacy, clipped_updates, joint_norms
 from fedsim.privacy.config import ClientPrivacyConfig
-from fedsim.runs.simulation import RunState, Simulation
+from fedsim.runs.simulation import Simulation
+from fedsim.runs.state import RunState
 
 START = {"w": torch.zeros(3, 4), "b": torch.zeros(())}
 

@@ -1,0 +1,83 @@
+"""Reserves the folder of a new run, and makes it: whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from fedsim.atomic import write_atomically
+from fedsim.config.run import RunConfig
+from fedsim.environment import environment
+from fedsim.errors import FedsimError, InUse
+from fedsim.paths import expanded
+from fedsim.plugins import plugin_of, short_name
+from fedsim.runs.frozen import freeze
+from fedsim.runs.reserve import held, put_in_place, sweep, temporary_for
+from fedsim.runs.rounds import disk_cause
+from fedsim.runs.simulation import Simulation
+from fedsim.sealed import seal, sha256
+
+_ELSEWHERE = "choose another --out"
+
+
+@contextlib.contextmanager
+def reserved(config: RunConfig, force: bool) -> Iterator[Path]:
+    """Hold the folder of a new run, which nobody else will make meanwhile, having refused one that may not be made."""
+    dataset = Path(config.data.name.partition(":")[2] or config.data.name).stem
+    dataset = short_name(config.data.name) if plugin_of(config.data.name) else dataset
+    name = config.name or f"{short_name(config.strategy.name)}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    first = expanded(config.out) / name
+    sweep(first.parent)
+    if config.name is not None:
+        with held(first, remedy=_ELSEWHERE):
+            _require_free(first, force)
+            yield first
+        return
+    for number in itertools.count(1):  # several runs may begin in one second
+        folder = first if number == 1 else first.with_name(f"{name}-{number}")
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(held(folder, remedy=_ELSEWHERE))
+            except InUse:
+                continue
+            if not folder.exists():
+                yield folder
+                return
+
+
+def _require_free(folder: Path, force: bool) -> None:
+    if folder.exists() and not force:
+        raise FedsimError(f"{folder}: exists already; choose another --name, or replace it with --force")
+    if folder.exists() and not (folder / "config.yaml").is_file():
+        raise FedsimError(f"{folder}: is no run folder, so --force does not replace it; choose another --name")
+
+
+def make_folder(folder: Path, simulation: Simulation, frozen: bool = False) -> None:
+    """Make a run folder with configuration, environment and partition, whole or not at all; replace an old one.
+
+    `frozen` keeps to the data that the simulation has, whatever the configuration would make of it.
+    """
+    temporary = temporary_for(folder)
+    try:
+        temporary.mkdir(parents=True)
+        write_atomically(temporary / "config.yaml", simulation.config.to_yaml().encode())
+        made_on = environment(simulation.worker.device) | {"data_sha256": simulation.data.content_hash}
+        dataset = simulation.data.dataset
+        counts = simulation.data.partition.label_counts(dataset.strata_train, dataset.num_strata)
+        with (temporary / "partition.npz").open("wb") as file:
+            np.savez_compressed(file, label_counts=counts)
+        if frozen:
+            freeze(temporary, simulation.data)
+        made_on["files"] = {name: sha256(temporary / name) for name in ("config.yaml", "partition.npz")}
+        write_atomically(temporary / "environment.json", seal(json.dumps(made_on, indent=1)))
+        put_in_place(temporary, folder)
+    except (OSError, FedsimError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise FedsimError(f"{folder}: cannot be written ({disk_cause(error)}); {_ELSEWHERE}") from None
