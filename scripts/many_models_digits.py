@@ -24,7 +24,6 @@ from unlearning.evaluation.u_lira import u_lira
 from unlearning.pipeline.ensemble import Member, train_members
 from unlearning.pipeline.forget import parse_forget
 from unlearning.pipeline.further import further_models
-from unlearning.pipeline.roles import roles_of
 from unlearning.pipeline.source import open_source
 
 RECIPE = {
@@ -55,9 +54,9 @@ def main(
             fedsim.run(RECIPE, overrides={"out": str(place), "seed": seed}, force=True)
         source = open_source(place / "digits")
         request = parse_forget("canaries=mislabelled", source.data, seed)
-        roles, seeds = roles_of(source, request), range(seed + 1, seed + 1 + models)
+        seeds = range(seed + 1, seed + 1 + models)
         used, begun = cpu_seconds(), time.perf_counter()
-        found = further_models(source, request, roles, seeds, {}, print)
+        found = further_models(source, request, seeds, {}, print)
         print(f"{2 * models} models: {cpu_seconds() - used:.0f} s of CPU, {time.perf_counter() - begun:.0f} s")
         apart = [Member(seed + 10_000 + number, request.rows) for number in range(models)]
         others = [

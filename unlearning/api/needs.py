@@ -19,6 +19,10 @@ class Needs:
     """Derivatives; without, it runs where autograd records nothing."""
     unseen: bool = False
     """Never-seen samples of the forgotten classes, with labels; in the forget view."""
+    attribution: bool = False
+    """What the logits of samples owe to what is to be forgotten, from models of subsets; in both views."""
+    oracle: bool = False
+    """The logits of a retrained model; in both views."""
     synthetic_only: bool = False
     """It is given noise in place of all samples."""
     history: bool = False

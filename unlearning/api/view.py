@@ -29,6 +29,11 @@ class View:
     unseen: View | None = None
     """Beside what is to be forgotten, where a method needs them: never-seen samples of its classes."""
 
+    shift: Tensor | None = None
+    """(N, C) what the logits owe to what is to be forgotten, where a method needs it."""
+    oracle: Tensor | None = None
+    """(N, C) logits of a retrained model, where a method needs them."""
+
     def __len__(self) -> int:
         return len(self.x)
 

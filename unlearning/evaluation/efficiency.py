@@ -20,6 +20,11 @@ METRICS = (
            cost=True),
     Metric("history_mb", "History MB", "stored history that was read", "low", 0, None, "MB", "", "{:.1f}".format,
            cost=True),
+    Metric("models_trained", "Models trained", "further models of the recipe that were trained to make it", "low", 0,
+           None, "models", "their time is not in its own", "{:.0f}".format, cost=True),
+    Metric("break_even", "Pays after", "requests from which on these models cost less than retraining for each", "low",
+           0, None, "requests", "known where they serve other requests too, and the method is quicker than retraining",
+           "{:.0f}".format, cost=True),
     Metric("averaging_error", "Averaging error", "distance of the mean of clients' changes from what their mean "
            "factors make, at its largest", "low", 0, None, "ratio", "over the norm of the former", "{:.1e}".format,
            cost=True),

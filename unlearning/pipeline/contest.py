@@ -24,9 +24,18 @@ from unlearning.pipeline.chain import Step, steps_of
 from unlearning.pipeline.comparison import Comparison, make_rows, noise_floor, read_comparison
 from unlearning.pipeline.entries import Entry
 from unlearning.pipeline.forget import Request, straddling
-from unlearning.pipeline.further import further_models
+from unlearning.pipeline.further import Apply, further_models
+from unlearning.pipeline.guides import Guides
 from unlearning.pipeline.judgement import Contestant, Kind
-from unlearning.pipeline.measure import Measured, measure
+from unlearning.pipeline.measure import (
+    Brief,
+    Measured,
+    brief_of,
+    brief_of_logits,
+    logits_of,
+    measure,
+    measure_outputs,
+)
 from unlearning.pipeline.oracle import FOLDERS, Trained, retrained, training_seconds
 from unlearning.pipeline.outcome import Outcome
 from unlearning.pipeline.privacy import derived_ledger
@@ -66,11 +75,12 @@ class Contest:
         self.notes, self.say, self.progress = notes, say, progress
         self.scratch, self.before = scratch, before
         self.roles = roles_of(source, request)
+        self.guides = Guides(source, request, self.roles, say)
         self.left = source.data.without(request.rows)
         self.made: dict[tuple[int, str], Unlearned] = {}
         """What methods came to, by seed and name."""
         self.contestants: dict[str, Contestant] = {}
-        self.firsts: dict[str, tuple[Classifier, Measured]] = {}
+        self.firsts: dict[str, tuple[Classifier | None, Measured]] = {}
         self.asked = [name for name, entry in entries.items() if entry.kind == "method"]
         self.failed: set[str] = set()
         self.oracle: Path | None = None
@@ -92,7 +102,7 @@ class Contest:
             self._add("oracle", "oracle", trained.model, against, trained.seconds, self._costs_of_all())
             if self.inherited is not None:
                 self.ledgers.setdefault("oracle", Ledger.read(trained.folder))
-        measured = self._measure(original.model, against, floors="original" not in self.firsts)
+        measured = measured_original = self._measure(original.model, against, floors="original" not in self.firsts)
         self._add("original", "original", original.model, measured, original.seconds)
         self.say(
             f"seed {seed}: attacks took {format_duration(measured.seconds)} on the original; as long on each model"
@@ -102,6 +112,10 @@ class Contest:
                 self.made[seed, name] = result
                 measured = self._measure(result.model, against)
                 self._add(name, self.entries[name].kind, result.model, measured, result.seconds, result.costs)
+        for name, logits in self.guides.direct(measured_original.logits).items():
+            rng = generator(self.source.config.seed, "attacks")
+            told = measure_outputs(measured_original.labels, logits, rng, None, against)
+            self._add(name, "baseline", None, told, math.nan)
         references = {
             "constant": constant_predictor(original.model, self.roles.retain),
             "masked": masked_head(original.model, self.roles.forget, self.roles.retain),
@@ -112,19 +126,29 @@ class Contest:
 
     def add_models(self, seeds: Sequence[int]) -> None:
         """Add models of further seeds, of which margins alone are kept."""
-        methods = {
-            name: partial(self._applied, entry)
-            for name, entry in self.entries.items()
-            if name in self.contestants and not entry.method.needs.federation
-        }
+        methods: dict[str, Apply] = {}
+        for name, entry in self.entries.items():
+            if name in self.contestants and not entry.method.needs.federation:
+                self.guides.prepare(entry.method, seeds)
+                methods[name] = partial(self._applied, entry)
+        methods |= {name: partial(self._predicted, name) for name in self.contestants.keys() & self.guides.names}
         for name in self.contestants.keys() & self.entries.keys() - methods.keys():
             self.notes.append(f"{name} works on run folders: its KLOM and U-LiRA are of the seeds alone")
-        found = further_models(self.source, self.request, self.roles, seeds, methods, self.say)
+        found = further_models(self.source, self.request, seeds, methods, self.say)
         for name, models in found.items():
             self.contestants[name].further += models
 
-    def _applied(self, entry: Entry, original: Classifier, seed: int) -> Classifier:
-        return unlearn_with(entry.method, entry.options, original, self.roles, seed).model
+    def _applied(self, entry: Entry, original: Classifier, seed: int) -> Brief | None:
+        made = self._centrally(entry.method, entry.options, original, seed)
+        return brief_of(made.model, self.roles, self.source.config.seed)
+
+    def _predicted(self, name: str, original: Classifier, seed: int) -> Brief | None:
+        logits = self.guides.direct(logits_of(original, self.roles))[name]
+        return brief_of_logits(logits, self.roles, self.source.config.seed)
+
+    def _centrally(self, method: Method, options: UnlearningConfig, model: Classifier, seed: int) -> Unlearned:
+        made = unlearn_with(method, options, model, self.guides.roles_for(method, options, seed), seed)
+        return replace(made, costs={**made.costs, **self.guides.costs(method, made.seconds)})
 
     def tune(self, name: str) -> None:
         """Search for the options of a method."""
@@ -139,7 +163,7 @@ class Contest:
                 with tempfile.TemporaryDirectory(prefix="fedsim-tune-") as left:
                     federation = self._federation(entry.method, original, seed, None)
                     return unlearn_federated(entry.method, options, federation, Path(left)).model
-            return unlearn_with(entry.method, options, original.model, self.roles, seed).model
+            return self._centrally(entry.method, options, original.model, seed).model
 
         found = tune(entry.options, apply, oracle.model, self.roles, seed)
         self.entries = {**self.entries, name: replace(entry, options=found.options)}
@@ -171,7 +195,7 @@ class Contest:
                 federation = self._federation(entry.method, start, seed, record)
                 result = unlearn_federated(entry.method, entry.options, federation, record)
             else:
-                result = unlearn_with(entry.method, entry.options, start.model, self.roles, seed)
+                result = self._centrally(entry.method, entry.options, start.model, seed)
         except Exception as error:
             if isinstance(error, FedsimError) and len(self.asked) == 1 and entry.kind == "method":
                 raise  # it says what is wrong with the request
@@ -218,7 +242,7 @@ class Contest:
         self,
         name: str,
         kind: Kind,
-        model: Classifier,
+        model: Classifier | None,
         measured: Measured,
         seconds: float,
         costs: Mapping[str, float] | None = None,

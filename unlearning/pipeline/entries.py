@@ -71,7 +71,10 @@ def entries_of(
     given = _sorted_options(overrides, names, methods)
     entries, notes = {}, []
     for name, method in methods.items():
-        if (reason := refusal(method, request, history)) is None:
+        reason = refusal(method, request, history)
+        if reason is None and asked == ["all"] and (method.needs.attribution or method.needs.oracle):
+            reason = f"{name} trains further models; ask for it by name"
+        if reason is None:
             asked_for = name in names and (name != _BASELINE or asked != ["all"])
             entries[name] = Entry(
                 method, options_of(method, given[name], request.kind), "method" if asked_for else "baseline"

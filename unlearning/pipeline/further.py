@@ -9,18 +9,17 @@ import numpy as np
 from fedsim.models.base import Classifier
 from unlearning.pipeline.ensemble import IntArray, Kept, Member, Part, train_members
 from unlearning.pipeline.forget import Request
-from unlearning.pipeline.measure import Brief, brief, brief_of
-from unlearning.pipeline.roles import Roles, rows_of_tests
+from unlearning.pipeline.measure import Brief, brief
+from unlearning.pipeline.roles import rows_of_tests
 from unlearning.pipeline.source import Source
 
-Apply = Callable[[Classifier, int], Classifier]
-"""(an original, its seed) -> what a method makes of it."""
+Apply = Callable[[Classifier, int], Brief | None]
+"""(an original, its seed) -> what is known of what a method makes of it."""
 
 
 def further_models(
     source: Source,
     request: Request,
-    roles: Roles,
     seeds: Sequence[int],
     methods: Mapping[str, Apply],
     say: Callable[[str], None],
@@ -32,13 +31,11 @@ def further_models(
     originals = train_members(source, [Member(seed) for seed in seeds], frozenset({"model"}), say, "originals")
     left_out = [Member(seed, request.rows) for seed in seeds]
     oracles = train_members(source, left_out, frozenset(), say, f"oracles without {request.spec}")
-    seed, known = source.config.seed, _Known(source, request)
+    known = _Known(source, request)
     found = {"original": [known(kept) for kept in originals], "oracle": [known(kept) for kept in oracles]}
     for name, apply in methods.items():
         say(f"{name}: applied to {len(originals)} originals more")
-        found[name] = [
-            brief_of(apply(kept.model(source), own), roles, seed) for own, kept in zip(seeds, originals, strict=True)
-        ]
+        found[name] = [apply(kept.model(source), own) for own, kept in zip(seeds, originals, strict=True)]
     return {name: [model for model in models if model is not None] for name, models in found.items()}
 
 

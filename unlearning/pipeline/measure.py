@@ -212,7 +212,16 @@ def brief(
 
 def brief_of(model: Classifier, roles: Roles, seed: int) -> Brief | None:
     """Return what the margins of a model tell; None if its outputs are not finite."""
-    logits: Splits[Array] = Splits(*(_logits(model, view) for view in roles.views))
+    return brief_of_logits(logits_of(model, roles), roles, seed)
+
+
+def logits_of(model: Classifier, roles: Roles) -> Splits[Array]:
+    """Return the logits (n_s, C) of each role s."""
+    return Splits[Array](*(_logits(model, view) for view in roles.views))
+
+
+def brief_of_logits(logits: Splits[Array], roles: Roles, seed: int) -> Brief | None:
+    """Return what logits (n_s, C) of each role s tell; None if they are not finite."""
     if not _finite(logits):
         return None
     labels = {role: _labels(view).cpu().numpy() for role, view in Splits(*roles.views).items()}

@@ -30,7 +30,9 @@ def test_a_model_is_told_alike_by_its_margins_and_by_its_run(copied: Path) -> No
     source = open_source(copied)
     request = parse_forget("client=2", source.data, 0)
     roles = roles_of(source, request)
-    found = further_models(source, request, roles, [0, 1], {"same": lambda model, seed: model}, lambda line: None)
+    found = further_models(
+        source, request, [0, 1], {"same": lambda model, seed: brief_of(model, roles, 0)}, lambda line: None
+    )
     left = source.data.without(request.rows)
     for seed, original, same, oracle in zip((0, 1), found["original"], found["same"], found["oracle"], strict=True):
         runs = [
@@ -62,7 +64,7 @@ def test_many_models_make_klom_u_lira_and_intervals(copied: Path, cli: Cli) -> N
     lines: list[str] = []
     source = open_source(copied)
     request = parse_forget("client=3", source.data, 0)
-    further_models(source, request, roles_of(source, request), [2, 3, 4], {}, lines.append)
+    further_models(source, request, [2, 3, 4], {}, lines.append)
     assert lines[0] == "oracles without client=3: 3 to train, 0 are there"  # originals serve every request
     assert len(list((copied / "unlearned" / MEMBERS).iterdir())) == 9
 

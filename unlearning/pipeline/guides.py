@@ -1,0 +1,201 @@
+"""What some methods are given beside samples: what logits owe to what is to be forgotten, and an oracle's logits.
+
+Both come from further models of the recipe, see `unlearning.pipeline.ensemble`: subset models of seeds that nothing
+else has, the same for every request where units are clients or samples; and oracles of seeds that never judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedsim.data.federation import FederatedData
+from fedsim.errors import FedsimError
+from fedsim.randomness import generator
+from unlearning.api.registry import Method, UnlearningConfig
+from unlearning.api.view import View
+from unlearning.evaluation.report import Splits
+from unlearning.evaluation.scores import Array, Floats
+from unlearning.parts.datamodels import Bools, difference_of_means, draw_masks, fit, ridge, without_offset
+from unlearning.pipeline.ensemble import Ensemble, IntArray, Kept, Member, Part, train_members
+from unlearning.pipeline.forget import Request
+from unlearning.pipeline.roles import Roles, rows_of_tests
+from unlearning.pipeline.source import Source
+
+SUBSETS_APART, ORACLES_APART = 1_000_000, 2_000_000
+"""Added to the run's seed: far from those of comparisons and tunings."""
+_PER_UNIT = 10
+_FEWEST_GROUPS, _MOST_GROUPS = 20, 50
+_JUDGED = 2_000  # samples that penalty and scale are chosen on
+_TOGETHER = 5_000  # outputs that are fitted at once
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Parts of the training data that subset models are trained with or without."""
+
+    rows: list[IntArray]
+    """Of each."""
+    forgotten: IntArray
+    """Those that make up what is to be forgotten."""
+    serves_all: bool
+    """Whether they are the same for other requests."""
+
+    def left_out(self, mask: Bools) -> IntArray:
+        """Return the rows, ascending, of the units that a mask (U,) leaves out."""
+        out = [rows for rows, kept in zip(self.rows, mask, strict=True) if not kept]
+        return np.sort(np.concatenate(out)) if out else np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Shifts:
+    """Delta_F of the samples of each role, (n, C), and what it took to know it."""
+
+    of: Splits[Floats]
+    scale: float
+    costs: dict[str, float]
+
+
+class Guides:
+    """Makes what methods of one request are given, once for all of its seeds."""
+
+    def __init__(self, source: Source, request: Request, roles: Roles, say: Callable[[str], None]) -> None:
+        self.source, self.request, self.roles, self.say = source, request, roles, say
+        self.shifts: dict[str, Shifts] = {}
+        """By method."""
+
+    def prepare(self, method: Method, seeds: Sequence[int]) -> None:
+        """Train the oracles that models of these seeds are matched to, if the method needs some."""
+        if method.needs.oracle:
+            self._oracles(seeds)
+
+    def roles_for(self, method: Method, options: UnlearningConfig, seed: int) -> Roles:
+        """Return the roles with what the method needs in the views of forgotten and kept samples."""
+        roles = self.roles
+        if method.needs.attribution:
+            if method.name not in self.shifts:
+                self.shifts[method.name] = shifts(self.source, self.request, options, self.say)
+            of = self.shifts[method.name].of
+            roles = replace(roles, forget=_with(roles.forget, of.forget), retain=_with(roles.retain, of.retain))
+        if method.needs.oracle:
+            kept = next(iter(self._oracles([seed])))
+            forget, retain = (kept.logits("train", rows) for rows in (self.request.rows, self.request.retain))
+            roles = replace(
+                roles,
+                forget=replace(roles.forget, oracle=_tensor(forget, roles.forget)),
+                retain=replace(roles.retain, oracle=_tensor(retain, roles.retain)),
+            )
+        return roles
+
+    def costs(self, method: Method, seconds: float) -> dict[str, float]:
+        """Return what a method's guides have cost, given the time of the method alone."""
+        if method.name not in self.shifts:
+            return {"models_trained": 1.0} if method.needs.oracle else {}
+        costs = dict(self.shifts[method.name].costs)
+        each = costs.pop("seconds_each")
+        if costs.pop("serves_all") and each > seconds:
+            costs["break_even"] = costs["models_trained"] * each / (each - seconds)
+        return costs
+
+    @property
+    def names(self) -> set[str]:
+        """Those that `direct` returns."""
+        return {f"{name} (direct)" for name in self.shifts}
+
+    def direct(self, logits: Splits[Array]) -> dict[str, Splits[Array]]:
+        """Return by name the logits of a model less what they owe to what is forgotten: predictions, of no model."""
+        found = {}
+        for name, shifted in self.shifts.items():
+            sides = ((np.asarray(getattr(logits, role)), shift) for role, shift in shifted.of.items())
+            found[f"{name} (direct)"] = Splits[Array](*(z - shift for z, shift in sides))
+        return found
+
+    def _oracles(self, seeds: Sequence[int]) -> Ensemble:
+        members = [Member(seed + ORACLES_APART, self.request.rows) for seed in seeds]
+        return train_members(self.source, members, frozenset({"logits"}), self.say, "oracles to match")
+
+
+def units_of(request: Request, data: FederatedData, unit: str, seed: int) -> Units:
+    """Return the units of a request: clients, single samples, or groups of about its size, drawn by `seed`.
+
+    Raises
+    ------
+    FedsimError
+        If what is to be forgotten does not consist of whole units.
+    """
+    if unit == "client" or (unit == "auto" and request.kind == "clients"):
+        rows = [data.partition[client] for client in np.flatnonzero(data.partition.sizes).tolist()]
+        gone = np.array([bool(np.isin(some, request.rows).all()) for some in rows])
+        if sum(len(some) for some, is_gone in zip(rows, gone, strict=True) if is_gone) != len(request.rows):
+            raise FedsimError(f"unit: {request.spec} does not consist of whole clients; use unit=group")
+        return Units(rows, np.flatnonzero(gone), serves_all=True)
+    if unit == "sample":
+        rows = [np.array([row]) for row in np.sort(data.partition.indices)]
+        return Units(rows, np.flatnonzero(np.isin(np.sort(data.partition.indices), request.rows)), serves_all=True)
+    total = len(request.rows) + len(request.retain)
+    groups = min(_MOST_GROUPS, max(_FEWEST_GROUPS, total // len(request.rows)))
+    parts, rng = max(1, round(groups * len(request.rows) / total)), generator(seed, "groups of samples")
+    ours = np.array_split(rng.permutation(request.rows), min(parts, len(request.rows)))
+    others = np.array_split(rng.permutation(request.retain), max(2, min(groups - parts, len(request.retain))))
+    return Units([*ours, *others], np.arange(len(ours)), serves_all=False)
+
+
+def subset_members(source: Source, units: Units, share: float, models: int) -> tuple[Bools, list[Member]]:
+    """Return masks (M, U), and the members that are trained on them; the first ones of more are the same."""
+    seed = source.config.seed
+    masks = np.stack([draw_masks(len(units.rows), share, generator(seed, "subset", m)) for m in range(models)])
+    return masks, [Member(seed + SUBSETS_APART + m, units.left_out(mask)) for m, mask in enumerate(masks)]
+
+
+def shifts(source: Source, request: Request, options: Any, say: Callable[[str], None]) -> Shifts:
+    """Return what the logits of a request's samples owe to it, from subset models as the options have them."""
+    data, seed = source.data, source.config.seed
+    units = units_of(request, data, options.unit, seed)
+    models = options.models or max(_PER_UNIT * len(units.rows), 5)
+    masks, members = subset_members(source, units, options.share, models)
+    if masks[:, units.forgotten].all():
+        raise FedsimError(f"models: none of {models} leaves out what is to be forgotten; use more, or a lower share")
+    ensemble = train_members(
+        source, members, frozenset({"logits"}), say, f"models of subsets of {len(units.rows)} units"
+    )
+    tests = rows_of_tests(data, request, seed)
+    sizes = [len(request.rows), len(request.retain), len(tests.test), len(tests.unseen)]
+    where: list[tuple[Part, IntArray]] = [
+        ("train", np.concatenate([request.rows, request.retain])), ("test", np.concatenate([tests.test, tests.unseen])),
+    ]  # fmt: skip
+    y = np.stack([_outputs(kept, where) for kept in ensemble])
+    classes = y.shape[2]
+    some = np.sort(generator(seed, "judged").permutation(y.shape[1])[:_JUDGED])
+    judged = without_offset(y[:, some].astype(np.float64)).reshape(models, -1)
+    fitted = fit(masks, judged, judged, generator(seed, "folds"))
+    scale = options.scale if options.scale is not None else fitted.scale if options.estimator == "ridge" else 1.0
+    flat, parts = y.reshape(models, -1), []
+    for start in range(0, flat.shape[1], _TOGETHER):
+        part = flat[:, start : start + _TOGETHER].astype(np.float64)
+        model = ridge(masks, part, fitted.penalty) if options.estimator == "ridge" else difference_of_means(masks, part)
+        parts.append(replace(model, scale=scale).shift(units.forgotten))
+    found = np.split(np.concatenate(parts).reshape(-1, classes), np.cumsum(sizes)[:-1])
+    say(f"datamodel: {models} models, penalty {fitted.penalty:.3g}, scale {scale:.2f}")
+    costs = {
+        "models_trained": float(models), "seconds_each": float(np.mean([kept.seconds for kept in ensemble])),
+        "serves_all": float(units.serves_all),
+    }  # fmt: skip
+    return Shifts(Splits(*found), scale, costs)
+
+
+def _outputs(kept: Kept, where: Sequence[tuple[Part, IntArray]]) -> npt.NDArray[np.float32]:
+    """Return the logits (n, C) of all samples that are asked for."""
+    return np.concatenate([kept.logits(part, rows).astype(np.float32) for part, rows in where])
+
+
+def _with(view: View, shift: Floats) -> View:
+    return replace(view, shift=_tensor(shift, view))
+
+
+def _tensor(values: Floats, view: View) -> torch.Tensor:
+    return torch.from_numpy(values).to(view.x.device, view.dtype)
