@@ -48,6 +48,11 @@ def test_what_a_method_does_not_need_it_does_not_read(method):
     )
     if not needs.retain:
         poison = (poison[0], replace(poison[1], x=255 - poison[1].x))
+    for guide in ("attribution", "oracle"):
+        field = {"attribution": "shift", "oracle": "oracle"}[guide]
+        if not getattr(needs, guide):
+            without = tuple(given and replace(given, **{field: None}) for given in without)
+            poison = tuple(replace(given, **{field: getattr(given, field) + 1e9}) for given in poison)
     if not needs.unseen:
         without, poison = ((replace(given[0], unseen=None), given[1]) for given in (without, poison))
     granted = apply(method, model, *without, **short(method))
@@ -101,6 +106,7 @@ def test_any_model_of_the_zoo_is_served_or_refused_in_one_line(method, name, nor
 NOTHING = {
     "bad_teacher": {"epochs": 0},
     "cf_k": {"epochs": 0},
+    "datamodel_matching": {"epochs": 0},
     "finetune": {"epochs": 0},
     "gs_lora": {"epochs": 0},
     "gs_lora_pp": {"epochs": 0},
@@ -112,6 +118,7 @@ NOTHING = {
     "neggrad": {"epochs": 0},
     "neggrad_plus": {"epochs": 0},
     "not": {"epochs": 0, "layers": 0},
+    "oracle_matching": {"epochs": 0},
     "random_labels": {"epochs": 0},
     "salun": {"epochs": 0},
     "scrub": {"epochs": 0},
@@ -128,11 +135,14 @@ def test_a_method_that_is_switched_off_returns_the_model_bit_for_bit(method):
     assert_same_bits(apply(method, model, *views, **NOTHING[method]), model)
 
 
-USES_FORGET = ["bad_teacher", "laf", "laf_r", "modhifi_u", "neggrad", "neggrad_plus", "random_labels", "salun", "ssd"]
+USES_FORGET = [
+    *("bad_teacher", "laf", "laf_r", "modhifi_u", "neggrad", "neggrad_plus", "random_labels", "salun", "ssd"),
+    *("datamodel_matching", "oracle_matching"),
+]
 
 
 @pytest.mark.parametrize("method", USES_FORGET)
 def test_with_nothing_to_forget_the_model_stays_bit_for_bit(method):
     model, (forget, retain) = new_model(norm="batch"), few()
-    nothing = replace(forget, x=forget.x[:0], y=forget.y[:0])
+    nothing = replace(forget, x=forget.x[:0], y=forget.y[:0], shift=forget.shift[:0], oracle=forget.oracle[:0])
     assert_same_bits(apply(method, model, nothing, retain, **short(method)), model)

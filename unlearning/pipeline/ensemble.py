@@ -49,6 +49,7 @@ Keep = Literal["margins", "logits", "model"]
 Part = Literal["train", "test", "unseen"]
 
 _BATCH = 500
+_WORTH_A_PROCESS = 16  # members
 _REPORTS = 10  # lines that tell how far an ensemble is
 
 
@@ -244,9 +245,12 @@ def _trained(config: RunConfig, source: Source, missing: dict[Path, Member], kee
 
 
 def num_processes(config: RunConfig, models: int) -> int:
-    """Return how many processes train so many members: `engine.num_workers`, or all cores; one for a few members."""
+    """Return how many processes train so many members: `engine.num_workers`, or all cores; one for a few members.
+
+    A process takes seconds to begin.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(config.engine.num_workers or cores // config.engine.threads, models // 4))
+    return max(1, min(config.engine.num_workers or cores // config.engine.threads, models // _WORTH_A_PROCESS))
 
 
 _given: list[tuple[RunConfig, FederatedData, frozenset[Keep], torch.device]] = []

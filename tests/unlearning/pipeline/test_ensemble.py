@@ -105,12 +105,12 @@ def test_the_name_of_their_folder_is_no_outcome(copied: Source) -> None:
 def test_processes_are_as_many_as_asked_for(copied: Source) -> None:
     config = copied.config
     asked = config.model_copy(update={"engine": config.engine.model_copy(update={"num_workers": 3})})
-    assert [num_processes(asked, models) for models in (1, 8, 100)] == [1, 2, 3]
+    assert [num_processes(asked, models) for models in (1, 16, 32, 100)] == [1, 1, 2, 3]
 
 
 @pytest.mark.slow  # importing torch in two processes takes seconds
 def test_processes_change_no_bit(copied: Source) -> None:
-    members = [Member(seed) for seed in range(9)]
+    members = [Member(seed) for seed in range(32)]
     two = copied.config.model_copy(update={"engine": copied.config.engine.model_copy(update={"num_workers": 2})})
     many = Source(copied.folder, two, copied.data, copied.device, copied.model, copied.root)
     apart = [without_seconds(kept) for kept in train_members(many, members, frozenset())]
