@@ -80,7 +80,7 @@ class Contest:
         self.made: dict[tuple[int, str], Unlearned] = {}
         """What methods came to, by seed and name."""
         self.contestants: dict[str, Contestant] = {}
-        self.firsts: dict[str, tuple[Classifier | None, Measured]] = {}
+        self.firsts: dict[str, tuple[Classifier, Measured]] = {}
         self.asked = [name for name, entry in entries.items() if entry.kind == "method"]
         self.failed: set[str] = set()
         self.oracle: Path | None = None
@@ -252,7 +252,8 @@ class Contest:
         contestant.runs.append(measured)
         contestant.seconds.append(seconds)
         contestant.costs.append(costs or {})
-        self.firsts.setdefault(name, (model, measured))
+        if model is not None:
+            self.firsts.setdefault(name, (model, measured))
 
     def outcome(self, folder: Path, seeds: int, *, tells_classes: bool = True) -> Outcome:
         """Return all of it, ranked."""
@@ -275,7 +276,7 @@ class Contest:
         further = [first + number for number in range(1, seeds)] if len(self.asked) == 1 else []
         made = self.made.get((first, best))
         return Outcome(
-            folder, comparison, {row.name: self.firsts[row.name] for row in rows}, self.left,
+            folder, comparison, {row.name: self.firsts[row.name] for row in rows if row.name in self.firsts}, self.left,
             further={seed: self.made[seed, best].model for seed in further if (seed, best) in self.made},
             replayed=made.left if made is not None else self.oracle, ledgers=self.ledgers,
         )  # fmt: skip

@@ -38,8 +38,8 @@ class Outcome:
 
     folder: Path
     comparison: Comparison
-    firsts: Mapping[str, tuple[Classifier | None, Measured]]
-    """Every model of the first seed, that of the run itself, and what was measured of it; None of predictions."""
+    firsts: Mapping[str, tuple[Classifier, Measured]]
+    """Every model of the first seed, that of the run itself, and what was measured of it."""
     left: FederatedData
     """What the models may know: the source's data without what was forgotten."""
     further: Mapping[int, Classifier]
@@ -52,13 +52,7 @@ class Outcome:
     @property
     def model(self) -> Classifier:
         """The model of the method asked for; of several, the one nearest to the oracle."""
-        return self.made(self.comparison.best.name)
-
-    def made(self, name: str) -> Classifier:
-        """Return the model of a method."""
-        model = self.firsts[name][0]
-        assert model is not None
-        return model
+        return self.firsts[self.comparison.best.name][0]
 
 
 def write_outcome(outcome: Outcome, source: Source, request: Request, options: Mapping[str, UnlearningConfig]) -> None:
@@ -124,7 +118,7 @@ def _write_models(folder: Path, outcome: Outcome, methods: Sequence[str]) -> Non
     if methods:
         (folder / "models").mkdir()
     for name in methods:
-        save_model(folder / "models" / f"{name}.safetensors", outcome.made(name).state_dict())
+        save_model(folder / "models" / f"{name}.safetensors", outcome.firsts[name][0].state_dict())
         if name in outcome.ledgers:
             outcome.ledgers[name].save(folder / "models", f"{name}.privacy.json")
     if outcome.further:
