@@ -17,11 +17,23 @@ def receipts_command(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     verify: Annotated[bool, typer.Option("--verify", help="Check hashes, chain, signatures and what is gone.")] = False,
     key: Annotated[Path | None, typer.Option(help="Ed25519 public key in PEM that must have signed them.")] = None,
+    finish: Annotated[bool, typer.Option("--finish", help="End a purge that was interrupted.")] = False,
+    sign: Annotated[Path | None, typer.Option(help="With --finish: the key that was to sign the receipt.")] = None,
 ) -> None:
     """List what was deleted from the run in the folder RUN, or check that its receipts are whole."""
     from fedsim.runs.folder import RunFolder
     from unlearning.pipeline import deletions
 
+    def say(line: str) -> None:
+        Screen(soft_wrap=True).print(line, highlight=False, markup=False)
+
+    if sign is not None and not finish:
+        raise FedsimError("--sign: signs the receipt of a purge that --finish ends; add it")
+    if finish:
+        from unlearning.pipeline.deletion import finish as end
+
+        end(run, sign, say)
+        return
     folder = RunFolder.open(run).path
     if key is not None and not verify:
         raise FedsimError("--key: checks signatures, so add --verify")
@@ -34,4 +46,4 @@ def receipts_command(
             for receipt in deletions.read_receipts(folder)
         ]
     for line in lines or ["nothing was deleted from this run"]:
-        Screen(soft_wrap=True).print(line, highlight=False, markup=False)
+        say(line)

@@ -22,6 +22,7 @@ from fedsim.continual import accuracy_matrix
 from fedsim.data.longtail import shot_groups
 from fedsim.errors import FedsimError, nearest
 from fedsim.reading import load_yaml, read_regular, require_regular
+from fedsim.runs import purging
 from fedsim.runs.pictures import PICTURES, read_pictures
 from fedsim.sealed import Damaged, sha256, unseal
 
@@ -128,6 +129,7 @@ class RunFolder:
         """Return the run in the folder `path`, or refuse with one line that says what is wrong with it."""
         folder = Path(path)
         _require_run_folder(folder)
+        purging.require_none(folder)
         config = without_machine_settings(_read_mapping(folder / "config.yaml"))
         environment_file, summary_file = folder / "environment.json", folder / "summary.json"
         environment = _read_mapping(environment_file) if environment_file.exists() else {}

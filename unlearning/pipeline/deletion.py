@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
+from fedsim.atomic import write_atomically
+from fedsim.config.resolve import recorded_config, resolve, user_settings
+from fedsim.config.run import RunConfig
 from fedsim.data.federation import FederatedData
 from fedsim.environment import versions
+from fedsim.errors import FedsimError
+from fedsim.runs import purging
 from fedsim.runs.folder import RunFolder
-from fedsim.sealed import sha256
+from fedsim.runs.frozen import run_data
+from fedsim.runs.reserve import held
+from fedsim.sealed import seal, sha256, unseal
 from unlearning.pipeline import purge
 from unlearning.pipeline.comparison import Comparison
 from unlearning.pipeline.deletions import Asked, Destroyed, Receipt, add_receipt, read_deletions
 from unlearning.pipeline.forget import Request, parse_in_sequence
-from unlearning.pipeline.signing import Signer
-from unlearning.pipeline.source import Source, open_source
+from unlearning.pipeline.signing import Signer, load_signer
+from unlearning.pipeline.source import OUTCOME_NAME, Source, open_source
 
 _EVIDENCE = ("accuracy_forget", "accuracy_retain", "accuracy_test", "mia_auc", "relearn_steps", "probe_forget")
 
@@ -67,14 +76,21 @@ class Deletion:
     def carry_out(
         self, source: Source, left: FederatedData, folder: Path, comparison: Comparison, say: Callable[[str], None]
     ) -> Receipt:
-        """Purge the run of the source in favour of the outcome in `folder`, and write the receipt."""
+        """Purge the run of the source in favour of the outcome in `folder`, and write the receipt.
+
+        What is to be done is written down first, so that `finish` can end what was interrupted.
+        """
+        receipt = self._receipt(source, folder, comparison, purge.plan(source, left, folder))
+        pending = _Pending(receipt=receipt, key=self.signer.fingerprint if self.signer else None)
+        write_atomically(source.root / purging.FILE, seal(pending.model_dump_json(indent=1)))
+        _carry_out(source.root, source.config, left, receipt, self.signer, say)
+        return receipt
+
+    def _receipt(self, source: Source, folder: Path, comparison: Comparison, destroyed: list[Destroyed]) -> Receipt:
         root, best = source.root, comparison.best
-        before = RunFolder.open(root).summary
-        destroyed = purge.plan(source, left, folder)
-        purge.carry_out(source, left, folder, destroyed)
-        told = read_deletions(root)
+        before, told = RunFolder.open(root).summary, read_deletions(root)
         options = RunFolder.open(folder).option(f"unlearn.methods.{best.name}")
-        receipt = Receipt(
+        return Receipt(
             number=len(told.receipts) + 1,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
             run=root.resolve().name,
@@ -84,7 +100,7 @@ class Deletion:
             command=self.command,
             outcome=folder.name,
             model_sha256_before=before and before.model_sha256,
-            model_sha256_after=sha256(root / "model.safetensors"),
+            model_sha256_after=sha256(folder / "model.safetensors"),
             destroyed=destroyed,
             remains=purge.REMAINS,
             verdict=f"{best.verdict}: {best.why}" if best.verdict else "none: --compare retrain judges the model",
@@ -96,7 +112,55 @@ class Deletion:
             versions=versions(),
             previous_sha256=told.receipts[-1] if told.receipts else None,
         )
-        file = add_receipt(root, receipt, self.signer)
-        say(f"deleted: {len(destroyed):,} parts of {root}, {sum(gone.bytes for gone in destroyed) / 1e6:.1f} MB")
-        say(f"receipt: {file}")
-        return receipt
+
+
+class _Pending(BaseModel):
+    """A purge that has begun, as `purging.json` keeps it until it is over."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    receipt: Receipt
+    """As it is to be written in the end."""
+    key: str | None
+    """Fingerprint of the key that is to sign it."""
+
+
+def finish(run: Path, sign: Path | None, say: Callable[[str], None]) -> Receipt:
+    """End a purge that was interrupted; what was asked, measured and planned then is what is done.
+
+    Raises
+    ------
+    FedsimError
+        If there is none, what it left is damaged, or it was to be signed with another key.
+    """
+    signer = None if sign is None else load_signer(sign)
+    file = run / purging.FILE
+    with held(run):
+        try:
+            pending = _Pending.model_validate_json(unseal(file.read_bytes(), required=True))
+        except FileNotFoundError:
+            raise FedsimError(f"{run}: no purge of it was interrupted; leave out --finish") from None
+        except (OSError, ValueError) as error:
+            raise FedsimError(f"{file}: is not what was written ({' '.join(str(error).split())}); restore it") from None
+        if pending.key != (signer.fingerprint if signer else None):
+            remedy = "leave out --sign" if pending.key is None else f"give --sign with the key {pending.key}"
+            raise FedsimError(f"{run}: its purge was begun with another signature; {remedy}")
+        if not re.fullmatch(OUTCOME_NAME, pending.receipt.outcome):
+            raise FedsimError(f"{file}: outcome: is no outcome's name; restore it")
+        config = resolve(user_settings(), recorded_config(run))
+        left = run_data(run / "unlearned" / pending.receipt.outcome, config)
+        _carry_out(run, config, left, pending.receipt, signer, say)
+        return pending.receipt
+
+
+def _carry_out(
+    root: Path, config: RunConfig, left: FederatedData, receipt: Receipt, signer: Signer | None,
+    say: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Do what the receipt says, from the beginning or from where it was left, and write it."""
+    destroyed = receipt.destroyed
+    purge.carry_out(root, config, left, root / "unlearned" / receipt.outcome, destroyed)
+    file = add_receipt(root, receipt, signer)
+    (root / purging.FILE).unlink()
+    say(f"deleted: {len(destroyed):,} parts of {root}, {sum(gone.bytes for gone in destroyed) / 1e6:.1f} MB")
+    say(f"receipt: {file}")

@@ -117,15 +117,16 @@ def add_receipt(run: Path, receipt: Receipt, signer: Signer | None = None) -> Pa
     file = write_atomically(folder / f"{name}.json", content)
     if signer is not None:
         write_atomically(folder / f"{name}.sig", signer.sign(content))
-    ledger = read_deletions(run)
-    write_deletions(
-        run,
-        Deletions(
-            specs=[*ledger.specs, *receipt.request.specs],
-            clients=sorted({*ledger.clients, *receipt.request.clients}),
-            receipts=[*ledger.receipts, hashlib.sha256(content).hexdigest()],
-        ),
-    )
+    ledger, digest = read_deletions(run), hashlib.sha256(content).hexdigest()
+    if digest not in ledger.receipts:  # else it was entered before a purge was interrupted
+        write_deletions(
+            run,
+            Deletions(
+                specs=[*ledger.specs, *receipt.request.specs],
+                clients=sorted({*ledger.clients, *receipt.request.clients}),
+                receipts=[*ledger.receipts, digest],
+            ),
+        )
     signed = f"signed, key {signer.fingerprint}" if signer is not None else "not signed"
     write_page(
         folder / f"{name}.html", f"Receipt of deletion {receipt.number}", receipt.run, _sections(receipt, signed)

@@ -23,7 +23,9 @@ import yaml
 
 from fedsim.atomic import link, size_on_disk, write_atomically
 from fedsim.config.resolve import read_yaml
+from fedsim.config.run import RunConfig
 from fedsim.data.federation import FederatedData
+from fedsim.errors import FedsimError
 from fedsim.privacy.ledger import FILE as LEDGER_FILE
 from fedsim.runs.checkpoint import load_latest, load_model
 from fedsim.runs.folder import RunFolder
@@ -114,19 +116,27 @@ def _knows_nothing(outcome: Path, left: FederatedData) -> bool:
         return False
 
 
-def carry_out(source: Source, left: FederatedData, outcome: Path, destroyed: list[Destroyed]) -> None:
-    """Destroy what was planned, and make the run what the request came to."""
+def carry_out(root: Path, config: RunConfig, left: FederatedData, outcome: Path, destroyed: list[Destroyed]) -> None:
+    """Destroy what was planned, and make the run what the request came to; done twice, it is as done once.
+
+    Raises
+    ------
+    FedsimError
+        If something is to be destroyed that is not in the folder of the run; nothing is destroyed then.
+    """
+    whole = root.resolve()
+    if outside := [gone.path for gone in destroyed if whole not in (whole / gone.path).resolve().parents]:
+        raise FedsimError(f"{root}: a purge of it names {outside[0]}, which is not in it; nothing was destroyed")
     for gone in destroyed:
-        _remove(source.root / gone.path)
+        _remove(root / gone.path)
     for rest in ("history/.*", ".states", ".*.tmp"):  # of processes that were killed
-        for path in source.root.glob(rest):
+        for path in root.glob(rest):
             _remove(path)
-    _become(source, left, outcome)
+    _become(root, config, left, outcome)
 
 
-def _become(source: Source, left: FederatedData, outcome: Path) -> None:
+def _become(root: Path, config: RunConfig, left: FederatedData, outcome: Path) -> None:
     """Put data, model, history and checkpoint of the outcome in the place of the run's."""
-    root = source.root
     freeze(root, left)
     with (root / "partition.npz").open("wb") as file:
         counts = left.partition.label_counts(left.dataset.strata_train, left.dataset.num_strata)
@@ -141,7 +151,7 @@ def _become(source: Source, left: FederatedData, outcome: Path) -> None:
     described[MARK]["source"] = None  # the run itself has taken the place of what it was derived from
     write_atomically(outcome / "config.yaml", yaml.safe_dump(described, sort_keys=False).encode())
     lines = _lines_without_clients(root / "metrics.jsonl")
-    _checkpoint(source, left, outcome, lines)
+    _checkpoint(root, config, left, outcome, lines)
     sums = {name: sha256(root / name) for name in ("partition.npz", "metrics.jsonl") if (root / name).is_file()}
     _change(root / "environment.json", {"data_sha256": left.content_hash}, sums)
     changes = {
@@ -151,19 +161,18 @@ def _become(source: Source, left: FederatedData, outcome: Path) -> None:
     _change(root / "summary.json", changes, sums)
 
 
-def _checkpoint(source: Source, left: FederatedData, outcome: Path, lines: list[dict[str, Any]]) -> None:
+def _checkpoint(root: Path, config: RunConfig, left: FederatedData, outcome: Path, lines: list[dict[str, Any]]) -> None:
     """Leave a checkpoint to go on from: that of the replay, or the model's alone, where it tells the global tensors."""
-    config = source.config
     checkpoint = load_latest(outcome)
     simulation = Simulation(config, data=left)
     if checkpoint is not None and checkpoint.round == config.rounds:
-        dataclasses.replace(checkpoint, recipe=simulation.config.recipe(), metrics=lines).save(source.root)
+        dataclasses.replace(checkpoint, recipe=simulation.config.recipe(), metrics=lines).save(root)
         return
-    tensors = global_tensors(simulation.server, load_model(source.root / "model.safetensors"))
+    tensors = global_tensors(simulation.server, load_model(root / "model.safetensors"))
     if tensors is not None:
         with contextlib.closing(simulation.engine()) as engine:
             state = dataclasses.replace(simulation.begin(), tensors=tensors, round=config.rounds, metrics=lines)
-            simulation.checkpoint(state, engine).save(source.root)
+            simulation.checkpoint(state, engine).save(root)
 
 
 def _lines_without_clients(file: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """A deletion lasts: nothing in the folder gives a contribution back, and no later command looks at what is gone."""
 
+import itertools
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,9 @@ from fedsim.flower.records import Tensors
 from fedsim.runs.checkpoint import load_model
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.history import KeptRound, norm, round_folders
+from fedsim.sealed import seal, unseal
 from tests.tiny_runs import TINY, Cli
+from unlearning.pipeline import deletion, deletions, purge
 from unlearning.pipeline.deletions import read_deletions, read_receipts, verify
 from unlearning.pipeline.oracle import retrained
 from unlearning.pipeline.runner import unlearn
@@ -221,6 +224,88 @@ def test_a_dry_run_lists_and_changes_nothing(cli: Cli, tiny_run: Path, tmp_path:
     assert "checkpoints" in told.out
     assert "partition.npz" in told.out
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _killed_at(monkeypatch: pytest.MonkeyPatch, number: int, work: Callable[[], object]) -> bool:
+    """Whether the work was cut off at its file operation of that number; it is over where it has fewer."""
+    calls = itertools.count()
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(calls) == number:
+                raise _Killed
+            return function(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for module, name in _OPERATIONS:
+            patch.setattr(module, name, counted(getattr(module, name)))
+        try:
+            work()
+        except _Killed:
+            return True
+    return False
+
+
+_OPERATIONS = [
+    (purge, "_remove"), (purge, "freeze"), (purge, "write_atomically"), (purge.shutil, "copyfile"),
+    (deletions, "write_atomically"), (deletions, "write_page"),
+]  # fmt: skip
+
+
+def test_a_purge_that_is_killed_is_told_of_and_ended(
+    cli: Cli, tiny_run: Path, tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is cut off, the command that ends it leaves what an undisturbed one leaves, byte for byte."""
+    begun = shutil.copytree(tiny_run, tmp_path / "begun" / "tiny")
+    with monkeypatch.context() as patch:
+        patch.setattr(deletion, "_carry_out", lambda *arguments: None)  # nothing but the plan is written
+        unlearn(begun, ["finetune"], "client=2", purge=True, name="x")
+
+    def content(run: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    whole = shutil.copytree(begun, tmp_path / "whole" / "tiny")
+    assert cli("receipts", whole, "--finish").code == 0
+    assert "no purge of it was interrupted" in cli("receipts", whole, "--finish").err
+    assert not (whole / "purging.json").exists()
+    for number in range(0, 200, 3):
+        run = shutil.copytree(begun, tmp_path / str(number) / "tiny")
+        if not _killed_at(monkeypatch, number, lambda run=run: deletion.finish(run, None, lambda line: None)):  # type: ignore[misc]
+            break
+        if number == 9:
+            for command in (["show", run], ["unlearn", run, "--method=finetune", "--forget=client=1"]):
+                told = cli(*command)
+                assert (told.code, told.err.count("\n")) == (2, 1)
+                assert f"a purge of it was interrupted, or is going on; fedsim receipts {run} --finish" in told.err
+        assert cli("receipts", run, "--finish").code == 0
+        assert content(run) == content(whole)
+        assert len(verify(run)) == 1
+    assert number > 10
+
+
+def test_a_purge_destroys_nothing_outside_of_its_run(
+    tiny_run: Path, tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "tiny")
+    with monkeypatch.context() as patch:
+        patch.setattr(deletion, "_carry_out", lambda *arguments: None)
+        unlearn(run, ["finetune"], "client=2", purge=True, name="x")
+    file, other = run / "purging.json", tmp_path / "other"
+    other.write_text("of somebody else")
+    pending = deletion._Pending.model_validate_json(unseal(file.read_bytes()))
+    gone = pending.receipt.destroyed[0].model_copy(update={"path": "../other"})
+    receipt = pending.receipt.model_copy(update={"destroyed": [*pending.receipt.destroyed, gone]})
+    file.write_bytes(seal(pending.model_copy(update={"receipt": receipt}).model_dump_json(indent=1)))
+    with pytest.raises(FedsimError, match=r"names \.\./other, which is not in it; nothing was destroyed"):
+        deletion.finish(run, None, lambda line: None)
+    assert other.exists()
+    assert (run / "model.safetensors").exists()
 
 
 def test_receipts_are_chained_and_say_what_was_done(cli: Cli, purged: Path) -> None:
