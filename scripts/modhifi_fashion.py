@@ -83,8 +83,8 @@ class Scores:
         self.layers = editable_layers(model)
         self.sums = [component_sums(model, self.layers, (x for x, _ in view.batches(64, None))) for view in views]
 
-    def fidelity(self, label: int, layer: str, *, centred: bool = False) -> Tensor:
-        """Return s of the class."""
+    def fidelity(self, label: int, layer: str, *, centred: bool = True) -> Tensor:
+        """Return s of the class, of components less their means unless told otherwise."""
         return singleton_fidelity(self.sums[label][layer], centred=centred)
 
     def least(self, label: int, layer: str) -> Tensor:
@@ -99,12 +99,13 @@ class Scores:
     def others(self, label: int, layer: str) -> Tensor:
         """Return s of all other classes' images together."""
         rest = [sums[layer] for other, sums in enumerate(self.sums) if other != label]
-        return singleton_fidelity(sum(rest[1:], rest[0]))
+        return singleton_fidelity(sum(rest[1:], rest[0]), centred=True)
 
-    def contrast(self, label: int, layer: str) -> Tensor:
+    def contrast(self, label: int, layer: str, *, centred: bool = True) -> Tensor:
         """Return s of the class less the mean s of the others."""
-        rest = [self.fidelity(other, layer) for other in range(len(self.sums)) if other != label]
-        return self.fidelity(label, layer) - torch.stack(rest).mean(0)
+        scores = [self.fidelity(other, layer, centred=centred) for other in range(len(self.sums))]
+        rest = [score for other, score in enumerate(scores) if other != label]
+        return scores[label] - torch.stack(rest).mean(0)
 
 
 def edited(model: Classifier, score: Score, label: int, num_layers: int, share: float, per: Per) -> Classifier:
@@ -162,12 +163,13 @@ def run_convolutions(contest: Contest) -> None:
             result = contest.method(f"{head}: ModHiFi-U", label, layers=layers, share=share, per=per)
             rivals: dict[str, Score] = {
                 "random components": contest.random,
+                "s not centred": partial(scores.fidelity, centred=False),
                 "contrast with other classes": scores.contrast,
+                "contrast, not centred": partial(scores.contrast, centred=False),
             }
             if layers == 3:
                 rivals |= {
                     "least s": scores.least, "s of the other classes": scores.others, "α": scores.factor,
-                    "centred s": partial(scores.fidelity, centred=True),
                 }  # fmt: skip
             for name, score in rivals.items():
                 contest.add(f"{head}: {name}", label, edited(model, score, label, layers, share, per))
@@ -191,6 +193,8 @@ def run(seed: int, root: Path | None, ledger: Ledger, networks: list[str]) -> No
     test = rows_of(test, torch.arange(NUM_TEST))
     assert train.y is not None
     for name in networks:
+        if ledger.has(name, "base", seed):  # all rows of a network are added together, when it is done
+            continue
         fit_network, run_edits = NETWORKS[name]
         model, _ = fit_network(train, seed)
         contest = Contest(model, train, test, seed)

@@ -4,7 +4,9 @@ With the class's samples alone, score each component (c, i) of a layer by its fi
 `fedsim.models.fidelity`); for the share p with the highest s:  W_ci ← 0, or W_ci ← −W_ci in nets with layer norm.
 "ModHiFi: Identifying High Fidelity predictive components for Model Modification" (arXiv:2511.19566).
 Differs from the paper: by default the best components of each layer, not of each of its output channels, which costs a
-narrow net more of the other classes.
+narrow net more of the other classes. As in the paper (Appendix D.2), where there is batch norm the scores are of
+components less their means, which it takes out; here the mean is one number for a component, over samples and
+positions, and the paper's formula has one for each position.
 Re-estimating batch norm on kept samples afterwards brings most of the class back.
 """
 
@@ -15,6 +17,7 @@ from pydantic import Field
 
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
+from fedsim.models.build import has_batch_coupling
 from fedsim.models.fidelity import (
     component_sums,
     edit_components,
@@ -36,8 +39,8 @@ class ModHiFiConfig(UnlearningConfig):
     """Layers, counted from the last of the feature extractor, that are edited, never its first; the paper's 12."""
     per: Literal["output", "layer"] = "layer"
     """What the share is of: the components of each output channel, or of the layer."""
-    score: Literal["fidelity", "centred"] = "fidelity"
-    """s, or s of components less their mean."""
+    score: Literal["auto", "fidelity", "centred"] = "auto"
+    """s, or s of components less their mean; auto: the latter where the model has batch norm."""
     edit: Literal["auto", "zero", "negate"] = "auto"
     """auto negates where the model has layer norm and zeroes elsewhere."""
     batch_size: int = Field(64, ge=1)
@@ -53,9 +56,10 @@ def unlearn(
     if not layers:
         raise FedsimError("--method modhifi_u: the model has no convolution and no hidden layer to edit; use neggrad")
     has_layer_norm = any(type(module).__name__ == "LayerNorm" for module in model.modules())
+    centred = config.score == "centred" or (config.score == "auto" and has_batch_coupling(model))
     edit = config.edit if config.edit != "auto" else "negate" if has_layer_norm else "zero"
     sums = component_sums(model, layers, (x for x, _ in forget.batches(config.batch_size, None)))
     for name, total in sums.items():
-        scores = singleton_fidelity(total, centred=config.score == "centred")
+        scores = singleton_fidelity(total, centred=centred)
         edit_components(layers[name], top_components(scores, config.share, config.per), edit)
     return model.eval()

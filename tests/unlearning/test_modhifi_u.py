@@ -22,11 +22,22 @@ def test_exactly_the_best_slices_of_the_listed_layers_become_zero(name, norm, la
     before, after = (net.state_dict()[f"{last}.weight"] for net in (model, result))
     edited = (before != after).flatten(2).any(2) if before.ndim == 4 else before != after
     assert not after[edited].any()
-    scores = singleton_fidelity(component_sums(model, {last: layers[last]}, [forget.all()[0]])[last])
+    sums = component_sums(model, {last: layers[last]}, [forget.all()[0]])[last]
+    scores = singleton_fidelity(sums, centred=norm == "batch")
     rows = ((s, e) for s, e in zip(scores, edited, strict=True)) if per == "output" else [(scores, edited)]
     for s, e in rows:
         assert e.sum() == round(0.1 * s.numel())
         assert s[e].min() >= s[~e].max()
+
+
+def test_scores_are_centred_where_there_is_batch_norm():
+    forget, _ = few()
+    for norm, same in (("batch", "centred"), ("none", "fidelity")):
+        model = new_model(norm=norm)
+        kinds = ("auto", "centred", "fidelity")
+        whole = {kind: apply("modhifi_u", model, forget, None, share=0.1, score=kind) for kind in kinds}
+        assert_same_bits(whole["auto"], whole[same])
+        assert differs(whole["centred"], whole["fidelity"])
 
 
 def test_in_a_net_with_layer_norm_slices_are_negated():
