@@ -27,6 +27,7 @@ from fedsim.randomness import generator
 from unlearning.api.pruner import load_pruner
 from unlearning.api.view import View
 from unlearning.parts.cutting import Corrections, Target, cut
+from unlearning.parts.layer_sums import ask_here
 
 SHAPE = (1, 14, 14)
 NUM_MOMENTS = 1_000
@@ -62,15 +63,13 @@ def run(seed: int, root: Path | None, ledger: Ledger, share: float, cuts: int) -
     ledger.add(table, "not pruned", seed, {"accuracy": base, "flops": 1.0, "parameters": 1.0, "seconds": 1.0})
     inputs, _ = train.all()
 
-    def holders() -> list[tuple[Tensor, ...]]:
-        return [torch.split(inputs[:NUM_MOMENTS], 250)]
-
+    ask = ask_here(model, SHAPE, lambda: [inputs[:NUM_MOMENTS]])
     for method, compensate, batch_norm in product(("modhifi_p", "l1", "l2", "random"), (True, False), (True, False)):
         pruner = load_pruner(method)
         how = Corrections(compensate, batch_norm, cuts)
         options = pruner.config(name=method)
         rng = generator(seed, f"prune-{method}")
-        small = cut(model, SHAPE, pruner, options, Target("flops", share), holders, how, rng)
+        small = cut(model, SHAPE, pruner, options, Target("flops", share), ask, how, rng)
         now = cost(small, positions)
         took = seconds([model, small], inputs[:256])
         row = f"{method}{', compensated' * compensate}{', batch norm' * batch_norm}"

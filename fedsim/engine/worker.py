@@ -17,6 +17,7 @@ from fedsim.engine.inbox import Inbox, Received, Sent, by_broadcast
 from fedsim.engine.personal import read_personal
 from fedsim.engine.reply import Reply, failed
 from fedsim.faults import lost_by, spoil
+from fedsim.federated.client import Client
 from fedsim.federated.queries import Query
 from fedsim.federated.registry import load_strategy
 from fedsim.federated.types import State, Update
@@ -41,9 +42,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 class Worker:
-    """Trains, evaluates and asks clients of one run."""
+    """Trains, evaluates and asks clients of one run; `half` is a client half in place of the method's own."""
 
-    def __init__(self, config: RunConfig, data: FederatedData) -> None:
+    def __init__(self, config: RunConfig, data: FederatedData, half: type[Client] | None = None) -> None:
         torch.set_num_threads(config.engine.threads)
         keep_freed_memory()
         self.config, self.data = config, data
@@ -53,7 +54,7 @@ class Worker:
         dataset = data.dataset
         model = prepare(first_model(config, dataset), config.training, self.device)
         set_matrix_units(config.training)
-        self.client = load_strategy(config.strategy.name).client(config, model)
+        self.client = (half or load_strategy(config.strategy.name).client)(config, model)
         self.train_set = training_data(data, config.data.augment, self.device, model.classifier.weight.dtype)
         self._reads_unlabelled = any("unlabelled" in phase.streams for phase in self.client.phases())
         example = config.privacy.example

@@ -12,6 +12,7 @@ not do, since the norm's shift and running mean would remain. A masked model and
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -279,7 +280,22 @@ class Cost:
     parameters: int
 
 
-def cost(model: Classifier, positions: Mapping[str, int]) -> Cost:
-    """Return the cost of a model, given its `layer_positions`."""
-    flops = sum(2 * model.get_parameter(f"{name}.weight").numel() * times for name, times in positions.items())
-    return Cost(flops, sum(value.numel() for value in model.parameters()))
+def cost(
+    model: Classifier, positions: Mapping[str, int], groups: Mapping[str, Group] | None = None,
+    counts: Mapping[str, int] | None = None,
+) -> Cost:  # fmt: skip
+    """Return the cost of a model, given its `layer_positions`; or, with `counts` of channels by group, once narrowed.
+
+    A group that is not among them keeps all of its channels. No model is made for that.
+    """
+    shapes = {name: list(value.shape) for name, value in model.named_parameters()}
+    for name, count in (counts or {}).items():
+        group = (groups or {})[name]
+        for layer in (*group.producers, *group.norms):
+            for parameter in (f"{layer}.weight", f"{layer}.bias"):
+                if parameter in shapes:
+                    shapes[parameter][0] = count
+        for consumer in group.consumers:
+            shapes[f"{consumer.name}.weight"][1] = count * consumer.inputs_per_channel
+    flops = sum(2 * math.prod(shapes[f"{name}.weight"]) * times for name, times in positions.items())
+    return Cost(flops, sum(map(math.prod, shapes.values())))

@@ -78,13 +78,16 @@ def editable_layers(model: Classifier) -> dict[str, Layer]:
 
 
 def patches(layer: Layer, x: Tensor) -> Tensor:
-    """Return what each kernel slice meets at each position, (M, I, K) float64, from the layer's inputs."""
+    """Return what each kernel slice meets at each position, (M, I, K) float64, from the layer's inputs.
+
+    I is that of the inputs: a narrowed model's may be run through the layers of the whole one.
+    """
     x = x.double()
     if isinstance(layer, nn.Linear):
-        return x.reshape(-1, layer.in_features, 1)
+        return x.reshape(-1, x.shape[-1], 1)
     assert not isinstance(layer.padding, str)
     columns = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # (B, I K, positions)
-    return columns.transpose(1, 2).reshape(-1, layer.in_channels, columns.shape[1] // layer.in_channels)
+    return columns.transpose(1, 2).reshape(-1, x.shape[1], columns.shape[1] // x.shape[1])
 
 
 def slices(layer: Layer) -> Tensor:
@@ -162,7 +165,10 @@ def edit_components(layer: Layer, mask: Tensor, edit: Literal["zero", "negate"])
 
 @dataclass(frozen=True, eq=False)
 class PatchSums:
-    """Second moments of a layer's patches of I components with K weights each, float64; clients' add up."""
+    """Second moments of a layer's patches of I components with K weights each, float64; clients' add up.
+
+    With D = I K inputs per position they take 8 D² bytes: 170 MB for 512 channels and 3x3 kernels.
+    """
 
     gram: Tensor
     """(I K, I K) of u uᵀ."""
@@ -184,29 +190,6 @@ class PatchSums:
         """Return E[u uᵀ], (I K, I K), less the product of the means if `centred`."""
         gram, mean = self.gram / self.count, self.total / self.count
         return gram - torch.outer(mean, mean) if centred else gram
-
-
-@torch.no_grad()
-def patch_sums(model: Classifier, layers: Mapping[str, Layer], batches: Iterable[Tensor]) -> dict[str, PatchSums]:
-    """Return the sums of each layer over inputs (B, *input_shape), the model in evaluation mode; {} of no batch.
-
-    A layer with D = I K inputs per position takes 8 D² bytes: 170 MB for 512 channels and 3x3 kernels.
-    """
-    sums: dict[str, PatchSums] = {}
-
-    def add(name: str, layer: Layer, inputs: tuple[Tensor, ...]) -> None:
-        new = PatchSums.of(patches(layer, inputs[0]))
-        sums[name] = sums[name] + new if name in sums else new
-
-    hooks = [layer.register_forward_pre_hook(partial(add, name)) for name, layer in layers.items()]
-    try:
-        model.eval()
-        for x in batches:
-            model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sums
 
 
 def component_fidelity(moments: Tensor, w: Tensor) -> Tensor:

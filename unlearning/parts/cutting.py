@@ -7,25 +7,29 @@ target in equal ratios, each with moments of the model before it.
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedsim.errors import FedsimError
+from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
 from fedsim.models.channels import Cost, Group, channel_groups, cost, layer_positions, narrowed
-from fedsim.models.fidelity import Layer, PatchSums, compensated, patch_sums
+from fedsim.models.fidelity import PatchSums, compensated
 from unlearning.api.pruner import Pruner, PrunerConfig, PruningTask
-from unlearning.evaluation.batch_norm import re_estimated
+from unlearning.evaluation.batch_norm import batch_norms
+from unlearning.parts.layer_sums import Ask
 
 Quantity = Literal["flops", "params", "keep"]
-Batches = Callable[[], Iterable[Iterable[Tensor]]]
-"""Returns, for each holder of samples, its batches (B, *input_shape)."""
+
+_STILL = 1e-4
+"""Change of means and variances, in variances, that is none."""
 
 
 @dataclass(frozen=True)
@@ -68,21 +72,44 @@ class Corrections:
     """Added to the diagonal in the compensation, in units of its mean."""
 
 
-def moments_of(sums: Mapping[str, PatchSums], groups: Mapping[str, Group]) -> dict[str, Tensor]:
+def moments_of(sums: Tensors, groups: Mapping[str, Group]) -> dict[str, Tensor]:
     """Return the moments of what each consumer reads, less the means where a batch norm takes them out."""
     consumers = {consumer.name: consumer for group in groups.values() for consumer in group.consumers}
-    return {name: sums[name].moments(centred=consumer.batch_norm) for name, consumer in consumers.items()}
+    found = {}
+    for name, consumer in consumers.items():
+        own = PatchSums(sums[f"{name}/gram"], sums[f"{name}/total"], int(sums[f"{name}/count"]))
+        found[name] = own.moments(centred=consumer.batch_norm)
+    return found
 
 
-def summed(model: Classifier, groups: Mapping[str, Group], holders: Iterable[Iterable[Tensor]]) -> dict[str, PatchSums]:
-    """Return the sums over all holders of samples; each one's own sums are all that it would send."""
-    names = {consumer.name for group in groups.values() for consumer in group.consumers}
-    layers: dict[str, Layer] = {name: model.get_submodule(name) for name in sorted(names)}  # type: ignore[misc]
-    total: dict[str, PatchSums] = {}
-    for batches in holders:
-        for name, own in patch_sums(model, layers, batches).items():
-            total[name] = total[name] + own if name in total else own
-    return total
+@torch.no_grad()
+def settled(model: Classifier, ask: Ask) -> Classifier:
+    """Return a copy, in evaluation mode, whose running means and variances are those of what its batch norms get.
+
+    They are of all samples together, normalised by just these means and variances: each answer is right for the norms
+    whose inputs it does not change any more, so that there are at most as many questions as norms.
+    """
+    model = copy.deepcopy(model).eval()
+    kept = set(batch_norms(model))
+    norms = {name: module for name, module in model.named_modules() if module in kept}
+    for _ in norms:
+        sums, moved = ask("norms", model), 0.0
+        for name, module in norms.items():
+            assert isinstance(module, nn.modules.batchnorm._BatchNorm)
+            count, old_mean, old_var = sums[f"{name}/count"], module.running_mean, module.running_var
+            assert old_mean is not None
+            assert old_var is not None
+            mean = sums[f"{name}/total"] / count
+            var = (sums[f"{name}/squares"] / count - mean.square()).clamp_min(0) * count / (count - 1)
+            unit = var + module.eps
+            moved = max(
+                moved, float(((mean - old_mean).square() / unit).max()), float(((var - old_var) / unit).abs().max())
+            )
+            old_mean.copy_(mean)
+            old_var.copy_(var)
+        if moved < _STILL:
+            break
+    return model
 
 
 def kept_channels(order: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -106,7 +133,8 @@ def choose_channels(
     low, high = 0, len(shares) - 1  # costs grow with the share: bisection
     while low < high:
         middle = (low + high + 1) // 2
-        now = cost(narrowed(model, groups, kept_channels(order, float(shares[middle]))), positions)
+        kept = kept_channels(order, float(shares[middle]))
+        now = cost(model, positions, groups, {name: len(channels) for name, channels in kept.items()})
         if (now.flops if target.of == "flops" else now.parameters) <= allowed:
             low = middle
         else:
@@ -133,7 +161,7 @@ def compensate(
 
 def cut(
     model: Classifier, input_shape: tuple[int, ...], pruner: Pruner, options: PrunerConfig, target: Target,
-    holders: Batches | None, how: Corrections, rng: np.random.Generator,
+    ask: Ask | None, how: Corrections, rng: np.random.Generator,
 ) -> Classifier:  # fmt: skip
     """Return a smaller copy of a model, in evaluation mode.
 
@@ -147,8 +175,8 @@ def cut(
         What orders the channels.
     target
         How small; shares are of `model`.
-    holders
-        Gives the samples, holder by holder; None without any.
+    ask
+        Gives sums over samples; None without any.
     how
         What is done with the weights that stay; without samples nothing can be.
     rng
@@ -159,7 +187,7 @@ def cut(
     FedsimError
         If the method needs samples and there are none, or no channel can be removed.
     """
-    if holders is None and pruner.samples:
+    if ask is None and pruner.samples:
         raise FedsimError(f"--data none: {pruner.name} looks at samples; use --data train, --data synthetic or l2")
     positions, model = layer_positions(model, input_shape), model.eval()
     whole = cost(model, positions)
@@ -167,14 +195,14 @@ def cut(
         groups = channel_groups(model, input_shape)
         if not groups:
             raise FedsimError("model.name: this model has no channels that can be removed; use one with hidden layers")
-        moments = {} if holders is None else moments_of(summed(model, groups, holders()), groups)
+        moments = {} if ask is None else moments_of(ask("patches", model), groups)
         order = pruner.order(PruningTask(model, groups, moments), options, rng)
         keep = choose_channels(model, groups, order, target.part(number, how.cuts), whole, positions)
         full = model
-        if how.compensate and holders is not None:
+        if how.compensate and ask is not None:
             full = narrowed(model, groups, {})
             compensate(full, groups, keep, moments, how.ridge)
         model = narrowed(full, groups, keep)
-        if how.batch_norm and holders is not None:
-            model = re_estimated(model, (x for batches in holders() for x in batches))
+        if how.batch_norm and ask is not None:
+            model = settled(model, ask)
     return model.eval()

@@ -10,19 +10,17 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedsim.atomic import write_atomically
 from fedsim.config.resolve import resolve
 from fedsim.config.run import RunConfig
-from fedsim.data.transforms import normalize
 from fedsim.environment import environment, versions
 from fedsim.errors import FedsimError
 from fedsim.evaluation import Score, TestSet
@@ -38,7 +36,8 @@ from fedsim.runs.reserve import held, put_in_place, temporary_for
 from fedsim.runs.simulation import described
 from fedsim.sealed import seal, sha256
 from unlearning.api.pruner import load_pruner
-from unlearning.parts.cutting import Batches, Corrections, Target, cut
+from unlearning.parts.cutting import Corrections, Target, cut
+from unlearning.parts.layer_sums import Ask, ask_clients, ask_here
 from unlearning.pipeline.apply import validated
 from unlearning.pipeline.privacy import ledger_of, promised_to
 from unlearning.pipeline.pruning_record import FILE, Data, Pruning, Size, read_pruning
@@ -47,7 +46,6 @@ from unlearning.pipeline.source import Source, open_source
 FOLDER = "pruned"
 """Where under a run its pruned models are."""
 
-_BATCH = 250
 _REPEATS = 15
 
 
@@ -129,7 +127,7 @@ def prune(
         how, shape = how or Corrections(), source.data.dataset.input_shape
         begun = time.perf_counter()
         small = cut(
-            source.model, shape, pruner, options, goal, _holders(source, data, samples), how,
+            source.model, shape, pruner, options, goal, _asked(source, data, samples), how,
             generator(source.config.seed, f"prune-{method}"),
         )  # fmt: skip
         seconds = time.perf_counter() - begun
@@ -162,28 +160,21 @@ def _require_free(folder: Path, force: bool) -> None:
         raise FedsimError(f"{folder}: exists already; choose another --name, or replace it with --force")
 
 
-def _holders(source: Source, data: Data, samples: int) -> Batches | None:
-    """Return what gives the inputs, client by client."""
+def _asked(source: Source, data: Data, samples: int) -> Ask | None:
+    """Return what gives sums over samples: the clients, by queries, or the server over its own."""
     if data == "none":
         return None
     dataset, seed = source.data.dataset, source.config.seed
-    dtype = source.model.classifier.weight.dtype
-    mean, std = (torch.tensor(values, device=source.device) for values in (dataset.mean, dataset.std))
     if data == "synthetic":
         noise = generator(seed, "prune-noise").standard_normal((samples, *dataset.input_shape), np.float32)
-        inputs = torch.from_numpy(noise).to(source.device, dtype)
-        return lambda: [torch.split(inputs, _BATCH)]
-    sizes = source.data.partition.sizes
-    share = min(1.0, samples / max(1, sizes.sum()))
-
-    def of_client(client: int) -> Iterable[Tensor]:
-        rows = np.asarray(source.data.partition[client])
-        chosen = generator(seed, "prune-samples", client).permutation(rows)[: max(2, round(share * len(rows)))]
-        for some in np.array_split(chosen, -(-len(chosen) // _BATCH)):
-            x = torch.from_numpy(dataset.x_train[np.sort(some)]).to(source.device)
-            yield normalize(x, mean, std).to(dtype)
-
-    return lambda: [of_client(client) for client in np.flatnonzero(sizes).tolist()]
+        inputs = torch.from_numpy(noise).to(source.device, source.model.classifier.weight.dtype)
+        return ask_here(source.model, dataset.input_shape, lambda: [inputs])
+    partition = source.data.partition
+    share, left_out = min(1.0, samples / max(1, len(partition.indices))), []
+    for client, size in enumerate(partition.sizes.tolist()):
+        drawn = generator(seed, "prune-samples", client).permutation(np.asarray(partition[client]))
+        left_out.append(drawn[max(2, round(share * size)) :])
+    return ask_clients(source.config, replace(source.data.without(np.concatenate(left_out)), stages=None))
 
 
 def _measured(source: Source, models: list[Classifier]) -> list[tuple[Size, Score]]:

@@ -48,6 +48,9 @@ def test_masked_is_narrowed(name: str, norm: str | None) -> None:
     }
     x = torch.randn(4, *SHAPE, dtype=torch.float64, generator=draws)
     small, zeroed = narrowed(model, groups, keep), masked(model, groups, keep)
+    positions = layer_positions(model, SHAPE)
+    counts = {name: len(channels) for name, channels in keep.items()}
+    assert cost(model, positions, groups, counts) == cost(small, positions)
     assert (small(x) - zeroed(x)).abs().max() < 1e-12 * zeroed(x).abs().max().clamp_min(1)
     assert (zeroed(x) - model(x)).abs().max() > 1e-6
     again = channel_groups(small, SHAPE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +18,8 @@ from fedsim.models.fidelity import PatchSums, compensated, component_fidelity, r
 from fedsim.randomness import generator
 from unlearning.api.pruner import Pruner, PruningTask, describe_pruners, load_pruner
 from unlearning.modhifi_p import best_place
-from unlearning.parts.cutting import Corrections, Target, choose_channels, cut, moments_of, summed
+from unlearning.parts.cutting import Corrections, Target, cut, moments_of, settled
+from unlearning.parts.layer_sums import ask_here
 
 SHAPE = (2, 8, 8)
 
@@ -35,14 +36,11 @@ def inputs(count: int = 60) -> Tensor:
     return torch.randn(count, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
 
 
-def pooled() -> Iterable[Iterable[Tensor]]:
-    return [torch.split(inputs(), 20)]
-
-
 def cut_by(name: str, model: Classifier, target: str, how: Corrections | None = None) -> Classifier:
     pruner = load_pruner(name)
     options = pruner.config(name=name)
-    return cut(model, SHAPE, pruner, options, Target.parse(target), pooled, how or Corrections(), generator(0, "cut"))
+    ask = ask_here(model, SHAPE, lambda: [inputs()])
+    return cut(model, SHAPE, pruner, options, Target.parse(target), ask, how or Corrections(), generator(0, "cut"))
 
 
 @pytest.mark.parametrize("name", sorted(describe_pruners()))
@@ -50,7 +48,7 @@ def cut_by(name: str, model: Classifier, target: str, how: Corrections | None = 
 def test_the_target_is_met_and_hardly_more_than_that(name: str, of: str) -> None:
     model = model_of("batch", "resnet8")
     positions = layer_positions(model, SHAPE)
-    small = cut_by(name, model, f"{of}=0.5")
+    small = cut_by(name, model, f"{of}=0.5", Corrections(batch_norm=name == "modhifi_p"))
     before, after = cost(model, positions), cost(small, positions)
     share = after.flops / before.flops if of == "flops" else after.parameters / before.parameters
     assert 0.4 < share <= 0.5
@@ -64,23 +62,33 @@ def test_keeping_everything_is_the_same_bits(name: str) -> None:
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in same.state_dict().items())
 
 
-def test_sums_of_clients_are_those_of_all_samples_and_so_is_the_cut() -> None:
-    model, x = model_of("none"), inputs()
-    groups = channel_groups(model, SHAPE)
-    whole = summed(model, groups, [[x]])
-    parts = summed(model, groups, [[x[:7]], [x[7:20], x[20:31]], [x[31:]]])
-    for layer, sums in whole.items():
-        assert (sums.gram - parts[layer].gram).abs().max() <= 1e-10 * sums.gram.abs().max()
-        assert sums.count == parts[layer].count
-    pruner = load_pruner("modhifi_p")
-    tasks = [PruningTask(model, groups, moments_of(sums, groups)) for sums in (whole, parts)]
-    orders = [pruner.order(task, pruner.config(name="modhifi_p"), generator(0, "order")) for task in tasks]
-    positions = layer_positions(model, SHAPE)
-    kept = [
-        choose_channels(model, groups, order, Target("flops", 0.5), cost(model, positions), positions)
-        for order in orders
-    ]
-    assert all(torch.equal(kept[0][name], kept[1][name]) for name in groups)
+def test_settled_batch_norms_pass_on_zero_mean_and_unit_variance() -> None:
+    """Running statistics are those of what each batch norm gets once all of them have theirs, as hooks tell."""
+    model = model_of("batch", "resnet8")
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.add_(0.5)
+            module.running_var.mul_(3.0)
+    questions: list[str] = []
+    ask = ask_here(model, SHAPE, lambda: [inputs()[:25], inputs()[25:]])
+
+    def counted(what: Any, about: Classifier) -> dict[str, Tensor]:
+        questions.append(what)
+        return ask(what, about)
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    calm = settled(model, counted)
+    seen: dict[str, Tensor] = {}
+    norms = {name: module for name, module in calm.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    for name, module in norms.items():
+        module.register_forward_pre_hook(lambda _, x, name=name: seen.__setitem__(name, x[0]))
+    calm(inputs())
+    assert len(questions) <= len(norms) == 9
+    for name, module in norms.items():
+        spread = module.running_var.sqrt()
+        assert ((seen[name].mean((0, 2, 3)) - module.running_mean) / spread).abs().max() < 0.02
+        assert (seen[name].var((0, 2, 3)) / module.running_var - 1).abs().max() < 0.02
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def layer_and_patches(kernel: int) -> tuple[Tensor, Tensor]:
@@ -132,7 +140,7 @@ def test_a_channel_without_signal_goes_first() -> None:
         first.weight[3] *= 50
         first.bias[3] = -1e6
     groups = channel_groups(model, SHAPE)
-    task = PruningTask(model, groups, moments_of(summed(model, groups, pooled()), groups))
+    task = PruningTask(model, groups, moments_of(ask_here(model, SHAPE, lambda: [inputs()])("patches", model), groups))
     for name, goes in (("modhifi_p", True), ("l2", False)):
         pruner: Pruner = load_pruner(name)
         places = pruner.order(task, pruner.config(name=name), generator(0, "order"))["0"]
