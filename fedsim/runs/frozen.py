@@ -15,12 +15,15 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsim.atomic import write_atomically
+from fedsim.config.resolve import recorded_config, resolve
 from fedsim.config.run import RunConfig
 from fedsim.data.canaries import Canaries
 from fedsim.data.datasets import Dataset, load_dataset
 from fedsim.data.federation import FederatedData, federate, stages_of
 from fedsim.data.partition import Partition
 from fedsim.errors import FedsimError
+from fedsim.paths import expanded
+from fedsim.runs.folder import RunFolder
 
 FILE = "federation.npz"
 _PARTS = ("partition", "client_test", "unlabelled")
@@ -38,6 +41,13 @@ def freeze(folder: Path, data: FederatedData) -> None:
         num_classes=np.array(dataset.num_classes), tests_of_train=np.array(data.client_test_source == "train"),
     )  # fmt: skip
     write_atomically(folder / FILE, buffer.getvalue())
+
+
+def write_partition(folder: Path, data: FederatedData) -> None:
+    """Write `partition.npz`: how many samples of each class each client has."""
+    counts = data.partition.label_counts(data.dataset.strata_train, data.dataset.num_strata)
+    with (folder / "partition.npz").open("wb") as file:
+        np.savez_compressed(file, label_counts=counts)
 
 
 class Whole(NamedTuple):
@@ -95,6 +105,35 @@ def run_data(folder: Path, config: RunConfig, whole: Whole | None = None) -> Fed
         raise FedsimError(f"{file}: cannot be read ({' '.join(str(error).split())}); restore it") from None
     counts = np.bincount(data.dataset.strata_train[partition.indices], minlength=dataset.num_strata)
     return replace(data, class_counts=counts)
+
+
+def inherited_data(config: RunConfig) -> FederatedData | None:
+    """Return what a run may be trained on whose start has had samples deleted; None where that binds nothing.
+
+    It binds a run on the same data set: what the start may not know, no model that goes on from it may.
+
+    Raises
+    ------
+    FedsimError
+        If the run would cut that data set in another way, so that nobody could tell which rows are the deleted ones.
+    """
+    if config.start is None:
+        return None
+    start = expanded(config.start).resolve()
+    start = start if start.is_dir() else start.parent
+    if not (start / FILE).exists():
+        return None
+    outcome = "unlearn" in RunFolder.open(start).config  # its run is two folders above
+    before = resolve(recorded_config(start.parents[1] if outcome else start))
+    if config.data.name != before.data.name:
+        return None
+    cut = [(each.data.model_copy(update={"root": None}), each.clients, each.seed) for each in (config, before)]
+    if cut[0] != cut[1]:
+        raise FedsimError(
+            f"start: {start} has had samples of {config.data.name} deleted, and another split of it would bring them "
+            "back; leave data, clients and seed as they were"
+        )
+    return run_data(start, config)
 
 
 def _partition(indices: np.ndarray, offsets: np.ndarray, clients: int) -> Partition:

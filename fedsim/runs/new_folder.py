@@ -10,15 +10,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from fedsim.atomic import write_atomically
 from fedsim.config.run import RunConfig
 from fedsim.environment import environment
 from fedsim.errors import FedsimError, InUse
 from fedsim.paths import expanded
 from fedsim.plugins import plugin_of, short_name
-from fedsim.runs.frozen import freeze
+from fedsim.runs.frozen import freeze, write_partition
 from fedsim.runs.reserve import held, put_in_place, sweep, temporary_for
 from fedsim.runs.rounds import disk_cause
 from fedsim.runs.simulation import Simulation
@@ -69,10 +67,7 @@ def make_folder(folder: Path, simulation: Simulation, frozen: bool = False) -> N
         temporary.mkdir(parents=True)
         write_atomically(temporary / "config.yaml", simulation.config.to_yaml().encode())
         made_on = environment(simulation.worker.device) | {"data_sha256": simulation.data.content_hash}
-        dataset = simulation.data.dataset
-        counts = simulation.data.partition.label_counts(dataset.strata_train, dataset.num_strata)
-        with (temporary / "partition.npz").open("wb") as file:
-            np.savez_compressed(file, label_counts=counts)
+        write_partition(temporary, simulation.data)
         if frozen:
             freeze(temporary, simulation.data)
         made_on["files"] = {name: sha256(temporary / name) for name in ("config.yaml", "partition.npz")}

@@ -30,7 +30,7 @@ from fedsim.runs.checkpoint import load_latest, load_model, save_model
 from fedsim.runs.client_scores import FILE as CLIENTS
 from fedsim.runs.client_scores import write_csv
 from fedsim.runs.folder import RunFolder
-from fedsim.runs.frozen import run_data
+from fedsim.runs.frozen import inherited_data, run_data
 from fedsim.runs.history import require_room
 from fedsim.runs.new_folder import make_folder, reserved
 from fedsim.runs.pictures import write_pictures
@@ -102,7 +102,8 @@ def run_layers(layers: Sequence[Mapping[str, Any]], *, force: bool, progress: Pr
     """Run the configuration that the layers make, see `fedsim.config.resolve`, in a new run folder."""
     config = resolve(user_settings(), *layers)
     with reserved(config, force) as folder:
-        return _begin(folder, Simulation(config, progress))
+        data = inherited_data(config)
+        return _begin(folder, Simulation(config, progress, data), frozen=data is not None)
 
 
 def resume(
@@ -223,11 +224,11 @@ def load_run_tensors(run: RunFolder) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _begin(folder: Path, simulation: Simulation, *, pictures: bool = True) -> RunResult:
+def _begin(folder: Path, simulation: Simulation, *, pictures: bool = True, frozen: bool = False) -> RunResult:
     config = simulation.config
     require_room(config.history, simulation.server.initial(), config.rounds, config.cohort_size)
     with contextlib.closing(simulation.engine()) as engine:  # first: it may not be to be had
-        make_folder(folder, simulation)
+        make_folder(folder, simulation, frozen)
         return _finish(folder, simulation, engine, simulation.begin(), pictures=pictures)
 
 

@@ -31,6 +31,8 @@ from fedsim.privacy.ledger import Ledger, unprotected
 from fedsim.randomness import generator
 from fedsim.runs.checkpoint import save_model
 from fedsim.runs.folder import RunFolder
+from fedsim.runs.frozen import FILE as FROZEN
+from fedsim.runs.frozen import freeze, write_partition
 from fedsim.runs.progress import Progress
 from fedsim.runs.reserve import held, put_in_place, temporary_for
 from fedsim.runs.simulation import described
@@ -240,13 +242,14 @@ def _config_of(source: Source, record: Pruning, name: str) -> RunConfig:
 def _write_files(
     folder: Path, name: str, source: Source, model: Classifier, record: Pruning, score: Score, ledger: Ledger | None
 ) -> None:
-    run = source.folder.path
     config = _config_of(source, record, name)
     write_atomically(folder / "config.yaml", config.to_yaml().encode())
     describe_in(folder, described(config, source.data.dataset))
     machine = environment(source.device) | {"data_sha256": source.data.content_hash}
     write_atomically(folder / "environment.json", seal(json.dumps(machine, indent=1)))
-    shutil.copyfile(run / "partition.npz", folder / "partition.npz")
+    write_partition(folder, source.data)
+    if (source.folder.path / FROZEN).is_file():  # nothing that was deleted comes back in what is made of this model
+        freeze(folder, source.data)
     if ledger is not None:
         ledger.save(folder)
     save_model(folder / "model.safetensors", model.state_dict())

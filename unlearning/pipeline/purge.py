@@ -30,7 +30,7 @@ from fedsim.privacy.ledger import FILE as LEDGER_FILE
 from fedsim.runs.checkpoint import load_latest, load_model
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.frozen import FILE as FROZEN
-from fedsim.runs.frozen import freeze, run_data
+from fedsim.runs.frozen import freeze, run_data, write_partition
 from fedsim.runs.history import FOLDER as HISTORY
 from fedsim.runs.history import KeptRound, round_folders
 from fedsim.runs.simulation import Simulation
@@ -138,9 +138,7 @@ def carry_out(root: Path, config: RunConfig, left: FederatedData, outcome: Path,
 def _become(root: Path, config: RunConfig, left: FederatedData, outcome: Path) -> None:
     """Put data, model, history and checkpoint of the outcome in the place of the run's."""
     freeze(root, left)
-    with (root / "partition.npz").open("wb") as file:
-        counts = left.partition.label_counts(left.dataset.strata_train, left.dataset.num_strata)
-        np.savez_compressed(file, label_counts=counts)
+    write_partition(root, left)
     shutil.copyfile(outcome / "model.safetensors", root / "model.safetensors")
     if (outcome / HISTORY).is_dir():
         _remove(root / HISTORY)
