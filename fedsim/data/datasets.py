@@ -18,6 +18,7 @@ from fedsim.data.faces import SIZE, list_mucac, list_mufac
 from fedsim.data.images import load_images
 from fedsim.data.listing import Column, Listing, list_folder
 from fedsim.data.npz import Array, IntArray, Part, own_parts, read_npz, split
+from fedsim.data.table_encoding import Encoding
 from fedsim.data.tabular import EMBEDDED_TABLES, embedded, linear_model, read_csv
 from fedsim.errors import FedsimError
 from fedsim.paths import expanded
@@ -72,6 +73,8 @@ class Dataset:
     """(centre, unit): y = (the data's own number - centre) / unit."""
     reading: str | None = None
     """How files were understood, in words."""
+    encoding: Encoding | None = None
+    """How the columns of a `csv:` table became numbers."""
     columns: Mapping[str, Column] = field(default_factory=dict)
     """What a folder of images tells of each training image, by name."""
     x_unseen: Array | None = None
@@ -151,7 +154,10 @@ def _loaded(config: DataConfig, seed: int) -> Dataset:
     if name == "csv":
         table = read_csv(Path(file), config.csv, config.test_fraction, seed)
         dataset = _dataset(config.name, table.train, table.test, table.classes, config.target_scale)
-        return replace(dataset, client_names=table.clients, input_names=table.inputs, reading=table.reading)
+        return replace(
+            dataset, client_names=table.clients, input_names=table.inputs, reading=table.reading,
+            encoding=table.encoding,
+        )  # fmt: skip
     if name == "folder":
         return _images(config, list_folder(Path(file), config.folder), _FOLDER_SIZE)
     if name in EMBEDDED_TABLES:
@@ -176,6 +182,50 @@ def _loaded(config: DataConfig, seed: int) -> Dataset:
             f"one: curl -L -o {archive} {_MEDMNIST_FILES}/{name}.npz"
         )
     return _dataset(name, *_torchvision(name, archive))
+
+
+def load_newcomers(config: DataConfig, seed: int, ours: Dataset) -> Dataset:
+    """Return the data set that `config.name` names, `npz:FILE` or `csv:FILE`, as samples of a known one: `ours`.
+
+    They may be of a few of its classes. Inputs are normalised, columns encoded and classes numbered as it has them.
+
+    Raises
+    ------
+    FedsimError
+        If the file is malformed, or its inputs or targets are not such as `ours` has.
+    """
+    name, _, file = config.name.partition(":")
+    given = Path(file)
+    if name == "npz":
+        parts = read_npz(given, config.test_fraction, seed, ours.num_classes)
+        theirs = _dataset(config.name, *parts, scale=ours.target_scale)
+    else:
+        numbers = None if ours.is_regression else tuple(map(str, range(ours.num_classes)))
+        known = ours.encoding or Encoding(None, ours.class_names or numbers, None)
+        table = read_csv(given, config.csv, config.test_fraction, seed, known)
+        theirs = _dataset(config.name, table.train, table.test, table.classes, ours.target_scale)
+        theirs = replace(theirs, client_names=table.clients)
+    if theirs.x_train.shape[1:] != ours.x_train.shape[1:] or theirs.x_train.dtype != ours.x_train.dtype:
+        got, want = (f"{d.x_train.dtype} {d.x_train.shape[1:]}" for d in (theirs, ours))
+        raise FedsimError(f"{given}: has samples of {got}, and the run's are {want}; give such samples")
+    if theirs.is_regression != ours.is_regression:
+        got, want = ("numbers" if d.is_regression else "classes" for d in (theirs, ours))
+        raise FedsimError(f"{given}: is labelled with {got}, and the run predicts {want}; give such labels")
+    x_train, x_test = (_as_known(x, theirs, ours) for x in (theirs.x_train, theirs.x_test))
+    return replace(
+        theirs, x_train=x_train, x_test=x_test, mean=ours.mean, std=ours.std, num_classes=ours.num_classes,
+        class_names=ours.class_names,
+    )  # fmt: skip
+
+
+def _as_known(x: Array, theirs: Dataset, ours: Dataset) -> Array:
+    """Return the rows of a table centred and scaled as those of another; images stay."""
+    if theirs.input_scale is None or ours.input_scale is None:
+        return x
+    centre, unit = map(np.asarray, theirs.input_scale)
+    our_centre, our_unit = map(np.asarray, ours.input_scale)
+    moved: Array = ((x * unit + centre - our_centre) / our_unit).astype(x.dtype)
+    return moved
 
 
 def _dataset(

@@ -44,19 +44,20 @@ class Part:
     identity: IntArray | None = None
 
 
-def read_npz(path: Path, test_fraction: float, seed: int) -> tuple[Part, Part]:
+def read_npz(path: Path, test_fraction: float, seed: int, known_classes: int | None = None) -> tuple[Part, Part]:
     """Return the training and the test part of an archive.
 
     Keys: `x_train, y_train, x_test, y_test` with optional `identity_train, identity_test`; or `x, y` with optional
     `identity` (which stands in for a missing `y`), split class by class with the run's seed; or MedMNIST's names,
     whose `val` is left out unless it has to serve as test. The targets of a table may be floats: numbers to predict.
+    Labels are all of 0..C-1, or, of `known_classes` C of another data set, any of these.
 
     Raises
     ------
     FedsimError
         With the path, if the file is not such an archive or its arrays do not fit together.
     """
-    return _parts(_Archive(path, _read(path)), test_fraction, seed)
+    return _parts(_Archive(path, _read(path)), test_fraction, seed, known_classes)
 
 
 def own_parts(path: Path, wanted: str | None, test_fraction: float, seed: int) -> tuple[Part, Part]:
@@ -83,7 +84,7 @@ def own_parts(path: Path, wanted: str | None, test_fraction: float, seed: int) -
     return _parts(_Archive(path, {key: value for key, value in arrays.items() if key in _KEYS}), test_fraction, seed)
 
 
-def _parts(archive: _Archive, test_fraction: float, seed: int) -> tuple[Part, Part]:
+def _parts(archive: _Archive, test_fraction: float, seed: int, known_classes: int | None = None) -> tuple[Part, Part]:
     if "x_train" in archive:
         train = archive.part("x_train", "y_train", "identity_train")
         test = archive.part("x_test", "y_test", "identity_test")
@@ -102,6 +103,10 @@ def _parts(archive: _Archive, test_fraction: float, seed: int) -> tuple[Part, Pa
     if train.y.dtype != test.y.dtype:
         raise archive.error(f"training targets are {train.y.dtype}, test targets {test.y.dtype}; give both as one")
     if train.y.dtype.kind == "f":
+        return train, test
+    if known_classes is not None:
+        if (top := max(train.y.max(), test.y.max())) >= known_classes:
+            raise archive.error(f"has label {top}, and the run's classes are 0..{known_classes - 1}; give such labels")
         return train, test
     classes = int(train.y.max()) + 1
     if classes < 2:

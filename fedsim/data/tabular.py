@@ -14,6 +14,7 @@ import numpy.typing as npt
 from fedsim.data.config import CsvConfig, LinearConfig
 from fedsim.data.npz import Array, IntArray, Part, split
 from fedsim.data.table_columns import Column, understand
+from fedsim.data.table_encoding import Encoded, Encoding
 from fedsim.data.table_text import Cells, read_cells
 from fedsim.errors import FedsimError, nearest
 from fedsim.paths import expanded
@@ -24,8 +25,8 @@ Names = tuple[str, ...] | None
 
 EMBEDDED_TABLES = ("breast_cancer", "diabetes")
 
-_MOST_WORDS = 50
-"""Words of a column that get a column of their own; the others share one."""
+_MOST_CLASSES = 25
+"""Different numbers of a target that may as well be classes."""
 _FEW_ROWS = 10
 """So few words that differ in every row may still be categories."""
 _SHOWN = 5
@@ -83,13 +84,16 @@ class Table:
     """(D,) what the columns of the inputs are called."""
     reading: str
     """One paragraph: how the file was understood."""
+    encoding: Encoding
+    """How its columns became numbers."""
 
 
-def read_csv(path: Path, config: CsvConfig, test_fraction: float, seed: int) -> Table:
+def read_csv(path: Path, config: CsvConfig, test_fraction: float, seed: int, known: Encoding | None = None) -> Table:
     """Return a table as numbers. What is not given is found out, and told in `Table.reading`.
 
     A column of words becomes one column of 0 and 1 per word, and blanks in a column of numbers are filled with its
-    median; words and medians are those of the training rows.
+    median; words and medians are those of the training rows, or those that are `known` of another table: then columns
+    that it does not have are left out, and classes are its classes.
 
     Raises
     ------
@@ -97,10 +101,11 @@ def read_csv(path: Path, config: CsvConfig, test_fraction: float, seed: int) -> 
         With the path, if the file is not such a table or the columns asked for are not in it.
     """
     cells = read_cells(path, config)
+    config = config if known is None else _asked_of(cells, config)
     other = _test_file(cells, config)
     rows = cells.rows + ([] if other is None else _like(cells, other))
     text = np.array(rows, dtype=np.str_).reshape(len(rows), -1)
-    target = cells.names[-1] if config.target is None else config.target
+    target = config.target or (known and known.target) or cells.names[-1]
     marker = config.test if other is None else None
     wanted = {"target": (target,), "client": (config.client,), "test": (marker,), "drop": config.drop}
     for option, asked in wanted.items():
@@ -120,7 +125,8 @@ def read_csv(path: Path, config: CsvConfig, test_fraction: float, seed: int) -> 
         column.name: column
         for column in understand([*named.items()], config.decimal, cells.separator == ";", config.dates, config.blank)
     }
-    y, classes = _target(cells, as_read := columns.pop(target), config.classes)
+    as_read = columns.pop(target)
+    y, classes = _target(cells, as_read, config.classes) if known is None else _known_target(cells, as_read, known)
     whole = Part(np.arange(len(y))[:, None], y, whose)
     train, test = split(whole, test_fraction, seed) if is_test is None else _parted(cells, whole, is_test)
     if not len(test.y):
@@ -129,7 +135,7 @@ def read_csv(path: Path, config: CsvConfig, test_fraction: float, seed: int) -> 
     said.add(_about_target(target, y, classes, config.target is None))
     if as_read.note:
         said.manners[as_read.note] = [target]
-    inputs = [_encoded(said, column, train.x[:, 0]) for column in _useful(said, [*columns.values()])]
+    inputs = [_encoded(said, column, train.x[:, 0], each) for column, each in _chosen(said, columns, known)]
     said.about_columns()
     if not inputs:
         raise FedsimError(f"{path}: has no column besides the target {target!r} that is not dropped or blank")
@@ -141,8 +147,9 @@ def read_csv(path: Path, config: CsvConfig, test_fraction: float, seed: int) -> 
     )
     x = np.concatenate([values for values, _ in inputs], axis=1)
     train, test = (Part(np.ascontiguousarray(x[part.x[:, 0]]), part.y, part.identity) for part in (train, test))
-    called = tuple(name for _, names in inputs for name in names)
-    return Table(train, test, classes, clients, called, said.paragraph())
+    called = tuple(name for _, encoded in inputs for name in encoded.inputs)
+    encoding = Encoding(target, classes, tuple(encoded for _, encoded in inputs))
+    return Table(train, test, classes, clients, called, said.paragraph(), encoding)
 
 
 @dataclass
@@ -281,11 +288,11 @@ def _require_one_kind(cells: Cells, column: Column) -> None:
 def _about_target(name: str, y: Array, classes: Names, unasked: bool) -> str:
     last = " (the last column; another: --set data.csv.target=NAME)" if unasked else ""
     if classes is not None:
-        counts = np.bincount(y)
+        counts = np.bincount(y, minlength=len(classes))
         words = [f"{word} {count}" for word, count in zip(classes, counts, strict=True)]
         return f"target: {name}, {len(classes)} classes ({_listed(words)}){last}"
     different = len(np.unique(y))
-    hint = ", or classes with --set data.csv.classes=true" if different <= _MOST_WORDS // 2 else ""
+    hint = ", or classes with --set data.csv.classes=true" if different <= _MOST_CLASSES else ""
     return f"target: {name}, a number from {y.min():.10g} to {y.max():.10g}{hint}{last}"
 
 
@@ -309,34 +316,64 @@ def _useful(said: Reading, columns: list[Column]) -> list[Column]:
     return kept
 
 
-def _encoded(said: Reading, column: Column, train: IntArray) -> tuple[npt.NDArray[np.float64], list[str]]:
-    """Return a column's inputs (n, d), and what they are called; all that is learned is learned of the rows `train`."""
-    _require_one_kind(said.cells, column)
-    if column.kind == "words":
-        said.words.append(column.name)
-        return _one_hot(column, train)
-    values = column.values
-    if np.isinf(values).any():
+def _chosen(
+    said: Reading, columns: dict[str, Column], known: Encoding | None
+) -> Sequence[tuple[Column, Encoded | None]]:
+    """Return the columns that inputs are made of, and how, where that is known."""
+    if known is None or known.columns is None:
+        return [(column, None) for column in _useful(said, [*columns.values()])]
+    return [(_like_known(said.cells, columns.get(each.name), each), each) for each in known.columns]
+
+
+def _asked_of(cells: Cells, config: CsvConfig) -> CsvConfig:
+    """Return the options of another table as far as they are of columns that this one has."""
+    there = set(cells.names)
+    named = {name: getattr(config, name) for name in ("target", "client", "test")}
+    kept = {name: value if value in there else None for name, value in named.items()}
+    return config.model_copy(update={**kept, "drop": tuple(name for name in config.drop if name in there)})
+
+
+def _encoded(
+    said: Reading, column: Column, train: IntArray, known: Encoded | None
+) -> tuple[npt.NDArray[np.float64], Encoded]:
+    """Return a column's inputs (n, d), and how they came about: as `known`, or learned of the rows `train`."""
+    if known is None or known.kind != "words":
+        _require_one_kind(said.cells, column)
+    if np.isinf(column.values).any():
         raise said.cells.error("holds infinite values; mend the file or leave the column out with data.csv.drop")
+    encoded = known or Encoded.learned(column, train)
+    if encoded.kind == "words":
+        said.words.append(column.name)
+        return encoded.values(column), encoded
     if column.note:
         said.manners.setdefault(column.note, []).append(column.name)
     if blanks := int(column.blank.sum()):
-        known = values[train][~np.isnan(values[train])]
-        median = float(np.median(known)) if len(known) else 0.0
-        said.add(f"{column.name}: {_counted(blanks, 'blank')}, filled with the training median {median:.6g}")
-        values = np.where(column.blank, median, values)
-    return values[:, None], [column.name]
+        said.add(f"{column.name}: {_counted(blanks, 'blank')}, filled with the training median {encoded.fill:.6g}")
+    return encoded.values(column), encoded
 
 
-def _one_hot(column: Column, train: IntArray) -> tuple[npt.NDArray[np.float64], list[str]]:
-    """Return a column per word of the training rows, the most frequent ones, and one for the rest if there are more."""
-    words, counts = np.unique(column.text[train], return_counts=True)
-    rest = len(words) > _MOST_WORDS
-    if rest:
-        words = np.sort(words[np.argsort(-counts, kind="stable")[:_MOST_WORDS]])
-    hot = (column.text[:, None] == words).astype(np.float64)
-    names = [f"{column.name}={word or '(blank)'}" for word in words.tolist()]
-    if rest:
-        hot = np.concatenate([hot, 1 - hot.sum(1, keepdims=True)], axis=1)
-        names.append(f"{column.name}=(other)")
-    return hot, names
+def _like_known(cells: Cells, column: Column | None, known: Encoded) -> Column:
+    """Return the column of this table that is to be read as one of another, having refused what cannot be."""
+    if column is None:
+        raise cells.error(f"has no column {known.name!r}, which the table of the run has")
+    if not known.fits(column):
+        raise cells.error(f"the column {known.name!r} holds {column.kind}, and in the table of the run {known.kind}")
+    return column
+
+
+def _known_target(cells: Cells, column: Column, known: Encoding) -> tuple[Array, Names]:
+    """Return the numbers (n,) float64, or the numbers of the classes of another table, and their names."""
+    if (blank := np.flatnonzero(column.blank)).size:
+        raise cells.error(f"the target {column.name!r} is blank in row {blank[0] + 1}; leave out rows without one")
+    if known.classes is None:
+        if column.kind != "numbers":
+            raise cells.error(f"the target {column.name!r} holds {column.kind}, and the run predicts numbers")
+        return column.values, None
+    words, codes = np.unique(column.text, return_inverse=True)
+    found = [known.class_of(word) for word in words.tolist()]
+    if None in found:
+        raise cells.error(
+            f"the target {column.name!r} is {str(words[found.index(None)])!r} in some row, which is no class of the "
+            f"run; it has {_listed(known.classes)}"
+        )
+    return np.array(found, np.int64)[codes], known.classes

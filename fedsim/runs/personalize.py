@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedsim.atomic import write_atomically
 from fedsim.config.resolve import recorded_config, resolve, user_settings
-from fedsim.data.datasets import Dataset, load_dataset
+from fedsim.data.datasets import load_newcomers
 from fedsim.data.federation import FederatedData
-from fedsim.data.npz import Array
 from fedsim.data.partition import Partition
 from fedsim.engine.inbox import Sent
 from fedsim.engine.inprocess import InProcessEngine
@@ -225,37 +224,16 @@ def newcomers(simulation: Simulation, name: str) -> FederatedData:
     config, ours = simulation.config, simulation.data.dataset
     if not name.startswith(("npz:", "csv:")):
         raise FedsimError(f"--dataset: must be npz:FILE or csv:FILE; got {name!r}")
-    theirs = load_dataset(config.data.model_copy(update={"name": name}), config.seed)
-    if theirs.x_train.shape[1:] != ours.x_train.shape[1:] or theirs.x_train.dtype != ours.x_train.dtype:
-        got, want = (f"{d.x_train.dtype} {d.x_train.shape[1:]}" for d in (theirs, ours))
-        raise FedsimError(f"--dataset: {name} has samples of {got}, and the run's are {want}; give such samples")
-    top = max(int(theirs.y_train.max()), int(theirs.y_test.max()))
-    if theirs.is_regression != ours.is_regression or (not ours.is_regression and top >= ours.num_classes):
-        raise FedsimError(f"--dataset: {name} has other classes than the run's {ours.num_classes}; give such labels")
-    x_train, x_test = (_as_ours(x, theirs, ours) for x in (theirs.x_train, theirs.x_test))
-    dataset = replace(
-        theirs, x_train=x_train, x_test=x_test, mean=ours.mean, std=ours.std, num_classes=ours.num_classes,
-        class_names=ours.class_names,
-    )  # fmt: skip
-    held, tested = theirs.identity_train, theirs.identity_test
+    dataset = load_newcomers(config.data.model_copy(update={"name": name}), config.seed, ours)
+    held, tested = dataset.identity_train, dataset.identity_test
     people = np.zeros(1, np.int64) if held is None else np.unique(held)
-    train = [np.flatnonzero(held == one) if held is not None else np.arange(len(x_train)) for one in people]
-    test = [np.flatnonzero(tested == one) if tested is not None else np.arange(len(x_test)) for one in people]
+    train = [np.flatnonzero(held == one) if held is not None else np.arange(len(dataset.y_train)) for one in people]
+    test = [np.flatnonzero(tested == one) if tested is not None else np.arange(len(dataset.y_test)) for one in people]
     nobody = [np.empty(0, np.int64)] * config.clients
     partition, client_test = (Partition.from_lists([*nobody, *lists]) for lists in (train, test))
     counts = np.bincount(dataset.strata_train[partition.indices], minlength=dataset.num_strata)
     without = Partition.from_lists([*nobody, *nobody[:1] * len(people)])
     return FederatedData(dataset, partition, client_test, "test", counts, without)
-
-
-def _as_ours(x: Array, theirs: Dataset, ours: Dataset) -> Array:
-    """Return the rows of a table centred and scaled as those of the run; images stay."""
-    if theirs.input_scale is None or ours.input_scale is None:
-        return x
-    centre, unit = map(np.asarray, theirs.input_scale)
-    our_centre, our_unit = map(np.asarray, ours.input_scale)
-    moved: Array = ((x * unit + centre - our_centre) / our_unit).astype(x.dtype)
-    return moved
 
 
 def write_personal(out: Path, made: Sequence[Personal]) -> None:
