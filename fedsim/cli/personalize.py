@@ -33,14 +33,14 @@ def personalize_command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the models' folder.")] = False,
 ) -> None:
     """Give clients their own models from the finished run in the folder RUN, and measure each."""
-    from fedsim.runs.personalize import personalize, write_personal
+    from fedsim.runs.personalize import personal_ledger, personalize, write_personal
 
     try:
         made = personalize(run, clients, dataset=dataset, adapt_steps=adapt_steps, no_privacy=no_privacy)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
     folder = out or run / "personal"
-    write_personal(folder, made)
+    write_personal(folder, made, personal_ledger(run, made))
     console = Console(soft_wrap=True)
     if not quiet:
         Console().print(_table(made))
@@ -60,16 +60,35 @@ def _table(made: list[Personal]) -> Table:
     columns = {"accuracy_unmasked": "Accuracy", "accuracy_masked": "own classes only", "mse": "MSE"}
     columns = {name: title for name, title in columns.items() if any(name in one.metrics for one in made)}
     table = Table(box=None)
-    for title in ("Client", "Group", "Samples", "Tests", *columns.values(), "kB", "Seconds"):
+    named = any(one.name for one in made)
+    for title in (
+        "Client",
+        *(["Name"] if named else []),
+        "Group",
+        "Samples",
+        "Tests",
+        *columns.values(),
+        "kB",
+        "Seconds",
+    ):
         table.add_column(title, justify="left" if title == "Group" else "right")
     for one in made:
         known = [format_metric(n, one.metrics[n]) if n in one.metrics else ABSENT for n in columns]
         tests = int(one.metrics.get("num-examples", 0))
         cells = [f"{one.samples}", f"{tests}", *known, f"{one.bytes / 1e3:,.1f}", f"{one.seconds:.2f}"]
-        table.add_row(str(one.client), one.error or one.group, *cells)
+        table.add_row(f"{one.client} {one.name}".strip(), one.error or one.group, *cells)
     if len(made) > 1:
         means = [_mean([one.metrics[n] for one in made if n in one.metrics], n) for n in columns]
-        table.add_row("mean", f"of {len(made)}", "", "", *means, "", f"{sum(one.seconds for one in made):.2f}")
+        table.add_row(
+            "mean",
+            *([""] if named else []),
+            f"of {len(made)}",
+            "",
+            "",
+            *means,
+            "",
+            f"{sum(one.seconds for one in made):.2f}",
+        )
     return table
 
 

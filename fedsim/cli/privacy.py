@@ -13,16 +13,17 @@ from fedsim.cli.screen import Screen
 
 @app.command("privacy")
 def privacy_command(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, or one of clients' own models.")],
     audit: Annotated[bool, typer.Option("--audit", help="Attack its mechanism with canaries, at small scale.")] = False,
 ) -> None:
     """Print the epsilon and delta that the run in the folder RUN has come to, and what they do not cover."""
-    from fedsim.privacy.ledger import Ledger
+    from fedsim.privacy.ledger import Ledger, exists
     from fedsim.privacy.show import render_ledger
     from fedsim.runs.folder import RunFolder
 
-    folder = RunFolder.open(run)
-    ledger = Ledger.read(folder.path)
+    if not exists(run):
+        RunFolder.open(run)  # says so where it is none
+    ledger = Ledger.read(run)
     console = Screen(soft_wrap=True)
     console.print(render_ledger(ledger))
     if audit:
@@ -30,4 +31,4 @@ def privacy_command(
         from fedsim.privacy.show import render_audits
         from fedsim.runs.privacy_audit import audit_run
 
-        console.print(render_audits(audit_run(resolve(folder.config), ledger)))
+        console.print(render_audits(audit_run(resolve(RunFolder.open(run).config), ledger)))

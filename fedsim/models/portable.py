@@ -182,13 +182,18 @@ def export(model: PortableModel, path: Path, form: Format) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _text(model: PortableModel) -> str:
-    return json.dumps(model.description.model_dump(mode="json"), sort_keys=True)
+def save_described(tensors: Mapping[str, Tensor], description: Description, path: Path) -> None:
+    """Write weights to a safetensors file that says what they are of, for `load_model`."""
+    weights = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    save_file(weights, path, {_KEY: _text(description)})
+
+
+def _text(description: Description) -> str:
+    return json.dumps(description.model_dump(mode="json"), sort_keys=True)
 
 
 def _safetensors(model: PortableModel, path: Path) -> None:
-    tensors: Mapping[str, Tensor] = model.classifier.state_dict()
-    save_file({name: tensors[name].cpu().contiguous() for name in sorted(tensors)}, path, {_KEY: _text(model)})
+    save_described(model.classifier.state_dict(), model.description, path)
 
 
 def _example(model: PortableModel, batch: int) -> Tensor:
@@ -197,7 +202,7 @@ def _example(model: PortableModel, batch: int) -> Tensor:
 
 def _torchscript(model: PortableModel, path: Path) -> None:
     traced = torch.jit.trace(model, _example(model, 2))  # type: ignore[no-untyped-call]  # torch's own
-    torch.jit.save(traced, path, _extra_files={"fedsim.json": _text(model)})
+    torch.jit.save(traced, path, _extra_files={"fedsim.json": _text(model.description)})
 
 
 def _onnx(model: PortableModel, path: Path) -> None:
@@ -212,5 +217,5 @@ def _onnx(model: PortableModel, path: Path) -> None:
     )  # fmt: skip
     written = onnx.load(str(path))
     entry = written.metadata_props.add()
-    entry.key, entry.value = _KEY, _text(model)
+    entry.key, entry.value = _KEY, _text(model.description)
     onnx.save(written, str(path))

@@ -27,14 +27,15 @@ from fedsim.federated.exchange import conduct
 from fedsim.flower import wire
 from fedsim.flower.internals import client_of, reply_to
 from fedsim.flower.records import Tensors, scalars, to_record
+from fedsim.models.portable import Description, save_described
 from fedsim.privacy import ledger as ledgers
 from fedsim.privacy.guarantees import in_words, promised_units
-from fedsim.runs.checkpoint import load_latest, save_model
+from fedsim.runs.checkpoint import load_latest
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.frozen import run_data
 from fedsim.runs.reserve import held, put_in_place, temporary_for
 from fedsim.runs.runner import load_run_tensors, require_same_data
-from fedsim.runs.simulation import Simulation
+from fedsim.runs.simulation import Simulation, described
 
 TABLE = "personal.csv"
 _UNLEARNED = "unlearn"
@@ -50,6 +51,8 @@ class Personal:
     """seen, unseen or new."""
     samples: int
     """Training samples that it has."""
+    name: str = ""
+    """What its table calls it, if one does."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """On its own test samples; `num-examples` alone where it has none."""
     bytes: int = 0
@@ -58,8 +61,12 @@ class Personal:
     """Of its own work."""
     untrained: bool = False
     """Whether it predicts with a part that only training makes its own, and that has had none."""
+    trained: bool = False
+    """Whether a part of it was trained on its own samples alone, which no noise hides."""
     model: Tensors = field(default_factory=dict)
     """The state dict of its model."""
+    description: Description | None = None
+    """What that is the state dict of."""
     error: str = ""
     """Why there is no model."""
 
@@ -106,17 +113,16 @@ def personalize(
     require_same_data(asked, simulation.data)
     checkpoint = load_latest(folder.path)
     config = simulation.config
-    if checkpoint is None or checkpoint.round != config.rounds:
-        raise FedsimError(f"{run}: its last checkpoint is gone; run it anew")
     worker, wanted = simulation.worker, chosen(clients, simulation) if dataset is None else range(0)
     if dataset is not None:
         data = newcomers(simulation, dataset)
         worker, wanted = Worker(config, data), range(config.clients, len(data.partition))
     assert config.training.chunk is not None
     with closing(InProcessEngine(worker, len(worker.data.partition), config.training.chunk)) as engine:
-        state = simulation.restore(checkpoint, engine)
-        if forgetful:
-            state.tensors = _forgetful_model(asked, simulation)
+        whole = checkpoint is not None and checkpoint.round == config.rounds
+        state = simulation.restore(checkpoint, engine) if whole and checkpoint is not None else simulation.begin()
+        if forgetful or not whole:
+            state.tensors, state.round = _plain_model(asked, simulation), config.rounds
         engine.cohort = wanted
         desk = _Desk(worker, engine, adapt_steps, {c: _new(c, simulation, worker.data) for c in wanted})
         arrays = to_record(state.tensors)
@@ -135,14 +141,14 @@ def _require_no_promise(folder: RunFolder) -> None:
         )
 
 
-def _forgetful_model(outcome: RunFolder, simulation: Simulation) -> Tensors:
-    """Return the global tensors of an unlearned model, if nothing else has to do with what clients get."""
+def _plain_model(folder: RunFolder, simulation: Simulation) -> Tensors:
+    """Return the global tensors of an unlearned or a pruned model, if nothing else has to do with what clients get."""
     name, server = simulation.config.strategy.name, simulation.server
-    tensors = load_run_tensors(outcome)
+    tensors = load_run_tensors(folder)
     if simulation.worker.client.personalised or tensors.keys() != server.initial().keys():
         raise FedsimError(
-            f"{outcome.path}: what {name} makes for a client comes of more than this model, and nothing else forgot; "
-            "personalize the outcome of a run of fedavg"
+            f"{folder.path}: what {name} makes for a client comes of more than this model, and nothing else is there "
+            "that goes with it; personalize an outcome or a pruned model of a run of fedavg, or the run itself"
         )
     return {name: value.to(simulation.worker.device) for name, value in tensors.items()}
 
@@ -150,7 +156,9 @@ def _forgetful_model(outcome: RunFolder, simulation: Simulation) -> Tensors:
 def _new(client: int, simulation: Simulation, data: FederatedData) -> Personal:
     config = simulation.config
     group = "seen" if client < config.clients_seen else "unseen" if client < config.clients else "new"
-    return Personal(client, group, len(data.partition[client]))
+    names, number = data.dataset.client_names, client - (config.clients if group == "new" else 0)
+    about = described(config, simulation.data.dataset)
+    return Personal(client, group, len(data.partition[client]), names[number] if names else "", description=about)
 
 
 class _Desk:
@@ -181,7 +189,8 @@ class _Desk:
         content = worker.measure(sent, model)
         one.metrics = scalars(content.metric_records[wire.METRICS])
         keeps = worker.client.personalised and bool(worker.client.personal(client, model).params)
-        one.untrained = keeps and not self.adapt_steps and wire.PERSONAL not in sent.state
+        one.trained = self.adapt_steps > 0 or (keeps and wire.PERSONAL in sent.state)
+        one.untrained = keeps and not one.trained
         one.model = worker.client.plain(model, constants)
         return reply_to(message, content)
 
@@ -236,8 +245,27 @@ def newcomers(simulation: Simulation, name: str) -> FederatedData:
     return FederatedData(dataset, partition, client_test, "test", counts, without)
 
 
-def write_personal(out: Path, made: Sequence[Personal]) -> None:
-    """Write a folder with the table and one model per client, whole or not at all; one of an earlier call is replaced.
+def personal_ledger(run: Path, made: Sequence[Personal]) -> ledgers.Ledger | None:
+    """Return what the models of clients have cost in privacy; None where the run has no ledger.
+
+    They are made of what the run has released, and parts that are trained on a client's samples alone, if there are
+    any, show these without noise. New clients were promised nothing.
+    """
+    if not ledgers.exists(run):
+        return None
+    inherited = ledgers.Ledger.read(run)
+    own = {one.client for one in made if one.trained and one.group != "new"}
+    if not own:
+        return inherited
+    took_part = [int(client in own) for client in range(len(inherited.took_part))]
+    since = ledgers.unprotected("parts of models trained on a client's own samples", len(took_part))
+    return inherited.then(since.model_copy(update={"took_part": took_part}))
+
+
+def write_personal(out: Path, made: Sequence[Personal], ledger: ledgers.Ledger | None = None) -> None:
+    """Write a folder with the table, one model per client, for `fedsim.load_model`, and the ledger of all of them.
+
+    It is there whole or not at all; one of an earlier call is replaced.
 
     Raises
     ------
@@ -250,8 +278,10 @@ def write_personal(out: Path, made: Sequence[Personal]) -> None:
         temporary = temporary_for(out)
         temporary.mkdir(parents=True)
         for one in made:
-            if not one.error:
-                save_model(temporary / f"client-{one.client}.safetensors", one.model)
+            if not one.error and one.description is not None:
+                save_described(one.model, one.description, temporary / f"client-{one.client}.safetensors")
+        if ledger is not None:
+            ledger.save(temporary)
         write_atomically(temporary / TABLE, _csv(made).encode())
         put_in_place(temporary, out)
 
@@ -261,10 +291,11 @@ def _csv(made: Sequence[Personal]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     columns = ["accuracy", "accuracy_unmasked", "accuracy_masked", "mse"]
     columns = [name for name in columns if any(name in one.metrics for one in made)]
-    writer.writerow(["client", "group", "train_samples", "test_samples", *columns, "bytes", "seconds", "error"])
+    writer.writerow(["client", "name", "group", "train_samples", "test_samples", *columns, "bytes", "seconds", "error"])
     for one in made:
         values = [repr(one.metrics[name]) if name in one.metrics else "" for name in columns]
         tests = int(one.metrics.get(wire.NUM_EXAMPLES, 0))
-        row = [one.client, one.group, one.samples, tests, *values, one.bytes, f"{one.seconds:.3f}", one.error]
+        about = [one.client, one.name, one.group, one.samples, tests]
+        row = [*about, *values, one.bytes, f"{one.seconds:.3f}", one.error]
         writer.writerow(row)
     return text.getvalue()

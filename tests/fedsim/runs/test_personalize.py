@@ -15,8 +15,9 @@ from fedsim.errors import FedsimError
 from fedsim.federated.client import Client
 from fedsim.federated.types import Batch
 from fedsim.models.build import build_model
+from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_model
-from fedsim.runs.personalize import personalize
+from fedsim.runs.personalize import personal_ledger, personalize
 from fedsim.runs.simulation import Simulation
 from fedsim.training.batches import plan_batches
 from tests.strategies.small_runs import BASE, OWN, assert_same_bits, begin
@@ -132,15 +133,76 @@ def test_a_new_client_with_the_data_of_another_gets_its_model(method: str, folde
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_new_clients_of_a_table_have_names_and_few_classes(cli: Cli, tmp_path: Path) -> None:
+    """A run on one CSV file; of another one each hospital gets a model, columns and classes being the run's."""
+    rng = np.random.default_rng(0)
+
+    def table(name: str, rows: list[tuple[str, int]]) -> Path:
+        lines = [f"{3 * y + rng.normal():.3f},{'ab'[y > 0]},{hospital},{'xyz'[y]}" for hospital, y in rows]
+        (tmp_path / name).write_text("\n".join(["dose,kind,hospital,outcome", *lines]) + "\n")
+        return tmp_path / name
+
+    ours = table("ours.csv", [(f"H{k % 4}", k % 3) for k in range(120)])
+    done = cli(
+        "run", f"--dataset=csv:{ours}", "--set=data.csv.client=hospital", "--set=data.csv.target=outcome",
+        "--model=mlp", "--rounds=5", f"--out={tmp_path}", "--name=run", "--quiet",
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    theirs = table("new.csv", [("West", 2)] * 12 + [("East", 0)] * 6 + [("East", 1)] * 6)
+    (east, west) = personalize(tmp_path / "run", dataset=f"csv:{theirs}")
+    assert [(one.client, one.name, one.group) for one in (east, west)] == [(4, "East", "new"), (5, "West", "new")]
+    assert west.metrics["accuracy_unmasked"] > 0.6
+    out = cli("personalize", tmp_path / "run", "--dataset", f"csv:{theirs}", "--adapt-steps=2").out
+    assert "5 West" in out
+    alone = table("alone.csv", [("", 1)] * 5).read_text().replace(",hospital,", ",").replace(",,", ",")
+    (tmp_path / "alone.csv").write_text(alone)
+    (one,) = personalize(tmp_path / "run", dataset=f"csv:{tmp_path / 'alone.csv'}")
+    assert (one.client, one.name, one.samples + int(one.metrics["num-examples"])) == (4, "", 5)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_new_client_with_two_classes_alone(folders: Any, tmp_path: Path) -> None:
+    dataset = Simulation(_config(folders("pefll"))).data.dataset
+    rows = np.isin(dataset.y_train, (3, 7))
+    np.savez(tmp_path / "two.npz", x=dataset.x_train[rows], y=dataset.y_train[rows])
+    (one,) = personalize(folders("pefll"), dataset=f"npz:{tmp_path / 'two.npz'}")
+    assert one.error == ""
+    assert one.samples + one.metrics["num-examples"] == rows.sum()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_ledger_of_clients_models(folders: Any, tmp_path: Path) -> None:
+    """What is trained on a client's samples alone is a release of its own; a new client's is not the run's."""
+    folder = folders("fedavg")
+    run = Ledger.read(folder)
+    assert personal_ledger(folder, personalize(folder, "4")) == run
+    after = personal_ledger(folder, personalize(folder, "4", adapt_steps=1))
+    *before, last = after.parts
+    assert before == list(run.parts)
+    assert last.took_part == [0, 0, 0, 0, 1, 0]
+    ditto = personal_ledger(folders("ditto"), personalize(folders("ditto"), "0,4"))
+    assert ditto.parts[-1].took_part == [1, 0, 0, 0, 0, 0]
+    data = Simulation(_config(folder)).data.dataset
+    np.savez(tmp_path / "new.npz", x=data.x_train[:40], y=data.y_train[:40])
+    new = personalize(folder, dataset=f"npz:{tmp_path / 'new.npz'}", adapt_steps=1)
+    assert personal_ledger(folder, new) == run
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_command(folders: Any, cli: Cli, tmp_path: Path) -> None:
     folder = folders("pefll")
     outcome = cli("personalize", str(folder), "--out", str(tmp_path / "own"))
     assert outcome.code == 0
     assert "mean" in outcome.out
     assert sorted(path.name for path in (tmp_path / "own").iterdir()) == [
-        "client-4.safetensors", "client-5.safetensors", "personal.csv",
+        "client-4.safetensors", "client-5.safetensors", "personal.csv", "privacy.json",
     ]  # fmt: skip
-    assert set(load_model(tmp_path / "own" / "client-4.safetensors")) >= {"classifier.weight", "classifier.bias"}
+    data = Simulation(_config(folder)).data
+    rows = data.client_test[4]
+    hits = fedsim.load_model(tmp_path / "own" / "client-4.safetensors").predict(data.dataset.x_test[rows])
+    with (tmp_path / "own" / "personal.csv").open() as file:
+        (told, _) = csv.DictReader(file)
+    assert (hits == data.dataset.y_test[rows]).mean() == pytest.approx(float(told["accuracy_unmasked"]))
     again = cli("personalize", str(folder), "--out", str(tmp_path / "own"), "--clients", "0", "-q")
     assert again.out.strip() == str(tmp_path / "own")
     assert not (tmp_path / "own" / "client-4.safetensors").exists()
@@ -201,5 +263,5 @@ def test_what_was_forgotten_stays_forgotten(tmp_path: Path) -> None:
         personalize(outcome, "1")
     ditto = finished("ditto", tmp_path)
     outcome = unlearn(ditto, ["finetune"], "client=1", name="gone").folder
-    with pytest.raises(FedsimError, match="comes of more than this model, and nothing else forgot"):
+    with pytest.raises(FedsimError, match="comes of more than this model, and nothing else is there"):
         personalize(outcome, "5")

@@ -10,9 +10,12 @@ import torch
 import yaml
 
 import fedsim
+from fedsim.config.resolve import recorded_config, resolve
 from fedsim.privacy.ledger import Ledger
+from fedsim.runs.frozen import run_data
 from tests.tiny_runs import Cli
 from unlearning.pipeline.pruning_record import read_pruning
+from unlearning.pipeline.runner import unlearn
 
 
 @pytest.fixture
@@ -33,8 +36,10 @@ def test_a_pruned_run_is_a_run(pruned: Path, run: Path, cli: Cli, tmp_path: Path
     assert before == list(Ledger.read(run).parts)
     assert [release.what for release in last.releases] == ["pruning by modhifi_p"]
     assert (pruned / "plots" / "channels.png").is_file()
-    for command in (["show", pruned], ["privacy", pruned], ["report", pruned]):
+    for command in (["show", pruned], ["privacy", pruned], ["report", pruned], ["personalize", pruned, "--clients=2"]):
         assert cli(*command).code == 0
+    own = fedsim.load_model(pruned / "personal" / "client-2.safetensors").classifier.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
     forgotten = cli("unlearn", pruned, "--method=finetune", "--forget=client=2", "--set=finetune.epochs=1", "--quiet")
     assert (forgotten.code, forgotten.err) == (0, "")
 
@@ -57,6 +62,26 @@ def test_fine_tuning_is_a_run_beside_it(run: Path, cli: Cli) -> None:
     )
     assert (done.code, done.err) == (0, "")
     assert json.loads((run / "pruned" / "tuned-tuned" / "summary.json").read_text())["rounds_done"] == 1
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_deletions_bind_what_is_pruned_and_what_goes_on_from_it(run: Path, cli: Cli, tmp_path: Path) -> None:
+    outcome = unlearn(run, ["finetune"], "client=1", name="gone", overrides={"finetune.epochs": 1}).folder
+    done = cli("prune", outcome, "--method=l2", "--data=train", "--samples=100", "--name=small", "-q")
+    assert (done.code, done.err) == (0, "")
+    small = outcome / "pruned" / "small"
+    config = resolve(recorded_config(small))
+    left = run_data(small, config)
+    assert not len(left.partition[1])
+    assert left.content_hash == run_data(outcome, config).content_hash != run_data(run, config).content_hash
+    assert cli("show", small).code == cli("prune", small, "--method=random", "--name=again", "-q").code == 0
+    on = ["run", "--config", small, f"--out={tmp_path}", "--name=on", f"--set=start={small}", "--set=rounds=1", "-q"]
+    assert cli(*on).code == 0
+    assert run_data(tmp_path / "on", config).content_hash == left.content_hash
+    assert cli("run", "--resume", tmp_path / "on", "--rounds=2", "-q").code == 0
+    done = cli(*on, "--seed=77", "--force")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "has had samples of digits deleted, and another split of it would bring them back" in done.err
 
 
 @pytest.mark.parametrize(
@@ -116,7 +141,9 @@ def test_what_a_run_promises_is_kept_or_given_up_in_so_many_words(tmp_path: Path
     done = cli(*adapt)
     assert (done.code, "the run promises privacy of clients; leave it out, or say" in done.err) == (2, True)
     assert cli(*adapt, "--no-privacy").code == 0
+    assert "infinite" in cli("privacy", run / "personal").out
     assert cli("personalize", run, "--clients=0", "--quiet").code == 0
+    assert "infinite" not in cli("privacy", run / "personal").out
     kept = cli("run", *on, "--name=kept", "--set=privacy.client.noise_multiplier=1")
     assert (kept.code, kept.err) == (0, "")
     once, twice = (cli("privacy", tmp_path / name).out for name in ("private", "kept"))
