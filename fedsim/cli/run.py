@@ -20,7 +20,7 @@ from fedsim.errors import FedsimError
 
 if TYPE_CHECKING:
     from fedsim.runs.progress import Progress
-    from fedsim.runs.runner import RunResult
+    from fedsim.runs.result import RunResult
 
 
 @app.command("run")

@@ -9,12 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from fedsim.errors import FedsimError
 from fedsim.report.figures import COLORS, GROUP_COLORS, NARROW, Plot, add_legend, new_figure, thousands
 from fedsim.report.groups import Group, spread
 from fedsim.report.wording import ERRORS, families, group_metrics, metric_label, split_name
 from fedsim.runs.folder import RunFolder, run_labels
 
 _STYLES: Final = ("-", "--", "-.", ":")
+_MAIN: Final = ("accuracy", *ERRORS)
 _MARKED_POINTS: Final = 25
 
 
@@ -26,6 +28,20 @@ class _Curve(NamedTuple):
     """(N,), finite."""
     margin: NDArray[np.float64] | None = None
     """(N,) half widths of the band around it; none where it is one run's."""
+
+
+def curves_of(run: RunFolder, names: Sequence[str] = ()) -> Plot:
+    """Return one plot of some metrics of a run over rounds, by default of its accuracies, or of its errors."""
+    if not names:
+        ends = {quantity: [n for n in run.metric_names if split_name(n)[1] == quantity] for quantity in _MAIN}
+        names = next((found for found in ends.values() if found), run.metric_names)
+    alike = {split_name(name)[1] for name in names}
+    title = metric_label(f"global/{next(iter(alike))}") if len(alike) == 1 else "Metrics"
+    label = _head_title if len(alike) == 1 else _metric_title
+    plot = _curves("metrics", title, [_of_run(label(name), run, name) for name in names])
+    if plot is None:
+        raise FedsimError(f"{run.path}: has measured nothing yet")
+    return plot
 
 
 def learning_curves(folders: Sequence[RunFolder]) -> list[Plot]:

@@ -48,6 +48,10 @@ class Plot:
         """The figure as PNG, drawn once for the file and the page."""
         return png(self.figure)
 
+    def _repr_png_(self) -> bytes:
+        """Return what a notebook shows."""
+        return self.png
+
     @property
     def wide(self) -> bool:
         """Whether it wants the whole width of a page."""

@@ -59,7 +59,8 @@ class Quiet:
         """Ignore."""
 
 
-def _headline(config: RunConfig, choices: dict[str, str]) -> str:
+def headline_of(config: RunConfig, choices: dict[str, str]) -> str:
+    """Return what is run, in a line, and what was decided, in lines below it."""
     cohort = f"{config.cohort_size} of {config.clients}" if config.cohort_size < config.clients else str(config.clients)
     return (
         f"{config.strategy.name} on {config.data.name}: {cohort} clients, {config.rounds} rounds, "
@@ -96,7 +97,7 @@ class Lines(Quiet):
     def begin(self, config: RunConfig, choices: dict[str, str], rounds_done: int) -> None:
         """Print the headline."""
         self._config, self._begun, self._done_before = config, time.monotonic(), rounds_done
-        self._console.print(_headline(config, choices), highlight=False, markup=False)
+        self._console.print(headline_of(config, choices), highlight=False, markup=False)
 
     def working(self, what: str, done: int, total: int) -> None:
         """Print a line every ten seconds, and one when it is done."""
@@ -130,7 +131,7 @@ class Live(Quiet):
 
     def begin(self, config: RunConfig, choices: dict[str, str], rounds_done: int) -> None:
         """Print the headline and start the bar."""
-        self._console.print(_headline(config, choices), highlight=False, markup=False)
+        self._console.print(headline_of(config, choices), highlight=False, markup=False)
         self._bar = Bar(
             TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"),
             TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(), console=self._console,

@@ -6,7 +6,6 @@ import contextlib
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +36,11 @@ from fedsim.runs.pictures import write_pictures
 from fedsim.runs.progress import Progress
 from fedsim.runs.relocate import MOVED, relocated
 from fedsim.runs.reserve import held
+from fedsim.runs.result import RunResult
 from fedsim.runs.rounds import disk_cause, run_rounds
 from fedsim.runs.settle import as_given
 from fedsim.runs.simulation import Simulation, described
-from fedsim.runs.state import Metrics, RunState
+from fedsim.runs.state import RunState
 from fedsim.runs.summary import newest, write_summary
 from fedsim.runs.watch import divergence
 from fedsim.sealed import seal, sha256
@@ -48,21 +48,6 @@ from fedsim.training.first_model import build_run_model
 
 _WARNINGS = 3
 _ELSEWHERE = "choose another --out"
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What `run` returns."""
-
-    folder: Path
-    config: RunConfig
-    """Resolved: it reruns the run."""
-    metrics: list[dict[str, Any]]
-    """The lines of metrics.jsonl: {"round", "time_s", "metrics"}."""
-    final: Metrics
-    """The newest value of each metric."""
-    model: Classifier
-    """The final global model, in evaluation mode."""
 
 
 def run(

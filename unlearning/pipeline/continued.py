@@ -17,7 +17,8 @@ from fedsim.runs.folder import RunFolder
 from fedsim.runs.history import FOLDER as HISTORY
 from fedsim.runs.progress import Progress
 from fedsim.runs.reserve import held
-from fedsim.runs.runner import RunResult, continue_model, with_rounds
+from fedsim.runs.result import RunResult
+from fedsim.runs.runner import continue_model, with_rounds
 from fedsim.runs.simulation import Simulation
 from fedsim.runs.state import RunState
 from unlearning.api.federation import global_tensors

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -31,8 +31,11 @@ from unlearning.pipeline.forget import Request
 from unlearning.pipeline.measure import Measured
 from unlearning.pipeline.source import MARK, Source, further_model
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Outcome:
     """What `unlearn` returns."""
 
@@ -53,6 +56,25 @@ class Outcome:
     def model(self) -> Classifier:
         """The model of the method asked for; of several, the one nearest to the oracle."""
         return self.firsts[self.comparison.best.name][0]
+
+    def frame(self) -> pd.DataFrame:
+        """Return a row for each model: kind, verdict, place, and the mean of each metric over seeds."""
+        import pandas as pd
+
+        rows = [
+            {"model": row.name, "kind": row.kind, "verdict": row.verdict, "place": row.place}
+            | {name: interval.mean for name, interval in row.metrics.items()}
+            for row in self.comparison.rows
+        ]
+        return pd.DataFrame(rows).set_index("model")
+
+    def __repr__(self) -> str:
+        best = self.comparison.best
+        verdict = f", {best.verdict}" if best.verdict else ""
+        return f"<Outcome {self.folder}: {self.comparison.forget} forgotten by {best.name}{verdict}>"
+
+    def _repr_html_(self) -> str:
+        return str(self.frame().to_html(float_format="{:.4g}".format))
 
 
 def write_outcome(outcome: Outcome, source: Source, request: Request, options: Mapping[str, UnlearningConfig]) -> None:
