@@ -14,7 +14,7 @@ PACKAGES = ("fedsim", "strategies", "unlearning")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 FILE_LINES, FUNCTION_LINES, CLASS_LINES = 400, 50, 250
 STILL_TOO_LONG = {
-    "fedsim/cli/run.py", "unlearning/api/federation.py",
+    "unlearning/api/federation.py",
 }  # fmt: skip
 """To be split; nothing is added to this list."""
 

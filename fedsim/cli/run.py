@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,31 +78,22 @@ def run_command(
         "out": None if out is None else str(out),
     }
     flags = {key: value for key, value in flags.items() if value is not None}
-    from fedsim.config.machine import MACHINE_SETTINGS
     from fedsim.config.resolve import allow_named, find_config, parse_override
 
     overrides = dict(map(parse_override, sets or []))
     allow_named(flags)
     allow_named(overrides)
-    machine = {key: value for key, value in {**flags, **overrides}.items() if key in MACHINE_SETTINGS and key != "out"}
-    if resume is not None and data_root is not None:  # where its data are now
-        machine["data.root"] = str(data_root)
-    given = {"--config": config, "--force": force, "--dry-run": dry_run, **flags, **overrides}
-    useless = [
-        key for key, value in given.items() if value not in (None, False) and key not in machine and key != "rounds"
-    ]
-    if resume is not None and useless:
-        raise FedsimError(
-            f"--resume: the run keeps the configuration in {resume / 'config.yaml'}; leave out {useless[0]}"
+    machine = _machine_settings({**flags, **overrides}) if resume is not None else {}
+    if resume is not None:
+        _require_no_more(
+            resume, {"--config": config, "--force": force, "--dry-run": dry_run, **flags, **overrides}, machine
         )
     layers = [find_config(config)] if config else []
-
     if dry_run:
         from fedsim.report.plan import render_plan
         from fedsim.runs.plan import plan
 
         return Screen().print(render_plan(plan(*layers, flags, overrides)))
-
     console = Screen(soft_wrap=True)
     from fedsim.runs import runner
     from fedsim.runs.progress import progress_for
@@ -114,13 +106,34 @@ def run_command(
             result = runner.run_layers([*layers, flags, overrides], force=force, progress=progress)
     except KeyboardInterrupt as interrupt:
         raise Interrupted(str(interrupt) or "interrupted") from None
-    if quiet:
-        console.print(str(result.folder), highlight=False, markup=False)
-    else:
-        from fedsim.report.show import render_summary
-        from fedsim.runs.folder import RunFolder
+    _show(result, quiet)
 
-        Screen().print(render_summary(RunFolder.open(result.folder)))
+
+def _machine_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run that goes on takes from the command line: settings of this machine, and where its data are."""
+    from fedsim.config.machine import MACHINE_SETTINGS
+
+    ours = {key: value for key, value in given.items() if key in MACHINE_SETTINGS and key != "out"}
+    return ours | {key: value for key, value in given.items() if key == "data.root"}
+
+
+def _require_no_more(resume: Path, given: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
+    """Refuse what a run that goes on does not take."""
+    taken = {*machine, "rounds"}
+    useless = [key for key, value in given.items() if value not in (None, False) and key not in taken]
+    if useless:
+        kept = resume / "config.yaml"
+        raise FedsimError(f"--resume: the run keeps the configuration in {kept}; leave out {useless[0]}")
+
+
+def _show(result: RunResult, quiet: bool) -> None:
+    """Print what a run came to, or nothing but its folder."""
+    if quiet:
+        return Screen(soft_wrap=True).print(str(result.folder), highlight=False, markup=False)
+    from fedsim.report.show import render_summary
+    from fedsim.runs.folder import RunFolder
+
+    Screen().print(render_summary(RunFolder.open(result.folder)))
 
 
 def _resumed(folder: Path, rounds: int | None, progress: Progress, machine: dict[str, Any]) -> RunResult:
