@@ -47,6 +47,11 @@ def unseal(content: bytes, *, required: bool = False) -> bytes:
     return written
 
 
+def is_sealed(file: Path) -> bool:
+    """Return whether a JSON file carries a checksum, right or wrong. Runs of versions before 0.2 have none."""
+    return _KEY in file.read_bytes()
+
+
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:

@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Message
 
 from fedsim.config.errors import shown
 from fedsim.config.renamed import renamed
-from fedsim.config.run import RunConfig
+from fedsim.config.run import RunConfig, flatten
 from fedsim.data.datasets import Dataset, load_dataset
 from fedsim.data.federation import FederatedData, federate
 from fedsim.data.longtail import shot_groups
@@ -127,7 +127,7 @@ class Simulation:
         FedsimError
             If it is of another recipe, or of a version that made other tensors of it.
         """
-        _require_recipe(self.config.recipe(), checkpoint.recipe)
+        _require_recipe(self.config, checkpoint.recipe)
         shapes = {name: value.shape for name, value in self.server.initial().items()}
         fits = shapes == {name: value.shape for name, value in checkpoint.model.items()}
         try:
@@ -304,10 +304,17 @@ class Simulation:
         return scalars(measured or {})
 
 
-def _require_recipe(recipe: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another recipe; the first key that differs is named, names of parts before options."""
-    was, now = dict(renamed(*item) for item in recorded.items()), recipe
-    for key in sorted(now.keys() | was.keys(), key=lambda key: (not key.endswith(".name"), key)):
+def _require_recipe(config: RunConfig, recorded: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another recipe; the first key that differs is named, names of parts before options.
+
+    A key that one of them lacks has its default: a version of before, or of later, had no such option.
+    """
+    method = type(config.strategy)(name=config.strategy.name)
+    default = dict(flatten(RunConfig(strategy=method).model_dump(mode="json")))
+    was = default | dict(renamed(*item) for item in recorded.items())
+    recipe = config.recipe()
+    now = default | recipe
+    for key in sorted(recipe.keys() | recorded.keys(), key=lambda key: (not key.endswith(".name"), key)):
         if was.get(key) != now.get(key):
             then, here = shown(was.get(key)), shown(now.get(key))
             raise FedsimError(f"{key}: its checkpoint was made with {then}, not {here}; {_UNDO}")

@@ -112,7 +112,7 @@ def test_a_run_in_an_empty_folder(cli: Cli, tmp_path: Path, monkeypatch: pytest.
 def test_a_name_is_found_where_none_is_given(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None
 ) -> None:
-    monkeypatch.setattr("fedsim.runs.runner.time.strftime", lambda form: "20260101-000000")
+    monkeypatch.setattr("fedsim.runs.new_folder.time.strftime", lambda form: "20260101-000000")
     flags = [flag for flag in TINY_FLAGS if not flag.startswith("--name")]
     names = [cli("run", *flags, "--rounds=1", "--quiet", "--out", tmp_path).out.strip() for _ in range(3)]
     stem = f"{tmp_path}/fedavg-digits-20260101-000000"
