@@ -49,7 +49,7 @@ def run_command(
         str | None, typer.Option(help="Model; see: fedsim list models.", autocompletion=complete_models)
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto, inprocess or ray.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, inprocess, local or ray.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,
     dashboard: Annotated[bool, typer.Option("--dashboard", help="Serve Ray's dashboard on 127.0.0.1.")] = False,
     name: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,

@@ -86,14 +86,14 @@ class TrainingConfig(Config):
 class EngineConfig(Config):
     """Where clients run. None of it changes a result."""
 
-    name: Literal["auto", "inprocess", "ray"] = "auto"
-    """inprocess: in this process; ray: a pool of Ray actors; auto: inprocess unless Ray can help."""
+    name: Literal["auto", "inprocess", "local", "ray"] = "auto"
+    """inprocess: in this process; local: in processes forked from it; ray: on Ray actors; auto measures two rounds."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int = Field(1, ge=1)
     """CPU threads of torch per worker."""
     num_workers: int | None = Field(None, ge=1)
-    """Ray actors; by default as many as fit the machine."""
+    """Worker processes or Ray actors; by default one for each core, or as many as fit the cluster."""
     cpus_per_worker: float = Field(1.0, gt=0)
     """CPUs reserved for each Ray actor."""
     gpus_per_worker: float = Field(0.0, ge=0)
@@ -105,11 +105,11 @@ class EngineConfig(Config):
     dashboard_port: int = Field(8265, ge=1, le=65535)
     """Port of the dashboard."""
     retries: int = Field(2, ge=0)
-    """How often a chunk is tried again when its Ray actor dies or hangs."""
+    """How often a chunk is tried again when its worker dies or hangs."""
     lost_chunks: Literal["stop", "drop"] = "stop"
     """When that was in vain: stop the run at its last round, or go on without the chunk's clients, who then differ."""
     chunk_timeout_s: float | None = Field(None, gt=0)
-    """Seconds after which a Ray actor that works on a chunk counts as hanging; by default it never does."""
+    """Seconds after which a worker that is at a chunk counts as hanging; by default it never does."""
     state_memory_mb: int = Field(1024, ge=0)
     """Memory for the states that clients keep; beyond it, those not used for longest wait on disk."""
 

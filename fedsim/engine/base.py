@@ -6,7 +6,7 @@ import itertools
 import traceback
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -18,7 +18,7 @@ from flwr.supercore.run import Run
 from fedsim.engine.reply import Reply
 from fedsim.engine.states import ClientStates
 from fedsim.flower.internals import client_of, error_reply, new_run, node_of, reply_to, set_message_id
-from fedsim.flower.wire import TRAIN
+from fedsim.flower.wire import TRAIN, broadcast_of
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,24 @@ def cut(messages: Iterable[Message], size: int) -> list[Chunk]:
         chunks[-1].append(message)
         clients.add(client)
     return [Chunk(chunk) for chunk in chunks]
+
+
+def key_of(content: RecordDict) -> Hashable:
+    """Return what contents of one broadcast have in common, while they are there."""
+    return broadcast_of(content) or id(content)
+
+
+def predecessors(chunks: Sequence[Chunk]) -> list[int]:
+    """Return for each chunk the last one before it that has a client in common with it, -1 if there is none.
+
+    A client that gets several messages handles them one after another, each with the state that the last one left.
+    """
+    last: dict[int, int] = {}
+    found = []
+    for index, chunk in enumerate(chunks):
+        found.append(max((last.get(client, -1) for client in chunk.clients), default=-1))
+        last |= dict.fromkeys(chunk.clients, index)
+    return found
 
 
 class Engine(Grid):

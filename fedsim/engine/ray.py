@@ -14,7 +14,7 @@ import torch
 from flwr.app import ArrayRecord, RecordDict
 
 from fedsim.config.run import EngineConfig
-from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer
+from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer, key_of, predecessors
 from fedsim.engine.client_state_file import size_bytes
 from fedsim.engine.ray_cluster import Cluster, metrics_address
 from fedsim.engine.ray_metrics import Gauges
@@ -23,7 +23,7 @@ from fedsim.engine.states import ClientStates
 from fedsim.environment import code_in_use
 from fedsim.errors import ClusterLost, FedsimError
 from fedsim.flower.records import TensorArray, copy_records
-from fedsim.flower.wire import OWN, broadcast_of
+from fedsim.flower.wire import OWN
 
 if TYPE_CHECKING:
     import ray
@@ -168,9 +168,9 @@ class RayEngine(Engine):
         _cluster.fill(self._lease)
         window = 2 * self.num_workers + 2
         broadcasts: dict[Hashable, Any] = {}  # key -> ref: one copy in the store per broadcast
-        uses = Counter(key for chunk in chunks for key in set(map(_key, chunk.contents)))
+        uses = Counter(key for chunk in chunks for key in set(map(key_of, chunk.contents)))
         waiting = deque((index, 0) for index in range(len(chunks)))
-        after = _predecessors(chunks)
+        after = predecessors(chunks)
         idle = deque(self._lease.actors)
         running: dict[Any, tuple[int, int, Any]] = {}
         due: dict[Any, float] = {}  # when a chunk's actor counts as hanging
@@ -196,9 +196,9 @@ class RayEngine(Engine):
                         if in_vain or tries < self._retries:
                             waiting.appendleft((number, tries if in_vain else tries + 1))
                         else:
-                            told = f"its Ray worker failed {tries + 1} times: {self._reason(error)}"
+                            told = f"its worker failed {tries + 1} times: {self._reason(error)}"
                             done[number] = self._lost(chunks[number], told)
-                for key in set(map(_key, chunks[index].contents)):
+                for key in set(map(key_of, chunks[index].contents)):
                     uses[key] -= 1
                     if not uses[key]:
                         del broadcasts[key]
@@ -223,7 +223,7 @@ class RayEngine(Engine):
 
     def _submit(self, actor: Any, chunk: Chunk, broadcasts: dict[Hashable, Any]) -> Any:
         _cluster.require_alive()
-        keys = list(map(_key, chunk.contents))
+        keys = list(map(key_of, chunk.contents))
         own = [content.get(OWN) for content in chunk.contents]
         for key, content in zip(keys, chunk.contents, strict=True):
             if key not in broadcasts:
@@ -279,10 +279,6 @@ class RayEngine(Engine):
         super().close()
 
 
-def _key(content: RecordDict) -> Hashable:
-    return broadcast_of(content) or id(content)
-
-
 def _require_same_code(here: Mapping[str, str], there: Mapping[str, str]) -> None:
     for name, value in here.items():
         if there.get(name) != value:
@@ -290,19 +286,6 @@ def _require_same_code(here: Mapping[str, str], there: Mapping[str, str]) -> Non
                 f"engine: a Ray worker computes with another {name} ({there.get(name, 'none')[:12]}, not "
                 f"{value[:12]}); install the same versions on every node"
             )
-
-
-def _predecessors(chunks: Sequence[Chunk]) -> list[int]:
-    """Return for each chunk the last one before it that has a client in common with it, -1 if there is none.
-
-    A client that gets several messages handles them one after another, each with the state that the last one left.
-    """
-    last: dict[int, int] = {}
-    found = []
-    for index, chunk in enumerate(chunks):
-        found.append(max((last.get(client, -1) for client in chunk.clients), default=-1))
-        last |= dict.fromkeys(chunk.clients, index)
-    return found
 
 
 def _owning_state(reply: Reply) -> Reply:

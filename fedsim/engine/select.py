@@ -15,7 +15,9 @@ import torch
 
 from fedsim.atomic import write_atomically
 from fedsim.config.run import EngineConfig, RunConfig
-from fedsim.engine.worker import Worker
+from fedsim.engine.forks import can_fork
+from fedsim.engine.local import cores
+from fedsim.engine.worker import Worker, resolve_device
 from fedsim.errors import FedsimError
 from fedsim.federated.types import State
 from fedsim.flower.records import Tensors
@@ -37,11 +39,23 @@ def choose_engine(config: RunConfig) -> tuple[RunConfig, str]:
         for_ray = [o for o in ("num_workers", "ray_address", "gpus_per_worker", "dashboard") if getattr(engine, o)]
         if for_ray and importlib.util.find_spec("ray") is None:
             raise FedsimError(f"engine.{for_ray[0]}: needs Ray; install it with: pip install 'ray[default]'")
-        name = "ray" if for_ray else "inprocess"
-        why = f"engine.{for_ray[0]} is set" if for_ray else "no option asks for Ray"
+        alone = _why_alone(engine)
+        name = "ray" if for_ray else "inprocess" if alone else "auto"
+        why = f"engine.{for_ray[0]} is set" if for_ray else alone or "two rounds in this process decide on the others"
     if name == "ray" and importlib.util.find_spec("ray") is None:
         raise FedsimError("engine.name: ray is not installed; install it with: pip install 'ray[default]'")
+    if name == "local" and (alone := _why_alone(engine)) and engine.num_workers is None:
+        raise FedsimError(f"engine.name: local has no use here, as {alone}; use inprocess, or set engine.num_workers")
     return config.model_copy(update={"engine": engine.model_copy(update={"name": name})}), f"{name} ({why})"
+
+
+def _why_alone(engine: EngineConfig) -> str:
+    """Return why no processes are forked on this machine; nothing if they may be."""
+    if resolve_device(engine.device).type != "cpu":
+        return "it computes on a GPU"
+    if not can_fork():
+        return "this system does not fork"
+    return "a worker takes all cores" if cores() // engine.threads < 2 else ""
 
 
 def _require_device(engine: EngineConfig) -> None:

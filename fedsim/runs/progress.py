@@ -29,6 +29,9 @@ class Progress(Protocol):
     def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
         """Count one round."""
 
+    def tell(self, text: str) -> None:
+        """Say what was decided on the way."""
+
     def warn(self, text: str) -> None:
         """Say that something is wrong; the run goes on."""
 
@@ -49,6 +52,9 @@ class Quiet:
         """Ignore."""
 
     def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
+        """Ignore."""
+
+    def tell(self, text: str) -> None:
         """Ignore."""
 
     def warn(self, text: str) -> None:
@@ -98,6 +104,10 @@ class Lines(Quiet):
         """Print the headline."""
         self._config, self._begun, self._done_before = config, time.monotonic(), rounds_done
         self._console.print(headline_of(config, choices), highlight=False, markup=False)
+
+    def tell(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, highlight=False, markup=False)
 
     def working(self, what: str, done: int, total: int) -> None:
         """Print a line every ten seconds, and one when it is done."""
@@ -157,6 +167,10 @@ class Live(Quiet):
         self._shown |= metrics
         if self._bar is not None:
             self._bar.update(self._task, completed=server_round, description=self._text())
+
+    def tell(self, text: str) -> None:
+        """Print it above the bar."""
+        self._console.print(text, highlight=False, markup=False)
 
     def warn(self, text: str) -> None:
         """Print it above the bar."""

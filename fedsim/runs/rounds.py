@@ -74,15 +74,19 @@ class Checkpoints(RoundObserver):
 
 
 class Gauges(RoundObserver):
-    """Shows the numbers of a round to whoever watches the engine, such as Ray's metrics."""
+    """Shows the numbers of a round to the engine and whoever watches it, and tells what the engine chose by them."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, simulation: Simulation) -> None:
+        self._engine, self._simulation = engine, simulation
 
     def round_done(self, state: RunState, metrics: Metrics) -> None:
         """Report them."""
         numbers = {name: metrics[metric] for name, metric in _GAUGES.items() if metric in metrics}
         self._engine.report({"round": state.round, "failures": state.failures, **numbers})
+        choices, choice = self._simulation.choices, self._engine.notes.get("engine")
+        if choice is not None and choice != choices["engine"]:
+            choices["engine"] = choice
+            self._simulation.progress.tell(f"engine: {choice}")
 
 
 def run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> None:
@@ -103,7 +107,7 @@ def run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunS
         state.ledger.save(folder)
         observers: list[RoundObserver] = [there, LedgerJournal(folder)]
         observers += [] if history is None else [history]
-        observers += [MetricsFile(folder, state), checkpoints, Gauges(engine)]
+        observers += [MetricsFile(folder, state), checkpoints, Gauges(engine, simulation)]
         observers += [Watch(config, simulation.data.dataset, simulation.progress)]
         simulation.progress.begin(config, simulation.choices | engine.notes, state.round)
         while state.round < config.rounds:

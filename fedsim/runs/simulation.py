@@ -20,6 +20,7 @@ from fedsim.data.federation import FederatedData, federate
 from fedsim.data.longtail import shot_groups
 from fedsim.engine.base import Engine
 from fedsim.engine.inprocess import InProcessEngine
+from fedsim.engine.local import LocalEngine
 from fedsim.engine.select import choose_engine, choose_vectorize
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Worker
@@ -102,14 +103,15 @@ class Simulation:
 
     def engine(self) -> Engine:
         """Return the engine that the configuration names; the caller closes it."""
-        chunk = self.config.training.chunk
+        options, chunk = self.config.engine, self.config.training.chunk
         assert chunk is not None  # choose_vectorize has set it
-        if self.config.engine.name == "ray":
+        if options.name == "ray":
             from fedsim.engine.ray import RayEngine
 
-            return RayEngine(partial(Worker, self.config, self.data), self.config.clients, chunk, self.config.engine)
-        states = ClientStates(self.config.engine.state_memory_mb << 20)
-        return InProcessEngine(self.worker, self.config.clients, chunk, states)
+            return RayEngine(partial(Worker, self.config, self.data), self.config.clients, chunk, options)
+        if options.name in ("auto", "local"):
+            return LocalEngine(self.worker, self.config.clients, chunk, options, self.config.rounds)
+        return InProcessEngine(self.worker, self.config.clients, chunk, ClientStates(options.state_memory_mb << 20))
 
     def begin(self) -> RunState:
         """Return the state before the first round."""

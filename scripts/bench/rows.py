@@ -110,14 +110,14 @@ class _LocalClock:
         return {"overhead": share("_run_phase"), "overhead_outside_trainer": share("train")}
 
 
-def fedsim(workload: Workload, meter: Meter, *, mode: str, workers: int = 0) -> Outcome:
-    """Run fedsim in this process, or on so many Ray workers."""
+def fedsim(workload: Workload, meter: Meter, *, mode: str, workers: int = 0, name: str = "ray") -> Outcome:
+    """Run fedsim in this process, or on so many workers: Ray's, or forks."""
     from fedsim.config.resolve import resolve
     from fedsim.runs.simulation import Simulation
 
     engine: dict[str, Any] = {"engine.name": "inprocess", "engine.device": str(meter.device)}
     if workers:
-        engine = {"engine.name": "ray", "engine.num_workers": workers, "training.chunk": workload.ray_chunk}
+        engine |= {"engine.name": name, "engine.num_workers": workers, "training.chunk": workload.ray_chunk}
     simulation = Simulation(resolve(workload.config(), {"training.vectorize": mode, **engine}))
     clock = None if workers else _LocalClock(simulation.worker.trainer)
     names = simulation.server.first.params
@@ -153,12 +153,13 @@ ROWS: dict[str, Row] = {
     "sequential": partial(fedsim, mode="never"),
     "vectorized": partial(fedsim, mode="always"),
     "auto": partial(fedsim, mode="auto"),
+    "local-2": partial(fedsim, mode="auto", workers=2, name="local"),
     "ray-1": partial(fedsim, mode="auto", workers=1),
     "ray-2": partial(fedsim, mode="auto", workers=2),
     "flower": _flower,
     "pfl": _pfl,
 }
-"""fedsim in-process by cohort mode, fedsim on Ray with one and two workers, and the peers."""
+"""fedsim in-process by cohort mode, fedsim on two forks, on Ray with one and two workers, and the peers."""
 
 
 def main(task_file: str) -> None:

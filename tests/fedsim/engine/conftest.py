@@ -6,6 +6,7 @@ import pytest
 
 from fedsim.config.run import EngineConfig
 from fedsim.engine.base import Engine
+from fedsim.engine.local import LocalEngine
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,21 @@ def ray_engine(ray_session: None) -> Iterator[Callable[..., Engine]]:
     def make(make_worker: Callable[[], Any], clients: int, chunk: int, **options: Any) -> Engine:
         config = EngineConfig(name="ray", num_workers=2).model_copy(update=options)
         made.append(RayEngine(make_worker, clients, chunk, config))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+@pytest.fixture
+def local_engine() -> Iterator[Callable[..., Engine]]:
+    """Return a function that makes an engine on forks of this process, two unless told otherwise."""
+    made: list[Engine] = []
+
+    def make(make_worker: Callable[[], Any], clients: int, chunk: int, **options: Any) -> Engine:
+        config = EngineConfig(name="local", num_workers=2).model_copy(update=options)
+        made.append(LocalEngine(make_worker(), clients, chunk, config, 1))
         return made[-1]
 
     yield make

@@ -1,4 +1,4 @@
-"""What every engine promises, on all of them: in this process, and on Ray with one and two workers."""
+"""What every engine promises, on all of them: in this process, in forks of it, and on Ray with one and two workers."""
 
 import hashlib
 import os
@@ -39,17 +39,30 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning"),
 ]
 
-ENGINES = ["inprocess", *(pytest.param(f"ray-{workers}", marks=pytest.mark.ray) for workers in (1, 2))]
+ENGINES = ["inprocess", "local-2", "ray-1", "ray-2"]
 
 
-@pytest.fixture(params=ENGINES)
+def marked(case: Any) -> Any:
+    """Return a parameter, or several of which the first is an engine, with the mark that the engine asks for."""
+    values = case if isinstance(case, tuple) else (case,)
+    return pytest.param(*values, marks=pytest.mark.ray if values[0].startswith("ray") else ())
+
+
+@pytest.fixture(params=list(map(marked, ENGINES)))
 def make_engine(request: pytest.FixtureRequest) -> MakeEngine:
     """Return a function that makes an engine of some kind from what makes its worker."""
     kind = request.param
     if kind == "inprocess":
         return lambda make_worker, clients, chunk: InProcessEngine(make_worker(), clients, chunk)
-    make: MakeEngine = request.getfixturevalue("ray_engine")
+    make: MakeEngine = request.getfixturevalue("local_engine" if kind.startswith("local") else "ray_engine")
     return partial(make, num_workers=int(kind[-1]))
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+def pool_engine(request: pytest.FixtureRequest) -> MakeEngine:
+    """Return a function that makes an engine with two worker processes."""
+    make: MakeEngine = request.getfixturevalue(f"{request.param}_engine")
+    return make
 
 
 def values(reply: Message) -> dict[str, Any]:
@@ -222,29 +235,38 @@ def undisturbed() -> Callable[[str, str], str]:
     return get
 
 
+CASES = [
+    *((engine, strategy) for engine in ENGINES for strategy in ("fedavg", "fedloge")),
+    *(
+        (engine, strategy)
+        for engine in ENGINES
+        if engine != "local-2"
+        for strategy in ("fedlabel", "fedld", "scaffold")
+    ),
+]
+
+
 @pytest.mark.parametrize("vectorize", ["never", "always"])
-@pytest.mark.parametrize("strategy", ["fedavg", "fedlabel", "fedld", "fedloge", "scaffold"])
+@pytest.mark.parametrize(("make_engine", "strategy"), list(map(marked, CASES)), indirect=["make_engine"])
 def test_same_bits_on_every_engine(make_engine: MakeEngine, undisturbed, strategy: str, vectorize: str) -> None:
     sim = simulation(strategy, vectorize)
     engine = make_engine(partial(Worker, sim.config, sim.data), 12, 3)
     assert run_rounds(sim, engine) == undisturbed(strategy, vectorize)
 
 
-@pytest.mark.ray
-def test_several_waves_come_to_the_same_bits_on_ray(ray_engine: MakeEngine) -> None:
+def test_several_waves_come_to_the_same_bits_on_workers(pool_engine: MakeEngine) -> None:
     with halves("fedavg", client=AskingClient, server=AskingServer):
         sims = [simulation("fedavg", "always") for _ in range(2)]
     here = run_rounds(sims[0], sims[0].engine())
-    ray = ray_engine(partial(PatchedWorker, sims[1].config, sims[1].data), 12, 3, num_workers=2)
-    assert run_rounds(sims[1], ray) == here
+    workers = pool_engine(partial(PatchedWorker, sims[1].config, sims[1].data), 12, 3, num_workers=2)
+    assert run_rounds(sims[1], workers) == here
     answers, expected = (sim.server.answers for sim in reversed(sims))
     assert answers.keys() == expected.keys()
     for key, answer in expected.items():
         assert_same_bits(answers[key], answer)
 
 
-@pytest.mark.ray
-def test_models_made_for_single_clients_come_to_the_same_bits_on_ray(ray_engine: MakeEngine) -> None:
+def test_models_made_for_single_clients_come_to_the_same_bits_on_workers(pool_engine: MakeEngine) -> None:
     options = {
         "strategy.descriptor": 4,
         "strategy.hidden": 8,
@@ -253,15 +275,14 @@ def test_models_made_for_single_clients_come_to_the_same_bits_on_ray(ray_engine:
     }
     sims = [simulation("pefll", "always", **options, eval_clients="all") for _ in range(2)]
     here = run_rounds(sims[0], sims[0].engine())
-    ray = ray_engine(partial(Worker, sims[1].config, sims[1].data), 12, 3, num_workers=2)
-    assert run_rounds(sims[1], ray) == here
+    workers = pool_engine(partial(Worker, sims[1].config, sims[1].data), 12, 3, num_workers=2)
+    assert run_rounds(sims[1], workers) == here
 
 
-@pytest.mark.ray
-def test_same_history_on_ray(ray_engine: MakeEngine, undisturbed, tmp_path: Path) -> None:
+def test_same_history_on_workers(pool_engine: MakeEngine, undisturbed, tmp_path: Path) -> None:
     sim = simulation("fedavg", "always")
     config, files = HistoryConfig(keep="updates"), []
-    for name, engine in [("here", sim.engine()), ("there", ray_engine(partial(Worker, sim.config, sim.data), 12, 3))]:
+    for name, engine in [("here", sim.engine()), ("there", pool_engine(partial(Worker, sim.config, sim.data), 12, 3))]:
         (tmp_path / name).mkdir()
         assert run_rounds(sim, engine, HistoryWriter(tmp_path / name, config)) == undisturbed("fedavg", "always")
         folder = tmp_path / name
@@ -294,9 +315,8 @@ def test_nothing_is_computed_before_it_is_asked_for() -> None:
     assert worker.chunks == [[0, 1], [2, 3]]
 
 
-@pytest.mark.ray
-def test_ray_runs_a_few_chunks_ahead_and_no_more(ray_engine: MakeEngine, tmp_path: Path) -> None:
-    engine = ray_engine(partial(fakes.EchoWorker, tmp_path / "log"), 100, 1)
+def test_workers_run_a_few_chunks_ahead_and_no_more(pool_engine: MakeEngine, tmp_path: Path) -> None:
+    engine = pool_engine(partial(fakes.EchoWorker, tmp_path / "log"), 100, 1)
     replies = engine.stream(fakes.numbered(list(range(100))))
     next(replies)
     time.sleep(0.5)
@@ -305,10 +325,9 @@ def test_ray_runs_a_few_chunks_ahead_and_no_more(ray_engine: MakeEngine, tmp_pat
     replies.close()
 
 
-@pytest.mark.ray
-def test_a_slow_chunk_does_not_idle_the_others(ray_engine: MakeEngine, tmp_path: Path) -> None:
+def test_a_slow_chunk_does_not_idle_the_others(pool_engine: MakeEngine, tmp_path: Path) -> None:
     """Chunk 0 takes as long as the other five together: two workers need half the time of one."""
-    engine = ray_engine(partial(fakes.EchoWorker, None, [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]), 6, 1)
+    engine = pool_engine(partial(fakes.EchoWorker, None, [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]), 6, 1)
     begun = time.perf_counter()
     list(engine.stream(fakes.numbered(list(range(6)))))
     assert time.perf_counter() - begun < 0.9
@@ -317,15 +336,14 @@ def test_a_slow_chunk_does_not_idle_the_others(ray_engine: MakeEngine, tmp_path:
 # Death -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.ray
-def test_a_worker_that_dies_changes_no_bit(ray_engine: MakeEngine, undisturbed, tmp_path: Path) -> None:
+def test_a_worker_that_dies_changes_no_bit(pool_engine: MakeEngine, undisturbed, tmp_path: Path) -> None:
     """Three processes die, having trained a chunk and before answering."""
     strategy = "fedavg"
     sim = simulation(strategy, "never")
     sim_cohorts = [cohort_of(sim, server_round) for server_round in (1, 2, 3)]
     for server_round, cohort, position in zip((1, 2, 3), sim_cohorts, (0, 3, 6), strict=True):
         (tmp_path / f"train-{server_round}-{cohort[position]}").touch()
-    engine = ray_engine(partial(fakes.MortalWorker, tmp_path, sim.config, sim.data), 12, 3)
+    engine = pool_engine(partial(fakes.MortalWorker, tmp_path, sim.config, sim.data), 12, 3)
     assert run_rounds(sim, engine) == undisturbed(strategy, "never")
     assert list(tmp_path.iterdir()) == []
 
@@ -366,36 +384,32 @@ def test_workers_killed_from_outside_change_no_bit(ray_engine: MakeEngine, undis
     assert result == undisturbed("fedloge", "never")
 
 
-@pytest.mark.ray
-def test_when_retries_are_used_up_those_clients_fail_and_the_rest_goes_on(ray_engine: MakeEngine) -> None:
-    engine = ray_engine(partial(fakes.LethalWorker, 3), 8, 2, retries=1, lost_chunks="drop")
+def test_when_retries_are_used_up_those_clients_fail_and_the_rest_goes_on(pool_engine: MakeEngine) -> None:
+    engine = pool_engine(partial(fakes.LethalWorker, 3), 8, 2, retries=1, lost_chunks="drop")
     replies = list(engine.stream(fakes.numbered(list(range(8)))))
     assert [reply.has_error() for reply in replies] == [False, False, True, True, False, False, False, False]
-    assert replies[3].error.reason.startswith("its Ray worker failed 2 times: ")
+    assert replies[3].error.reason.startswith("its worker failed 2 times: ")
     assert [reply.has_error() for reply in engine.stream(fakes.numbered([0, 1, 4, 5]))] == [False] * 4
 
 
-@pytest.mark.ray
-def test_when_retries_are_used_up_the_machinery_has_failed_and_no_client(ray_engine: MakeEngine) -> None:
+def test_when_retries_are_used_up_the_machinery_has_failed_and_no_client(pool_engine: MakeEngine) -> None:
     """A model without those clients would be another one."""
-    engine = ray_engine(partial(fakes.LethalWorker, 3), 8, 2, retries=1)
-    with pytest.raises(ClusterLost, match=r"^engine: no reply of clients 2, 3: its Ray worker failed 2 times: [^\n]*$"):
+    engine = pool_engine(partial(fakes.LethalWorker, 3), 8, 2, retries=1)
+    with pytest.raises(ClusterLost, match=r"^engine: no reply of clients 2, 3: its worker failed 2 times: [^\n]*$"):
         list(engine.stream(fakes.numbered(list(range(8)))))
 
 
-@pytest.mark.ray
-def test_a_worker_that_hangs_is_given_up(ray_engine: MakeEngine) -> None:
+def test_a_worker_that_hangs_is_given_up(pool_engine: MakeEngine) -> None:
     """The first chunk sleeps for minutes: it is tried twice, then its clients fail, and the others go on."""
     slow = partial(fakes.EchoWorker, None, [300.0] + [0.0] * 5)
-    engine = ray_engine(slow, 6, 2, retries=1, chunk_timeout_s=2, lost_chunks="drop")
+    engine = pool_engine(slow, 6, 2, retries=1, chunk_timeout_s=2, lost_chunks="drop")
     replies = list(engine.stream(fakes.numbered(list(range(6)))))
     assert [reply.has_error() for reply in replies] == [True, True, False, False, False, False]
-    assert replies[0].error.reason == "its Ray worker failed 2 times: it took more than engine.chunk_timeout_s = 2"
+    assert replies[0].error.reason == "its worker failed 2 times: it took more than engine.chunk_timeout_s = 2"
 
 
-@pytest.mark.ray
-def test_a_caller_that_stops_early_leaves_nothing_running(ray_engine: MakeEngine) -> None:
-    engine = ray_engine(partial(fakes.EchoWorker, None, [0.0] + [30.0] * 3), 4, 1)
+def test_a_caller_that_stops_early_leaves_nothing_running(pool_engine: MakeEngine) -> None:
+    engine = pool_engine(partial(fakes.EchoWorker, None, [0.0] + [30.0] * 3), 4, 1)
     replies = engine.stream(fakes.numbered(list(range(4))))
     next(replies)
     replies.close()

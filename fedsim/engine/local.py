@@ -1,0 +1,131 @@
+"""The engine of this machine: chunks run in this process until worker processes are worth their start."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from fedsim.config.run import EngineConfig
+from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer
+from fedsim.engine.client_state_file import size_bytes
+from fedsim.engine.forks import Pool
+from fedsim.engine.reply import Reply
+from fedsim.engine.states import ClientStates
+
+_MEASURED = 2  # rounds: the first pays for what all need
+_START_S = 1.0
+_BYTES_PER_S = 5e8  # through a pipe and back into arrays
+_PER_CHUNK_S = 1e-3
+_WORTHWHILE = 0.9  # of the time in this process; above that, the cores are better left to others
+
+
+def cores() -> int:
+    """Return how many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class LocalEngine(Engine):
+    """Runs clients in this process, or in processes that are forked from it; the bits are the same.
+
+    Asked for processes (`local`), it forks at once. Left to choose (`auto`), it begins here, measures two rounds, and
+    forks where those left of `rounds` gain more by it than it costs; where one gains nothing after all, it comes back.
+    """
+
+    def __init__(self, worker: ChunkRunner, num_clients: int, chunk: int, options: EngineConfig, rounds: int) -> None:
+        super().__init__(num_clients, chunk, ClientStates(options.state_memory_mb << 20))
+        self.worker = worker
+        self._options = options
+        self._rounds = rounds
+        self._count = options.num_workers or max(1, cores() // options.threads)
+        self._pool: Pool | None = None
+        self._spent: list[float] = []
+        """Seconds that each chunk of this round has taken here."""
+        self._waited_s, self._bytes = 0.0, 0
+        self._seen = 0
+        """Rounds since the last change."""
+        self._alone_s = 0.0
+        """Seconds of local work of a round in this process."""
+        self._open = options.name == "auto"
+        if not self._open:
+            self._fork()
+
+    def run_chunks(self, chunks: Sequence[Chunk]) -> Iterator[list[Reply]]:
+        """Yield each chunk's replies in order."""
+        if self._pool is None:
+            for chunk in chunks:
+                begun = time.perf_counter()
+                replies = answer(self.worker, chunk.kind, chunk.contents, chunk.clients, self.states_of(chunk))
+                self._spent.append(time.perf_counter() - begun)
+                if self._open:
+                    self._bytes += sum(size_bytes(reply.content) for reply in replies if reply.content is not None)
+                yield replies
+            return
+        begun = time.perf_counter()
+        for replies in self._pool.run(chunks, self.states_of):
+            self._waited_s += time.perf_counter() - begun
+            yield replies
+            begun = time.perf_counter()
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Choose where the next round is run, from what this one took."""
+        self._seen += 1
+        if self._open and self._seen >= _MEASURED:
+            if self._pool is None:
+                self._consider(int(metrics["round"]))
+            else:
+                self._reconsider()
+        self._spent, self._waited_s, self._bytes = [], 0.0, 0
+
+    def _consider(self, server_round: int) -> None:
+        """Fork if the rounds that are left gain more by it than it costs."""
+        self._alone_s = sum(self._spent)
+        shared_s = _makespan(self._spent, self._count) + self._bytes / _BYTES_PER_S + _PER_CHUNK_S * len(self._spent)
+        left = self._rounds - server_round
+        if shared_s < _WORTHWHILE * self._alone_s and left * (self._alone_s - shared_s) > _START_S:
+            self._fork()
+            self._seen = 0
+            self._say(f"{self._count} worker processes from round {server_round + 1} on")
+            return
+        self._open = False
+        why = "one chunk has most of it" if shared_s >= _WORTHWHILE * self._alone_s else f"{left} rounds are left"
+        self._say(
+            f"inprocess (the clients of a round take {self._alone_s:.2g} s, and {why}: workers would gain little)"
+        )
+
+    def _reconsider(self) -> None:
+        """Come back into this process if that is as quick."""
+        self._open = False
+        told = f"the clients of a round take {self._waited_s:.2g} s in them, and took {self._alone_s:.2g} s in one"
+        if self._waited_s < _WORTHWHILE * self._alone_s:
+            self._say(f"{self._count} worker processes ({told})")
+            return
+        assert self._pool is not None
+        self._pool.close()
+        self._pool = None
+        self._say(f"inprocess, after a try of {self._count} worker processes ({told})")
+
+    def _say(self, what: str) -> None:
+        self.notes["engine"] = what
+
+    def _fork(self) -> None:
+        options = self._options
+        self._pool = Pool(
+            self.worker, self._count, threads=options.threads, retries=options.retries,
+            drop=options.lost_chunks == "drop", timeout_s=options.chunk_timeout_s,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.close()
+        super().close()
+
+
+def _makespan(seconds: Sequence[float], workers: int) -> float:
+    """Return when the last of these jobs ends, each given to the worker that is free first."""
+    free = [0.0] * workers
+    for job in seconds:
+        heapq.heapreplace(free, free[0] + job)
+    return max(free)
