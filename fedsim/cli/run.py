@@ -103,7 +103,8 @@ def run_command(
         if resume is not None:
             result = _resumed(resume, rounds, progress, machine)
         else:
-            result = runner.run_layers([*layers, flags, overrides], force=force, progress=progress)
+            like = Path(config) if config and (Path(config) / "config.yaml").is_file() else None
+            result = runner.run_layers([*layers, flags, overrides], force=force, progress=progress, like=like)
     except KeyboardInterrupt as interrupt:
         raise Interrupted(str(interrupt) or "interrupted") from None
     _show(result, quiet)

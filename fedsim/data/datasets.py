@@ -97,6 +97,12 @@ class Dataset:
         """What training items are counted by, int64 (n,): their classes, or 0 for all where they have none."""
         return self.y_train if self.y_train.dtype.kind == "i" else np.zeros(len(self.y_train), np.int64)
 
+    def with_tests(self, rows: IntArray) -> "Dataset":
+        """Return the data set with these rows (k,) of its test set, and no others."""
+        names = ("x_test", "y_test", "identity_test", "truth_test")
+        arrays = {name: array[rows] for name in names if (array := getattr(self, name)) is not None}
+        return replace(self, **arrays)
+
     @property
     def num_strata(self) -> int:
         """The number of classes, or 1 where training items have none."""

@@ -39,6 +39,8 @@ class FederatedData:
     """Where the canaries are, if the configuration plants some."""
     stages: Stages | None = None
     """When which classes arrive; None: all are there from the first round. The partitions are those of all stages."""
+    tests: IntArray | None = None
+    """Rows of the whole test set that the data set still has, ascending; None: all of them."""
 
     def at(self, server_round: int) -> Partition:
         """Return the labelled training rows that each client may train on in a round."""
@@ -95,19 +97,42 @@ class FederatedData:
         """Return the same federation with those training rows taken from whoever holds them.
 
         They are blank in its data set, so that nobody can look at them. A client without training rows loses what else
-        it cut from the training set: its test rows, and those without labels. The test set stays.
+        it cut from the training set: its test rows, and those without labels. The test set stays, but for the rows of
+        people, or of clients that a column names, of whom no training row is left.
         """
         partition = self.partition.only(~np.isin(self.partition.indices, rows))
         stays = (partition.sizes > 0) | (self.partition.sizes == 0)
         unlabelled, tests = (part.only(stays[part.owners]) for part in (self.unlabelled, self.client_test))
         counts = np.bincount(self.dataset.strata_train[partition.indices], minlength=self.dataset.num_strata)
-        return replace(
+        left = replace(
             self,
             partition=partition,
             unlabelled=unlabelled,
             client_test=tests if self.client_test_source == "train" else self.client_test,
             class_counts=counts,
-        ).blanked()
+        )
+        if self.dataset.identity_test is not None:
+            gone = np.setdiff1d(self._people, left._people)
+            left = left.with_tests(np.flatnonzero(~np.isin(self.dataset.identity_test, gone)))
+        return left.blanked()
+
+    @property
+    def _people(self) -> IntArray:
+        """The identities of whom some client holds a training row, ascending; none where there are no identities."""
+        held, identity = (self.partition, self.unlabelled), self.dataset.identity_train
+        rows = np.concatenate([part.indices for part in held])
+        return np.empty(0, np.int64) if identity is None else np.unique(identity[rows])
+
+    def with_tests(self, rows: IntArray) -> "FederatedData":
+        """Return the same federation with these rows (k,) of its test set, ascending, and no others."""
+        if len(rows) == (size := len(self.dataset.y_test)):
+            return self
+        client_test = self.client_test
+        if self.client_test_source == "test":
+            client_test = client_test.only(np.isin(client_test.indices, rows))
+            client_test = Partition(np.searchsorted(rows, client_test.indices), client_test.offsets)
+        tests = np.arange(size) if self.tests is None else self.tests
+        return replace(self, dataset=self.dataset.with_tests(rows), client_test=client_test, tests=tests[rows])
 
     def blanked(self) -> "FederatedData":
         """Return the same federation over a data set whose training rows that nobody holds are zeros, never read."""

@@ -7,7 +7,9 @@ kept as it was cut: row numbers per client, and the constants of the data set.
 from __future__ import annotations
 
 import io
+import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +26,10 @@ from fedsim.data.partition import Partition
 from fedsim.errors import FedsimError
 from fedsim.paths import expanded
 from fedsim.runs.folder import RunFolder
+from fedsim.sealed import seal, unseal
 
 FILE = "federation.npz"
+_LEDGER = "deletions.json"
 _PARTS = ("partition", "client_test", "unlabelled")
 
 
@@ -35,6 +39,8 @@ def freeze(folder: Path, data: FederatedData) -> None:
     arrays = {
         f"{part}_{side}": getattr(getattr(data, part), side) for part in _PARTS for side in ("indices", "offsets")
     }
+    if data.tests is not None:
+        arrays["tests"] = data.tests
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer, allow_pickle=False, **arrays, mean=np.array(dataset.mean), std=np.array(dataset.std),
@@ -97,9 +103,11 @@ def run_data(folder: Path, config: RunConfig, whole: Whole | None = None) -> Fed
                 std=tuple(archive["std"].tolist()),
                 num_classes=int(archive["num_classes"]),
             )
+            if (tests := _tests(archive)) is not None:
+                dataset = dataset.with_tests(tests)
             data = FederatedData(
                 dataset, partition, client_test, "train" if archive["tests_of_train"] else "test",
-                np.empty(0, np.int64), unlabelled, canaries, stages_of(config.data, dataset, config.seed),
+                np.empty(0, np.int64), unlabelled, canaries, stages_of(config.data, dataset, config.seed), tests,
             ).blanked()  # fmt: skip
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
         raise FedsimError(f"{file}: cannot be read ({' '.join(str(error).split())}); restore it") from None
@@ -107,19 +115,50 @@ def run_data(folder: Path, config: RunConfig, whole: Whole | None = None) -> Fed
     return replace(data, class_counts=counts)
 
 
-def inherited_data(config: RunConfig) -> FederatedData | None:
+def _tests(archive: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Return the rows of the test set that are left; None for all."""
+    if "tests" not in archive:
+        return None
+    rows = archive["tests"]
+    if rows.ndim != 1 or rows.dtype != np.int64 or (np.diff(rows, prepend=-1) < 1).any():
+        raise ValueError("not rows of a test set")
+    return rows
+
+
+class Inherited(NamedTuple):
+    """What a new run may be trained on, as an older one has had samples deleted."""
+
+    data: FederatedData
+    folder: Path
+    """Of the older run, or of an unlearned model."""
+
+    def tell(self, run: Path) -> None:
+        """Enter what was deleted into the ledger of a new run; the receipts stay with the older one."""
+        if (file := self.folder / _LEDGER).exists():
+            told = json.loads(unseal(file.read_bytes()))
+            write_atomically(run / _LEDGER, seal(json.dumps({**told, "receipts": []}, indent=1)))
+
+
+def inherited_data(config: RunConfig, like: Path | None = None) -> Inherited | None:
     """Return what a run may be trained on whose start has had samples deleted; None where that binds nothing.
 
-    It binds a run on the same data set: what the start may not know, no model that goes on from it may.
+    It binds a run on the same data set: what the start may not know, no model that goes on from it may. The same holds
+    for the run `like` whose configuration this one's begins with.
 
     Raises
     ------
     FedsimError
         If the run would cut that data set in another way, so that nobody could tell which rows are the deleted ones.
     """
-    if config.start is None:
-        return None
-    start = expanded(config.start).resolve()
+    found = [one for folder in (config.start, like) if folder is not None and (one := _inherited(config, folder))]
+    if len(found) < 2:
+        return found[0] if found else None
+    (data, folder), (other, _) = found
+    return Inherited(data.without(np.setdiff1d(data.partition.indices, other.partition.indices)), folder)
+
+
+def _inherited(config: RunConfig, given: Path) -> Inherited | None:
+    start = expanded(given).resolve()
     start = start if start.is_dir() else start.parent
     if not (start / FILE).exists():
         return None
@@ -130,10 +169,10 @@ def inherited_data(config: RunConfig) -> FederatedData | None:
     cut = [(each.data.model_copy(update={"root": None}), each.clients, each.seed) for each in (config, before)]
     if cut[0] != cut[1]:
         raise FedsimError(
-            f"start: {start} has had samples of {config.data.name} deleted, and another split of it would bring them "
+            f"{start} has had samples of {config.data.name} deleted, and another split of it would bring them "
             "back; leave data, clients and seed as they were"
         )
-    return run_data(start, config)
+    return Inherited(run_data(start, config), start)
 
 
 def _partition(indices: np.ndarray, offsets: np.ndarray, clients: int) -> Partition:

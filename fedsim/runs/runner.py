@@ -29,7 +29,7 @@ from fedsim.runs.checkpoint import load_latest, load_model, save_model
 from fedsim.runs.client_scores import FILE as CLIENTS
 from fedsim.runs.client_scores import write_csv
 from fedsim.runs.folder import RunFolder
-from fedsim.runs.frozen import inherited_data, run_data
+from fedsim.runs.frozen import Inherited, inherited_data, run_data
 from fedsim.runs.history import require_room
 from fedsim.runs.new_folder import make_folder, reserved
 from fedsim.runs.pictures import write_pictures
@@ -80,15 +80,22 @@ def run(
     if not isinstance(config, str | Path):
         allow_named(base)
     allow_named(overrides or {})
-    return run_layers([base, overrides or {}], force=force, progress=progress)
+    like = Path(config) if isinstance(config, str | Path) and (Path(config) / "config.yaml").is_file() else None
+    return run_layers([base, overrides or {}], force=force, progress=progress, like=like)
 
 
-def run_layers(layers: Sequence[Mapping[str, Any]], *, force: bool, progress: Progress | None) -> RunResult:
-    """Run the configuration that the layers make, see `fedsim.config.resolve`, in a new run folder."""
+def run_layers(
+    layers: Sequence[Mapping[str, Any]], *, force: bool, progress: Progress | None, like: Path | None = None
+) -> RunResult:
+    """Run the configuration that the layers make, see `fedsim.config.resolve`, in a new run folder.
+
+    `like` is the run folder that the first of them is from: what was deleted from it, this run does not bring back.
+    """
     config = resolve(user_settings(), *layers)
     with reserved(config, force) as folder:
-        data = inherited_data(config)
-        return _begin(folder, Simulation(config, progress, data), frozen=data is not None)
+        inherited = inherited_data(config, like)
+        simulation = Simulation(config, progress, None if inherited is None else inherited.data)
+        return _begin(folder, simulation, inherited=inherited)
 
 
 def resume(
@@ -209,11 +216,15 @@ def load_run_tensors(run: RunFolder) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _begin(folder: Path, simulation: Simulation, *, pictures: bool = True, frozen: bool = False) -> RunResult:
+def _begin(
+    folder: Path, simulation: Simulation, *, pictures: bool = True, inherited: Inherited | None = None
+) -> RunResult:
     config = simulation.config
     require_room(config.history, simulation.server.initial(), config.rounds, config.cohort_size)
     with contextlib.closing(simulation.engine()) as engine:  # first: it may not be to be had
-        make_folder(folder, simulation, frozen)
+        make_folder(folder, simulation, frozen=inherited is not None)
+        if inherited is not None:
+            inherited.tell(folder)
         return _finish(folder, simulation, engine, simulation.begin(), pictures=pictures)
 
 
@@ -247,6 +258,8 @@ def _require_ledger(folder: Path, state: RunState) -> None:
                 "undo the change to config.yaml, or start a new run"
             )
         state.ledger = told
+    elif told.recipe == state.ledger.recipe:  # a checkpoint does not know of what the model comes from
+        state.ledger = state.ledger.model_copy(update={"before": told.before})
 
 
 def _keep_config(run: RunFolder, config: RunConfig) -> None:

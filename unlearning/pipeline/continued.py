@@ -12,6 +12,8 @@ from fedsim.atomic import link
 from fedsim.config.run import HistoryConfig
 from fedsim.engine.base import Engine
 from fedsim.errors import FedsimError
+from fedsim.privacy import ledger as ledgers
+from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest, load_model
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.history import FOLDER as HISTORY
@@ -24,6 +26,7 @@ from fedsim.runs.state import RunState
 from unlearning.api.federation import global_tensors
 from unlearning.pipeline.deletion import deleted_before
 from unlearning.pipeline.deletions import Deletions, write_deletions
+from unlearning.pipeline.privacy import carried_on
 from unlearning.pipeline.source import open_source
 
 
@@ -56,6 +59,12 @@ def continue_outcome(
             simulation = Simulation(config, progress, source.data)
 
             def start(engine: Engine) -> RunState:
+                state = begun(engine)
+                if ledgers.exists(outcome):
+                    state.ledger = carried_on(Ledger.read(outcome), state.ledger)
+                return state
+
+            def begun(engine: Engine) -> RunState:
                 checkpoint = load_latest(outcome)
                 if checkpoint is not None and checkpoint.round == source.config.rounds:
                     same = dataclasses.replace(checkpoint, recipe=simulation.config.recipe())

@@ -27,6 +27,8 @@ from fedsim.runs.simulation import described
 from fedsim.sealed import seal, sha256
 from unlearning.api.registry import UnlearningConfig
 from unlearning.pipeline.comparison import FILE, Comparison
+from unlearning.pipeline.deletion import deleted_before
+from unlearning.pipeline.deletions import Deletions, write_deletions
 from unlearning.pipeline.forget import Request
 from unlearning.pipeline.measure import Measured
 from unlearning.pipeline.source import MARK, Source, further_model
@@ -106,6 +108,7 @@ def _write_files(
     made_on = environment(source.device) | {"data_sha256": outcome.left.content_hash}
     write_atomically(folder / "environment.json", seal(json.dumps(made_on, indent=1)))
     freeze(folder, outcome.left)
+    write_deletions(folder, Deletions(specs=[*deleted_before(source), request.spec]))
     np.save(folder / "forget.npy", request.rows, allow_pickle=False)
     describe_in(folder, described(source.config, source.data.dataset))
     _write_models(folder, outcome, sorted(methods) if len(methods) > 1 else [])

@@ -52,6 +52,12 @@ def derived_ledger(inherited: Ledger, method: Method, spent: tuple[Ledger, ...])
     return inherited.then(unprotected(f"unlearning by {method.name}", len(inherited.took_part)))
 
 
+def carried_on(told: Ledger, own: Ledger) -> Ledger:
+    """Return the ledger of a model that is trained on: `told` is the model's, `own` that of the training alone."""
+    replayed = (told.recipe, told.rounds) == (own.recipe, own.rounds)  # the training's own rounds are told already
+    return told if replayed else told.then(own.model_copy(update={"before": ()}))
+
+
 def _keeps(method: Method) -> bool:
     """Return whether a method sees the clients' data through the run's own mechanisms alone, or not at all."""
     return method.needs.synthetic_only or (method.needs.federation and not method.needs.local)

@@ -26,7 +26,8 @@ from fedsim.config.resolve import read_yaml
 from fedsim.config.run import RunConfig
 from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError
-from fedsim.privacy.ledger import FILE as LEDGER_FILE
+from fedsim.privacy import ledger as ledgers
+from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest, load_model
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.frozen import FILE as FROZEN
@@ -38,6 +39,7 @@ from fedsim.sealed import seal, sha256, unseal
 from unlearning.api.federation import global_tensors
 from unlearning.pipeline.deletions import Destroyed
 from unlearning.pipeline.oracle import FOLDERS, MEMBERS
+from unlearning.pipeline.privacy import carried_on
 from unlearning.pipeline.source import MARK, Source
 
 REMAINS = [
@@ -143,8 +145,6 @@ def _become(root: Path, config: RunConfig, left: FederatedData, outcome: Path) -
     if (outcome / HISTORY).is_dir():
         _remove(root / HISTORY)
         shutil.copytree(outcome / HISTORY, root / HISTORY, copy_function=link)
-    if (outcome / LEDGER_FILE).is_file():
-        shutil.copyfile(outcome / LEDGER_FILE, root / LEDGER_FILE)
     described = read_yaml(outcome / "config.yaml")
     described[MARK]["source"] = None  # the run itself has taken the place of what it was derived from
     write_atomically(outcome / "config.yaml", yaml.safe_dump(described, sort_keys=False).encode())
@@ -163,8 +163,14 @@ def _checkpoint(root: Path, config: RunConfig, left: FederatedData, outcome: Pat
     """Leave a checkpoint to go on from: that of the replay, or the model's alone, where it tells the global tensors."""
     checkpoint = load_latest(outcome)
     simulation = Simulation(config, data=left)
-    if checkpoint is not None and checkpoint.round == config.rounds:
-        dataclasses.replace(checkpoint, recipe=simulation.config.recipe(), metrics=lines).save(root)
+    own = simulation.begin().ledger
+    replayed = checkpoint if checkpoint is not None and checkpoint.round == config.rounds else None
+    if replayed is not None:
+        dataclasses.replace(replayed, recipe=simulation.config.recipe(), metrics=lines).save(root)
+        own = own.model_copy(update={"rounds": replayed.round, "took_part": replayed.took_part})
+    if ledgers.exists(outcome):
+        carried_on(Ledger.read(outcome), own).save(root)
+    if replayed is not None:
         return
     tensors = global_tensors(simulation.server, load_model(root / "model.safetensors"))
     if tensors is not None:

@@ -15,6 +15,7 @@ import fedsim
 from fedsim.data.datasets import Dataset, load_dataset
 from fedsim.errors import FedsimError
 from fedsim.flower.records import Tensors
+from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_model
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.history import KeptRound, norm, round_folders
@@ -224,6 +225,22 @@ def test_a_dry_run_lists_and_changes_nothing(cli: Cli, tiny_run: Path, tmp_path:
     assert "checkpoints" in told.out
     assert "partition.npz" in told.out
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_what_a_run_has_shown_stays_told_when_it_goes_on(cli: Cli, tiny_run: Path, tmp_path: Path) -> None:
+    """After a purge, and in a run of an outcome's own: what was released before, by the method, and since."""
+    folder = shutil.copytree(tiny_run, tmp_path / "tiny")
+    before = Ledger.read(folder)
+    plain = unlearn(folder, ["finetune"], "client=1", name="plain").folder
+    assert cli("run", "--resume", plain, "--rounds", "5", "--quiet").code == 0
+    unlearn(folder, ["finetune"], "client=2", purge=True)
+    told = cli("run", "--resume", folder, "--rounds", "5", "--quiet")
+    assert told.code == 0, told.err
+    for run in (folder, tmp_path / "tiny-plain"):
+        first, method, since = Ledger.read(run).parts
+        assert (first.rounds, first.took_part) == (before.rounds, before.took_part)
+        assert "finetune" in method.releases[0].note + method.releases[0].what
+        assert since.rounds == 5 - before.rounds
 
 
 class _Killed(BaseException):
