@@ -47,9 +47,10 @@ def unseal(content: bytes, *, required: bool = False) -> bytes:
     return written
 
 
-def is_sealed(file: Path) -> bool:
-    """Return whether a JSON file carries a checksum, right or wrong. Runs of versions before 0.2 have none."""
-    return _KEY in file.read_bytes()
+def predates_checksums(run_folder: Path) -> bool:
+    """Return whether a run is of a version that wrote no checksums: its environment.json is there, and has none."""
+    made_on = run_folder / "environment.json"
+    return made_on.is_file() and _KEY not in made_on.read_bytes()
 
 
 def sha256(path: Path) -> str:

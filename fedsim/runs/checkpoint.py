@@ -22,7 +22,7 @@ from fedsim.atomic import fsync
 from fedsim.engine.states import ClientStates, file_name
 from fedsim.errors import FedsimError
 from fedsim.flower.records import Tensors
-from fedsim.sealed import Damaged, is_sealed, seal, sha256, unseal
+from fedsim.sealed import Damaged, predates_checksums, seal, sha256, unseal
 
 _SERVER = "server-"  # before the digest in the name of the file of the server's tensors
 _KEPT = 2  # the newest, and the one before in case a disk fails
@@ -117,9 +117,9 @@ def load_latest(run_folder: Path) -> Checkpoint | None:
 
 def _load(folder: Path) -> Checkpoint:
     try:
-        sealed = is_sealed(folder.parent.parent / "environment.json")
-        state = _StateFile.model_validate_json(unseal((folder / "state.json").read_bytes(), required=sealed))
-        if not sealed:  # nothing to be compared with: the files are taken as they are
+        old = predates_checksums(folder.parent.parent)
+        state = _StateFile.model_validate_json(unseal((folder / "state.json").read_bytes(), required=not old))
+        if old:  # nothing to be compared with: the files are taken as they are
             state.files = {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*.safetensors")}
         for name, digest in state.files.items():
             if sha256(folder / name) != digest:
