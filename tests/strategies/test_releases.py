@@ -64,6 +64,29 @@ def test_replies_hold_nothing_undeclared(method):
         assert f"metrics/{name}" in sent
 
 
+MEASURING: dict[str, dict[str, Any]] = {"fedld": {"strategy.loss_parts": True}}
+"""Options with which a server measures more than replies hold."""
+
+
+@pytest.mark.parametrize("options", [{}, *MEASURING.values()])
+def test_what_a_server_measures_of_updates_or_data_is_declared(options: dict[str, Any]) -> None:
+    run = begin("fedld", options)
+    run.advance(1)
+    measured = {f"server/{name}" for name in run.simulation.server.measured}
+    assert any(name.startswith("server/loss_parts:") for name in measured) == bool(options)
+    assert measured
+    assert undeclared(measured, run.state.ledger.releases) == []
+
+
+def test_weights_that_depend_on_samples_are_no_public_numbers() -> None:
+    """FedLabel's r_k, how many samples passed the threshold, is told as such and not as a number of samples."""
+    releases = [release for release in declared("fedlabel") if release.matches("metrics/weight")]
+    assert [release.what for release in releases] == ["weights r_k, how many samples passed the threshold"]
+    public = [release for release in declared("fedavg") if release.matches("metrics/weight")]
+    assert public
+    assert all("threshold" not in release.what for release in public)
+
+
 class Leaky(Client):
     def loss(self, params, buffers, extras, batch):
         value, metrics = super().loss(params, buffers, extras, batch)
