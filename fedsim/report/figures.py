@@ -22,6 +22,7 @@ NARROW: Final = (5.6, 3.5)
 
 _DPI: Final = 180
 _MOST_TICKS: Final = 30
+_NAME_LENGTH: Final = 16
 _LABEL_LENGTH: Final = 40
 
 
@@ -100,6 +101,16 @@ def id_ticks(axis: Any, count: int) -> None:
     step = next(s * 10**e for e in range(12) for s in (1, 2, 5) if count <= _MOST_TICKS * s * 10**e)
     ids = np.arange(0, count, step)
     axis.set_ticks(ids, labels=[str(i) for i in ids])
+
+
+def name_ticks(axis: Any, count: int, names: Sequence[str] | None) -> None:
+    """Label the ids by their names, as they are but for their length, where there are names and room; else as ids."""
+    if names is None or not 0 < count <= _MOST_TICKS:
+        return id_ticks(axis, count)
+    short = [name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…" for name in names]
+    axis.set_ticks(np.arange(count), labels=short)
+    for label in axis.get_ticklabels():
+        label.set_parse_math(False)
 
 
 def add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:

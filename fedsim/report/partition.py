@@ -12,7 +12,19 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from fedsim.report.figures import COLORS, GREY, GRID, MUTED, Plot, add_legend, id_ticks, thousands, tidy, width_of
+from fedsim.report.figures import (
+    COLORS,
+    GREY,
+    GRID,
+    MUTED,
+    Plot,
+    add_legend,
+    id_ticks,
+    name_ticks,
+    thousands,
+    tidy,
+    width_of,
+)
 from fedsim.runs.folder import RunFolder, run_labels
 
 _SHARES = LinearSegmentedColormap.from_list("shares", ["#F7FAFC", "#9CC9E3", "#0072B2", "#08305C"])
@@ -23,19 +35,24 @@ _MOST_COLUMNS: Final = 400
 
 def partition_plots(folders: Sequence[RunFolder]) -> list[Plot]:
     """Return a picture of each different partition among the runs."""
-    different: dict[tuple[tuple[int, ...], bytes], tuple[NDArray[np.int64], list[str]]] = {}
+    different: dict[tuple[tuple[int, ...], bytes], tuple[NDArray[np.int64], RunFolder, list[str]]] = {}
     for label, folder in zip(run_labels(folders), folders, strict=True):
         if (counts := folder.label_counts) is not None:
-            different.setdefault((counts.shape, counts.tobytes()), (counts, []))[1].append(label)
+            different.setdefault((counts.shape, counts.tobytes()), (counts, folder, []))[2].append(label)
     plots = []
-    for index, (counts, labels) in enumerate(different.values()):
+    for index, (counts, folder, labels) in enumerate(different.values()):
         suffix, of = (f"_{index + 1}", f": {', '.join(labels)}") if len(different) > 1 else ("", "")
         title = f"Labels of the {len(counts):,} clients{of}" if len(counts) > 1 else f"Labels of the only client{of}"
-        plots.append(Plot(f"partition{suffix}", title, partition_plot(counts)))
+        told = folder.summary
+        classes = told.class_names if told and len(told.class_names or ()) == counts.shape[1] else None
+        clients = told.client_names if told and len(told.client_names or ()) == len(counts) else None
+        plots.append(Plot(f"partition{suffix}", title, partition_plot(counts, clients, classes)))
     return plots
 
 
-def partition_plot(label_counts: NDArray[np.int64]) -> Figure:
+def partition_plot(
+    label_counts: NDArray[np.int64], clients: Sequence[str] | None = None, classes: Sequence[str] | None = None
+) -> Figure:
     """Return a picture of who holds which labels, below the number of samples per client.
 
     Up to 50 clients and 30 classes it is a bubble per client and class. Beyond, it is a heat map of each client's
@@ -46,6 +63,10 @@ def partition_plot(label_counts: NDArray[np.int64]) -> Figure:
     ----------
     label_counts
         Samples per client and class, `(K, C)` with K and C at least 1.
+    clients
+        Names of the K clients, if they have any; shown where there is room for all.
+    classes
+        Names of the C classes, likewise.
     """
     num_clients, num_classes = label_counts.shape
     bubbles = num_clients <= _MOST_BUBBLE_CLIENTS and num_classes <= _MOST_BUBBLE_CLASSES
@@ -61,7 +82,10 @@ def partition_plot(label_counts: NDArray[np.int64]) -> Figure:
     sizes.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     sizes.yaxis.set_major_formatter(FuncFormatter(thousands))
     main.set_ylabel("Class", color=MUTED)
-    id_ticks(main.yaxis, num_classes)
+    name_ticks(main.yaxis, num_classes, classes)
+    if bubbles and clients is not None:
+        name_ticks(main.xaxis, num_clients, clients)
+        main.tick_params(axis="x", labelrotation=45)
     return figure
 
 

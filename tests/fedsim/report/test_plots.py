@@ -192,6 +192,16 @@ def test_few_clients_are_bubbles_by_client_and_class() -> None:
     assert legend_texts(figure) == ["7 samples", "1 sample"]
 
 
+def test_clients_and_classes_with_names_are_called_by_them():
+    counts = np.array([[5, 0, 1], [0, 7, 0]])
+    main = partition_plot(counts, ["St. Mary $1$", "a hospital with a long name"], ["benign", "_x", "$y$"]).axes[1]
+    assert [label.get_text() for label in main.get_xticklabels()] == ["St. Mary $1$", "a hospital with…"]
+    assert [label.get_text() for label in main.get_yticklabels()] == ["benign", "_x", "$y$"]
+    assert png(main.figure).startswith(PNG_HEAD)
+    many = partition_plot(np.ones((40, 3), dtype=np.int64), [f"client {i}" for i in range(40)]).axes[1]
+    assert "client 1" not in [label.get_text() for label in many.get_xticklabels()]  # there is no room for all
+
+
 def test_ticks_of_fifty_clients_are_thinned() -> None:
     main = partition_plot(np.ones((50, 30), dtype=np.int64)).axes[1]
     assert tick_labels(main.xaxis) == [str(i) for i in range(0, 50, 2)]
