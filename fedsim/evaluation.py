@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedsim.data.datasets import Dataset
 from fedsim.data.transforms import normalize
-from fedsim.flower.records import Tensors
+from fedsim.flower.records import Tensors, from_numpy
 
 _BATCH = 500
 _UNEVEN = 2.0  # test classes whose sizes differ by less hide little behind an accuracy
@@ -83,8 +83,8 @@ class TestSet:
             sizes = np.bincount(dataset.y_test, minlength=dataset.num_classes)
             self.imbalance = bool(dataset.num_classes == 2 or sizes.max() >= _UNEVEN * sizes.min())
         self.num_classes = dataset.num_classes
-        self.x = torch.from_numpy(dataset.x_test).to(device)
-        self.y = torch.from_numpy(dataset.y_test).to(device)
+        self.x = from_numpy(dataset.x_test).to(device)
+        self.y = from_numpy(dataset.y_test).to(device)
         self.truth = None if dataset.truth_test is None else torch.from_numpy(dataset.truth_test).to(device)
         self.mean, self.std = (torch.tensor(v, device=device) for v in (dataset.mean, dataset.std))
 

@@ -50,9 +50,9 @@ class Cast:
         return {role: range(*ends[k : k + 2]) for k, role in enumerate(("train", "unseen", "test"))}
 
 
-def of_size(people: int) -> Cast:
+def of_size(people: int, images: int = 12) -> Cast:
     """Return the cast of so many training people: 3 in 10 as many never seen, half as many to test on."""
-    return Cast(people, round(0.3 * people), round(0.5 * people))
+    return Cast(people, round(0.3 * people), round(0.5 * people), images)
 
 
 def save(face: Face, path: Path) -> None:
@@ -116,12 +116,11 @@ def main(
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
 ) -> None:
     """Write a procedural MUFAC or MUCAC."""
-    sized = of_size(people)
-    cast = Cast(people, sized.unseen, sized.test, images)
+    cast = of_size(people, images)
     if benchmark == "mufac":
         print(write_mufac(folder, cast, seed, size))
     elif benchmark == "mucac":
-        low, middle, high = write_mucac(folder, cast, sized.unseen, seed, size)
+        low, middle, high = write_mucac(folder, cast, cast.unseen, seed, size)
         print(f"fedsim run --dataset mucac --data-root {folder} --set data.mucac.thresholds=[{low},{middle},{high}]")
     else:
         raise typer.BadParameter("must be mufac or mucac")

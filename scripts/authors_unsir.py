@@ -1,0 +1,66 @@
+"""UNSIR as MUFAC's authors run it: noise in place of what is forgotten, the kept samples' labels for both; then repair.
+
+Per pair of batches (B_r, B_f) of equal size: noise N ~ N(0, I), 5 steps of Adam on  max_N mean (f(N) - f(B_f))^2,
+clamped to [0, 1]; then a step of SGD on  l(N, y_r) + l(B_r, y_r).  One epoch of SGD on the kept samples repairs.
+From their notebook (arXiv:2311.02240): the comment there says the opposite of the code, which draws the noise away from
+the forgotten batch; it names no class, so it is another method than UNSIR (arXiv:2111.08947). Batch norm stays in
+evaluation mode throughout, as their evaluation before had left it.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from fedsim.models.base import Classifier
+from unlearning.api.needs import Needs
+from unlearning.api.registry import unlearning
+from unlearning.api.view import View
+from unlearning.parts.steps import RepairConfig, descend, noise, required, sgd, spawn_rng
+
+
+class AuthorsUnsirConfig(RepairConfig):
+    """Options; the defaults are theirs."""
+
+    epochs: int = Field(2, ge=0)
+    """Passes over pairs of batches."""
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate of SGD."""
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """Of SGD."""
+    weight_decay: float = Field(0.0, ge=0)
+    """L2 penalty of SGD."""
+    noise_steps: int = Field(5, ge=0)
+    """Steps for the noise of a batch."""
+    noise_lr: float = Field(0.01, gt=0)
+    """Learning rate of Adam for it."""
+    repair_epochs: int = Field(1, ge=0)
+    """Passes over the kept samples; 0 is their stage 1."""
+
+
+@unlearning("authors_unsir", AuthorsUnsirConfig, Needs(forget_labels=False), {"samples", "clients"})
+def unlearn(
+    model: Classifier, forget: View, retain: View | None, config: AuthorsUnsirConfig, rng: np.random.Generator
+) -> Classifier:
+    """Return the model, impaired and repaired."""
+    kept, others, optimizer = required(retain), spawn_rng(rng), sgd(model.parameters(), config)
+    model.eval()
+    for _ in range(config.epochs):
+        pairs = zip(kept.batches(config.batch_size, rng), forget.batches(config.batch_size, others), strict=False)
+        for (x, y), (x_forget, _) in pairs:
+            if len(x) == len(x_forget) == config.batch_size:
+                drawn = _noise(model, x_forget, config, others)
+                losses = (F.cross_entropy(model(z), required(y)) for z in (drawn, x))
+                descend([sum(losses, torch.zeros(()))], optimizer)
+    for _ in range(config.repair_epochs):
+        descend((F.cross_entropy(model(x), required(y)) for x, y in kept.batches(config.batch_size, rng)), optimizer)
+    return model
+
+
+def _noise(model: Classifier, x: torch.Tensor, config: AuthorsUnsirConfig, rng: np.random.Generator) -> torch.Tensor:
+    drawn = noise(rng, x).requires_grad_()
+    with torch.no_grad():
+        logits = model(x)
+    descend((-F.mse_loss(model(drawn), logits) for _ in range(config.noise_steps)),
+            torch.optim.Adam([drawn], config.noise_lr))  # fmt: skip
+    return drawn.detach().clamp(0, 1)

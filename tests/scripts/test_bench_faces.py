@@ -1,0 +1,30 @@
+"""The benchmark on faces, small: its table, its page, and that it goes on from what is there."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.scripts.load import script
+
+
+@pytest.mark.slow
+def test_a_small_mufac_has_its_table_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = script("bench_mufac")
+    out = tmp_path / "bench"
+    for _ in range(2):  # the second time finds all there
+        bench.main(procedural=10, seeds=2, rounds=2, size=16, method=["finetune"], out=out)
+    assert capsys.readouterr().out.count("seed 0: an original") <= 1
+    rows = json.loads((out / "table.json").read_text())["rows"]
+    names = [row["model"] for row in rows]
+    assert names[:3] == ["original", "oracle", "constant"]
+    assert "authors_unsir, authors'" in names
+    for row in rows:
+        assert row["NoMUS"] == pytest.approx((row["test"] + 1 - 2 * row["FS"]) / 2)
+    with (out / "table.csv").open() as file:
+        assert [row["model"] for row in csv.DictReader(file)] == names
+    assert (out / "table.tex").read_text().count(r"\\") == len(rows) + 1
+    page = (out / "index.html").read_text()
+    assert "Recall of each class" in page
+    assert "Published: MUFAC" in page
