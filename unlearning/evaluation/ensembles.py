@@ -45,6 +45,8 @@ class Measurement:
     low: float | None = None
     """Lower end of the 95 % interval, and `high` the upper one; None where it is not known."""
     high: float | None = None
+    error: float | None = None
+    """Standard error, where it is known."""
 
 
 def measure_ensembles(ensembles: Ensembles, rng: np.random.Generator) -> dict[str, Measurement]:
@@ -85,7 +87,9 @@ def _u_lira(unlearned: Floats, oracles: Floats, rng: np.random.Generator) -> dic
     half = 1.96 * attack.standard_error
     null = attack.floor.mean if attack.floor else None
     return {
-        "u_lira": Measurement(attack.value, null, max(0.0, attack.value - half), min(1.0, attack.value + half)),
+        "u_lira": Measurement(
+            attack.value, null, max(0.0, attack.value - half), min(1.0, attack.value + half), attack.standard_error
+        ),
         "u_lira_auc": Measurement(found.auc),
     }
 

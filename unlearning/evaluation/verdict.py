@@ -9,6 +9,9 @@ The model is told apart where |d| > t s sqrt(2 / S), or one of its seeds where |
 t the quantile of n_0 + S - 1 degrees of freedom at 5 % over all comparisons together (Bonferroni). Its own spread does
 not enter: a method does not win by varying.
 
+Where there are N >= 16 models of each kind, attacks on their distributions count too: they give one number for all
+models with its standard error, which is told from chance by t of N - 1 degrees of freedom at the same level.
+
 forgotten            no attack that tells the original apart tells it apart
 not forgotten        such an attack still does
 damaged              worse than the oracles on kept or test samples, by more than chance and by more than a point
@@ -32,6 +35,8 @@ MIN_SEEDS = 2
 _LEVEL = 0.05
 _PRIOR_MODELS = 4
 _TOLERANCE = 0.01
+MIN_DISTRIBUTION = 16
+"""Models of each kind from which on an attack on their distributions counts."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,38 @@ class Evidence:
     original: Sequence[float]
     sampling: float
     """s_0, the standard deviation that the finite number of samples alone gives."""
+
+    def of_model(self, level: float) -> Difference:
+        """Return how far the model is from the oracles."""
+        return compare(self.model, self.oracle, self.sampling, level)
+
+    def of_original(self, level: float) -> Difference:
+        """Return how far the original is from the oracles."""
+        return compare(self.original, self.oracle, self.sampling, level)
+
+
+@dataclass(frozen=True)
+class OfDistribution:
+    """One number of N models against N oracles: how well the two are told apart, beyond chance, and its direction."""
+
+    model: float
+    """In excess of chance; below 0 where the model is beyond the oracles, away from the original."""
+    model_error: float
+    original: float
+    original_error: float
+    models: int
+    """N."""
+
+    def of_model(self, level: float) -> Difference:
+        """Return how far the models are from the oracles."""
+        return Difference(self.model, self._chance(level) * self.model_error, 0)
+
+    def of_original(self, level: float) -> Difference:
+        """Return how far the originals are from the oracles."""
+        return Difference(self.original, self._chance(level) * self.original_error, 0)
+
+    def _chance(self, level: float) -> float:
+        return float(student.ppf(1 - level / 2, self.models - 1))
 
 
 @dataclass(frozen=True)
@@ -85,27 +122,23 @@ def compare(values: Sequence[float], oracle: Sequence[float], sampling: float, l
     return Difference(float(v.mean() - o.mean()), of_mean * sd * math.sqrt(1 / len(v) + 1 / len(o)), int(alone.sum()))
 
 
-def judge(attacks: Mapping[str, Evidence], uses: Mapping[str, Evidence]) -> Verdict:
+def judge(attacks: Mapping[str, Evidence | OfDistribution], uses: Mapping[str, Evidence]) -> Verdict:
     """Return the verdict on one model from attacks and from accuracies that it must not lose, by name."""
     for name, use in uses.items():
-        lost = compare(use.model, use.oracle, use.sampling, _LEVEL / len(uses))
+        lost = use.of_model(_LEVEL / len(uses))
         if lost.mean < 0 and lost.found and -lost.mean > _TOLERANCE:
             return Verdict("damaged", f"{name} is {-100 * lost.mean:.1f} points below retraining")
-    live = [
-        name
-        for name, attack in attacks.items()
-        if compare(attack.original, attack.oracle, attack.sampling, _LEVEL / len(attacks)).found
-    ]
+    originals = {name: attack.of_original(_LEVEL / len(attacks)) for name, attack in attacks.items()}
+    live = [name for name, original in originals.items() if original.found]
     if not live:
         return Verdict("cannot be told here", "no attack tells the original from retraining")
     told, words = [], []
     for name in live:
-        attack = attacks[name]
-        found = compare(attack.model, attack.oracle, attack.sampling, _LEVEL / len(live))
+        found = attacks[name].of_model(_LEVEL / len(live))
         if not found.found:
             continue
         told.append(name)
-        towards = np.sign(found.mean) == np.sign(np.mean(attack.original) - np.mean(attack.oracle))
+        towards = np.sign(found.mean) == np.sign(originals[name].mean)
         words.append(name if towards else f"{name} (beyond retraining: over-forgotten)")
     if told:
         return Verdict("not forgotten", f"still told from retraining by {', '.join(words)}", tuple(told))

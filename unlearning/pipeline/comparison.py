@@ -118,10 +118,11 @@ def make_rows(contestants: Mapping[str, Contestant], kind: str, rng: np.random.G
     """Return the rows of a request of this kind: references, then methods, federated before central ones."""
     oracle = contestants.get("oracle")
     ranked = _places(contestants, noise_floor(contestants)) if oracle else {}
-    rows = [
-        _row(name, contestant, contestants, kind, rng).model_copy(update={"place": ranked.get(name)})
+    many = {
+        name: {} if oracle is None or contestant is oracle else _ensemble_metrics(contestant, oracle, rng)
         for name, contestant in contestants.items()
-    ]
+    }
+    rows = [_row(name, contestants, kind, many).model_copy(update={"place": ranked.get(name)}) for name in contestants]
     groups = {"original": 0, "oracle": 1}
     ends = {"federated": 3, "central": 4, None: 2}
 
@@ -162,9 +163,9 @@ def _distance(contestant: Contestant) -> float | None:
 
 
 def _row(
-    name: str, contestant: Contestant, contestants: Mapping[str, Contestant], kind: str, rng: np.random.Generator
+    name: str, contestants: Mapping[str, Contestant], kind: str, many: Mapping[str, Mapping[str, Measurement]]
 ) -> Row:
-    oracle = contestants.get("oracle")
+    contestant, oracle, of_many = contestants[name], contestants.get("oracle"), many[name]
     runs, first = contestant.runs, contestant.runs[0]
     retraining = float(np.mean(oracle.seconds)) if oracle else math.nan
     seeds: list[dict[str, float | None]] = []
@@ -177,10 +178,9 @@ def _row(
         seeds.append(values)
     models = len(runs) + len(contestant.further)
     seeds += [dict(model.values) for model in contestant.further]
-    many = {} if oracle is None or contestant is oracle else _ensemble_metrics(contestant, oracle, rng)
     attacks = {} if first.facts is None else first.facts.attacks
     flags = _flags(runs, oracle.runs if oracle else [])
-    judged = verdict_on(name, contestants, kind)
+    judged = verdict_on(name, contestants, kind, many)
     return Row(
         name=name,
         kind=contestant.kind,
@@ -188,8 +188,8 @@ def _row(
         verdict=judged.label if judged else None,
         why=judged.why if judged else "",
         place=None,
-        metrics=over_seeds(seeds) | {metric: _interval(found, models) for metric, found in many.items()},
-        null={metric: found.null for metric, found in many.items() if found.null is not None},
+        metrics=over_seeds(seeds) | {metric: _interval(found, models) for metric, found in of_many.items()},
+        null={metric: found.null for metric, found in of_many.items() if found.null is not None},
         attacks={metric: dataclasses.asdict(attack) for metric, attack in attacks.items()},
         flags={flag: flags.count(flag) for flag in dict.fromkeys(flags)},
         class_accuracy=[] if first.facts is None else first.facts.per_class["test"],

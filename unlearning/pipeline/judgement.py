@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 
 from unlearning.api.registry import Where
-from unlearning.evaluation.verdict import MIN_SEEDS, Evidence, Verdict, judge
+from unlearning.evaluation.ensembles import Measurement
+from unlearning.evaluation.verdict import MIN_DISTRIBUTION, MIN_SEEDS, Evidence, OfDistribution, Verdict, judge
 from unlearning.pipeline.measure import Brief, Measured
 
 Kind = Literal["original", "oracle", "method", "baseline"]
@@ -32,12 +33,18 @@ class Contestant:
     """Models of further seeds, of which margins alone are known."""
 
 
-def verdict_on(name: str, contestants: Mapping[str, Contestant], kind: str) -> Verdict | None:
+def verdict_on(
+    name: str,
+    contestants: Mapping[str, Contestant],
+    kind: str,
+    many: Mapping[str, Mapping[str, Measurement]] | None = None,
+) -> Verdict | None:
     """Return the verdict on a contestant; None without an oracle and an original, or with too few seeds.
 
     `kind` is that of the request. Where whole classes are forgotten, a model must not know them at all; elsewhere it
     must know forgotten samples no better than never-seen ones of their classes, so each attack is a difference of the
-    two: a method that makes the model better at both has not remembered.
+    two: a method that makes the model better at both has not remembered. `many` are the metrics of distributions, by
+    name of the contestant.
     """
     if any(side not in contestants or len(contestants[side].runs) < MIN_SEEDS for side in ("oracle", "original")):
         return None
@@ -48,7 +55,35 @@ def verdict_on(name: str, contestants: Mapping[str, Contestant], kind: str) -> V
         return None
     further = [contestants[side].further for side in (name, "oracle", "original")]
     attacks = _gathered(_ATTACKS_ON_CLASSES if kind == "class" else _ATTACKS, sides, further)
-    return judge(attacks, _gathered(_USES, sides, further))
+    uses = _gathered(_USES, sides, further)
+    if many is None or (apart := _distributions(name, contestants, many)) is None:
+        return judge(attacks, uses)
+    return judge({**attacks, _DISTRIBUTION: apart}, uses)
+
+
+def _distributions(
+    name: str, contestants: Mapping[str, Contestant], many: Mapping[str, Mapping[str, Measurement]]
+) -> OfDistribution | None:
+    """Return what U-LiRA tells of a contestant and of the original; None with too few models.
+
+    KLOM has no interval, and is far from 0 for alike models: it stays in the table.
+    """
+    sides = [contestants[side] for side in (name, "original", "oracle")]
+    models = min(len(side.runs) + len(side.further) for side in sides)
+    found = [many.get(side, {}).get("u_lira") for side in (name, "original")]
+    if models < MIN_DISTRIBUTION or any(one is None for one in found):
+        return None
+    margins = [_mean_margin(side) for side in sides]
+    beyond = (margins[0] - margins[2]) * (margins[1] - margins[2]) < 0
+    # Told apart worse than by chance is not told apart.
+    excess = [max(one.value - 0.5, 0.0) for one in found if one is not None]
+    errors = [one.error or 0.0 for one in found if one is not None]
+    return OfDistribution(-excess[0] if beyond else excess[0], errors[0], excess[1], errors[1], models)
+
+
+def _mean_margin(contestant: Contestant) -> float:
+    models: list[Measured | Brief] = [*contestant.runs, *contestant.further]
+    return float(np.mean([model.margins("forget").mean() for model in models]))
 
 
 Number = Callable[[Measured | Brief], float]
@@ -86,6 +121,7 @@ _USES: dict[str, Number] = {
     "accuracy on kept samples": _value("accuracy_retain"),
     "accuracy on test samples": _value("accuracy_test"),
 }
+_DISTRIBUTION = "U-LiRA"
 _SETS = {"accuracy on kept samples": "retain", "accuracy on test samples": "test", "trigger": "test"}
 _RELEARNING_SPREAD = 0.3  # of the logarithm: batches and their order alone change the count by about a third
 
