@@ -199,14 +199,14 @@ def checks(rows: list[Row], exact: list[tuple[Row, float]], free: Free, private:
     rows_private = [row for column in private.values() for row in column.values()]
     worst = max(abs(mean(row.risks) / row.theory - 1) for row in rows_private)
     out[f"private risk within 6 % at all {len(rows_private)} settings (worst {100 * worst:.1f} %)"] = worst < 0.06
-    for rho, column in private.items():
-        for epsilon in sorted({eps for eps, _ in column}):
-            k = best_bag_size(range(1, 6), 6, rho, epsilon, bound=BOUND, signal=SIGNAL, noise=SIGMA**2)
-            measured = {size: mean(row.risks) for (eps, size), row in column.items() if eps == epsilon}
-            best = min(measured, key=lambda size: measured[size])
+    for share, by_size in private.items():
+        for budget in sorted({eps for eps, _ in by_size}):
+            k = best_bag_size(range(1, 6), 6, share, budget, bound=BOUND, signal=SIGNAL, noise=SIGMA**2)
+            measured = {size: mean(row.risks) for (eps, size), row in by_size.items() if eps == budget}
+            smallest = min(measured, key=lambda size: measured[size])
             # Neighbouring sizes may differ by less than the simulation can tell.
-            out[f"rho {rho:g}, eps {epsilon:g}: best bag size {k} predicted, {best} simulated"] = (
-                measured[k] <= 1.03 * measured[best]
+            out[f"rho {share:g}, eps {budget:g}: best bag size {k} predicted, {smallest} simulated"] = (
+                measured[k] <= 1.03 * measured[smallest]
             )
     return out
 
@@ -233,11 +233,11 @@ def plot(path: Path, free: Free, private: Private) -> None:
             )  # fmt: skip
         axes.set(title=f"{psi} samples per column", xlabel="rho", ylabel="excess risk", ylim=(0, 1))
         axes.legend()
-    column, axes = private[1.0], panels[2]
-    epsilons = sorted({eps for eps, _ in column})
+    by_size, axes = private[1.0], panels[2]
+    epsilons = sorted({eps for eps, _ in by_size})
     for index, k in enumerate(range(1, 6)):
-        axes.plot(epsilons, [column[eps, k].theory for eps in epsilons], f"C{index}", label=f"bags of {k}")
-        axes.plot(epsilons, [mean(column[eps, k].risks) for eps in epsilons], f"C{index}o", markersize=4)
+        axes.plot(epsilons, [by_size[eps, k].theory for eps in epsilons], f"C{index}", label=f"bags of {k}")
+        axes.plot(epsilons, [mean(by_size[eps, k].risks) for eps in epsilons], f"C{index}o", markersize=4)
     axes.axhline(SIGNAL, color="grey", linestyle=":", label="predicting 0")
     axes.set(title="label privacy, rho 1", xlabel="epsilon", ylabel="excess risk", xscale="log", yscale="log")
     axes.legend()

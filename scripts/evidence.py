@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,7 +114,7 @@ def fit(
         for x, y in samples.batches(batch_size, rng):
             assert y is not None
             stepper.zero_grad()
-            F.cross_entropy(model(x), y).backward()
+            F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
             stepper.step()
             if rates is not None:
                 rates.step()
@@ -136,6 +137,6 @@ def logits(model: Classifier, view: View) -> np.ndarray:
 
 def facts(model: Classifier, roles: Roles, seed: int) -> ModelFacts:
     """Return accuracies, attacks and flags; models measured under one seed are attacked on the same samples."""
-    labels = Splits(*(view.y.numpy() for view in roles.views if view.y is not None))
-    outputs = Splits(*(logits(model, view) for view in roles.views))
+    labels: Splits[Any] = Splits(*(view.y.numpy() for view in roles.views if view.y is not None))
+    outputs: Splits[Any] = Splits(*(logits(model, view) for view in roles.views))
     return model_facts(labels, outputs, generator(seed, "attacks"), floors=False)

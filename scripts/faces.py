@@ -59,7 +59,8 @@ def draw_person(seed: int, person: int) -> Person:
         (0.08, 0.15),
         (0.17, 0.23),
     )
-    return Person(skin, hair, eyes, *(float(rng.uniform(*ends)) for ends in ranges), rng.standard_normal((5, 5, 3)))
+    sizes = [float(rng.uniform(*ends)) for ends in ranges]
+    return Person(skin, hair, eyes, *sizes, rng.standard_normal((5, 5, 3)))  # type: ignore[call-arg, arg-type]
 
 
 class Face(NamedTuple):

@@ -90,7 +90,8 @@ def write_mucac(root: Path, cast: Cast, forget: int, seed: int = 0, size: int = 
     images.mkdir(parents=True)
     people = cast.people
     order = [*people["test"], *people["train"], *people["unseen"]]
-    identities, attributes = [], []
+    identities: list[str] = []
+    attributes: list[str] = []
     for identity, person in enumerate(order):
         for number in range(cast.images):
             face = draw_face(seed, number, person, size)

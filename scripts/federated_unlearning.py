@@ -32,7 +32,7 @@ from unlearning.pipeline.runner import unlearn
 
 CLIENTS, LEAVING, TARGET = 8, 0, 0
 COHORTS = {"all 8 clients": None, "4 of 8 clients": 4}
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "federaser": {},
     "retrain_checkpoint": {},
     "fedaccum": {},

@@ -64,7 +64,7 @@ def write_points(path: Path, seed: int) -> None:
     """Write the clusters as an archive."""
     rng = generator(seed, "clusters")
     centres = 0.5 * rng.standard_normal((30, 32))
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for half, count in (("train", 6000), ("test", 3600)):
         which = rng.integers(0, 30, count)
         arrays[f"x_{half}"] = (centres[which] + 0.55 * rng.standard_normal((count, 32))).astype(np.float32)

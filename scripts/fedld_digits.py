@@ -121,7 +121,7 @@ class Results:
     def gain(self, better: str, worse: str, alpha: float) -> list[float]:
         """Return by how many points one method is above another, per seed that both have."""
         one, other = (
-            {seed: numbers["accuracy"] for (m, a, seed), numbers in self.runs.items() if (m, a) == (method, alpha)}
+            {s: numbers["accuracy"] or 0.0 for (m, a, s), numbers in self.runs.items() if (m, a) == (method, alpha)}
             for method in (better, worse)
         )
         return [round(100 * (one[seed] - other[seed]), 2) for seed in sorted(one) if seed in other]

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedsim.config.resolve import find_config, resolve
-from fedsim.evaluation import TestSet
+from fedsim.evaluation import HeadScore, TestSet
 from fedsim.flower.records import Tensors
 from fedsim.runs.simulation import Simulation
 from fedsim.runs.state import Metrics
@@ -125,6 +125,7 @@ def _global_scores(method: Method, simulation: Simulation, tensors: Tensors) -> 
     rarer = counts.argsort(kind="stable")[: len(counts) // 2]
     found = {}
     for head, score in named.items():
+        assert isinstance(score, HeadScore)
         found[head, "global"] = 100 * score.accuracy
         found[head, "tail"] = 100 * float(score.per_class[rarer].mean())
     return found

@@ -116,7 +116,7 @@ def relearned(model: Classifier, request: Request, classes: list[int], seed: int
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     for _ in range(20):
         optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
+        F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return accuracy(model, request.of(request.test, classes))
 
@@ -126,7 +126,7 @@ def changes(model: Classifier, before: Classifier) -> list[float]:
     found = []
     for pair in perceptrons(before).values():
         moved = [model.get_parameter(f"{n}.weight") - before.get_parameter(f"{n}.weight") for n in pair]
-        found.append(float(sum(value.detach().square().sum() for value in moved) ** 0.5))  # type: ignore[arg-type]
+        found.append(float(sum(value.detach().square().sum() for value in moved) ** 0.5))
     return found
 
 
@@ -180,7 +180,7 @@ def whole_backbone(model: Classifier, request: Request, seed: int, lr: float) ->
             assert y_f is not None
             loss = F.cross_entropy(model(x), y) + 0.2 * F.relu(10 - F.cross_entropy(model(x_f), y_f))
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         schedule.step()
     return model.eval()
@@ -205,7 +205,7 @@ def distilled(model: Classifier, request: Request, seed: int) -> Classifier:
                 before = teacher(x)
             keeping = F.cross_entropy(kept, required(y)) + distillation(kept, before, 2.0).mean()
             optimizer.zero_grad()
-            (keeping + F.cross_entropy(model(x_f), required(wrong))).backward()
+            (keeping + F.cross_entropy(model(x_f), required(wrong))).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         schedule.step()
     return model.eval()
@@ -219,7 +219,7 @@ def ascent(model: Classifier, request: Request, seed: int) -> Classifier:
         for x, y in sample(request.roles.forget, 0.1, rng).batches(32, rng):
             assert y is not None
             optimizer.zero_grad()
-            (-F.cross_entropy(model(x), y)).backward()
+            (-F.cross_entropy(model(x), y)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return model.eval()
 

@@ -83,7 +83,8 @@ def new_model(samples: View, seed: int) -> tuple[Classifier, float]:
         batch_size=64,
     )
     with torch.no_grad():
-        model.classifier.weight.copy_(layers[1].weight @ layers[0].weight)
+        first, second = layers[0].get_parameter("weight"), layers[1].get_parameter("weight")
+        model.classifier.weight.copy_(second @ first)
         model.classifier.bias.copy_(layers(torch.zeros(1, 256))[0])
     return model, seconds
 
@@ -94,6 +95,7 @@ def run(task: str, seed: int, root: Path | None, ledger: Ledger) -> None:
     test = rows_of(test, torch.arange(NUM_TEST))
     roles = make_roles(task, train, test, seed)
     assert roles.forget.y is not None
+    assert roles.retain.y is not None
     everything = View(torch.cat([roles.retain.x, roles.forget.x]), torch.cat([roles.retain.y, roles.forget.y]))
     forgotten_classes = range(1) if task == "class" else range(5, 10) if task == "data" else range(5)
     target: dict[str, float] = {}

@@ -153,6 +153,7 @@ class Contest:
 def run_convolutions(contest: Contest) -> None:
     """Add all rows of the network with batch norm."""
     model, scores = contest.model, contest.scores
+    per: Per
     for label in range(10):
         contest.add("base", label, model)
         for where, layers, share, per in (
@@ -205,7 +206,7 @@ def run(seed: int, root: Path | None, ledger: Ledger, networks: list[str]) -> No
             ledger.add(name, row, seed, {column: float(np.mean(values)) for column, values in columns.items()})
 
 
-NETWORKS = {
+NETWORKS: dict[str, tuple[Callable[..., tuple[Classifier, float]], Callable[[Contest], None]]] = {
     "convolutions": (train_convolutions, run_convolutions),
     "wide convolutions": (partial(train_convolutions, width=2), run_convolutions),
     "transformer": (train_transformer, run_transformer),

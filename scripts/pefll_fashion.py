@@ -76,7 +76,8 @@ def small_fashion(root: Path | None, out: Path) -> Path:
 
         def small(x: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
             padded = np.pad(x, ((0, 0), (0, 0), (2, 2), (2, 2))).astype(np.float32)
-            return padded.reshape(len(x), 1, 16, 2, 16, 2).mean((3, 5)).round().astype(np.uint8)
+            means: npt.NDArray[np.float32] = padded.reshape(len(x), 1, 16, 2, 16, 2).mean((3, 5))
+            return means.round().astype(np.uint8)
 
         out.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(

@@ -372,7 +372,7 @@ def flip_whole(trial: Trial) -> None:
     }  # fmt: skip
     shown = {}
     for name in trial.rng.sample(sorted(commands), 2):
-        ended = trial.start(*commands[name]).wait()
+        ended = trial.start(*map(str, commands[name])).wait()
         if ended.code != 0:
             trial.told = True
             trial.notes.append(ended.err.strip().replace(str(trial.folder), "..."))

@@ -119,7 +119,8 @@ def fashion(stage: str, seed: int, root: Path) -> dict[str, np.ndarray]:
 
 def small(images: np.ndarray) -> np.ndarray:
     """Return images (n, 28, 28) as means over 2x2 pixels, (n, 14, 14)."""
-    return images.reshape(-1, 14, 2, 14, 2).mean((2, 4)).round().astype(np.uint8)
+    means: np.ndarray = images.reshape(-1, 14, 2, 14, 2).mean((2, 4)).round()
+    return means.astype(np.uint8)
 
 
 def candidates(method: Method, kind: str, stage: str, only: list[dict[str, Any]] | None) -> Iterator[dict[str, Any]]:

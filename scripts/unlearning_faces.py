@@ -76,6 +76,8 @@ def run(seed: int, ledger: Ledger) -> None:
         return values
 
     add("retrain", oracle, oracle_seconds)
+    assert roles.retain.y is not None
+    assert roles.forget.y is not None
     everything = View(
         torch.cat([roles.retain.x, roles.forget.x]), torch.cat([roles.retain.y, roles.forget.y]),
         roles.retain.mean, roles.retain.std,
@@ -96,6 +98,7 @@ def add_ascent(original: Classifier, roles: Roles, seed: int, add: Any) -> None:
     The loss of a remembered set rises slowly, then all at once: a step that goes too far is taken back and halved.
     """
     model, lr, seconds = original, 3e-3, 0.0
+    assert roles.forget.y is not None
     for _ in range(ASCENT_STEPS):
         step = forgotten(
             "neggrad", model, roles, seed,

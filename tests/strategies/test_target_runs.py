@@ -49,7 +49,7 @@ def killed_at(moment: str, folder: Path) -> int:
                     os.kill(os.getpid(), signal.SIGKILL)
                 tick()
 
-            made = make(*rest, count, forward)
+            made = make(*rest, count, forward)  # type: ignore[call-arg]
             if moment == "after":
                 os.kill(os.getpid(), signal.SIGKILL)
             return made

@@ -68,7 +68,7 @@ def apply(name, model, forget, retain, seed=0, **options):
     method = load_unlearning(name)
     config = method.config(name=name, **options)
     with torch.set_grad_enabled(method.needs.gradients):
-        return method.unlearn(copy.deepcopy(model), forget, retain, config, np.random.default_rng(seed))
+        return method.unlearn(copy.deepcopy(model), forget, retain, config, np.random.default_rng(seed))  # type: ignore[call-arg]
 
 
 def assert_same_bits(first, second, names=None):

@@ -218,7 +218,7 @@ def test_it_forgets_the_class_that_it_is_told_to() -> None:
 
     assert right(forget) > 0.9
     assert right(retain) > 0.9
-    model = unlearn(model, forget, retain, config(epochs=30, rank=4, alpha=1e-4), generator(0, "m"))
+    model = unlearn(model, forget, retain, config(epochs=30, rank=4, alpha=1e-4), generator(0, "m"))  # type: ignore[call-arg]
     assert right(forget) < 0.1
     assert right(retain) > 0.9
 
@@ -229,7 +229,7 @@ def test_few_shots_and_classes_without_replay() -> None:
     assert few.y is not None
     assert np.bincount(few.y.numpy(), minlength=4).tolist() == [4, 0, 4, 0]
     with pytest.raises(FedsimError, match=r"^--set gs_lora.unreplayed: 3 classes are kept; leave fewer of them out"):
-        unlearn(vit(), view(9, [3]), samples, config(unreplayed=3), generator(0, "m"))
+        unlearn(vit(), view(9, [3]), samples, config(unreplayed=3), generator(0, "m"))  # type: ignore[call-arg]
 
 
 def test_a_model_without_perceptrons_is_refused() -> None:

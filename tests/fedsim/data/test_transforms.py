@@ -25,7 +25,7 @@ def test_augment_is_its_slow_twin(shape, pad):
     x = rng.integers(1, 256, (40, *shape), dtype=np.uint8)
     draws = draw_augmentation(rng, 40, "crop_flip", pad)
     fast = augment(torch.from_numpy(x), torch.from_numpy(draws), pad)
-    slow = np.stack([slow_augment(image, *draw, pad) for image, draw in zip(x, draws, strict=True)])
+    slow = np.stack([slow_augment(image, *draw, pad) for image, draw in zip(x, draws, strict=True)])  # type: ignore[call-arg]
     assert fast.dtype == torch.uint8
     np.testing.assert_array_equal(fast.numpy(), slow)
 

@@ -78,5 +78,5 @@ def test_distributions_of_models_that_are_alike_are_seldom_told_apart(models: in
 def test_models_that_are_alike_are_seldom_told_apart(prior: float) -> None:
     """The prior may miss the spread over seeds by a factor of two, and errors stay near the level of 5 %."""
     rng = np.random.default_rng(0)
-    draws = [compare(*rng.normal(size=(2, 3)), prior, 0.05).found for _ in range(3_000)]
+    draws = [compare(*rng.normal(size=(2, 3)), prior, 0.05).found for _ in range(3_000)]  # type: ignore[call-arg]
     assert np.mean(draws) < 0.12
