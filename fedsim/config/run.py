@@ -27,7 +27,7 @@ NAMED_SECTIONS = {
 
 
 _CAME_LATER = (
-    "data.folder.", "data.mufac.", "data.mucac.", "data.normalise",
+    "data.folder.", "data.mufac.", "data.mucac.", "data.normalise", "data.seed", "data.validation_fraction",
     "training.schedule.", "training.nesterov", "server.",
 )  # fmt: skip
 """Options that older recipes do not know: at their defaults no recipe has them, so that runs are what they were."""
@@ -150,6 +150,20 @@ class FaultsConfig(Config):
         return self
 
 
+class StopConfig(Config):
+    """Training that ends early, by what clients hold out (data.validation_fraction), never by the test set."""
+
+    metric: str | None = Field(None, pattern=r"validation(_\w+)?/\w+")
+    """The metric to go by, such as validation/loss; by default validation/accuracy (or mse), for personalised methods
+    that of clients' own models."""
+    patience: int | None = Field(None, ge=1)
+    """Evaluations without a better one after which training ends; by default it goes on to the last round."""
+    min_delta: float = Field(0.0, ge=0)
+    """Less does not count as better."""
+    keep: Literal["best", "last"] = "best"
+    """The round that the run ends as: as if it had ended after its best one, or the last one that was run."""
+
+
 class RunConfig(Config):
     """A whole run. The file that a run folder keeps is one of these, and reruns the run."""
 
@@ -185,6 +199,8 @@ class RunConfig(Config):
     """Data set, partition and long tail."""
     model: ModelConfig = ModelConfig()
     """Model of every client."""
+    stop: StopConfig | None = None
+    """When training ends before its last round; by default it does not."""
     start: Path | None = None
     """Where the first weights come from: the folder of a finished run, or a .safetensors file; else they are drawn."""
     start_sha256: str | None = None
@@ -249,6 +265,12 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _possible(self) -> RunConfig:
+        if self.stop is not None and not self.data.validation_fraction:
+            raise ValueError("stop: goes by samples that clients hold out; give data.validation_fraction, such as 0.2")
+        if self.stop is not None and self.privacy.noise == "secure":
+            raise ValueError(
+                "stop: a run with privacy.noise=secure does not repeat what it has to; leave one of them out"
+            )
         if self.history.keep != "none" and self.privacy.client is not None:
             raise ValueError(
                 "history.keep: must be none with privacy.client, where clients send clipped differences and no models"
@@ -296,7 +318,7 @@ class RunConfig(Config):
         """Return by dotted key all that decides what a round comes to and leaves, where its data come from aside."""
         elsewhere = {
             "name", "out", "engine", "rounds", "min_replies", "stop_on_divergence", "eval_every", "eval_clients",
-            "eval_metrics", "checkpoint_every",
+            "eval_metrics", "checkpoint_every", "stop",
         }  # fmt: skip
         if not self.clients_unseen:  # an option that came later: runs without it are what they were
             elsewhere.add("clients_unseen")

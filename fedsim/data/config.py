@@ -242,8 +242,12 @@ class DataConfig(Config):
     """A name that `fedsim list datasets` shows, npz:PATH or csv:PATH."""
     root: Path | None = None
     """Folder of the named sets; else FEDSIM_DATA, else ~/.cache/fedsim."""
+    seed: int | None = Field(None, ge=0)
+    """Of what is drawn of the data: split, long tail, who holds what; by default the run's own seed."""
     test_fraction: float = Field(0.2, gt=0, lt=1)
     """Test share of a data set that brings no test set of its own."""
+    validation_fraction: float = Field(0.0, ge=0, lt=1)
+    """Share of each client's own samples that no one trains on: what rounds and options are chosen by."""
     csv: CsvConfig = CsvConfig()
     """Columns of a csv file."""
     linear: LinearConfig = LinearConfig()
@@ -297,6 +301,10 @@ class DataConfig(Config):
         if self.csv.client is not None and not isinstance(self.partition, Natural):
             raise ValueError(f"partition: data.csv.client makes the clients; leave {self.partition.name} out")
         return self
+
+    def seed_in(self, run_seed: int) -> int:
+        """Return the seed of what is drawn of the data in a run of that seed."""
+        return run_seed if self.seed is None else self.seed
 
     @field_validator("name")
     @classmethod

@@ -151,6 +151,7 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
 
 
 def _loaded(config: DataConfig, seed: int) -> Dataset:
+    seed = config.seed_in(seed)
     if (plugin := plugin_of(config.name)) is not None:
         return _dataset(config.name, *own_parts(*plugin, config.test_fraction, seed), scale=config.target_scale)
     name, _, file = config.name.partition(":")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fedsim.data.canaries import Canaries, plant
 from fedsim.data.config import DataConfig, Natural
 from fedsim.data.datasets import Dataset, load_dataset
-from fedsim.data.held_out import matched_test, split_labels, split_test
+from fedsim.data.held_out import matched_test, split_labels, split_test, split_validation
 from fedsim.data.listing import Column
 from fedsim.data.longtail import long_tail_indices
 from fedsim.data.npz import Array, IntArray
@@ -37,6 +37,8 @@ class FederatedData:
     """Training rows of each client whose labels it does not know; other rows than those of `partition`."""
     canaries: Canaries | None = None
     """Where the canaries are, if the configuration plants some."""
+    validation: Partition | None = None
+    """Training rows that each client holds out, if any: nobody trains on them or is tested on them."""
     stages: Stages | None = None
     """When which classes arrive; None: all are there from the first round. The partitions are those of all stages."""
     tests: IntArray | None = None
@@ -77,6 +79,7 @@ class FederatedData:
         arrays = [dataset.x_train, dataset.y_train, dataset.identity_train, dataset.x_test, dataset.y_test]
         arrays += [dataset.x_unseen, dataset.y_unseen]
         parts = [self.partition, *([self.unlabelled] if len(self.unlabelled.indices) else [])]
+        parts += [] if self.validation is None else [self.validation]
         schedule: tuple[Array, ...] = ()
         if (stages := self.stages) is not None:
             schedule = (*stages.blocks, np.array([stages.rounds, stages.keep]), stages.lots)
@@ -109,6 +112,7 @@ class FederatedData:
             partition=partition,
             unlabelled=unlabelled,
             client_test=tests if self.client_test_source == "train" else self.client_test,
+            validation=None if self.validation is None else self.validation.only(stays[self.validation.owners]),
             class_counts=counts,
         )
         if self.dataset.identity_test is not None:
@@ -134,9 +138,14 @@ class FederatedData:
         tests = np.arange(size) if self.tests is None else self.tests
         return replace(self, dataset=self.dataset.with_tests(rows), client_test=client_test, tests=tests[rows])
 
+    def validated_on(self, validation: Partition) -> "FederatedData":
+        """Return the same federation whose clients are tested on these training rows of theirs."""
+        return replace(self, client_test=validation, client_test_source="train")
+
     def blanked(self) -> "FederatedData":
         """Return the same federation over a data set whose training rows that nobody holds are zeros, never read."""
         own = [self.partition, self.unlabelled, *([self.client_test] if self.client_test_source == "train" else [])]
+        own += [] if self.validation is None else [self.validation]
         held = np.unique(np.concatenate([part.indices for part in own]))
         dataset, identity = self.dataset, self.dataset.identity_train
         return replace(
@@ -168,7 +177,7 @@ def federate(config: DataConfig, clients: int, seed: int, dataset: Dataset | Non
     FedsimError
         If the data cannot be had, or cannot be split as asked.
     """
-    dataset = dataset or load_dataset(config, seed)
+    dataset, seed = dataset or load_dataset(config, seed), config.seed_in(seed)
     if dataset.is_regression:
         _require_no_classes(config)
     y = dataset.strata_train
@@ -196,9 +205,14 @@ def federate(config: DataConfig, clients: int, seed: int, dataset: Dataset | Non
     else:
         source = "test"
         client_test = _own_tests(dataset) or matched_test(partition, y, y_test, seed)
+    validation = None
+    if config.validation_fraction:
+        partition, validation = split_validation(partition, config.validation_fraction, seed)
     partition, unlabelled = split_labels(partition, config.labelled_fraction, config.labelled_min, seed)
     class_counts = np.bincount(y[partition.indices], minlength=dataset.num_strata)
-    return FederatedData(dataset, partition, client_test, source, class_counts, unlabelled, canaries, stages)
+    return FederatedData(
+        dataset, partition, client_test, source, class_counts, unlabelled, canaries, validation, stages
+    )
 
 
 def owners_of(config: DataConfig, dataset: Dataset) -> IntArray | None:
@@ -222,6 +236,7 @@ def stages_of(config: DataConfig, dataset: Dataset, seed: int) -> Stages | None:
     if config.stages is None or config.stages.count == 1:
         return None
     assert config.stages.rounds is not None  # a run's configuration has set it
+    seed = config.seed_in(seed)
     blocks = class_blocks(dataset.num_classes, config.stages, seed)
     lots = generator(seed, "kept samples").random(len(dataset.y_train))
     return Stages(blocks, config.stages.rounds, config.stages.keep, lots)

@@ -41,8 +41,15 @@ def split_test(partition: Partition, fraction: float, seed: int) -> tuple[Partit
 
     Returns (train, test), both of training rows.
     """
-    held = np.minimum(np.rint(fraction * partition.sizes).astype(np.int64), np.maximum(partition.sizes - 1, 0))
-    return _hold_out(partition, held, generator(seed, "client-split"))
+    return _hold_out(partition, _share(partition, fraction), generator(seed, "client-split"))
+
+
+def split_validation(partition: Partition, fraction: float, seed: int) -> tuple[Partition, Partition]:
+    """Hold out round(fraction * n_k) of each client's own samples, but never its last one; nothing for a fraction of 0.
+
+    Returns (train, validation), both of training rows.
+    """
+    return _hold_out(partition, _share(partition, fraction), generator(seed, "validation-split"))
 
 
 def split_labels(partition: Partition, fraction: float, least: int, seed: int) -> tuple[Partition, Partition]:
@@ -53,6 +60,11 @@ def split_labels(partition: Partition, fraction: float, least: int, seed: int) -
     labelled = np.maximum(np.rint(fraction * partition.sizes).astype(np.int64), least)
     held = np.maximum(partition.sizes - labelled, 0)
     return _hold_out(partition, held, generator(seed, "label-split"))
+
+
+def _share(partition: Partition, fraction: float) -> IntArray:
+    share: IntArray = np.rint(fraction * partition.sizes).astype(np.int64)
+    return np.minimum(share, np.maximum(partition.sizes - 1, 0))
 
 
 def _hold_out(partition: Partition, held: IntArray, rng: np.random.Generator) -> tuple[Partition, Partition]:

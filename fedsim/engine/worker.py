@@ -66,6 +66,8 @@ class Worker:
         """By the type of their messages."""
         self._inbox = Inbox(self.device, {name for name, _ in model.named_buffers()})
         self._scores = ClientScores(self.client, data, self.train_set)
+        held_out = None if data.validation is None else data.validated_on(data.validation)
+        self._held_out = None if held_out is None else ClientScores(self.client, held_out, self.train_set)
 
     def run_chunk(
         self, kind: str, contents: Sequence[RecordDict], clients: Sequence[int], states: Sequence[RecordDict]
@@ -186,9 +188,13 @@ class Worker:
         ), received.constants
 
     def measure(self, sent: Sent, model: State) -> RecordDict:
-        """Return how a client does on its own test samples with those tensors."""
+        """Return how a client does with those tensors on its own test samples, or on those that it holds out."""
         received = self._inbox.broadcast(sent.content)
-        return self._scores.measure(sent.client, model, received.constants, received.server_round)
+        scores = self._scores
+        if wire.told_in(sent.content).get(wire.VALIDATION):
+            assert self._held_out is not None  # nobody asks otherwise
+            scores = self._held_out
+        return scores.measure(sent.client, model, received.constants, received.server_round)
 
     def _evaluate(self, sent: Sequence[Sent]) -> list[Reply]:
         replies = []

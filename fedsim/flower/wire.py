@@ -30,6 +30,8 @@ UPDATES = "updates"
 """Every client's own update."""
 OWN_UPDATES = "own-updates"
 """Whether every client's own update is wanted beside the sum."""
+VALIDATION = "validation"
+"""Whether a client is to be evaluated on what it holds out, and not on its test samples."""
 CLIP_NORM = "clip-norm"
 """The largest norm of an update that client-level privacy allows in this round."""
 

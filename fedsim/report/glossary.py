@@ -47,7 +47,8 @@ _HEADS: Final = {
     "global": ("Global", "of the global model on the global test set"),
     "clients": ("Clients", "of clients' own models on their own test samples"),
     "unseen": ("Unseen clients", "of the models of clients that were never trained, on their own test samples"),
-    "validation": ("Validation", "of the global model on the clients' validation samples"),
+    "validation": ("Validation", "of the global model on what clients hold out"),
+    "validation_clients": ("Validation, clients", "of clients' own models on what they hold out"),
     "train": ("Training", "while clients train, mean over the clients of the round"),
     "stages": ("Stages", "of the global model"),
     "server": ("Server", "between rounds"),
@@ -55,8 +56,9 @@ _HEADS: Final = {
 }
 _FIRST: Final = (
     "global/accuracy", "global/mse", "clients/accuracy", "clients/mse", "unseen/accuracy", "validation/accuracy",
-    "validation/mse", "stages/forgetting", "global/balanced_accuracy", "global/perplexity", "global/r2",
-    "global/accuracy_few", "global/excess_risk", "clients/accuracy_worst10", "global/loss", "global/auc", "train/loss",
+    "validation_clients/accuracy", "validation/mse", "stages/forgetting", "global/balanced_accuracy",
+    "global/perplexity", "global/r2", "global/accuracy_few", "global/excess_risk", "clients/accuracy_worst10",
+    "global/loss", "global/auc", "train/loss",
 )  # fmt: skip
 _SHOWN: Final = 5
 

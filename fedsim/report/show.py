@@ -61,6 +61,8 @@ def _header(folder: RunFolder) -> Text:
         header.append(f"  in {format_duration(summary.wall_time_s)}")
     if summary and summary.failures:
         header.append(f"  {summary.failures:,} client failure{'s' if summary.failures > 1 else ''}", style="yellow")
+    if summary and summary.ended:
+        header.append(f"\n{_plain(summary.ended)}", style="dim")
     if summary and summary.reason:
         header.append(f"\n{_plain(summary.reason)}", style=_STATUS_STYLES[folder.status])
     return header

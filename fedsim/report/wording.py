@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from fedsim.runs.folder import RunFolder
 
-GROUPS: Final = ("Global", "Clients", "Unseen clients", "Other heads", "Stages", "Training", "Other")
+GROUPS: Final = ("Global", "Clients", "Unseen clients", "Validation", "Other heads", "Stages", "Training", "Other")
 
 ERRORS: Final = {"mse": "Mean squared error", "excess_risk": "Excess risk"}
 """Measures of predicted numbers, lower is better."""
@@ -15,7 +15,8 @@ ABSENT: Final = "–"
 """Stands where a run has no such value."""
 
 _KNOWN_HEADS: Final = {
-    "global": "Global", "clients": "Clients", "unseen": "Unseen clients", "train": "Training", "stages": "Stages",
+    "global": "Global", "clients": "Clients", "unseen": "Unseen clients", "validation": "Validation",
+    "train": "Training", "stages": "Stages",
 }  # fmt: skip
 _ORDER: Final = ("accuracy", "balanced_accuracy", "accuracy_many", "accuracy_medium", "accuracy_few", "f1_macro", "auc")
 _SCORES: Final = {"f1_macro": "F1 (macro)", "auc": "AUC"}

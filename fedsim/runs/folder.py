@@ -71,6 +71,8 @@ class Summary(BaseModel):
     seed: int | None = None
     rounds_done: Count | None = None
     rounds: Count | None = None
+    ended: str | None = None
+    """Why it has fewer rounds than were run or asked for."""
     engine: dict[str, Any] | str | None = None
     wall_time_s: float | None = None
     versions: dict[str, Any] = {}

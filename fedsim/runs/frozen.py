@@ -31,13 +31,17 @@ from fedsim.sealed import seal, unseal
 FILE = "federation.npz"
 _LEDGER = "deletions.json"
 _PARTS = ("partition", "client_test", "unlabelled")
+_VALIDATION = "validation"
+"""Where clients hold samples out."""
 
 
 def freeze(folder: Path, data: FederatedData) -> None:
     """Write what the model in `folder` may be trained on from now on; `data` is what a deletion has left."""
     dataset = data.dataset
     arrays = {
-        f"{part}_{side}": getattr(getattr(data, part), side) for part in _PARTS for side in ("indices", "offsets")
+        f"{part}_{side}": getattr(getattr(data, part), side)
+        for part in (*_PARTS, *([] if data.validation is None else [_VALIDATION]))
+        for side in ("indices", "offsets")
     }
     if data.tests is not None:
         arrays["tests"] = data.tests
@@ -95,6 +99,10 @@ def run_data(folder: Path, config: RunConfig, whole: Whole | None = None) -> Fed
             partition, client_test, unlabelled = (
                 _partition(archive[f"{part}_indices"], archive[f"{part}_offsets"], config.clients) for part in _PARTS
             )
+            validation = None
+            if f"{_VALIDATION}_indices" in archive:
+                indices, offsets = (archive[f"{_VALIDATION}_{side}"] for side in ("indices", "offsets"))
+                validation = _partition(indices, offsets, config.clients)
             if partition.indices.max() >= len(dataset.y_train):
                 raise ValueError("rows that the data set does not have")
             dataset = replace(
@@ -107,7 +115,8 @@ def run_data(folder: Path, config: RunConfig, whole: Whole | None = None) -> Fed
                 dataset = dataset.with_tests(tests)
             data = FederatedData(
                 dataset, partition, client_test, "train" if archive["tests_of_train"] else "test",
-                np.empty(0, np.int64), unlabelled, canaries, stages_of(config.data, dataset, config.seed), tests,
+                np.empty(0, np.int64), unlabelled, canaries, validation,
+                stages_of(config.data, dataset, config.seed), tests,
             ).blanked()  # fmt: skip
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
         raise FedsimError(f"{file}: cannot be read ({' '.join(str(error).split())}); restore it") from None

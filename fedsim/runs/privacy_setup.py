@@ -41,6 +41,9 @@ _PUBLIC = Release(
     what="numbers of classes and samples, input normalisation, the global test set", covers=("public/*",),
     note="taken to be public, as are all options",
 )  # fmt: skip
+_VALIDATION = Release(
+    what="accuracy and loss on what clients hold out", covers=("validation/*",), note="without noise",
+)  # fmt: skip
 _COHORTS = Release(what="which clients answer", covers=("cohorts/*",), note="taken to be public")
 
 
@@ -142,6 +145,7 @@ def central_privacy(config: RunConfig, data: FederatedData) -> CentralPrivacy | 
 def new_ledger(config: RunConfig, sizes: Sizes, client: Client) -> Ledger:
     """Return the ledger of a run that has not begun."""
     releases = [*client.releases(), _FOLDER, _PUBLIC]
+    releases += [_VALIDATION] if config.data.validation_fraction else []
     central = config.privacy.client
     secret = central is not None and _client_rate(config, sizes) < 1
     releases.append(_COHORTS.model_copy(update={"note": "epsilon takes it to be secret"}) if secret else _COHORTS)

@@ -17,6 +17,7 @@ from fedsim.runs.history import HistoryWriter
 from fedsim.runs.observers import Beginning, RoundObserver
 from fedsim.runs.simulation import Simulation
 from fedsim.runs.state import Metrics, RunState
+from fedsim.runs.stopping import Stopping
 from fedsim.runs.summary import write_summary
 from fedsim.runs.watch import Presence, Watch
 
@@ -89,8 +90,11 @@ class Gauges(RoundObserver):
             self._simulation.progress.tell(f"engine: {choice}")
 
 
-def run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> None:
-    """Run what is left of a run's rounds, and keep the last whole one if they end early."""
+def run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> RunState:
+    """Run what is left of a run's rounds, and keep the last whole one if they end early.
+
+    Returns the state that the run ends in; `simulation.config` then has the number of its rounds.
+    """
     config, there = simulation.config, Presence(folder)
     moved = simulation.worker.client.moved
     history = HistoryWriter(folder, config.history, moved) if config.history.keep != "none" else None
@@ -108,10 +112,12 @@ def run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunS
         observers: list[RoundObserver] = [there, LedgerJournal(folder)]
         observers += [] if history is None else [history]
         observers += [MetricsFile(folder, state), checkpoints, Gauges(engine, simulation)]
-        observers += [Watch(config, simulation.data.dataset, simulation.progress)]
+        stopping = Stopping(folder, simulation, engine, state)
+        observers += [stopping, Watch(config, simulation.data.dataset, simulation.progress)]
         simulation.progress.begin(config, simulation.choices | engine.notes, state.round)
-        while state.round < config.rounds:
+        while state.round < config.rounds and not stopping.over:
             simulation.step(state, engine, observers)
+        return stopping.settle(state, history)
     except BaseException as error:
         there.require(state.round)
         _leave(folder, simulation, state, engine, checkpoints, error)

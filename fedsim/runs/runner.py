@@ -41,6 +41,7 @@ from fedsim.runs.rounds import disk_cause, run_rounds
 from fedsim.runs.settle import as_given
 from fedsim.runs.simulation import Simulation, described
 from fedsim.runs.state import RunState
+from fedsim.runs.stopping import discard_best
 from fedsim.runs.summary import newest, write_summary
 from fedsim.runs.watch import divergence
 from fedsim.sealed import seal, sha256
@@ -277,7 +278,11 @@ def _finish(
     go_on = f"fedsim run --resume {shlex.quote(str(folder))}"
     try:
         with heeding_signals():
-            run_rounds(folder, simulation, engine, state)
+            began_as = simulation.config
+            state = run_rounds(folder, simulation, engine, state)
+            if simulation.config != began_as:  # it has ended as one of fewer rounds
+                _keep_config(RunFolder.open(folder), simulation.config)
+                discard_best(folder)
         exported = simulation.server.export(state.tensors)
         describe_in(folder, described(simulation.config, simulation.data.dataset))
         save_model(folder / "model.safetensors", exported)

@@ -30,7 +30,7 @@ from fedsim.federated.exchange import conduct
 from fedsim.federated.registry import load_strategy
 from fedsim.federated.sampling import draw_cohort
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
-from fedsim.flower.wire import OWN_UPDATES
+from fedsim.flower.wire import OWN_UPDATES, VALIDATION
 from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.models.build import has_batch_coupling
@@ -47,6 +47,7 @@ from fedsim.runs.progress import Progress, Quiet
 from fedsim.runs.settle import require_fitting, require_trainable, settled
 from fedsim.runs.staging import require_keepable, require_stageable, stage_metrics, works_between_rounds
 from fedsim.runs.state import Metrics, RunState
+from fedsim.runs.validation import held_out_set, require_held_out
 from fedsim.training.first_model import first_model
 from fedsim.training.precision import prepare
 
@@ -71,6 +72,7 @@ class Simulation:
         data = data or federate(config.data, config.clients, config.seed, dataset)
         require_stageable(config, self.strategy, data)
         self.data = data if self.strategy.prepare is None else self.strategy.prepare(config, data)
+        require_held_out(config, self.data)
         dataset = self.data.dataset
         require_fitting(config, self.strategy, dataset)
         # What unseen clients have reaches the server in no way.
@@ -95,7 +97,10 @@ class Simulation:
         self.choices = {**doubts, **why_data, "engine": why_engine, "vectorize": why_chunks, **why_noise}
         uneven = seen.class_counts.max() >= _LONG_TAIL * seen.class_counts.min()
         self.groups = shot_groups(seen.shot_counts(config.data.shots)) if uneven else {}
-        self._tests = TestSet(dataset, self.worker.device, model.classifier.weight.dtype, config.eval_metrics)
+        dtype = model.classifier.weight.dtype
+        self._tests = TestSet(dataset, self.worker.device, dtype, config.eval_metrics)
+        held_out = held_out_set(self.data, config.clients_seen)
+        self._validation = None if held_out is None else TestSet(held_out, self.worker.device, dtype, "accuracy")
 
     def new_model(self, config: RunConfig) -> Classifier:
         """Return the model that the run starts from."""
@@ -253,11 +258,25 @@ class Simulation:
         """Return how heads and clients do, that as metrics, and what else the round's line in metrics.jsonl holds."""
         scores, stages, extra = self.scores(tensors, server_round), self.data.stages, dict[str, Any]()
         of_clients, clients = self.evaluate_clients(server_round, tensors, engine)
-        metrics = self._global_metrics(scores) | of_clients
+        metrics = self._global_metrics(scores) | of_clients | self._validated(server_round, tensors, engine)
         if stages is not None and scores:
             of_stages, extra = stage_metrics(stages, state.metrics, server_round, next(iter(scores.values())))
             metrics |= of_stages
         return scores, clients, metrics, extra
+
+    def _validated(self, server_round: int, tensors: Tensors, engine: Engine) -> Metrics:
+        """Return how the global heads, and personalised clients' own models, do on what clients hold out."""
+        if self._validation is None or self.data.validation is None:
+            return {}
+        current, out = self.server.split(tensors), Metrics()
+        scores = self._validation.score(lambda x: self.server.heads(current, x), self.data.seen(server_round))
+        for number, (head, score) in enumerate(scores.items()):
+            out |= score.metrics("validation" if number == 0 else f"validation_{head}", {})
+        if self.strategy.client.personalised:
+            able = np.flatnonzero(self.data.validation.sizes[: self.config.clients_seen]).tolist()
+            measured = self.evaluate(server_round, tensors, engine, able, [], ConfigRecord({VALIDATION: True}))
+            out |= {f"validation_clients/{name}": value for name, value in measured.items() if ":" not in name}
+        return out
 
     def scores(self, tensors: Tensors, server_round: int | None = None) -> dict[str, Score]:
         """Return how every global head does on the test samples of all classes, or of those there by a round."""
@@ -295,12 +314,16 @@ class Simulation:
         return metrics, every
 
     def evaluate(
-        self, server_round: int, tensors: Tensors, engine: Engine, cohort: Sequence[int], scores: list[ClientScore]
-    ) -> Metrics:
-        """Return the means over some clients of what they measure, having added that of each to `scores`."""
+        self, server_round: int, tensors: Tensors, engine: Engine, cohort: Sequence[int], scores: list[ClientScore],
+        message: ConfigRecord | None = None,
+    ) -> Metrics:  # fmt: skip
+        """Return the means over some clients of what they measure, having added that of each to `scores`.
+
+        `message` is what they are told beside the model.
+        """
         engine.cohort, trained = cohort, set(engine.trained)
         unseen = cohort[0] >= self.config.clients_seen
-        exchange = self.server.exchange_evaluate(server_round, to_record(tensors), ConfigRecord(), engine)
+        exchange = self.server.exchange_evaluate(server_round, to_record(tensors), message or ConfigRecord(), engine)
         measured = conduct(exchange, lambda wave: noted(engine.stream(wave), scores, unseen=unseen))
         engine.trained = trained  # what a method has clients do to be evaluated is no part of the run
         return scalars(measured or {})

@@ -41,6 +41,7 @@ def write_summary(
         "seed": config.seed,
         "rounds": config.rounds,
         "rounds_done": state.round,
+        "ended": simulation.choices.get("rounds"),
         "engine": {**engine, "device": str(simulation.worker.device), "why": simulation.choices},
         "wall_time_s": round(state.seconds, 3),
         "versions": versions(),

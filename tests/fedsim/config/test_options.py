@@ -28,16 +28,16 @@ def all_shown() -> set[str]:
 
 def test_every_option_of_a_run_is_on_some_page() -> None:
     default = dict(flatten(resolve().model_dump(mode="json")))
-    named = {"strategy.name", "data.partition.name", *(key for key in default if key.startswith("plugins"))}
-    assert set(default) - named - FILLED_IN - {"data.stages", "data.canaries", "privacy.client", "privacy.example"} <= (
-        all_shown()
-    )
+    shown = all_shown()
+    sections = {key for key in default if any(other.startswith(f"{key}.") for other in shown)}  # null by default
+    kinds = {key for key in default if key.endswith(".name")} - {"data.name", "model.name", "engine.name"}
+    assert set(default) - sections - kinds - FILLED_IN <= shown
 
 
 def test_bounds_and_choices_are_those_that_hold() -> None:
     by_key = {option.key: option for option in options_of(TrainingConfig, "training.")}
     assert by_key["training.momentum"].allowed == "number >= 0, < 1"
-    assert by_key["training.optimizer"].allowed == "sgd | adam"
+    assert by_key["training.optimizer"].allowed.startswith("sgd | adam")
     assert by_key["training.lr"].default == "0.1"
     assert by_key["training.clip_norm"].default == "null"
     for key, wrong in (("training.momentum", "1"), ("training.optimizer", "x"), ("training.epochs", "0")):

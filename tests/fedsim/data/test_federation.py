@@ -45,6 +45,28 @@ def test_the_same_seed_is_the_same_federation_and_pickles():
     assert not np.array_equal(one.partition.indices, other.partition.indices)
 
 
+def test_the_seed_of_the_data_is_its_own():
+    one, other = (federate(DataConfig(seed=5, validation_fraction=0.2), 8, seed) for seed in (1, 2))
+    assert one.content_hash == other.content_hash == federate(DataConfig(validation_fraction=0.2), 8, 5).content_hash
+    assert one.content_hash != federate(DataConfig(seed=6, validation_fraction=0.2), 8, 1).content_hash
+    plain = federate(DataConfig(), 8, 1)
+    assert plain.content_hash == federate(DataConfig(validation_fraction=0.0, seed=None), 8, 1).content_hash
+
+
+def test_what_clients_hold_out_is_nobodys_training_or_test_row_and_goes_with_its_client():
+    config = DataConfig(client_test="split", validation_fraction=0.25, labelled_fraction=0.5)
+    data = federate(config, 6, seed=0)
+    assert data.validation is not None
+    parts = (data.partition, data.unlabelled, data.client_test, data.validation)
+    rows = np.concatenate([part.indices for part in parts])
+    assert sorted(rows) == list(range(1317))
+    left = data.without(data.partition[2])
+    assert left.validation.sizes[2] == 0
+    assert left.validation.sizes[1] == data.validation.sizes[1] > 0
+    assert left.content_hash != data.content_hash
+    assert not left.dataset.x_train[data.validation[2]].any()
+
+
 def test_natural_clients_of_a_file(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "faces.npz", x=x, y=np.arange(40) % 2, identity=np.arange(40) // 4 * 10)

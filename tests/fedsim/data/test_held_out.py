@@ -13,6 +13,7 @@ from fedsim.data import (
     split_labels,
     split_test,
 )
+from fedsim.data.held_out import split_validation
 
 
 @pytest.mark.parametrize(
@@ -101,3 +102,14 @@ def test_labels_are_hidden_uniformly_and_by_the_seed():
     assert not np.array_equal(known[0][0], known[0][1] - 1000)
     # The mean of 200 of the numbers 0 to 999 is 499.5 with standard error 1000 / sqrt(12 * 200) = 20.
     assert abs(known[0][0].mean() - 499.5) < 5 * 20
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.floats(0, 0.99), st.integers(0, 99))
+def test_validation_is_a_share_of_each_client_apart_from_its_tests(sizes, fraction, seed):
+    whole = Partition.from_lists(np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1]))
+    train, validation = split_validation(whole, fraction, seed)
+    for mine, kept, held in zip(whole, train, validation, strict=True):
+        assert sorted([*kept, *held]) == mine.tolist()
+        assert len(held) == min(round(fraction * len(mine)), max(len(mine) - 1, 0))
+    if len(whole.indices) > 40 and 0.2 < fraction < 0.8:
+        assert validation.indices.tolist() != split_test(whole, fraction, seed)[1].indices.tolist()
