@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -63,6 +63,16 @@ class ErrorScore:
 
 
 Score = HeadScore | ErrorScore
+
+
+def head_metrics(
+    where: str, scores: Mapping[str, Score], groups: dict[str, npt.NDArray[np.intp]] | None = None
+) -> dict[str, float]:
+    """Return the scores of several heads under metric names, the first one's under `where` alone."""
+    out: dict[str, float] = {}
+    for number, (head, score) in enumerate(scores.items()):
+        out |= score.metrics(where if number == 0 else f"{where}_{head}", groups or {})
+    return out
 
 
 class TestSet:

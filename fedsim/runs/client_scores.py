@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from flwr.app import Message
 
 from fedsim.atomic import write_atomically
+from fedsim.config.run import RunConfig
 from fedsim.flower.internals import client_of
 from fedsim.flower.records import scalars
 
@@ -33,6 +35,21 @@ class ClientScore:
     def samples(self) -> int:
         """Test samples."""
         return int(self.metrics["num-examples"])
+
+
+def evaluated(
+    config: RunConfig, sizes: npt.NDArray[np.int64], trained: Set[int], *, personalised: bool
+) -> dict[str, list[int]]:
+    """Return the clients that are to measure themselves, by the group that they are in: "clients" or "unseen".
+
+    `sizes` are (K,) their training samples, `trained` those that have been.
+    """
+    which = config.eval_clients
+    if which == "auto":
+        which = "all" if personalised else "none"
+    able = np.flatnonzero(sizes).tolist()
+    seen = [c for c in able if c < config.clients_seen and (which != "seen" or c in trained)]
+    return {"clients": [] if which == "none" else seen, "unseen": [c for c in able if c >= config.clients_seen]}
 
 
 def noted(replies: Iterable[Message], scores: list[ClientScore], *, unseen: bool) -> Iterator[Message]:

@@ -93,10 +93,8 @@ class Summary(BaseModel):
     pictures_sha256: str | None = None
     stages: list[StageRow] | None = None
     """Which classes arrived when; null where all were there from the first round."""
-    shows: list[str] = []
-    """The metrics that matter most for the method."""
-    own_metrics: dict[str, str] = {}
-    """What the method's own metrics and heads are, by name."""
+    shows: list[str] = []  # the metrics that matter most for the method
+    own_metrics: dict[str, str] = {}  # what its own metrics and heads are
     failures: Count | None = None
     reason: str | None = None
 

@@ -25,12 +25,12 @@ from fedsim.engine.select import choose_engine, choose_vectorize
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Worker
 from fedsim.errors import FedsimError, TooFewReplies
-from fedsim.evaluation import Score, TestSet
+from fedsim.evaluation import Score, TestSet, head_metrics
 from fedsim.federated.exchange import conduct
 from fedsim.federated.registry import load_strategy
 from fedsim.federated.sampling import draw_cohort
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
-from fedsim.flower.wire import OWN_UPDATES, VALIDATION
+from fedsim.flower.wire import OWN_UPDATES
 from fedsim.interrupts import uninterrupted
 from fedsim.models.base import Classifier
 from fedsim.models.build import has_batch_coupling
@@ -38,7 +38,7 @@ from fedsim.models.portable import Description
 from fedsim.models.start import start_hash
 from fedsim.paths import expanded
 from fedsim.runs.checkpoint import Checkpoint
-from fedsim.runs.client_scores import ClientScore, noted, spread
+from fedsim.runs.client_scores import ClientScore, evaluated, noted, spread
 from fedsim.runs.counted import Counted
 from fedsim.runs.doubts import idle_clients, notes
 from fedsim.runs.observers import Beginning, RoundObserver, Shown
@@ -47,7 +47,7 @@ from fedsim.runs.progress import Progress, Quiet
 from fedsim.runs.settle import require_fitting, require_trainable, settled
 from fedsim.runs.staging import require_keepable, require_stageable, stage_metrics, works_between_rounds
 from fedsim.runs.state import Metrics, RunState
-from fedsim.runs.validation import held_out_set, require_held_out
+from fedsim.runs.validation import HeldOut
 from fedsim.training.first_model import first_model
 from fedsim.training.precision import prepare
 
@@ -72,7 +72,6 @@ class Simulation:
         data = data or federate(config.data, config.clients, config.seed, dataset)
         require_stageable(config, self.strategy, data)
         self.data = data if self.strategy.prepare is None else self.strategy.prepare(config, data)
-        require_held_out(config, self.data)
         dataset = self.data.dataset
         require_fitting(config, self.strategy, dataset)
         # What unseen clients have reaches the server in no way.
@@ -99,8 +98,8 @@ class Simulation:
         self.groups = shot_groups(seen.shot_counts(config.data.shots)) if uneven else {}
         dtype = model.classifier.weight.dtype
         self._tests = TestSet(dataset, self.worker.device, dtype, config.eval_metrics)
-        held_out = held_out_set(self.data, config.clients_seen)
-        self._validation = None if held_out is None else TestSet(held_out, self.worker.device, dtype, "accuracy")
+        personalised = self.strategy.client.personalised
+        self._held_out = HeldOut(config, self.data, self.worker.device, dtype, personalised=personalised)
 
     def new_model(self, config: RunConfig) -> Classifier:
         """Return the model that the run starts from."""
@@ -258,49 +257,27 @@ class Simulation:
         """Return how heads and clients do, that as metrics, and what else the round's line in metrics.jsonl holds."""
         scores, stages, extra = self.scores(tensors, server_round), self.data.stages, dict[str, Any]()
         of_clients, clients = self.evaluate_clients(server_round, tensors, engine)
-        metrics = self._global_metrics(scores) | of_clients | self._validated(server_round, tensors, engine)
+        metrics = head_metrics("global", scores, self.groups) | of_clients
+        metrics |= self._held_out.measure(
+            partial(self.server.heads, self.server.split(tensors)), self.data.seen(server_round),
+            lambda clients, told: self.evaluate(server_round, tensors, engine, clients, [], told),
+        )  # fmt: skip
         if stages is not None and scores:
             of_stages, extra = stage_metrics(stages, state.metrics, server_round, next(iter(scores.values())))
             metrics |= of_stages
         return scores, clients, metrics, extra
-
-    def _validated(self, server_round: int, tensors: Tensors, engine: Engine) -> Metrics:
-        """Return how the global heads, and personalised clients' own models, do on what clients hold out."""
-        if self._validation is None or self.data.validation is None:
-            return {}
-        current, out = self.server.split(tensors), Metrics()
-        scores = self._validation.score(lambda x: self.server.heads(current, x), self.data.seen(server_round))
-        for number, (head, score) in enumerate(scores.items()):
-            out |= score.metrics("validation" if number == 0 else f"validation_{head}", {})
-        if self.strategy.client.personalised:
-            able = np.flatnonzero(self.data.validation.sizes[: self.config.clients_seen]).tolist()
-            measured = self.evaluate(server_round, tensors, engine, able, [], ConfigRecord({VALIDATION: True}))
-            out |= {f"validation_clients/{name}": value for name, value in measured.items() if ":" not in name}
-        return out
 
     def scores(self, tensors: Tensors, server_round: int | None = None) -> dict[str, Score]:
         """Return how every global head does on the test samples of all classes, or of those there by a round."""
         current, seen = self.server.split(tensors), None if server_round is None else self.data.seen(server_round)
         return self._tests.score(lambda x: self.server.heads(current, x), seen)
 
-    def _global_metrics(self, scores: dict[str, Score]) -> Metrics:
-        out: Metrics = {}
-        for number, (head, score) in enumerate(scores.items()):
-            out |= score.metrics("global" if number == 0 else f"global_{head}", self.groups)
-        return out
-
     def evaluate_clients(
         self, server_round: int, tensors: Tensors, engine: Engine
     ) -> tuple[Metrics, list[ClientScore]]:
         """Return how clients do on their own test samples: in the mean, as far as they differ, and each of them."""
-        which, first_unseen = self.config.eval_clients, self.config.clients_seen
-        if which == "auto":
-            which = "all" if self.strategy.client.personalised else "none"
-        able = np.flatnonzero(self.data.partition.sizes).tolist()
-        seen = [client for client in able if client < first_unseen]
-        if which == "seen":
-            seen = [client for client in seen if client in engine.trained]
-        groups = {"clients": [] if which == "none" else seen, "unseen": [c for c in able if c >= first_unseen]}
+        sizes, personalised = self.data.partition.sizes, self.strategy.client.personalised
+        groups = evaluated(self.config, sizes, engine.trained, personalised=personalised)
         metrics: Metrics = {}
         every: list[ClientScore] = []
         for group, cohort in groups.items():

@@ -21,6 +21,7 @@ from fedsim.runs.simulation import Simulation
 from fedsim.runs.state import Metrics, RunState
 
 _BEST = "best"
+_MADE_ON = "environment.json"
 _USUAL = ("validation_clients/accuracy", "validation_clients/mse", "validation/accuracy", "validation/mse")
 
 
@@ -45,6 +46,8 @@ class Stopping(RoundObserver):
         """Look at a round's metrics; save it if it is the best one."""
         if self._see(state.round, metrics):
             self._folder.mkdir(exist_ok=True)
+            # By which a checkpoint is read as this version's.
+            shutil.copyfile(self._folder.parent / _MADE_ON, self._folder / _MADE_ON)
             self._simulation.checkpoint(state, self._engine).save(self._folder)
 
     def _see(self, server_round: int, metrics: Mapping[str, float | None]) -> bool:

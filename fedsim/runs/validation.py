@@ -2,33 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from flwr.app import ConfigRecord
+from torch import Tensor
+
 from fedsim.config.run import RunConfig
-from fedsim.data.datasets import Dataset
 from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError
+from fedsim.evaluation import TestSet, head_metrics
+from fedsim.flower.records import Tensors
+from fedsim.flower.wire import VALIDATION
+from fedsim.runs.state import Metrics
+
+Ask = Callable[[Sequence[int], ConfigRecord], Metrics]
+"""(clients, what they are told) -> the means of what they measure."""
 
 
-def require_held_out(config: RunConfig, data: FederatedData) -> None:
-    """Refuse a method that makes something else of the clients' samples than what they would hold out.
+class HeldOut:
+    """The samples that clients hold out, ready to be predicted; nothing is measured where they hold out none.
 
     Raises
     ------
     FedsimError
-        If samples are to be held out and are not.
+        If samples are to be held out and the method makes something else of them.
     """
-    if config.data.validation_fraction and data.validation is None:
-        raise FedsimError(
-            f"data.validation_fraction: {config.strategy.name} makes something else of the samples; leave it out"
-        )
 
+    def __init__(
+        self, config: RunConfig, data: FederatedData, device: torch.device, dtype: torch.dtype, *, personalised: bool
+    ) -> None:
+        if config.data.validation_fraction and data.validation is None:
+            raise FedsimError(
+                f"data.validation_fraction: {config.strategy.name} makes something else of the samples; leave it out"
+            )
+        self._pooled: TestSet | None = None
+        self._clients: list[int] = []
+        if data.validation is None:
+            return
+        dataset, rows = data.dataset, data.validation.indices[: data.validation.offsets[config.clients_seen]]
+        if len(rows):
+            held = replace(dataset, x_test=dataset.x_train[rows], y_test=dataset.y_train[rows], truth_test=None)
+            self._pooled = TestSet(held, device, dtype, "accuracy")
+        if personalised:
+            self._clients = np.flatnonzero(data.validation.sizes[: config.clients_seen]).tolist()
 
-def held_out_set(data: FederatedData, clients: int) -> Dataset | None:
-    """Return the data set whose test set is what the first so many clients hold out; None where they hold out none."""
-    if data.validation is None:
-        return None
-    rows, dataset = data.validation.indices[: data.validation.offsets[clients]], data.dataset
-    if not len(rows):
-        return None
-    return replace(dataset, x_test=dataset.x_train[rows], y_test=dataset.y_train[rows], truth_test=None)
+    def measure(
+        self, heads: Callable[[Tensor], Tensors], seen: npt.NDArray[np.bool_] | None, ask: Ask
+    ) -> Metrics:  # fmt: skip
+        """Return how the global heads do on the samples of all clients, and clients' own models each on its own."""
+        if self._pooled is None:
+            return {}
+        out = head_metrics("validation", self._pooled.score(heads, seen))
+        if self._clients:
+            measured = ask(self._clients, ConfigRecord({VALIDATION: True}))
+            out |= {f"validation_clients/{name}": value for name, value in measured.items() if ":" not in name}
+        return out
