@@ -36,6 +36,7 @@ from fedsim.runs.frozen import run_data
 from fedsim.runs.reserve import held, put_in_place, temporary_for
 from fedsim.runs.runner import load_run_tensors, require_same_data
 from fedsim.runs.simulation import Simulation, described
+from fedsim.runs.state import RunState
 
 TABLE = "personal.csv"
 _UNLEARNED = "unlearn"
@@ -123,10 +124,22 @@ def personalize(
         state = simulation.restore(checkpoint, engine) if whole and checkpoint is not None else simulation.begin()
         if forgetful or not whole:
             state.tensors, state.round = _plain_model(asked, simulation), config.rounds
-        engine.cohort = wanted
-        desk = _Desk(worker, engine, adapt_steps, {c: _new(c, simulation, worker.data) for c in wanted})
-        arrays = to_record(state.tensors)
-        conduct(simulation.server.exchange_evaluate(state.round, arrays, ConfigRecord(), engine), desk.send)
+        return models_for(wanted, simulation, state, worker, engine, adapt_steps)
+
+
+def models_for(
+    wanted: Sequence[int],
+    simulation: Simulation,
+    state: RunState,
+    worker: Worker,
+    engine: InProcessEngine,
+    adapt_steps: int = 0,
+) -> list[Personal]:
+    """Return what a run in this state, whose clients' own states the engine has, makes for each client."""
+    engine.cohort = wanted
+    desk = _Desk(worker, engine, adapt_steps, {c: _new(c, simulation, worker.data) for c in wanted})
+    arrays = to_record(state.tensors)
+    conduct(simulation.server.exchange_evaluate(state.round, arrays, ConfigRecord(), engine), desk.send)
     return list(desk.clients.values())
 
 

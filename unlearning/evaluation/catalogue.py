@@ -16,13 +16,14 @@ from unlearning.evaluation import (
     logistic_attack,
     loss_attack,
     nomus,
+    personal,
     relearn,
     u_lira,
 )
 from unlearning.evaluation.metric import Metric
 
 _FILES = (
-    accuracies, harmonic_mean, loss_attack, gaps, backdoor, class_means, batch_norm, relearn, logistic_attack,
+    accuracies, harmonic_mean, loss_attack, gaps, backdoor, personal, class_means, batch_norm, relearn, logistic_attack,
     divergence, nomus, klom, u_lira, epsilon_score, efficiency,
 )  # fmt: skip
 

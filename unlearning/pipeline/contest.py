@@ -38,6 +38,7 @@ from unlearning.pipeline.measure import (
 )
 from unlearning.pipeline.oracle import FOLDERS, Trained, retrained, training_seconds
 from unlearning.pipeline.outcome import Outcome
+from unlearning.pipeline.personal import personal_values
 from unlearning.pipeline.privacy import derived_ledger
 from unlearning.pipeline.references import constant_predictor, masked_head
 from unlearning.pipeline.roles import roles_of
@@ -99,10 +100,13 @@ class Contest:
             trained = retrained(self.source, self.left, seed, FOLDERS[0], self.progress, history=delivered)
             self.oracle = self.oracle or trained.folder
             against = self._measure(trained.model, None, floors=not self.firsts)
+            against = against.with_values(self._personal(trained.folder, seed))
             self._add("oracle", "oracle", trained.model, against, trained.seconds, self._costs_of_all())
             if self.inherited is not None:
                 self.ledgers.setdefault("oracle", Ledger.read(trained.folder))
         measured = measured_original = self._measure(original.model, against, floors="original" not in self.firsts)
+        kept = {} if self.source.earlier and seed != self.source.config.seed else self._personal(original.folder, seed)
+        measured = measured.with_values(kept)
         self._add("original", "original", original.model, measured, original.seconds)
         self.say(
             f"seed {seed}: attacks took {format_duration(measured.seconds)} on the original; as long on each model"
@@ -110,7 +114,9 @@ class Contest:
         for name, result in made.items():
             if result is not None:
                 self.made[seed, name] = result
-                measured = self._measure(result.model, against)
+                # What replays the rounds leaves clients their own models; all else leaves them as they were.
+                own = self._personal(result.left, seed) or kept
+                measured = self._measure(result.model, against).with_values(own)
                 self._add(name, self.entries[name].kind, result.model, measured, result.seconds, result.costs)
         for name, logits in self.guides.direct(measured_original.logits).items():
             rng = generator(self.source.config.seed, "attacks")
@@ -122,7 +128,7 @@ class Contest:
         }
         for name, model in references.items():
             if model is not None:
-                self._add(name, "baseline", model, self._measure(model, against), math.nan)
+                self._add(name, "baseline", model, self._measure(model, against).with_values(kept), math.nan)
 
     def add_models(self, seeds: Sequence[int]) -> None:
         """Add models of further seeds, of which margins alone are kept."""
@@ -215,6 +221,10 @@ class Contest:
     def _federation(self, method: Method, start: Trained, seed: int, record: Path | None) -> Federation:
         config = self.source.config.model_copy(update={"seed": seed})
         return Federation(config, self.source.data, self.left, start.folder, method.needs, self.progress, record)
+
+    def _personal(self, folder: Path | None, seed: int) -> dict[str, float]:
+        """Return how the personal models do that training has left in a folder; nothing where there are none."""
+        return personal_values(folder, self.source, self.left, self.roles, seed)
 
     def _measure(self, model: Classifier, against: Measured | None, *, floors: bool = False) -> Measured:
         return measure(model, self.roles, self.source.config.seed, against, floors=floors)

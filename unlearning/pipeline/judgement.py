@@ -110,12 +110,14 @@ _ATTACKS: dict[str, Number] = {
     "batch norm": _beyond_unseen("accuracy_forget_bn", "accuracy_unseen_bn"),
     "relearning": _quicker,
     "trigger": _value("trigger_success"),
+    "personal models": _beyond_unseen("personal_forget", "personal_unseen"),
 }
 _ATTACKS_ON_CLASSES: dict[str, Number] = {
     "accuracy": _value("accuracy_forget"),
     "feature probe": _value("probe_forget"),
     "batch norm": _value("accuracy_forget_bn"),
     "relearning": lambda run: -math.log1p(run.values["relearn_steps"]),
+    "personal models": _value("personal_forget"),
 }
 _USES: dict[str, Number] = {
     "accuracy on kept samples": _value("accuracy_retain"),

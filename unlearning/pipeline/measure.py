@@ -53,6 +53,10 @@ class Measured:
         raised = {"over-forgotten": self.facts.over_forgotten, "collapsed": self.facts.collapsed}
         return [name for name, judged in raised.items() if judged is not None and judged.flag]
 
+    def with_values(self, values: Mapping[str, float]) -> Measured:
+        """Return the same with more numbers; of a model whose outputs are not finite none is known."""
+        return self if self.facts is None else replace(self, values={**self.values, **values})
+
     def losses(self, role: str) -> Floats:
         """Return the cross-entropy of each sample of a role, (N,) nats."""
         return losses(getattr(self.logits, role), getattr(self.labels, role))

@@ -1,0 +1,11 @@
+"""Personal models: what those of the clients that stay still know of what is forgotten."""
+
+from unlearning.evaluation.metric import Metric, percent
+
+METRICS = (
+    Metric("personal_own", "Personal", "accuracy of staying clients' personal models on their own test samples", "high",
+           0, 1, write=percent),
+    Metric("personal_forget", "Personal forget", "accuracy of staying clients' personal models on the forget set",
+           "oracle", 0, 1, reading="above the oracle's: they have learned from it", write=percent),
+    Metric("personal_unseen", "Personal unseen", "the same on never-seen samples", "oracle", 0, 1, write=percent),
+)  # fmt: skip
