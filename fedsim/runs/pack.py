@@ -155,9 +155,9 @@ def _run(job: Job, progress: Quiet) -> None:
     for layer in job.allowed:
         allow_named(layer)
     if job.folder.exists():
-        runner.resume(job.folder, progress, overrides=job.machine)
+        runner.resume(job.folder, progress, overrides=job.machine, pictures=False)
     else:
-        runner.run_layers(job.layers, force=False, progress=progress)
+        runner.run_layers(job.layers, force=False, progress=progress, pictures=False)
 
 
 def _end_with_parent() -> None:

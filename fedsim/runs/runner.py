@@ -86,17 +86,23 @@ def run(
 
 
 def run_layers(
-    layers: Sequence[Mapping[str, Any]], *, force: bool, progress: Progress | None, like: Path | None = None
+    layers: Sequence[Mapping[str, Any]],
+    *,
+    force: bool,
+    progress: Progress | None,
+    like: Path | None = None,
+    pictures: bool = True,
 ) -> RunResult:
     """Run the configuration that the layers make, see `fedsim.config.resolve`, in a new run folder.
 
     `like` is the run folder that the first of them is from: what was deleted from it, this run does not bring back.
+    Without `pictures` the folder has neither plots nor a report.
     """
     config = resolve(user_settings(), *layers)
     with reserved(config, force) as folder:
         inherited = inherited_data(config, like)
         simulation = Simulation(config, progress, None if inherited is None else inherited.data)
-        return _begin(folder, simulation, inherited=inherited)
+        return _begin(folder, simulation, pictures=pictures, inherited=inherited)
 
 
 def resume(
@@ -105,6 +111,7 @@ def resume(
     rounds: int | None = None,
     *,
     overrides: Mapping[str, Any] | None = None,
+    pictures: bool = True,
 ) -> RunResult:
     """Continue a run that was stopped or killed, from its last checkpoint, to the bits it would have come to.
 
@@ -119,6 +126,8 @@ def resume(
     overrides
         Settings of this machine, such as `{"engine.device": "cpu"}`: a run folder makes none; and "data.root", the
         folder that its data have been moved to.
+    pictures
+        Whether plots and report are drawn at the end.
 
     Raises
     ------
@@ -137,7 +146,7 @@ def resume(
         simulation = Simulation(config, progress, run_data(run.path, config))
         if rounds is not None:
             require_room(config.history, simulation.server.initial(), rounds, config.cohort_size)
-        return _continue(run.path, simulation, longer=rounds is not None)
+        return _continue(run.path, simulation, pictures=pictures, longer=rounds is not None)
 
 
 def with_rounds(run: RunFolder, config: RunConfig, rounds: int) -> RunConfig:

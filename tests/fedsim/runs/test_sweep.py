@@ -63,6 +63,7 @@ def test_a_folder_of_something_else_is_left_alone(cli: Cli, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_sweep_that_is_killed_twice_comes_to_the_same(cli: Cli, tmp_path: Path) -> None:
     options = [*TINY_SWEEP[1:], "--set=rounds=12", "--seeds=0-2", "--set=strategy.name=[fedavg,fedprox]"]
     options += ["--set=training.lr=[0.05,0.2]", "--jobs=2", "--quiet"]
