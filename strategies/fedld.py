@@ -183,6 +183,11 @@ class FedLDServer(Server):
         self.measured = spectrum.measures() | (self._loss_parts(sent, result) if options.loss_parts else {})
         return result
 
+    @classmethod
+    def reads_training_data(cls, config: RunConfig) -> bool:
+        """Return whether the parts of the loss are asked for."""
+        return config.strategy.loss_parts if isinstance(config.strategy, FedLDConfig) else False
+
     def _scopes(self) -> list[list[str]]:
         """Return the names of the parameters, those that are decomposed together side by side."""
         scope = self.options(FedLDConfig).pg_scope

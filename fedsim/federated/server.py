@@ -60,6 +60,11 @@ class Server(Strategy):
         assert isinstance(self.config.strategy, kind)
         return self.config.strategy
 
+    @classmethod
+    def reads_training_data(cls, config: RunConfig) -> bool:
+        """Return whether the server looks at clients' samples or labels, as only that of a simulation can."""
+        return False
+
     def initial(self) -> Tensors:
         """Return the global tensors of round 0, parameters and buffers by name."""
         return {**self.first.params, **self.first.buffers}

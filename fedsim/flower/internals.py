@@ -49,6 +49,16 @@ def new_run() -> Run:
     return Run.create_empty(run_id=1)
 
 
+@contextmanager
+def keeping_identity() -> Iterator[None]:
+    """Let this process stay, for Flower, who it was before the block."""
+    before = TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id
+    try:
+        yield
+    finally:
+        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = before
+
+
 def node_of(client: int) -> int:
     """Return the node id of a client; the same in every run."""
     return client + _FIRST_NODE

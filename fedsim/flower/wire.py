@@ -51,6 +51,8 @@ OWN_ARRAYS, OWN_METRICS = "own-arrays", "own-metrics"
 TRAIN, EVALUATE = "train", "evaluate"
 QUERY = "query."
 """The beginning of a query's message type; its name follows."""
+HELLO = "fedsim_hello"
+"""The query, and the record of its answer, that asks a real node who it is."""
 
 # Records of a client's state, and its context ---------------------------------------------------------------------
 
