@@ -40,9 +40,9 @@ def sweep_command(
     if out is not None:
         overrides["out"] = str(out)
     base = find_config(config) if config else {}
-    sweep = plan(
-        base, overrides, read_seeds(seeds), name or "-".join(["sweep", *([Path(config).stem] if config else [])])
-    )
+    named = name or (f"sweep-{Path(config).stem}" if config else "sweep")
+    like = Path(config) if config and (Path(config) / "config.yaml").is_file() else None
+    sweep = plan(base, overrides, read_seeds(seeds), named, like)
     console = Screen(soft_wrap=True)
     board = board_for(console, [cell.name for cell in sweep.cells], quiet)
     try:

@@ -14,6 +14,7 @@ from fedsim.deploy.samples import Samples
 from fedsim.deploy.settings import CONFIG, ONE_BY_ONE, SAMPLES, require_deployable
 from fedsim.errors import FedsimError
 from fedsim.federated.registry import load_strategy
+from fedsim.runs.frozen import inherited_data
 from fedsim.runs.settle import require_fitting, settled
 from fedsim.version import VERSION
 
@@ -30,8 +31,13 @@ def write_app(source: str, out: Path) -> Path:
     """
     if out.exists():
         raise FedsimError(f"{out}: exists already; give a folder that is to be made")
-    base = recorded_config(Path(source)) if (Path(source) / CONFIG).is_file() else find_config(source)
-    config = resolve(base, ONE_BY_ONE)
+    is_run = (Path(source) / CONFIG).is_file()
+    config = resolve(recorded_config(Path(source)) if is_run else find_config(source), ONE_BY_ONE)
+    if is_run and inherited_data(config, Path(source)) is not None:
+        raise FedsimError(
+            f"{source}: samples were deleted from this run, and nodes would bring theirs back; have them delete those, "
+            f"and give its configuration as a file"
+        )
     require_deployable(config)
     dataset = load_dataset(config.data, config.seed)
     config, _ = settled(config, dataset)

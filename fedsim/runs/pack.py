@@ -35,6 +35,8 @@ class Job:
     """What the process prints; removed when all went well."""
     machine: Mapping[str, Any] = field(default_factory=dict)
     """Settings of this machine, for a run that goes on."""
+    like: Path | None = None
+    """The run folder that the first layer is from, if it is."""
 
 
 class Board(Protocol):
@@ -157,7 +159,7 @@ def _run(job: Job, progress: Quiet) -> None:
     if job.folder.exists():
         runner.resume(job.folder, progress, overrides=job.machine, pictures=False)
     else:
-        runner.run_layers(job.layers, force=False, progress=progress, pictures=False)
+        runner.run_layers(job.layers, force=False, progress=progress, like=job.like, pictures=False)
 
 
 def _end_with_parent() -> None:

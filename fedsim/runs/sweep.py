@@ -37,6 +37,8 @@ class Sweep:
     cells: Sequence[Cell]
     configs: Mapping[str, RunConfig]
     """Of each cell, by its name."""
+    like: Path | None = None
+    """The run folder that the first layer is from: what was deleted from it, no run of the sweep brings back."""
 
     def slots(self, jobs: int | None) -> list[str | None]:
         """Return what `jobs` processes compute on; by default one for each GPU, or for each core where there is none.
@@ -68,8 +70,12 @@ class Swept:
     """The folder of what failed runs have printed."""
 
 
-def plan(base: Mapping[str, Any], overrides: Mapping[str, Any], seeds: Sequence[int], name: str) -> Sweep:
+def plan(
+    base: Mapping[str, Any], overrides: Mapping[str, Any], seeds: Sequence[int], name: str, like: Path | None = None
+) -> Sweep:
     """Return the sweep of the lists in `overrides`, over a file's configuration `base`, having tried each run's.
+
+    `like` is the run folder that `base` is from, if it is.
 
     Raises
     ------
@@ -87,7 +93,7 @@ def plan(base: Mapping[str, Any], overrides: Mapping[str, Any], seeds: Sequence[
     configs = {cell.name: resolve(user_settings(), *layers, cell.options) for cell in planned}
     folder = expanded(next(iter(configs.values())).out) / name
     resolve({"name": name})  # the rule for a run's own
-    return Sweep(folder, layers, planned, configs)
+    return Sweep(folder, layers, planned, configs, like)
 
 
 def run_sweep(sweep: Sweep, jobs: int | None, board: Board) -> Swept:
@@ -122,7 +128,7 @@ def _job(sweep: Sweep, cell: Cell, log: Path) -> Job:
         machine["engine.name"] = "inprocess"
     typed = [*sweep.layers[1:], cell.options]
     device = {"engine.device": sweep.configs[cell.name].engine.device}
-    return Job(cell.name, sweep.folder / cell.name, [sweep.layers[0], *typed, machine], typed, log, device)
+    return Job(cell.name, sweep.folder / cell.name, [sweep.layers[0], *typed, machine], typed, log, device, sweep.like)
 
 
 def _is_done(folder: Path) -> bool:
