@@ -106,7 +106,9 @@ def personalize(
     forgetful = _UNLEARNED in asked.config  # its outcomes lie two folders below a run
     folder = RunFolder.open(asked.path.resolve().parents[1]) if forgetful else asked
     if folder.status != "finished":
-        raise FedsimError(f"{run}: is {folder.status}, and only a finished run has models; fedsim run --resume {run}")
+        astray = folder.status == "diverged"
+        remedy = "run it anew with a lower training.lr" if astray else f"fedsim run --resume {folder.path}"
+        raise FedsimError(f"{run}: is {folder.status}, and only a finished run has models; {remedy}")
     if adapt_steps and dataset is None and not no_privacy:
         _require_no_promise(folder)
     recorded = resolve(user_settings(), recorded_config(folder.path))
