@@ -161,7 +161,11 @@ class _Channels(fx.Interpreter):
 
 def _followed(model: Classifier, input_shape: tuple[int, ...]) -> _Channels:
     weight = next(model.parameters())
-    walk = _Channels(copy.deepcopy(model).eval())
+    try:
+        walk = _Channels(copy.deepcopy(model).eval())
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:  # whatever its code does with a stand-in
+        reason = " ".join(str(error).split())[:120]
+        raise FedsimError(f"model.name: its channels cannot be followed ({reason}); use another") from None
     with torch.no_grad():
         walk.run(torch.zeros(1, *input_shape, dtype=weight.dtype, device=weight.device))
     return walk
@@ -180,7 +184,8 @@ def channel_groups(model: Classifier, input_shape: tuple[int, ...]) -> dict[str,
     Raises
     ------
     FedsimError
-        If the model normalises channels by groups: with fewer channels, others would share a mean.
+        If the model normalises channels by groups: with fewer channels, others would share a mean. Or if its code asks
+        for values, so that it cannot be traced.
     """
     if any(isinstance(module, nn.GroupNorm) for module in model.modules()):
         raise FedsimError("model.norm: group norm shares a mean among channels, so none can be removed; use batch")

@@ -91,11 +91,33 @@ def test_group_norm_is_refused() -> None:
         channel_groups(model, SHAPE)
 
 
+def test_a_model_whose_code_asks_for_values_is_refused() -> None:
+    class Asking(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
+
+    with pytest.raises(FedsimError, match=r"^model.name: its channels cannot be followed \(.*; use another$"):
+        channel_groups(Classifier(nn.Sequential(nn.Linear(4, 4), Asking()), 4, 2), (4,))
+
+
 def test_attention_and_the_residual_stream_of_a_transformer_are_left_alone() -> None:
     model = Classifier(*vit(SHAPE), 10)
     names = list(channel_groups(model, SHAPE))
     assert len(names) == 4
     assert all("/mlp/" in name for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:resnet50", "torchvision:vit_b_16"])
+def test_masked_is_narrowed_in_networks_of_torchvision(name: str) -> None:
+    shape = (3, 32, 32)
+    model = build_model(ModelConfig(name=name), shape, 10, 0).eval()
+    groups = channel_groups(model, shape)
+    keep = {group: torch.arange(0, found.channels, 2) for group, found in groups.items()}
+    x = torch.randn(2, *shape)
+    with torch.no_grad():
+        small, zeroed = narrowed(model, groups, keep)(x), masked(model, groups, keep)(x)
+    assert (small - zeroed).abs().max() < 1e-6 * zeroed.abs().max()
 
 
 def test_torchvisions_bottlenecks() -> None:
