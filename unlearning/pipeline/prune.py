@@ -171,11 +171,12 @@ def _asked(source: Source, data: Data, samples: int) -> Ask | None:
         noise = generator(seed, "prune-noise").standard_normal((samples, *dataset.input_shape), np.float32)
         inputs = torch.from_numpy(noise).to(source.device, source.model.classifier.weight.dtype)
         return ask_here(source.model, dataset.input_shape, lambda: [inputs])
-    partition = source.data.partition
-    share, left_out = min(1.0, samples / max(1, len(partition.indices))), []
+    partition, seen = source.data.partition, source.config.clients_seen
+    share, left_out = min(1.0, samples / max(1, int(partition.sizes[:seen].sum()))), []
     for client, size in enumerate(partition.sizes.tolist()):
+        size = size if client < seen else 0  # what unseen clients have reaches the server in no way
         drawn = generator(seed, "prune-samples", client).permutation(np.asarray(partition[client]))
-        left_out.append(drawn[max(2, round(share * size)) :])
+        left_out.append(drawn[min(size, max(2, round(share * size))) :])
     return ask_clients(source.config, replace(source.data.without(np.concatenate(left_out)), stages=None))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from fedsim.config.resolve import recorded_config, resolve
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.frozen import run_data
 from tests.tiny_runs import Cli
+from unlearning.parts.layer_sums import ask_clients
 from unlearning.pipeline.pruning_record import read_pruning
 from unlearning.pipeline.runner import unlearn
 
@@ -148,3 +150,21 @@ def test_what_a_run_promises_is_kept_or_given_up_in_so_many_words(tmp_path: Path
     assert (kept.code, kept.err) == (0, "")
     once, twice = (cli("privacy", tmp_path / name).out for name in ("private", "kept"))
     assert once != twice
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_who_is_asked(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each client that trains, about its part of the samples; those never trained are not asked."""
+    options = [f"--out={tmp_path}", "--name=six", "--clients=6", "--set=clients_unseen=2", "--rounds=1", "--quiet"]
+    assert cli("run", *options, "--model=mlp", "--set=model.hidden=[8]", "--set=data.max_per_class=30").code == 0
+    asked: dict[int, int] = {}
+
+    def spied(config: Any, data: Any) -> Any:
+        asked.update(enumerate(data.partition.sizes.tolist()))
+        return ask_clients(config, data)
+
+    monkeypatch.setattr("unlearning.pipeline.prune.ask_clients", spied)
+    assert cli("prune", tmp_path / "six", "--samples=60", "--quiet").code == 0
+    assert asked[4] == asked[5] == 0
+    assert all(asked[client] > 1 for client in range(4))
+    assert 58 <= sum(asked.values()) <= 62
