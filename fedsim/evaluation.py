@@ -15,6 +15,7 @@ from torch import Tensor
 from fedsim.data.datasets import Dataset
 from fedsim.data.transforms import normalize
 from fedsim.flower.records import Tensors, from_numpy
+from fedsim.models.objective import has_several_labels, label_losses
 
 _BATCH = 500
 _UNEVEN = 2.0  # test classes whose sizes differ by less hide little behind an accuracy
@@ -27,9 +28,9 @@ class HeadScore:
     accuracy: float
     """In [0, 1]."""
     loss: float
-    """Mean cross-entropy in nats."""
+    """Mean cross-entropy in nats; of several labels the mean over them."""
     per_class: npt.NDArray[np.float64]
-    """(C,) accuracy of each class; NaN where it has no test sample."""
+    """(C,) accuracy of each class, NaN where it has no test sample; or of each label."""
     imbalance: dict[str, float]
     """What accuracy hides where classes differ in size, see `imbalance_metrics`; empty where it is not asked for."""
 
@@ -89,7 +90,7 @@ class TestSet:
     ) -> None:
         self.dtype = dtype
         self.imbalance = metrics == "all"
-        if metrics == "auto" and not dataset.is_regression:
+        if metrics == "auto" and dataset.has_classes:
             sizes = np.bincount(dataset.y_test, minlength=dataset.num_classes)
             self.imbalance = bool(dataset.num_classes == 2 or sizes.max() >= _UNEVEN * sizes.min())
         self.num_classes = dataset.num_classes
@@ -114,6 +115,8 @@ class TestSet:
                 parts.setdefault(head, []).append(logits if absent is None else logits.masked_fill(absent, -torch.inf))
         if y.is_floating_point():
             return {head: self._error(torch.cat(outputs)) for head, outputs in parts.items()}
+        if has_several_labels(y):
+            return {head: self._of_labels(torch.cat(outputs), y) for head, outputs in parts.items()}
         return {head: self._score(torch.cat(outputs), y) for head, outputs in parts.items()}
 
     def _error(self, outputs: Tensor) -> ErrorScore:
@@ -121,6 +124,14 @@ class TestSet:
         loss, null = float((predicted - self.y).square().mean()), float(self.y.double().var(correction=0))
         excess = None if self.truth is None else float((predicted - self.truth).square().mean())
         return ErrorScore(loss, 1 - loss / null if null else 0.0, excess)
+
+    def _of_labels(self, logits: Tensor, y: Tensor) -> HeadScore:
+        """Return the means over labels, and the accuracy of each; a label holds where its logit is above 0."""
+        right = ((logits > 0) == y.bool()).double().mean(0).cpu().numpy()
+        scores, holds = logits.double().cpu().numpy(), y.bool().cpu().numpy()
+        areas = [auc(scores[:, k], holds[:, k]) for k in range(y.shape[1]) if 0 < holds[:, k].sum() < len(holds)]
+        imbalance = {"auc": float(np.mean(areas))} if areas else {}
+        return HeadScore(float(right.mean()), float(label_losses(logits, y).mean()), right, imbalance)
 
     def _score(self, logits: Tensor, y: Tensor) -> HeadScore:
         right = (logits.argmax(1) == y).cpu().numpy()

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from fedsim.models.base import Classifier
+from fedsim.models.objective import mean_loss
 from unlearning.api.needs import Needs
 from unlearning.api.registry import unlearning
 from unlearning.api.view import View
@@ -38,7 +39,7 @@ class AuthorsUnsirConfig(RepairConfig):
     """Passes over the kept samples; 0 is their stage 1."""
 
 
-@unlearning("authors_unsir", AuthorsUnsirConfig, Needs(forget_labels=False), {"samples", "clients"})
+@unlearning("authors_unsir", AuthorsUnsirConfig, Needs(forget_labels=False, one_label=False), {"samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: AuthorsUnsirConfig, rng: np.random.Generator
 ) -> Classifier:
@@ -50,10 +51,10 @@ def unlearn(
         for (x, y), (x_forget, _) in pairs:
             if len(x) == len(x_forget) == config.batch_size:
                 drawn = _noise(model, x_forget, config, others)
-                losses = (F.cross_entropy(model(z), required(y)) for z in (drawn, x))
+                losses = (mean_loss(model(z), required(y)) for z in (drawn, x))
                 descend([sum(losses, torch.zeros(()))], optimizer)
     for _ in range(config.repair_epochs):
-        descend((F.cross_entropy(model(x), required(y)) for x, y in kept.batches(config.batch_size, rng)), optimizer)
+        descend((mean_loss(model(x), required(y)) for x, y in kept.batches(config.batch_size, rng)), optimizer)
     return model
 
 

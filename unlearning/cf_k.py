@@ -17,7 +17,7 @@ class CfkConfig(TailConfig):
     """Options of CF-k."""
 
 
-@unlearning("cf_k", CfkConfig, Needs(forget_labels=False), {"class", "samples", "clients"})
+@unlearning("cf_k", CfkConfig, Needs(forget_labels=False, one_label=False), {"class", "samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: CfkConfig, rng: np.random.Generator
 ) -> Classifier:

@@ -41,7 +41,7 @@ def transpose_kernels(model: Classifier) -> None:
             kernel.copy_(kernel.transpose(2, 3).clone())
 
 
-@unlearning("ct", CtConfig, Needs(forget_labels=False), {"class", "samples", "clients"})
+@unlearning("ct", CtConfig, Needs(forget_labels=False, one_label=False), {"class", "samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: CtConfig, rng: np.random.Generator
 ) -> Classifier:

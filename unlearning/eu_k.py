@@ -19,7 +19,7 @@ class EukConfig(TailConfig):
     """Options of EU-k."""
 
 
-@unlearning("eu_k", EukConfig, Needs(forget_labels=False), {"class", "samples", "clients"})
+@unlearning("eu_k", EukConfig, Needs(forget_labels=False, one_label=False), {"class", "samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: EukConfig, rng: np.random.Generator
 ) -> Classifier:

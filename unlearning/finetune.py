@@ -16,7 +16,12 @@ class FineTuneConfig(RepairConfig):
     """Options of fine-tuning."""
 
 
-@unlearning("finetune", FineTuneConfig, needs=Needs(forget_labels=False), forgets={"class", "samples", "clients"})
+@unlearning(
+    "finetune",
+    FineTuneConfig,
+    needs=Needs(forget_labels=False, one_label=False),
+    forgets={"class", "samples", "clients"},
+)
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: FineTuneConfig, rng: np.random.Generator
 ) -> Classifier:

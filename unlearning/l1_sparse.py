@@ -37,7 +37,7 @@ def l1_norm(model: Classifier) -> Tensor:
     return torch.stack([parameter.abs().sum() for parameter in model.parameters()]).sum()
 
 
-@unlearning("l1_sparse", L1SparseConfig, Needs(forget_labels=False), {"class", "samples", "clients"})
+@unlearning("l1_sparse", L1SparseConfig, Needs(forget_labels=False, one_label=False), {"class", "samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: L1SparseConfig, rng: np.random.Generator
 ) -> Classifier:

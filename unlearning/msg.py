@@ -61,7 +61,7 @@ def redraw(model: Classifier, masks: dict[str, Tensor], rng: np.random.Generator
                 parameter.copy_(torch.where(masks[name], drawn[name], parameter))
 
 
-@unlearning("msg", MsgConfig, Needs(), {"class", "samples", "clients"})
+@unlearning("msg", MsgConfig, Needs(one_label=False), {"class", "samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: MsgConfig, rng: np.random.Generator
 ) -> Classifier:

@@ -39,7 +39,7 @@ class NegGradConfig(RepairConfig):
     With 0.5 the kept samples suffer less, and a well trained model may still be right."""
 
 
-@unlearning("neggrad", NegGradConfig, Needs(retain=False), {"class", "samples", "clients"})
+@unlearning("neggrad", NegGradConfig, Needs(retain=False, one_label=False), {"class", "samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: NegGradConfig, rng: np.random.Generator
 ) -> Classifier:

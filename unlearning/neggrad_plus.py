@@ -8,11 +8,11 @@ Differs from the authors' code: the loss of a forgotten sample is capped at c lo
 from collections.abc import Iterator
 
 import numpy as np
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from fedsim.models.base import Classifier
+from fedsim.models.objective import mean_loss
 from unlearning.api.needs import Needs
 from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
@@ -38,7 +38,7 @@ class NegGradPlusConfig(RepairConfig):
     """Loss, in units of log(number of classes), from which on a forgotten sample pushes no further."""
 
 
-@unlearning("neggrad_plus", NegGradPlusConfig, Needs(), {"class", "samples", "clients"})
+@unlearning("neggrad_plus", NegGradPlusConfig, Needs(one_label=False), {"class", "samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: NegGradPlusConfig, rng: np.random.Generator
 ) -> Classifier:
@@ -49,7 +49,7 @@ def unlearn(
     def losses() -> Iterator[Tensor]:
         pairs = zip(required(retain).batches(config.batch_size, rng), forgotten, strict=False)
         for (x, y), (x_f, y_f) in pairs:
-            keep = F.cross_entropy(kept_logits(model, x), required(y))
+            keep = mean_loss(kept_logits(model, x), required(y))
             lose = capped_cross_entropy(forgotten_logits(model, x_f), required(y_f), config.ceiling)
             yield config.alpha * keep - (1 - config.alpha) * lose
 

@@ -39,7 +39,7 @@ def negate_first(model: Classifier, num_layers: int) -> None:
             model.get_parameter(name).neg_()
 
 
-@unlearning("not", NotConfig, Needs(forget_labels=False), {"class", "samples", "clients"})
+@unlearning("not", NotConfig, Needs(forget_labels=False, one_label=False), {"class", "samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: NotConfig, rng: np.random.Generator
 ) -> Classifier:

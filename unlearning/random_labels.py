@@ -21,7 +21,7 @@ class RandomLabelsConfig(RepairConfig):
     """Options of random labels."""
 
 
-@unlearning("random_labels", RandomLabelsConfig, Needs(), {"class", "samples", "clients"})
+@unlearning("random_labels", RandomLabelsConfig, Needs(one_label=False), {"class", "samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: RandomLabelsConfig, rng: np.random.Generator
 ) -> Classifier:

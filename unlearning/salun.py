@@ -44,7 +44,7 @@ def restore(model: Classifier, original: dict[str, Tensor], salient: dict[str, T
             parameter.copy_(torch.where(salient[name], parameter, original[name]))
 
 
-@unlearning("salun", SalUnConfig, Needs(), {"class", "samples", "clients"})
+@unlearning("salun", SalUnConfig, Needs(one_label=False), {"class", "samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: SalUnConfig, rng: np.random.Generator
 ) -> Classifier:

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from fedsim.models.base import Classifier
+from fedsim.models.objective import mean_loss
 from unlearning.api.needs import Needs
 from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
@@ -62,17 +62,20 @@ def students(
 ) -> Iterator[Classifier]:
     """Train `model`, which begins as its own teacher, and yield it after every epoch."""
     teacher, optimizer, others = copy.deepcopy(model).eval(), sgd(model.parameters(), config), spawn_rng(rng)
+    outputs = model.classifier.out_features
+
+    def divergence(logits: Tensor, x: Tensor) -> Tensor:
+        return distillation(logits, teacher_logits(teacher, x), config.temperature, forget.several_labels)
 
     def leaving() -> Iterator[Tensor]:
         for x, _ in forget.batches(config.batch_size, others):
-            far = distillation(forgotten_logits(model, x), teacher_logits(teacher, x), config.temperature)
-            yield -capped(far, config.ceiling, model.classifier.out_features)
+            far = divergence(forgotten_logits(model, x), x)
+            yield -capped(far, config.ceiling, 2**outputs if forget.several_labels else outputs)
 
     def following() -> Iterator[Tensor]:
         for x, y in retain.batches(config.batch_size, rng):
             logits = kept_logits(model, x)
-            near = distillation(logits, teacher_logits(teacher, x), config.temperature).mean()
-            yield config.gamma * F.cross_entropy(logits, required(y)) + config.alpha * near
+            yield config.gamma * mean_loss(logits, required(y)) + config.alpha * divergence(logits, x).mean()
 
     for epoch in range(config.epochs):
         if epoch < config.max_epochs:
@@ -81,7 +84,7 @@ def students(
         yield model
 
 
-@unlearning("scrub", ScrubConfig, Needs(forget_labels=False), {"class", "samples", "clients"})
+@unlearning("scrub", ScrubConfig, Needs(forget_labels=False, one_label=False), {"class", "samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: ScrubConfig, rng: np.random.Generator
 ) -> Classifier:

@@ -56,7 +56,7 @@ def adaptive_alpha(forget: dict[str, Tensor], everything: dict[str, Tensor], num
     return float(ratios.kthvalue(len(ratios) - min(count, len(ratios) - 1)).values)
 
 
-@unlearning("ssd", SsdConfig, Needs(), {"class", "samples", "clients"})
+@unlearning("ssd", SsdConfig, Needs(one_label=False), {"class", "samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: SsdConfig, rng: np.random.Generator
 ) -> Classifier:

@@ -85,7 +85,7 @@ def with_trigger(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def _require_possible(dataset: Dataset, partition: Partition, config: CanariesConfig) -> None:
     images: Array = dataset.x_train
-    if images.ndim != 4 or dataset.is_regression:
+    if images.ndim != 4 or not dataset.has_classes:
         raise FedsimError(f"data.canaries: are planted in images with classes, not in {dataset.name}; leave it out")
     for client in config.backdoor_clients:
         if not 0 <= client < len(partition):

@@ -17,6 +17,7 @@ _MEDMNIST = {
     "pathmnist": "28x28 colour images of colon tissue; 9 classes",
     "dermamnist": "28x28 colour images of skin lesions; 7 classes",
     "octmnist": "28x28 grey tomograms of retinas; 4 classes",
+    "chestmnist": "112,120 28x28 grey chest X-rays; 14 labels, findings that hold or not",
     "pneumoniamnist": "5,856 28x28 grey chest X-rays of children; 2 classes, normal and pneumonia",
     "retinamnist": "28x28 colour images of retinas; 5 grades",
     "breastmnist": "28x28 grey ultrasound images of breasts; 2 classes",
@@ -26,7 +27,7 @@ _MEDMNIST = {
     "organcmnist": "28x28 grey coronal slices of organs; 11 classes",
     "organsmnist": "28x28 grey sagittal slices of organs; 11 classes",
 }
-"""Read from MedMNIST's own files. ChestMNIST is not among them: its images have several labels each."""
+"""Read from MedMNIST's own files."""
 
 DATASETS = {
     "digits": "1,797 real 8x8 grey digits, embedded (scikit-learn); 10 classes",

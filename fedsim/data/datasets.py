@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -42,9 +43,9 @@ class Dataset:
     """Inputs and targets of one data set.
 
     Images are uint8 (n, C, H, W), C-contiguous; tables are float32 (n, D), centred and scaled by the training rows
-    (but for `linear`). Classes are int64 (n,) in
-    0..num_classes - 1, numbers to predict float32 (n,) in the units of `DataConfig.target_scale`, identities int64
-    (n,). Methods that do not train on samples have put their own items into `x_train` and `y_train`, such as bags.
+    (but for `linear`). Classes are int64 (n,) in 0..num_classes - 1, numbers to predict float32 (n,) in the units of
+    `DataConfig.target_scale`, several labels of a sample uint8 (n, L) of 0 and 1, identities int64 (n,). Methods that
+    do not train on samples have put their own items into `x_train` and `y_train`, such as bags.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Dataset:
     x_test: Array
     y_test: Array
     num_classes: int
-    """What a model puts out: a logit per class, or one number."""
+    """What a model puts out: a logit per class or label, or one number."""
     mean: Floats
     """Of the training inputs: per channel over pixels / 255, or per column of a table, where it is 0."""
     std: Floats
@@ -92,6 +93,21 @@ class Dataset:
         """Whether numbers are to be predicted."""
         return self.y_test.dtype.kind == "f"
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether a sample has one class, and not a number or several labels."""
+        return self.y_test.dtype.kind == "i"
+
+    @property
+    def targets(self) -> Literal["classes", "numbers", "labels"]:
+        """What is to be predicted, in a word."""
+        return "classes" if self.has_classes else "labels" if self.has_several_labels else "numbers"
+
+    @property
+    def has_several_labels(self) -> bool:
+        """Whether a sample has several labels, each of which holds or not."""
+        return self.y_test.ndim == 2
+
     @cached_property
     def strata_train(self) -> IntArray:
         """What training items are counted by, int64 (n,): their classes, or 0 for all where they have none."""
@@ -102,6 +118,11 @@ class Dataset:
         names = ("x_test", "y_test", "identity_test", "truth_test")
         arrays = {name: array[rows] for name in names if (array := getattr(self, name)) is not None}
         return replace(self, **arrays)
+
+    @cached_property
+    def strata_test(self) -> IntArray:
+        """The same of test samples."""
+        return self.y_test if self.has_classes else np.zeros(len(self.y_test), np.int64)
 
     @property
     def num_strata(self) -> int:
@@ -253,7 +274,8 @@ def _dataset(
         _require_finite(name, *targets)
         num_classes = 1
     else:
-        targets, num_classes, scale = [train.y, test.y], int(train.y.max()) + 1, None
+        targets, scale = [train.y, test.y], None
+        num_classes = train.y.shape[1] if train.y.ndim == 2 else int(train.y.max()) + 1
     class_names = classes or (known.class_names if known and len(known.class_names or ()) == num_classes else None)
     return Dataset(
         name, inputs[0], targets[0], inputs[1], targets[1], num_classes, mean, std, class_names, train.identity,
@@ -264,8 +286,6 @@ def _dataset(
 def _images(config: DataConfig, listing: Listing, size: int) -> Dataset:
     found = load_images(listing, config, size)
     train, test, unseen = found.train, found.test, found.unseen
-    if train.y.ndim > 1:
-        raise FedsimError("data.folder.label: images have one label; name one column, or one data.mucac.attribute")
     outputs = len(found.label_names or ())
     dataset = Dataset(
         config.name, train.x, train.y, test.x, test.y, outputs, *found.moments, found.label_names, train.identity,

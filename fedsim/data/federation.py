@@ -69,6 +69,8 @@ class FederatedData:
     def visible_labels(self) -> Array:
         """Training labels as clients know them, (N,): -1, or NaN in place of a number, where hidden."""
         labels = self.dataset.y_train.copy()
+        if not len(self.unlabelled.indices):
+            return labels
         labels[self.unlabelled.indices] = -1 if labels.dtype.kind == "i" else np.nan
         return labels
 
@@ -91,7 +93,7 @@ class FederatedData:
 
     def shot_counts(self, by: Literal["train", "client_test"]) -> npt.NDArray[np.int64]:
         """Return the sizes of the classes, (C,), that make them many, medium or few, see `DataConfig.shots`."""
-        if by == "train" or self.dataset.is_regression:
+        if by == "train" or not self.dataset.has_classes:
             return self.class_counts
         y = self.dataset.y_test if self.client_test_source == "test" else self.dataset.strata_train
         return np.bincount(y[self.client_test.indices], minlength=self.dataset.num_strata)
@@ -178,10 +180,10 @@ def federate(config: DataConfig, clients: int, seed: int, dataset: Dataset | Non
         If the data cannot be had, or cannot be split as asked.
     """
     dataset, seed = dataset or load_dataset(config, seed), config.seed_in(seed)
-    if dataset.is_regression:
-        _require_no_classes(config)
+    if not dataset.has_classes:
+        _require_no_classes(config, "several labels" if dataset.has_several_labels else "numbers to predict")
     y = dataset.strata_train
-    y_test = np.zeros(len(dataset.y_test), np.int64) if dataset.is_regression else dataset.y_test
+    y_test = dataset.strata_test
     rows = long_tail_indices(y, dataset.num_strata, config.imbalance_factor, config.max_per_class, seed)
     identity = None if (owners := owners_of(config, dataset)) is None else owners[rows]
     stages = stages_of(config, dataset, seed)
@@ -258,16 +260,16 @@ def _own_tests(dataset: Dataset) -> Partition | None:
     return Partition.from_owners(dataset.identity_test, len(dataset.client_names))
 
 
-def _require_no_classes(config: DataConfig) -> None:
-    """Refuse what goes by classes for data that has numbers to predict."""
+def _require_no_classes(config: DataConfig, what: str) -> None:
+    """Refuse what goes by classes for data that has none, but numbers or several labels."""
     cut = config.partition.name
     if cut not in ("iid", "natural"):
-        raise FedsimError(
-            f"data.partition: {cut} splits by class, and {config.name} has numbers to predict; use --partition iid"
-        )
+        raise FedsimError(f"data.partition: {cut} splits by class, and {config.name} has {what}; use --partition iid")
     if config.stages is not None and config.stages.count > 1:
-        raise FedsimError(f"data.stages: classes arrive in stages, and {config.name} has numbers; leave it out")
+        raise FedsimError(f"data.stages: classes arrive in stages, and {config.name} has {what}; leave it out")
     if config.imbalance_factor < 1:
         raise FedsimError(
-            f"data.imbalance_factor: a long tail needs classes, and {config.name} has numbers; leave it out"
+            f"data.imbalance_factor: a long tail needs classes, and {config.name} has {what}; leave it out"
         )
+    if config.labelled_fraction < 1 and what == "several labels":
+        raise FedsimError(f"data.labelled_fraction: must be 1, as {config.name} has {what}")

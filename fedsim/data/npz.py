@@ -36,7 +36,7 @@ _UNREADABLE = (
 class Part:
     """One half of a data set: `x` uint8 (n, C, H, W) or float64 (n, D), `y` int64 or float64 (n,), `identity` (n,).
 
-    Tables keep all their digits until they are centred.
+    Several labels are `y` uint8 (n, L), 0 or 1. Tables keep all their digits until they are centred.
     """
 
     x: Array
@@ -102,7 +102,9 @@ def _parts(archive: _Archive, test_fraction: float, seed: int, known_classes: in
         raise archive.error(f"training inputs are {train.x.shape[1:]}, test inputs {test.x.shape[1:]}")
     if train.y.dtype != test.y.dtype:
         raise archive.error(f"training targets are {train.y.dtype}, test targets {test.y.dtype}; give both as one")
-    if train.y.dtype.kind == "f":
+    if train.y.shape[1:] != test.y.shape[1:]:
+        raise archive.error(f"training samples have {train.y.shape[1:]} labels, test samples {test.y.shape[1:]}")
+    if train.y.dtype.kind != "i":  # numbers, or several labels
         return train, test
     if known_classes is not None:
         if (top := max(train.y.max(), test.y.max())) >= known_classes:
@@ -204,12 +206,20 @@ class _Archive:
 
     def _targets(self, key: str, x: Array) -> Array:
         values = self._array(key)
+        if values.ndim == 2 and values.shape[1] > 1 and values.dtype.kind in "iub":
+            return self._labels(key, len(x))
         if x.ndim > 2 or values.dtype.kind != "f":
             return self._integers(key, len(x))
         y = values.reshape(len(values), -1).astype(np.float64)
         if y.shape != (len(x), 1) or not np.isfinite(y).all():
             raise self.error(f"{key} has shape {values.shape}; needs {len(x)} finite numbers, one per row")
         return y[:, 0]
+
+    def _labels(self, key: str, length: int) -> npt.NDArray[np.uint8]:
+        values = self._array(key)
+        if len(values) != length or not np.isin(values, (0, 1)).all():
+            raise self.error(f"{key} has shape {values.shape}; several labels of {length} samples are each 0 or 1")
+        return values.astype(np.uint8)
 
     def _integers(self, key: str, length: int) -> IntArray:
         values = self._array(key)

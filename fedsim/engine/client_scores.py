@@ -59,6 +59,8 @@ class ClientScores:
                     outputs = outputs.masked_fill(~torch.from_numpy(seen).to(outputs.device), -torch.inf)
                 if dataset.is_regression:
                     measured = {"mse": float((outputs[:, 0] - labels).square().mean())}
+                elif dataset.has_several_labels:
+                    measured = {"accuracy": float(((outputs > 0) == labels.bool()).double().mean())}
                 else:
                     measured = score(outputs, labels, owned, masked=self.client.masks_absent_classes)
                 metrics |= {name if number == 0 else f"{head}:{name}": value for name, value in measured.items()}

@@ -13,6 +13,7 @@ from torch import Tensor
 from fedsim.data.config import StrongView
 from fedsim.errors import FedsimError
 from fedsim.flower.records import Tensors
+from fedsim.models.objective import has_several_labels, label_losses
 
 
 class State(NamedTuple):
@@ -32,7 +33,8 @@ class Batch(NamedTuple):
     x: Tensor
     """(B, *input_shape) float32, normalised."""
     y: Tensor
-    """(B,) int64 class indices, -1 where the client does not know the label; or numbers in the type of `x`."""
+    """(B,) int64 class indices, -1 where the client does not know the label; numbers in the type of `x`; or several
+    labels, (B, L) uint8 of 0 and 1."""
     mask: Tensor | None = None
     """(B,) float32: 1 for a sample, 0 for padding; None when all are samples."""
     strong: Tensor | None = None
@@ -55,14 +57,18 @@ class Batch(NamedTuple):
         """Return the mean cross-entropy of logits (B, C) against the labels, shape ()."""
         if self.y.is_floating_point():
             raise FedsimError("strategy.name: this method needs classes, and the data has numbers; try fedavg")
+        if has_several_labels(self.y):
+            raise FedsimError("strategy.name: this method needs one class for each sample; try fedavg")
         # As F.cross_entropy, which under vmap takes a dozen operations more to look for labels to leave out.
         log_p = F.log_softmax(logits, 1)
         return self.mean(-log_p.gather(1, self.y[:, None]).squeeze(1))
 
     def loss(self, outputs: Tensor) -> Tensor:
-        """Return the mean cross-entropy of logits (B, C), or, against numbers, mean squared error of (B, 1)."""
+        """Return the mean loss: cross-entropy of logits (B, C), binary of (B, L), or squared error of (B, 1)."""
         if self.y.is_floating_point():
             return self.mean((outputs[:, 0] - self.y).square())
+        if has_several_labels(self.y):
+            return self.mean(label_losses(outputs, self.y))
         return self.cross_entropy(outputs)
 
 

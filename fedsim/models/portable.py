@@ -46,7 +46,7 @@ class Description(BaseModel):
     """(C, H, W) of an image, (D,) of a row."""
     outputs: int
     """Logits, one per class, or 1 where a number is predicted."""
-    predicts: Literal["classes", "numbers"]
+    predicts: Literal["classes", "numbers", "labels"]
     mean: tuple[float, ...]
     """Per channel, of pixels / 255; per column of rows."""
     std: tuple[float, ...]

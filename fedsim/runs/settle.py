@@ -42,7 +42,7 @@ def settled(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, dict[str, s
             why["steps"] = "lr {lr} and clip_norm {clip_norm}, as squared errors have large gradients".format(
                 **_FOR_NUMBERS
             )
-    if "partition" not in config.data.model_fields_set and dataset.is_regression:
+    if "partition" not in config.data.model_fields_set and not dataset.has_classes:
         changes["data"] = {**config.data.model_dump(), "partition": {"name": "iid"}}
         why["partition"] = f"iid, as {config.data.partition.name} goes by classes"
     people = _people(config, dataset)
@@ -71,10 +71,9 @@ def require_fitting(config: RunConfig, strategy: Strategy, dataset: Dataset) -> 
         )
     if config.data.augment != "none" and len(dataset.input_shape) < 3:
         raise FedsimError(f"data.augment: {config.data.augment} is for images, and {dataset.name} is a table; use none")
-    if dataset.is_regression and strategy.client.needs_classes:
-        raise FedsimError(
-            f"strategy.name: {strategy.name} needs classes, and {dataset.name} has numbers to predict; try fedavg"
-        )
+    if not dataset.has_classes and strategy.client.needs_classes:
+        what = "several labels" if dataset.has_several_labels else "numbers to predict"
+        raise FedsimError(f"strategy.name: {strategy.name} needs classes, and {dataset.name} has {what}; try fedavg")
 
 
 def require_trainable(config: RunConfig, client: Client, start: State) -> None:

@@ -338,7 +338,7 @@ def described(config: RunConfig, dataset: Dataset) -> Description:
     recipe = hashlib.sha256(json.dumps(config.recipe(), sort_keys=True).encode()).hexdigest()
     return Description(
         model=config.model, input_shape=dataset.input_shape, outputs=dataset.num_classes,
-        predicts="numbers" if dataset.is_regression else "classes", mean=dataset.mean, std=dataset.std,
+        predicts=dataset.targets, mean=dataset.mean, std=dataset.std,
         class_names=dataset.class_names, double=config.training.precision == "float64",
         source={"run": config.name, "recipe_sha256": recipe},
     )  # fmt: skip

@@ -19,9 +19,10 @@ _ASTRAY = 100.0  # times the loss of guessing
 def divergence(metrics: Mapping[str, float | None], dataset: Dataset) -> str | None:
     """Return what shows that training has gone astray in a round of these metrics; None if nothing does.
 
-    Guessing costs ln C nats on C classes, and 1 on numbers, which are learned in units of their deviation.
+    Guessing costs ln C nats on C classes, ln 2 on labels, and 1 on numbers, which are learned in units of their
+    deviation.
     """
-    guessing = 1.0 if dataset.is_regression else math.log(max(dataset.num_classes, 2))
+    guessing = 1.0 if dataset.is_regression else math.log(max(dataset.num_classes, 2) if dataset.has_classes else 2)
     for name in ("train/loss", "global/loss"):
         value = metrics.get(name, 0.0)
         if value is None or not value <= _ASTRAY * guessing:  # a line of metrics.jsonl has null for NaN

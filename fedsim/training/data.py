@@ -24,7 +24,7 @@ class TrainingData:
     x: Tensor
     """(N, C, H, W) uint8 images, or (N, D) float32 rows; or other items, (N, ...), that a method made of them."""
     y: Tensor
-    """(N,) int64 classes, -1 where hidden; or numbers (N,) or (N, C) in `dtype`."""
+    """(N,) int64 classes, -1 where hidden; numbers (N,) or (N, C) in `dtype`; or labels (N, L) uint8, 0 or 1."""
     mean: Tensor
     """(C,) float32, of pixels scaled to [0, 1]."""
     std: Tensor

@@ -126,4 +126,4 @@ class LocalWork:
     def _view(self, rows: np.ndarray[tuple[int, ...], np.dtype[np.int64]], dtype: torch.dtype) -> View:
         dataset = self._data.dataset
         x, y = (from_numpy(values[rows]).to(self.device) for values in (dataset.x_train, dataset.y_train))
-        return View(x, y, dataset.mean, dataset.std, dtype)
+        return View(x, y, dataset.mean, dataset.std, dtype, several_labels=dataset.has_several_labels)

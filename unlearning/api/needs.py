@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+_NO_WORD = ("synthetic_only", "one_label")
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -15,6 +17,8 @@ class Needs:
     """The samples that are kept."""
     retain_labels: bool = True
     """Their labels."""
+    one_label: bool = True
+    """One class for each sample; without, it serves samples with several labels too."""
     gradients: bool = True
     """Derivatives; without, it runs where autograd records nothing."""
     unseen: bool = False
@@ -45,7 +49,7 @@ class Needs:
         if self.federation:
             words = {"history": "history", "updates": "updates", "clients": "clients", "local": "work on clients"}
             return ", ".join(word for name, word in words.items() if getattr(self, name))
-        asked = [field.name for field in fields(self) if getattr(self, field.name) and field.name != "synthetic_only"]
+        asked = [field.name for field in fields(self) if getattr(self, field.name) and field.name not in _NO_WORD]
         if not self.retain:
             asked = [need for need in asked if need != "retain_labels"]
         asked = (["synthetic data only"] if self.synthetic_only else ["forget"]) + asked

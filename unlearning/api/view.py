@@ -19,7 +19,7 @@ class View:
     x: Tensor
     """(N, C, H, W) uint8 or (N, D) float32, as stored."""
     y: Tensor | None = None
-    """(N,) int64; None for a method that needs no labels."""
+    """(N,) int64, or several labels (N, L) uint8; None for a method that needs no labels."""
     mean: tuple[float, ...] = (0.0,)
     """Of the data set, see `fedsim.data.transforms.normalize`."""
     std: tuple[float, ...] = (1.0,)
@@ -33,6 +33,8 @@ class View:
     """(N, C) what the logits owe to what is to be forgotten, where a method needs it."""
     oracle: Tensor | None = None
     """(N, C) logits of a retrained model, where a method needs them."""
+    several_labels: bool = False
+    """Whether a sample has several labels, which are 0 or 1, and a model a logit for each, and not one class."""
 
     def __len__(self) -> int:
         return len(self.x)

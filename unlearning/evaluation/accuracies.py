@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from unlearning.evaluation.metric import Metric, percent
-from unlearning.evaluation.scores import Array, Floats, as_labels, as_logits
+from unlearning.evaluation.scores import Array, Floats, as_labels, as_logits, has_several_labels
 
 
 def _accuracy(split: str, head: str, *, brief: bool = False, reading: str = "") -> Metric:
@@ -33,12 +33,15 @@ def accuracy(logits: Array, labels: Array) -> float:
 
     On the forget set this is FA; UA of the SalUn line of work is 1 - FA.
     """
-    return float(_right(logits, labels).mean())
+    return float(right_answers(logits, labels).mean())
 
 
 def class_accuracies(logits: Array, labels: Array) -> Floats:
-    """Return the accuracy on the samples of each class, (C,) in [0, 1]; NaN where a class has none."""
-    right = _right(logits, labels)
+    """Return the accuracy in [0, 1] on the samples of each class, (C,), NaN where it has none; or of each label."""
+    if has_several_labels(labels):
+        of_labels: Floats = _right_labels(logits, labels).mean(0)
+        return of_labels
+    right = right_answers(logits, labels)
     num_classes = np.shape(logits)[1]
     y = np.asarray(labels, np.int64)
     totals = np.bincount(y, minlength=num_classes)
@@ -48,6 +51,15 @@ def class_accuracies(logits: Array, labels: Array) -> Floats:
     return out
 
 
-def _right(logits: Array, labels: Array) -> Floats:
+def right_answers(logits: Array, labels: Array) -> Floats:
+    """Return 1 for each sample whose largest logit is the true class, else 0; or which share of its labels is right."""
+    if has_several_labels(labels):
+        shares: Floats = _right_labels(logits, labels).mean(1)
+        return shares
     z = as_logits(logits)
     return np.asarray(z.argmax(1) == as_labels(labels, *z.shape), np.float64)
+
+
+def _right_labels(logits: Array, labels: Array) -> Floats:
+    z = as_logits(logits)
+    return np.asarray((z > 0) == as_labels(labels, *z.shape), np.float64)

@@ -47,9 +47,9 @@ def over_forgotten(forget: Array, unseen: Array, num_errors: float = 2.0) -> Ove
     return OverForgotten(min(len(x), len(y)) >= MIN_FLAGGED and excess > num_errors * error, excess, error)
 
 
-def collapsed(logits: Array, share: float = 0.9) -> Collapsed:
-    """Judge logits (n, C), best of the test set: True where one class has more than `share` of the predictions."""
-    counts = np.bincount(predictions(logits))
+def collapsed(logits: Array, share: float = 0.9, several_labels: bool = False) -> Collapsed:
+    """Judge logits (n, C), best of the test set: True where one class, or answer, has more than `share`."""
+    counts = np.bincount(predictions(logits, several_labels))
     label = int(counts.argmax())
     top = float(counts[label] / counts.sum())
     return Collapsed(top > share, top, label)

@@ -13,7 +13,7 @@ from unlearning.evaluation.loss_attack import loss_auc_attack, loss_threshold_at
 from unlearning.evaluation.noise_floor import Attack, match_classes
 from unlearning.evaluation.nomus import nomus
 from unlearning.evaluation.report import ModelFacts, Splits
-from unlearning.evaluation.scores import Array, Floats, losses
+from unlearning.evaluation.scores import Array, Floats, has_several_labels, losses
 
 _ATTACKS: dict[str, Callable[[Floats, Floats, np.random.Generator, int], Attack]] = {
     "mia_auc": loss_auc_attack,
@@ -33,7 +33,7 @@ def model_facts(
     Parameters
     ----------
     labels
-        class numbers (n_s,) of each set s
+        class numbers (n_s,), or labels (n_s, L), of each set s
     logits
         (n_s, C) of each set s
     floors
@@ -55,4 +55,6 @@ def model_facts(
                 values[name] = attacks[name].value
     if "mia_logistic" in values:
         values["nomus"] = nomus(values["accuracy_test"], values["mia_logistic"])
-    return ModelFacts(values, per_class, attacks, worse, collapsed(logits.test))
+    return ModelFacts(
+        values, per_class, attacks, worse, collapsed(logits.test, several_labels=has_several_labels(labels.test))
+    )

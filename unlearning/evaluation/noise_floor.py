@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unlearning.evaluation.scores import Array, Floats, Ints, as_values
+from unlearning.evaluation.scores import Array, Floats, Ints, as_values, has_several_labels
 
 _MIN_HALF = 10
 
@@ -71,9 +71,10 @@ def match_classes(forget_labels: Array, unseen_labels: Array, rng: np.random.Gen
     """Return rows (k,) of the forget set and (k,) of the unseen data that have the same classes, row by row.
 
     Of each class as many as the scarcer side has, drawn at random. Without this an attack on a forgotten class or a
-    client of few classes measures the difference of the classes (SCRUB restricts its attack likewise).
+    client of few classes measures the difference of the classes (SCRUB restricts its attack likewise). Samples with
+    several labels have no classes: all count as of one.
     """
-    ours, theirs = np.asarray(forget_labels, np.int64), np.asarray(unseen_labels, np.int64)
+    ours, theirs = (_strata(labels) for labels in (forget_labels, unseen_labels))
     forget_rows, unseen_rows = [], []
     for label in np.unique(ours):
         a, b = np.flatnonzero(ours == label), np.flatnonzero(theirs == label)
@@ -81,3 +82,7 @@ def match_classes(forget_labels: Array, unseen_labels: Array, rng: np.random.Gen
         forget_rows.append(rng.permutation(a)[:keep])
         unseen_rows.append(rng.permutation(b)[:keep])
     return np.concatenate(forget_rows), np.concatenate(unseen_rows)
+
+
+def _strata(labels: Array) -> Ints:
+    return np.zeros(len(np.asarray(labels)), np.int64) if has_several_labels(labels) else np.asarray(labels, np.int64)

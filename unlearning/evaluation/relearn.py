@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedsim.models.objective import mean_loss
 from unlearning.evaluation.metric import Metric
 
 METRICS = (
@@ -84,7 +84,7 @@ def relearn(
     steps = checked = 0
     if not reached(end):
         for x, y in batches:
-            grads = torch.autograd.grad(F.cross_entropy(student(x), y), params, materialize_grads=True)
+            grads = torch.autograd.grad(mean_loss(student(x), y), params, materialize_grads=True)
             with torch.no_grad():
                 for p, velocity, grad in zip(params, velocities, grads, strict=True):
                     p.sub_(velocity.mul_(momentum).add_(grad), alpha=lr)
@@ -111,5 +111,5 @@ def relearn_ratio(unlearned: Relearn, oracle: Relearn) -> float | None:
 def _criterion(model: nn.Module, x: Tensor, y: Tensor, criterion: Literal["loss", "accuracy"]) -> float:
     logits = torch.cat([model(part) for part in torch.split(x, _BATCH)]).double()
     if criterion == "loss":
-        return float(F.cross_entropy(logits, y))
+        return float(mean_loss(logits, y))
     return float((logits.argmax(1) == y).double().mean())

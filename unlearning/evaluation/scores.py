@@ -21,9 +21,18 @@ def as_logits(logits: Array) -> Floats:
     return z
 
 
+def has_several_labels(labels: Array) -> bool:
+    """Return whether samples have several labels, (n, L) of 0 and 1, and not one class, (n,)."""
+    return np.ndim(labels) == 2
+
+
 def as_labels(labels: Array, num_samples: int, num_classes: int) -> Ints:
-    """Return labels (n,) of classes 0..C-1 as int64, one per sample."""
+    """Return labels (n,) of classes 0..C-1, or (n, C) of 0 and 1, as int64."""
     y = np.asarray(labels)
+    if has_several_labels(y):
+        if y.shape != (num_samples, num_classes) or not np.isin(y, (0, 1)).all():
+            raise ValueError(f"labels have shape {y.shape}; expected ({num_samples}, {num_classes}) of 0 and 1")
+        return y.astype(np.int64)
     if y.shape != (num_samples,) or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"labels are {y.dtype} of shape {y.shape}; expected {num_samples} integers")
     if y.min() < 0 or y.max() >= num_classes:
@@ -42,10 +51,15 @@ def as_values(values: Array, what: str) -> Floats:
 def margins(logits: Array, labels: Array) -> Floats:
     """Return m(x) = z_y - log sum_{j != y} exp z_j, (n,), any real.
 
-    It equals LiRA's phi(x) = log p_y - log sum_{j != y} p_j.
+    It equals LiRA's phi(x) = log p_y - log sum_{j != y} p_j. Of several labels, whose loss is the mean binary
+    cross-entropy l, it is the m with log(1 + exp(-m)) = l, too.
     """
     z = as_logits(logits)
     y = as_labels(labels, *z.shape)
+    if has_several_labels(y):
+        loss = np.maximum(np.logaddexp(0.0, (1 - 2 * y) * z).mean(1), np.finfo(np.float64).tiny)
+        margin: Floats = -(loss + np.log(-np.expm1(-loss)))
+        return margin
     rows = np.arange(len(z))
     others = z.copy()
     others[rows, y] = -np.inf
@@ -54,7 +68,7 @@ def margins(logits: Array, labels: Array) -> Floats:
 
 
 def losses(logits: Array, labels: Array) -> Floats:
-    """Return the cross-entropy -log p_y in nats, (n,), at least 0.
+    """Return the cross-entropy -log p_y in nats, (n,), at least 0; of several labels the mean over them.
 
     As log(1 + exp(-m)) of the margin m, which keeps losses below 1e-16 apart: the attacks rank them.
     """
@@ -69,7 +83,16 @@ def log_probabilities(logits: Array) -> Floats:
     return out
 
 
-def predictions(logits: Array) -> Ints:
-    """Return the class of the largest logit, (n,); the first of equals."""
+def label_pairs(logits: Array) -> Floats:
+    """Return logits (n, L) of labels as those of n L samples with the classes no and yes, (n L, 2)."""
+    z = as_logits(logits)
+    return np.stack([np.zeros_like(z), z], axis=2).reshape(-1, 2)
+
+
+def predictions(logits: Array, several_labels: bool = False) -> Ints:
+    """Return the class of the largest logit, (n,); the first of equals. Of labels (n, L), a number for each answer."""
+    if several_labels:
+        answers: Ints = np.unique(as_logits(logits) > 0, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        return answers
     out: Ints = as_logits(logits).argmax(1).astype(np.int64)
     return out

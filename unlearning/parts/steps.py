@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fedsim.models.base import Classifier
+from fedsim.models.objective import has_several_labels, mean_loss, sample_losses
 from unlearning.api.registry import UnlearningConfig, searched
 from unlearning.api.view import View
 
@@ -98,9 +99,9 @@ def forgotten_logits(model: Classifier, x: Tensor) -> Tensor:
 def kept_losses(
     model: Classifier, retain: View, batch_size: int, rng: np.random.Generator, frozen: Sequence[nn.Module] = ()
 ) -> Iterator[Tensor]:
-    """Yield the cross-entropy of each batch in one pass over the kept samples."""
+    """Yield the loss of each batch in one pass over the kept samples."""
     for x, y in retain.batches(batch_size, rng):
-        yield F.cross_entropy(kept_logits(model, x, frozen), required(y))
+        yield mean_loss(kept_logits(model, x, frozen), required(y))
 
 
 def repair(model: Classifier, retain: View | None, config: RepairConfig, rng: np.random.Generator) -> Classifier:
@@ -117,18 +118,26 @@ def capped(losses: Tensor, ceiling: float, num_classes: int) -> Tensor:
 
 
 def capped_cross_entropy(logits: Tensor, y: Tensor, ceiling: float) -> Tensor:
-    """Return the capped mean cross-entropy of logits (B, C) and labels (B,), shape ()."""
-    return capped(F.cross_entropy(logits, y, reduction="none"), ceiling, logits.shape[1])
+    """Return the capped mean loss of logits (B, C) and classes (B,), or (B, L) and labels (B, L), shape ()."""
+    return capped(sample_losses(logits, y), ceiling, 2 if has_several_labels(y) else logits.shape[1])
 
 
-def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T^2 KL(softmax(teacher / T) || softmax(student / T)) of each row of logits (B, C), shape (B,)."""
+def distillation(student: Tensor, teacher: Tensor, temperature: float, several_labels: bool = False) -> Tensor:
+    """Return T^2 KL(softmax(teacher / T) || softmax(student / T)) of each row of logits (B, C), shape (B,).
+
+    Of (B, L) logits of labels it is the sum of the L divergences between Bernoulli distributions.
+    """
+    if several_labels:
+        ours, theirs = (torch.stack([torch.zeros_like(z), z], 2).flatten(0, 1) for z in (student, teacher))
+        return distillation(ours, theirs, temperature).view(student.shape).sum(1)
     log_p, log_q = (F.log_softmax(logits / temperature, dim=1) for logits in (teacher, student))
     return temperature**2 * F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 
 
 def other_labels(y: Tensor, num_classes: int, rng: np.random.Generator) -> Tensor:
-    """Return for each label (N,) one of the other classes, all equally likely."""
+    """Return for each label (N,) one of the other classes, all equally likely; of several labels the opposite."""
+    if has_several_labels(y):
+        return 1 - y
     shift = torch.from_numpy(rng.integers(1, max(num_classes, 2), len(y)))
     return (y + shift.to(y)) % num_classes
 
@@ -148,8 +157,8 @@ def relabelled_losses(
     share = len(forget) / (len(forget) + len(retain))
     pairs = zip(retain.batches(batch_size, rng), endless(forget, batch_size, others), strict=False)
     for (x, y), (x_f, y_f) in pairs:
-        keep = F.cross_entropy(kept_logits(model, x), required(y))
-        yield (1 - share) * keep + share * F.cross_entropy(forgotten_logits(model, x_f), required(y_f))
+        keep = mean_loss(kept_logits(model, x), required(y))
+        yield (1 - share) * keep + share * mean_loss(forgotten_logits(model, x_f), required(y_f))
 
 
 def batch_gradients(
@@ -162,7 +171,7 @@ def batch_gradients(
     model.eval()
     names, parameters = zip(*model.named_parameters(), strict=True)
     for x, y in view.batches(batch_size, rng):
-        gradients = torch.autograd.grad(F.cross_entropy(model(x), required(y)), parameters)
+        gradients = torch.autograd.grad(mean_loss(model(x), required(y)), parameters)
         yield len(x), dict(zip(names, gradients, strict=True))
 
 

@@ -62,6 +62,8 @@ def refusal(method: Method, request: Request, history: HistoryConfig) -> str | N
     """Return why a method cannot serve a request on a run with this history, None if it can."""
     if request.kind not in method.forgets:
         return f"{method.name} forgets {' and '.join(sorted(method.forgets))}, not {request.kind}"
+    if request.several_labels and method.needs.one_label and not method.needs.federation:
+        return f"{method.name} needs one class for each sample, and these have several labels"
     if method.needs.updates and history.keep != "updates":
         return f"{method.name} needs what clients sent, which is not kept here (history.keep=updates keeps it)"
     if method.needs.history and history.keep == "none":

@@ -271,9 +271,11 @@ class Contest:
         rows = make_rows(self.contestants, request.kind, generator(source.config.seed, "ensembles"))
         before, after = (np.count_nonzero(data.partition.sizes) for data in (source.data, self.left))
         forgotten = source.data.class_counts - self.left.class_counts
-        names = [*(source.data.dataset.class_names or map(str, range(len(forgotten))))]
         labels = self.roles.unseen.y
         alike = 0 if labels is None else int(np.isin(labels.cpu().numpy(), np.flatnonzero(forgotten)).sum())
+        if labels is not None and request.several_labels:  # in place of classes
+            alike, forgotten = len(labels), source.data.dataset.y_train[request.rows].sum(0, np.int64)
+        names = [*(source.data.dataset.class_names or map(str, range(len(forgotten))))]
         comparison = Comparison(
             run=str(source.folder.path), forget=request.spec, kind=request.kind, num_forget=len(request.rows),
             num_retain=len(request.retain), num_unseen=alike, clients=before, clients_left=after,

@@ -40,6 +40,7 @@ from fedsim.runs.simulation import Simulation
 from fedsim.training.first_model import build_run_model
 from fedsim.training.precision import prepare
 from unlearning.api.view import View
+from unlearning.evaluation.accuracies import right_answers
 from unlearning.evaluation.scores import Floats, margins
 from unlearning.pipeline.oracle import MEMBERS, recipe_hash
 from unlearning.pipeline.source import Source
@@ -72,9 +73,9 @@ class Kept:
         """Return the margins of rows (n,) of a part of the data set, (n,); NaN of training rows that nobody holds."""
         return np.asarray(self._tensors[f"margins/{part}"].numpy()[rows], np.float64)
 
-    def right(self, part: Part, rows: IntArray) -> npt.NDArray[np.bool_]:
-        """Return which rows (n,) it answers rightly, (n,)."""
-        return np.asarray(self._tensors[f"right/{part}"].numpy()[rows], np.bool_)
+    def right(self, part: Part, rows: IntArray) -> Floats:
+        """Return 1 for each of the rows (n,) that it answers rightly, else 0, (n,); or the share of right labels."""
+        return np.asarray(self._tensors[f"right/{part}"].numpy()[rows], np.float64)
 
     def logits(self, part: Part, rows: IntArray) -> Floats:
         """Return the logits of rows (n,), (n, C), where they are kept."""
@@ -200,7 +201,9 @@ def _train(
         if np.isfinite(z[rows]).all():
             margin[rows] = margins(z[rows], labels[rows])
         found[f"margins/{part}"] = torch.from_numpy(margin)
-        found[f"right/{part}"] = torch.from_numpy((z.argmax(1) == labels) & np.isfinite(margin))
+        right = np.zeros(len(labels), np.float32)
+        right[rows] = right_answers(z[rows], labels[rows]) if np.isfinite(margin[rows]).all() else 0
+        found[f"right/{part}"] = torch.from_numpy(right if data.dataset.has_several_labels else right.astype(np.bool_))
         if "logits" in keep:
             found[f"logits/{part}"] = torch.from_numpy(z.astype(np.float32))
     if "model" in keep:

@@ -52,6 +52,8 @@ class Request:
     """(F,) training rows to forget, ascending; each is held by some client."""
     retain: IntArray
     """(R,) all other training rows that a client holds, ascending; never empty."""
+    several_labels: bool = False
+    """Whether samples have several labels in place of one class."""
 
 
 def parse_in_sequence(
@@ -99,7 +101,8 @@ def parse_forget(spec: str, data: FederatedData, seed: int, earlier: Sequence[st
         raise FedsimError(f"--forget {spec}: names none of the {len(everything)} training samples; name more")
     if not len(retain):
         raise FedsimError(f"--forget {spec}: names all {len(everything)} training samples; leave some to keep")
-    return Request(spec, kinds.pop() if len(kinds) == 1 else "samples", forget, retain)
+    kind = kinds.pop() if len(kinds) == 1 else "samples"
+    return Request(spec, kind, forget, retain, data.dataset.has_several_labels)
 
 
 def _rows(key: str, value: str, data: FederatedData, seed: int, number: int) -> IntArray:
@@ -110,6 +113,8 @@ def _rows(key: str, value: str, data: FederatedData, seed: int, number: int) -> 
                 key, value, np.arange(len(data.partition)), np.flatnonzero(data.partition.sizes), dataset.client_names
             )
             return np.concatenate([data.partition[client] for client in wanted])
+        case "class" if dataset.has_several_labels:
+            raise FedsimError("these samples have several labels, and no class; name clients, identities or indices")
         case "class":
             owned = dataset.y_train[held]
             return held[

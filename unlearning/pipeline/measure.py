@@ -13,7 +13,7 @@ from torch import Tensor
 from fedsim.models.base import Classifier
 from fedsim.randomness import generator
 from unlearning.api.view import View
-from unlearning.evaluation.accuracies import accuracy
+from unlearning.evaluation.accuracies import accuracy, right_answers
 from unlearning.evaluation.batch_norm import batch_norms, re_estimated
 from unlearning.evaluation.class_means import probe
 from unlearning.evaluation.divergence import activation_distance, js_divergence
@@ -24,7 +24,7 @@ from unlearning.evaluation.noise_floor import match_classes
 from unlearning.evaluation.relearn import Relearn, relearn, relearn_ratio
 from unlearning.evaluation.report import ModelFacts, Splits
 from unlearning.evaluation.roc import auc
-from unlearning.evaluation.scores import Array, Floats, Ints, losses, margins
+from unlearning.evaluation.scores import Array, Floats, Ints, has_several_labels, label_pairs, losses, margins
 from unlearning.pipeline.roles import Roles
 
 _BATCH, _MOST_KEPT = 500, 1_000
@@ -95,8 +95,9 @@ def _hidden_knowledge(model: Classifier, roles: Roles, labels: Splits[Array], se
     """Return what attacks on the model's inside find; of never-seen samples too, which tell memory from skill."""
     found = {"relearn_unseen": float(_relearn(model, roles.unseen, seed, len(roles.forget)).steps)}
     kept = _some(roles.retain, _MOST_KEPT, generator(seed, "probe-samples"))
-    probed = probe(*(_features(model, view) for view in (roles.forget, kept, roles.unseen)))
-    found |= {"probe_forget": probed.forget, "probe_unseen": probed.unseen}
+    if not roles.forget.several_labels:  # the probe asks for classes
+        probed = probe(*(_features(model, view) for view in (roles.forget, kept, roles.unseen)))
+        found |= {"probe_forget": probed.forget, "probe_unseen": probed.unseen}
     if batch_norms(model):
         restored = _restored(model, roles.retain, seed)
         for role in ("forget", "unseen"):
@@ -229,7 +230,7 @@ def brief_of_logits(logits: Splits[Array], roles: Roles, seed: int) -> Brief | N
     if not _finite(logits):
         return None
     labels = {role: _labels(view).cpu().numpy() for role, view in Splits(*roles.views).items()}
-    right = {role: np.asarray(z).argmax(1) == labels[role] for role, z in logits.items()}
+    right = {role: right_answers(z, labels[role]) for role, z in logits.items()}
     return brief({role: margins(z, labels[role]) for role, z in logits.items()}, right, labels, seed)
 
 
@@ -285,12 +286,16 @@ def _distances(measured: Measured, oracle: Measured) -> dict[str, float]:
     ours, theirs = measured.values, oracle.values
     target = {name: theirs[name] for name in GAP_METRICS if name in ours and name in theirs}
     forget, retain, test = ((ours[name], theirs[name]) for name in GAP_METRICS[:3])
+    answers = [measured.logits, oracle.logits]
+    if has_several_labels(measured.labels.forget):
+        answers = [Splits(*(label_pairs(z) for _, z in each.items())) for each in answers]
+    mine, its = answers
     out = {
         "average_gap": average_gap(ours, target),
         "tug_of_war": tug_of_war(forget, retain, test),
-        "js_forget": js_divergence(measured.logits.forget, oracle.logits.forget),
-        "js_test": js_divergence(measured.logits.test, oracle.logits.test),
-        "activation_forget": activation_distance(measured.logits.forget, oracle.logits.forget),
+        "js_forget": js_divergence(mine.forget, its.forget),
+        "js_test": js_divergence(mine.test, its.test),
+        "activation_forget": activation_distance(mine.forget, its.forget),
     }
     if measured.relearn is not None and oracle.relearn is not None:
         ratio = relearn_ratio(measured.relearn, oracle.relearn)

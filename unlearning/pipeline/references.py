@@ -34,6 +34,8 @@ def masked_head(model: Classifier, forget: View, retain: View) -> Classifier | N
     """
     assert forget.y is not None
     assert retain.y is not None
+    if forget.several_labels:
+        return None
     lost = np.setdiff1d(forget.y.cpu().numpy(), retain.y.cpu().numpy())
     if not len(lost):
         return None

@@ -62,11 +62,11 @@ class RowsOfTests(NamedTuple):
 def rows_of_tests(data: FederatedData, request: Request, seed: int) -> RowsOfTests:
     """Return which test samples have which role; `seed` draws them."""
     dataset = data.dataset
-    selection = _held_out(dataset.y_test, generator(seed, "selection"))
+    selection = _held_out(dataset.strata_test, generator(seed, "selection"))
     test = np.setdiff1d(np.arange(len(dataset.y_test)), selection)
     if dataset.y_unseen is not None:
         return RowsOfTests(test, np.arange(len(dataset.y_unseen)), selection, "unseen")
-    _, matched = match_classes(dataset.y_train[request.rows], dataset.y_test[test], generator(seed, "unseen"))
+    _, matched = match_classes(dataset.strata_train[request.rows], dataset.strata_test[test], generator(seed, "unseen"))
     return RowsOfTests(test, np.sort(test[matched]) if len(matched) else test, selection)
 
 
@@ -78,11 +78,11 @@ def assign_roles(
 
     def view(part: str, rows: npt.NDArray[np.int64]) -> View:
         x, y = (from_numpy(getattr(dataset, f"{array}_{part}")[rows]).to(device) for array in "xy")
-        return View(x, y, dataset.mean, dataset.std, dtype)
+        return View(x, y, dataset.mean, dataset.std, dtype, several_labels=dataset.has_several_labels)
 
     rows = rows_of_tests(data, request, seed)
     test, selection = rows.test, rows.selection
-    classes = np.unique(dataset.y_train[request.rows])
+    classes = np.unique(dataset.strata_train[request.rows])
     triggered = None
     if data.canaries is not None and len(np.intersect1d(data.canaries.rows["backdoor"], request.rows)):
         others = view("test", test[dataset.y_test[test] != data.canaries.target])
@@ -94,7 +94,7 @@ def assign_roles(
         view("test", test),
         view(rows.never, rows.unseen),
         view("test", selection),
-        view("test", selection[np.isin(dataset.y_test[selection], classes)]),
+        view("test", selection[np.isin(dataset.strata_test[selection], classes)]),
         triggered,
     )
 
@@ -125,8 +125,7 @@ def roles_of(source: Source, request: Request) -> Roles:
         return roles
     rows = np.unique(np.concatenate([earlier.rows for earlier in source.earlier]))
     x, y = (from_numpy(getattr(source.whole, f"{array}_train")[rows]).to(source.device) for array in "xy")
-    dataset = source.data.dataset
-    return replace(roles, earlier=View(x, y, dataset.mean, dataset.std, dtype))
+    return replace(roles, earlier=replace(roles.forget, x=x, y=y))
 
 
 def views_for(roles: Roles, needs: Needs, rng: np.random.Generator) -> tuple[View, View | None]:

@@ -111,7 +111,7 @@ BAD = {
     "integers of shape": halves(y=Y.astype(float)),
     r"integers of shape \(20,\)": halves(y=Y[:-1]),
     "y_train is bool": halves(y=Y > 1),
-    "y_train is int64 of shape .20, 2": halves(y=np.stack([Y, Y], 1)),
+    r"y_train has shape .20, 2.; several labels of 20 samples are each 0 or 1": halves(y=np.stack([Y, Y], 1)),
     "-1..3": halves(y=np.where(Y == 0, -1, Y)),
     "without gaps": halves(y=Y * 2),
     "test label 4": halves() | {"y_test": Y + 1},

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from unlearning.evaluation.accuracies import accuracy, class_accuracies
+from unlearning.evaluation.accuracies import accuracy, class_accuracies, right_answers
 from unlearning.evaluation.constant_predictor import constant_logits
-from unlearning.evaluation.scores import losses, margins, predictions
+from unlearning.evaluation.flags import collapsed
+from unlearning.evaluation.scores import label_pairs, losses, margins, predictions
 
 quick = settings(deadline=None, max_examples=50, derandomize=True)
 logits_4x3 = arrays(np.float64, (4, 3), elements=st.floats(-30, 30))
@@ -95,3 +96,43 @@ def test_the_constant_predictor_is_the_best_constant():
 def test_bad_arrays_are_named(z, y, words):
     with pytest.raises(ValueError, match=words):
         losses(z, y)
+
+
+SEVERAL = np.random.default_rng(0).integers(0, 2, (6, 3))
+SEVERAL_LOGITS = 6 * np.random.default_rng(1).normal(size=(6, 3))
+
+
+def test_several_labels_have_the_mean_of_their_binary_losses():
+    expected = F.binary_cross_entropy_with_logits(
+        torch.from_numpy(SEVERAL_LOGITS), torch.from_numpy(SEVERAL).double(), reduction="none"
+    ).mean(1)
+    assert np.allclose(losses(SEVERAL_LOGITS, SEVERAL), expected, rtol=1e-12)
+    assert np.allclose(np.logaddexp(0, -margins(SEVERAL_LOGITS, SEVERAL)), expected, rtol=1e-12)
+    far = losses(1000.0 * (2 * SEVERAL - 1) - 2000.0 * (np.arange(3) == 0), SEVERAL)
+    assert np.isfinite(far).all()
+
+
+def test_several_labels_are_right_one_by_one():
+    right = (SEVERAL_LOGITS > 0) == SEVERAL
+    assert accuracy(SEVERAL_LOGITS, SEVERAL) == pytest.approx(right.mean())
+    assert class_accuracies(SEVERAL_LOGITS, SEVERAL) == pytest.approx(right.mean(0))
+    assert right_answers(SEVERAL_LOGITS, SEVERAL) == pytest.approx(right.mean(1))
+    pairs = label_pairs(SEVERAL_LOGITS)
+    assert accuracy(pairs, SEVERAL.reshape(-1)) == pytest.approx(right.mean())
+
+
+def test_a_model_that_answers_all_alike_is_collapsed_by_its_answers():
+    alike = np.tile([[3.0, -2.0, 1.0]], (20, 1)) + np.random.default_rng(2).uniform(-0.5, 0.5, (20, 3))
+    assert collapsed(alike, several_labels=True).flag
+    assert not collapsed(alike * np.where(np.arange(20) < 10, 1, -1)[:, None], several_labels=True).flag
+
+
+def test_the_constant_of_several_labels_has_their_log_odds():
+    y = np.array([[1, 0], [1, 1], [1, 0]])
+    assert constant_logits(y, 2, 2) == pytest.approx(np.log([[4 / 1, 2 / 3]] * 2))
+
+
+@pytest.mark.parametrize("y", [np.array([[0, 2, 1]] * 6), SEVERAL[:, :2], SEVERAL[:4]])
+def test_bad_labels_are_named(y):
+    with pytest.raises(ValueError, match=r"expected \(6, 3\) of 0 and 1"):
+        losses(SEVERAL_LOGITS, y)
