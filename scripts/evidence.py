@@ -132,7 +132,7 @@ def forgotten(name: str, model: Classifier, roles: Roles, seed: int, **options: 
 def logits(model: Classifier, view: View) -> np.ndarray:
     """Return the logits (N, C) of all samples, in evaluation mode."""
     model.eval()
-    return np.concatenate([model(x).double().numpy() for x, _ in view.batches(500, None)])
+    return np.concatenate([model(x).double().cpu().numpy() for x, _ in view.batches(500, None)])
 
 
 def facts(model: Classifier, roles: Roles, seed: int) -> ModelFacts:

@@ -2,27 +2,23 @@
 
 Run `python scripts/gs_lora_fashion.py --data-root FOLDER --out gs_lora_fashion.json`; it takes about 20 minutes a seed
 on one CPU core, and goes on after the last row that `--out` has. 6,000 training and all test images, 14 x 14; a vision
-transformer of 4 blocks (arXiv:2403.11530, arXiv:2501.09705). Columns in percent: H = 2 Acc_r Drop / (Acc_r + Drop) with
-the drop from the first model, accuracy on kept (r), forgotten (f) and earlier forgotten (o) classes; `probe`, the
-accuracy of the nearest class mean of the features on test images of the forgotten classes; `relearn`, their accuracy
-after 20 steps on 10 training images of each, and `relearn o`, that of the earlier ones. To forget below the head,
-`probe` must be 10 points lower than that of the masked head. `still`: blocks whose change is below 1e-3; `change`: the
-sum of all blocks' changes.
+transformer of 4 blocks (arXiv:2403.11530, arXiv:2501.09705). Columns are those of `class_forgetting.py`. To forget
+below the head, `probe` must be 10 points lower than that of the masked head.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
-from evidence import Ledger, fit, forgotten, logits, rows_of, small_fashion
+from class_forgetting import Request, accuracy, masked, measured, measured_mask
+from evidence import Ledger, fit, forgotten, small_fashion
 
 from fedsim.models.base import Classifier
 from fedsim.models.build import build_model
@@ -30,10 +26,7 @@ from fedsim.models.config import ModelConfig
 from fedsim.randomness import generator
 from fedsim.runs.checkpoint import load_model, save_model
 from unlearning.api.view import View
-from unlearning.evaluation.class_means import probe
-from unlearning.gs_lora import perceptrons
 from unlearning.parts.steps import distillation, endless, other_labels, required, sample
-from unlearning.pipeline.roles import Roles
 
 NUM_TRAIN = 6_000
 VIT = ModelConfig(name="vit", width=48, depth=4, heads=4, patch=2, mlp_ratio=2.0)
@@ -64,105 +57,6 @@ def kept_first(train: View, seed: int, out: Path | None) -> Classifier:
     model = build_model(VIT, (1, 14, 14), 10, seed)
     model.load_state_dict(load_model(file))
     return model.eval()
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """Classes to forget from a model, and what is there to do it with."""
-
-    first: Classifier
-    """Before any request."""
-    train: View
-    test: View
-    classes: list[int]
-    earlier: list[int]
-
-    def of(self, view: View, classes: list[int]) -> View:
-        """Return the samples of some classes."""
-        assert view.y is not None
-        return rows_of(view, torch.isin(view.y, torch.tensor(classes)))
-
-    @property
-    def kept(self) -> list[int]:
-        """Classes that are neither forgotten now nor before."""
-        return [c for c in range(10) if c not in (*self.classes, *self.earlier)]
-
-    @property
-    def roles(self) -> Roles:
-        """The views of the request."""
-        return Roles(self.of(self.train, self.classes), self.of(self.train, self.kept), self.test, self.test, self.test)
-
-
-def accuracy(model: Classifier, view: View) -> float:
-    """Return the accuracy in percent; NaN of no samples."""
-    assert view.y is not None
-    return float(100 * (logits(model, view).argmax(1) == view.y.numpy()).mean()) if len(view) else float("nan")
-
-
-@torch.no_grad()
-def features(model: Classifier, view: View) -> tuple[np.ndarray, np.ndarray]:
-    """Return features (N, d) and labels (N,)."""
-    assert view.y is not None
-    model.eval()
-    return np.concatenate([model.features(x).double().numpy() for x, _ in view.batches(500, None)]), view.y.numpy()
-
-
-def relearned(model: Classifier, request: Request, classes: list[int], seed: int) -> float:
-    """Return the accuracy on some classes after 20 steps of SGD on 10 training images of each."""
-    model, rng = copy.deepcopy(model), generator(seed, "relearn")
-    some = [request.of(request.train, [label]) for label in classes]
-    few = [rows_of(view, torch.from_numpy(rng.permutation(len(view))[:10])) for view in some]
-    x, y = torch.cat([view.all()[0] for view in few]), torch.cat([view.y for view in few if view.y is not None])
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    for _ in range(20):
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return accuracy(model, request.of(request.test, classes))
-
-
-def changes(model: Classifier, before: Classifier) -> list[float]:
-    """Return the norm of each block's change."""
-    found = []
-    for pair in perceptrons(before).values():
-        moved = [model.get_parameter(f"{n}.weight") - before.get_parameter(f"{n}.weight") for n in pair]
-        found.append(float(sum(value.detach().square().sum() for value in moved) ** 0.5))
-    return found
-
-
-def measured(model: Classifier, before: Classifier, request: Request, seed: int) -> dict[str, float]:
-    """Return all columns of one model."""
-    forget, kept = (request.of(request.test, classes) for classes in (request.classes, request.kept))
-    acc_f, acc_r = accuracy(model, forget), accuracy(model, kept)
-    drop = accuracy(request.first, forget) - acc_f
-    moved, roles = changes(model, before), request.roles
-    probed = probe(features(model, roles.forget), features(model, roles.retain), features(model, forget))
-    values = {
-        "H": 2 * acc_r * drop / (acc_r + drop) if drop > 0 else 0.0, "r": acc_r, "f": acc_f,
-        "probe": 100 * probed.unseen, "relearn": relearned(model, request, request.classes, seed),
-        "still": float(sum(value < 1e-3 for value in moved)), "change": sum(moved),
-    }  # fmt: skip
-    if request.earlier:
-        values["o"] = accuracy(model, request.of(request.test, request.earlier))
-        values["relearn o"] = relearned(model, request, request.earlier, seed)
-    return values
-
-
-def masked(model: Classifier, request: Request) -> Classifier:
-    """Return the model that never answers a forgotten class: the head's rows say so, nothing else changes."""
-    model = copy.deepcopy(model)
-    with torch.no_grad():
-        model.classifier.bias[request.classes] = -1e4
-    return model
-
-
-def measured_mask(model: Classifier, request: Request, seed: int) -> dict[str, float]:
-    """Return all columns of the masked head; it is relearned by who lifts the mask, and has relearned at once."""
-    values, bare = measured(masked(model, request), model, request, seed), request.first
-    values["relearn"] = accuracy(bare, request.of(request.test, request.classes))
-    if request.earlier:
-        values["relearn o"] = accuracy(bare, request.of(request.test, request.earlier))
-    return values
 
 
 def whole_backbone(model: Classifier, request: Request, seed: int, lr: float) -> Classifier:
