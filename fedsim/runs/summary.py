@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fedsim.atomic import write_atomically
 from fedsim.environment import versions
+from fedsim.flower.records import Tensors
 from fedsim.runs.pictures import PICTURES
 from fedsim.runs.simulation import Simulation
 from fedsim.runs.staging import schedule
@@ -20,6 +23,19 @@ from fedsim.sealed import seal, sha256
 def newest(lines: list[dict[str, Any]]) -> Metrics:
     """Return the newest value of each metric in the lines of metrics.jsonl."""
     return {name: value for line in lines for name, value in line["metrics"].items()}
+
+
+def server_hashes(tensors: Tensors) -> dict[str, str]:
+    """Return the SHA-256, hexadecimal, of what the server keeps, by the part of the names before the first slash.
+
+    That of names, types, shapes and bytes, names ascending: what two runs both keep can be told to be the same.
+    """
+    found: dict[str, Any] = {}
+    for name, value in sorted(tensors.items()):
+        digest = found.setdefault(name.partition("/")[0], hashlib.sha256())
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return {part: digest.hexdigest() for part, digest in found.items()}
 
 
 def write_summary(
@@ -47,6 +63,7 @@ def write_summary(
         "versions": versions(),
         "pictures_sha256": sha256(folder / PICTURES) if finished and (folder / PICTURES).exists() else None,
         "model_sha256": sha256(folder / "model.safetensors") if finished else None,
+        "server_sha256": server_hashes(state.server[0]),
         "files": {"metrics.jsonl": sha256(folder / "metrics.jsonl")},
         "metrics": newest(state.metrics),
         "per_class_accuracy": None if head is None else [v if np.isfinite(v) else None for v in head.per_class],

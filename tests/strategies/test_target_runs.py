@@ -28,8 +28,10 @@ def base():
     return {key: value for key, value in BASE.items() if key != "model"}
 
 
-def sha_of(folder: Path) -> str:
-    return json.loads((folder / "summary.json").read_text())["model_sha256"]
+def sha_of(folder: Path) -> dict[str, str]:
+    """Return the hashes of the model, and of the teacher and the images that the server keeps."""
+    summary = json.loads((folder / "summary.json").read_text())
+    return {"model": summary["model_sha256"], **summary["server_sha256"]}
 
 
 def killed_at(moment: str, folder: Path) -> int:
@@ -72,6 +74,7 @@ def test_killed_in_its_synthesis_a_run_comes_to_the_same_bits(moment, tmp_path):
     assert SAMPLES not in checkpoint.server[0]
     runner.resume(tmp_path / "killed")
     assert sha_of(tmp_path / "killed") == sha_of(whole)
+    assert sha_of(whole).keys() == {"model", "previous", "samples", "sheet"}
 
 
 @pytest.mark.ray
