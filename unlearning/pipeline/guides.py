@@ -79,18 +79,24 @@ class Guides:
         roles = self.roles
         if method.needs.attribution:
             if method.name not in self.shifts:
-                self.shifts[method.name] = shifts(self.source, self.request, options, self.say)
+                own: Any = options
+                units = units_of(self.request, self.source.data, own.unit, self.source.config.seed)
+                self.shifts[method.name] = shifts(self.source, self.request, units, own, self.say)
             of = self.shifts[method.name].of
             roles = replace(roles, forget=_with(roles.forget, of.forget), retain=_with(roles.retain, of.retain))
         if method.needs.oracle:
             kept = next(iter(self._oracles([seed])))
-            forget, retain = (kept.logits("train", rows) for rows in (self.request.rows, self.request.retain))
-            roles = replace(
-                roles,
-                forget=replace(roles.forget, oracle=_tensor(forget, roles.forget)),
-                retain=replace(roles.retain, oracle=_tensor(retain, roles.retain)),
-            )
+            roles = self.with_oracle(*(kept.logits("train", r) for r in (self.request.rows, self.request.retain)))
         return roles
+
+    def with_oracle(self, forget: Floats, retain: Floats) -> Roles:
+        """Return the roles with an oracle's logits of forgotten and kept samples."""
+        roles = self.roles
+        return replace(
+            roles,
+            forget=replace(roles.forget, oracle=_tensor(forget, roles.forget)),
+            retain=replace(roles.retain, oracle=_tensor(retain, roles.retain)),
+        )
 
     def costs(self, method: Method, seconds: float) -> dict[str, float]:
         """Return what a method's guides have cost, given the time of the method alone."""
@@ -152,10 +158,9 @@ def subset_members(source: Source, units: Units, share: float, models: int) -> t
     return masks, [Member(seed + SUBSETS_APART + m, units.left_out(mask)) for m, mask in enumerate(masks)]
 
 
-def shifts(source: Source, request: Request, options: Any, say: Callable[[str], None]) -> Shifts:
+def shifts(source: Source, request: Request, units: Units, options: Any, say: Callable[[str], None]) -> Shifts:
     """Return what the logits of a request's samples owe to it, from subset models as the options have them."""
     data, seed = source.data, source.config.seed
-    units = units_of(request, data, options.unit, seed)
     models = options.models or max(_PER_UNIT * len(units.rows), 5)
     masks, members = subset_members(source, units, options.share, models)
     if masks[:, units.forgotten].all():

@@ -67,8 +67,8 @@ def test_shifts_are_aligned_with_the_samples(source: Source) -> None:
     """The shift of each role's samples is what the models without the client lack on them, sample by sample."""
     request, method = asked(source, "client=2"), load_unlearning("datamodel_matching")
     options = options_of(method, {"models": 16, "share": 0.5, "estimator": "means"}, request.kind)
-    told = shifts(source, request, options, lambda line: None)
     units = units_of(request, source.data, "auto", 0)
+    told = shifts(source, request, units, options, lambda line: None)
     masks, members = subset_members(source, units, 0.5, 16)
     ensemble = train_members(source, members, frozenset({"logits"}))
     assert ensemble.trained == 0  # `shifts` has trained them
