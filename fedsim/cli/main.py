@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import click
 
 from fedsim.cli import (  # noqa: F401 -- each adds its command
+    attribute,
     export,
     flower_app,
     init,

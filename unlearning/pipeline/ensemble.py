@@ -14,11 +14,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -26,6 +24,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from joblib import Parallel, delayed
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -236,15 +235,12 @@ def _trained(config: RunConfig, source: Source, missing: dict[Path, Member], kee
         for file, member in missing.items():
             yield write_atomically(file, _train(config, source.data, member, keep, source.device))
         return
-    context = multiprocessing.get_context("spawn")  # a fork of a process that has computed with torch may hang
-    given = (config, source.data, keep, source.device)
-    with ProcessPoolExecutor(workers, context, _prepare_process, given) as pool:
-        jobs = [pool.submit(_train_in_process, member, file) for file, member in missing.items()]
-        try:
-            for job in as_completed(jobs):
-                yield job.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    # joblib's processes do not run the caller's script anew, as those of multiprocessing do that are no forks.
+    jobs = (
+        delayed(_train_in_process)(config, source.data, member, keep, source.device, file)
+        for file, member in missing.items()
+    )
+    yield from Parallel(workers, return_as="generator_unordered")(jobs)
 
 
 def num_processes(config: RunConfig, models: int) -> int:
@@ -256,17 +252,10 @@ def num_processes(config: RunConfig, models: int) -> int:
     return max(1, min(config.engine.num_workers or cores // config.engine.threads, models // _WORTH_A_PROCESS))
 
 
-_given: list[tuple[RunConfig, FederatedData, frozenset[Keep], torch.device]] = []
-"""What all members of this process have in common."""
-
-
-def _prepare_process(config: RunConfig, data: FederatedData, keep: frozenset[Keep], device: torch.device) -> None:
+def _train_in_process(
+    config: RunConfig, data: FederatedData, member: Member, keep: frozenset[Keep], device: torch.device, file: Path
+) -> Path:
     torch.set_num_threads(config.engine.threads)
     for plugin in config.plugins:
         plugin.admit()
-    _given[:] = [(config, data, keep, device)]
-
-
-def _train_in_process(member: Member, file: Path) -> Path:
-    config, data, keep, device = _given[0]
     return write_atomically(file, _train(config, data, member, keep, device))

@@ -134,15 +134,13 @@ def units_of(request: Request, data: FederatedData, unit: str, seed: int) -> Uni
     FedsimError
         If what is to be forgotten does not consist of whole units.
     """
-    if unit == "client" or (unit == "auto" and request.kind == "clients"):
-        rows = [data.partition[client] for client in np.flatnonzero(data.partition.sizes).tolist()]
-        gone = np.array([bool(np.isin(some, request.rows).all()) for some in rows])
-        if sum(len(some) for some, is_gone in zip(rows, gone, strict=True) if is_gone) != len(request.rows):
+    unit = "client" if unit == "auto" and request.kind == "clients" else unit
+    if unit in ("client", "sample"):
+        units = units_by(data, unit)
+        gone = np.array([bool(np.isin(rows, request.rows).all()) for rows in units.rows])
+        if sum(len(rows) for rows, is_gone in zip(units.rows, gone, strict=True) if is_gone) != len(request.rows):
             raise FedsimError(f"unit: {request.spec} does not consist of whole clients; use unit=group")
-        return Units(rows, np.flatnonzero(gone), serves_all=True)
-    if unit == "sample":
-        rows = [np.array([row]) for row in np.sort(data.partition.indices)]
-        return Units(rows, np.flatnonzero(np.isin(np.sort(data.partition.indices), request.rows)), serves_all=True)
+        return replace(units, forgotten=np.flatnonzero(gone))
     total = len(request.rows) + len(request.retain)
     groups = min(_MOST_GROUPS, max(_FEWEST_GROUPS, total // len(request.rows)))
     parts, rng = max(1, round(groups * len(request.rows) / total)), generator(seed, "groups of samples")
@@ -151,11 +149,23 @@ def units_of(request: Request, data: FederatedData, unit: str, seed: int) -> Uni
     return Units([*ours, *others], np.arange(len(ours)), serves_all=False)
 
 
-def subset_members(source: Source, units: Units, share: float, models: int) -> tuple[Bools, list[Member]]:
-    """Return masks (M, U), and the members that are trained on them; the first ones of more are the same."""
-    seed = source.config.seed
-    masks = np.stack([draw_masks(len(units.rows), share, generator(seed, "subset", m)) for m in range(models)])
-    return masks, [Member(seed + SUBSETS_APART + m, units.left_out(mask)) for m, mask in enumerate(masks)]
+def units_by(data: FederatedData, unit: str) -> Units:
+    """Return every client that holds samples, or every sample that a client holds, as units; none is forgotten."""
+    held, clients = np.sort(data.partition.indices), np.flatnonzero(data.partition.sizes).tolist()
+    rows = [data.partition[client] for client in clients] if unit == "client" else list(held[:, None])
+    return Units(rows, np.empty(0, np.int64), serves_all=True)
+
+
+def subset_members(
+    source: Source, units: Units, share: float, models: int, apart: int = SUBSETS_APART
+) -> tuple[Bools, list[Member]]:
+    """Return masks (M, U), and the members that are trained on them; the first ones of more are the same.
+
+    Seeds are those of the run, `apart`, and on.
+    """
+    seed, numbers = source.config.seed, range(apart, apart + models)
+    masks = np.stack([draw_masks(len(units.rows), share, generator(seed, "subset", m)) for m in numbers])
+    return masks, [Member(seed + m, units.left_out(mask)) for m, mask in zip(numbers, masks, strict=True)]
 
 
 def shifts(source: Source, request: Request, units: Units, options: Any, say: Callable[[str], None]) -> Shifts:

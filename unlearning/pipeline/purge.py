@@ -84,7 +84,7 @@ def plan(source: Source, left: FederatedData, outcome: Path | None) -> list[Dest
         own = folder.parent
         if own.name not in FOLDERS and own != outcome and not _knows_nothing(own, left):
             add(own, "the outcome of a request that did not forget this")
-    for derived in ("pruned", "personal", "plots", "report.html", "clients.csv"):
+    for derived in ("pruned", "personal", "attributions", "plots", "report.html", "clients.csv"):
         add(root / derived, "derived from the model before")
     add(root / "model.safetensors", "replaced: the model before")
     add(root / "partition.npz", "replaced: counts of each client's classes")

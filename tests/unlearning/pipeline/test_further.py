@@ -30,11 +30,9 @@ def test_a_model_is_told_alike_by_its_margins_and_by_its_run(copied: Path) -> No
     source = open_source(copied)
     request = parse_forget("client=2", source.data, 0)
     roles = roles_of(source, request)
-    found = further_models(
-        source, request, [0, 1], {"same": lambda model, seed: brief_of(model, roles, 0)}, lambda line: None
-    )
+    found = further_models(source, request, [1], {"same": lambda model, seed: brief_of(model, roles, 0)}, print)
     left = source.data.without(request.rows)
-    for seed, original, same, oracle in zip((0, 1), found["original"], found["same"], found["oracle"], strict=True):
+    for seed, original, same, oracle in zip((1,), found["original"], found["same"], found["oracle"], strict=True):
         runs = [
             (original, retrained(source, source.data, seed, FOLDERS[1])),
             (oracle, retrained(source, left, seed, FOLDERS[0])),
@@ -50,23 +48,23 @@ def test_a_model_is_told_alike_by_its_margins_and_by_its_run(copied: Path) -> No
 
 
 def test_many_models_make_klom_u_lira_and_intervals(copied: Path, cli: Cli) -> None:
-    told = cli("unlearn", copied, "--method=neggrad", "--forget=client=2", "--seeds=2", "--models=5", "--name=many")
+    told = cli("unlearn", copied, "--method=neggrad", "--forget=client=2", "--seeds=2", "--models=4", "--name=many")
     assert told.code == 0, told.err
     rows = {row.name: row for row in read_comparison(copied / "unlearned" / "many").rows}
     for name in ("original", "neggrad", "finetune"):
         metrics = rows[name].metrics
-        assert metrics["klom_forget"].seeds == metrics["u_lira"].seeds == metrics["accuracy_forget"].seeds == 5
+        assert metrics["klom_forget"].seeds == metrics["u_lira"].seeds == metrics["accuracy_forget"].seeds == 4
         assert metrics["loss_forget"].seeds == 2
     assert rows["neggrad"].verdict is not None
-    assert rows["oracle"].metrics["mia_auc"].seeds == 5
+    assert rows["oracle"].metrics["mia_auc"].seeds == 4
     members = sorted((copied / "unlearned" / MEMBERS).iterdir())
-    assert len(members) == 6  # three originals and three oracles: the first two seeds are runs
+    assert len(members) == 4  # two originals and two oracles: the first two seeds are runs
     lines: list[str] = []
     source = open_source(copied)
     request = parse_forget("client=3", source.data, 0)
-    further_models(source, request, [2, 3, 4], {}, lines.append)
-    assert lines[0] == "oracles without client=3: 3 to train, 0 are there"  # originals serve every request
-    assert len(list((copied / "unlearned" / MEMBERS).iterdir())) == 9
+    further_models(source, request, [2, 3], {}, lines.append)
+    assert lines[0] == "oracles without client=3: 2 to train, 0 are there"  # originals serve every request
+    assert len(list((copied / "unlearned" / MEMBERS).iterdir())) == 6
 
 
 def test_a_purge_destroys_them(copied: Path) -> None:

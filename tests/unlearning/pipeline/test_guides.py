@@ -66,17 +66,17 @@ def test_subset_models_of_clients_serve_every_request(source: Source) -> None:
 def test_shifts_are_aligned_with_the_samples(source: Source) -> None:
     """The shift of each role's samples is what the models without the client lack on them, sample by sample."""
     request, method = asked(source, "client=2"), load_unlearning("datamodel_matching")
-    options = options_of(method, {"models": 16, "share": 0.5, "estimator": "means"}, request.kind)
+    options = options_of(method, {"models": 8, "share": 0.5, "estimator": "means"}, request.kind)
     units = units_of(request, source.data, "auto", 0)
     told = shifts(source, request, units, options, lambda line: None)
-    masks, members = subset_members(source, units, 0.5, 16)
+    masks, members = subset_members(source, units, 0.5, 8)
     ensemble = train_members(source, members, frozenset({"logits"}))
     assert ensemble.trained == 0  # `shifts` has trained them
     for role, rows in (("forget", request.rows), ("retain", request.retain)):
         y = np.stack([kept.logits("train", rows) for kept in ensemble])
         expected = y[masks[:, 2]].mean(0) - y[~masks[:, 2]].mean(0)
         np.testing.assert_allclose(getattr(told.of, role), expected, rtol=0, atol=1e-4)
-    assert told.costs["models_trained"] == 16
+    assert told.costs["models_trained"] == 8
 
 
 def test_an_oracle_to_match_is_not_one_that_judges(source: Source) -> None:
@@ -89,6 +89,7 @@ def test_an_oracle_to_match_is_not_one_that_judges(source: Source) -> None:
     assert guides.roles.forget.oracle is None  # no other method gets it
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tiny_run: Path, tmp_path: Path, cli: Cli) -> None:
     run = shutil.copytree(tiny_run, tmp_path / "run")
     told = cli(

@@ -1,0 +1,53 @@
+"""`fedsim attribute`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsim.cli.app import Interrupted, app
+from fedsim.cli.screen import Screen
+
+
+@app.command("attribute")
+def attribute_command(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run, or of what a request to forget came to.")],
+    of: Annotated[str, typer.Option(help="Test samples: test=0,5-9 or class=3.")],
+    method: Annotated[str, typer.Option(help="trak (gradients) or datamodels (models of subsets).")] = "trak",
+    unit: Annotated[str, typer.Option(help="sample or client.")] = "sample",
+    models: Annotated[
+        int | None, typer.Option(help="Checkpoints of trak, 5 by default; subset models, ten per client.")
+    ] = None,
+    lds: Annotated[int, typer.Option(help="Retrained models that judge the attributions; 50 tell much.")] = 0,
+    share: Annotated[float, typer.Option(help="Share of the units that a subset model keeps.")] = 0.9,
+    dimension: Annotated[int, typer.Option(min=1, help="Of trak's projections.")] = 512,
+    name: Annotated[str | None, typer.Option(help="Name of the folder under RUN/attributions.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="engine.option=value. Repeatable.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a folder of the same name.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
+) -> None:
+    """Tell which training samples, or clients, the predictions of the run in the folder RUN depend on."""
+    from fedsim.config.machine import require_machine_settings
+    from fedsim.config.resolve import parse_override
+    from unlearning.pipeline.attribute import attribute, summary
+
+    console = Screen(soft_wrap=True)
+
+    def say(line: str) -> None:
+        if not quiet:
+            console.print(line, highlight=False, markup=False)
+
+    machine = dict(map(parse_override, sets or []))
+    require_machine_settings(machine, "--set of an attribution")
+    try:
+        folder, made = attribute(
+            run, of, method, unit, models=models, judges=lds, share=share, dimension=dimension, name=name,  # type: ignore[arg-type]
+            force=force, machine=machine, say=say,
+        )  # fmt: skip
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(str(interrupt) or "interrupted") from None
+    for line in summary(made):
+        say(line)
+    console.print(str(folder) if quiet else f"Report: {folder / 'report.html'}", highlight=False, markup=False)

@@ -1,0 +1,250 @@
+"""`fedsim attribute`: which training samples, or clients, the predictions on some test samples depend on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedsim.atomic import write_atomically
+from fedsim.errors import FedsimError, nearest
+from fedsim.flower.records import from_numpy
+from fedsim.models.base import Classifier
+from fedsim.randomness import generator
+from fedsim.runs.reserve import put_in_place, temporary_for
+from fedsim.sealed import seal
+from unlearning.api.view import View
+from unlearning.evaluation.lds import Lds, lds
+from unlearning.evaluation.scores import Floats
+from unlearning.parts.datamodels import fit
+from unlearning.parts.trak import trak
+from unlearning.pipeline.ensemble import IntArray, Member, Part, train_members
+from unlearning.pipeline.guides import SUBSETS_APART, Units, subset_members, units_by
+from unlearning.pipeline.places import held_run, reserved
+from unlearning.pipeline.source import Source, open_source
+
+Unit = Literal["sample", "client"]
+METHODS = ("trak", "datamodels")
+FOLDER = "attributions"
+HELD_OUT_APART = 500_000
+"""Added to the seeds of subset models: those that judge attributions."""
+_CHECKPOINTS, _PER_UNIT, _FEWEST = 5, 10, 20
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """What predictions owe to units of the training data."""
+
+    scores: Floats
+    """(T, U): by how much the margin of a target is higher for a unit; below 0 it is harmful."""
+    targets: IntArray
+    """(T,) test rows."""
+    units: IntArray
+    """(U,) training rows, or clients."""
+    unit: Unit
+    method: str
+    models: int
+    """Checkpoints of TRAK, or subset models."""
+    of: str
+    lds: Lds | None = None
+
+
+def attribute(
+    run: str | Path,
+    of: str,
+    method: str,
+    unit: Unit,
+    *,
+    models: int | None = None,
+    judges: int = 0,
+    share: float = 0.9,
+    dimension: int = 512,
+    name: str | None = None,
+    force: bool = False,
+    machine: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[Path, Attribution]:
+    """Return the folder under `attributions/` of the run, and what is in it.
+
+    Parameters
+    ----------
+    run
+        A finished run, or the outcome of a request to forget: what is deleted there is attributed nothing.
+    of
+        The test samples whose margins are attributed: `test=0,5-9` or `class=3`.
+    method
+        One of `METHODS`.
+    unit
+        What they are attributed to.
+    models
+        Checkpoints of TRAK, by default 5; or subset models, by default ten per client.
+    judges
+        Further subset models that attributions are judged by (LDS); none by default.
+    share
+        The probability with which a subset model keeps a unit.
+    dimension
+        Of TRAK's projections.
+    name
+        Of the folder.
+    force
+        Replace one of that name.
+    machine
+        Settings of this machine.
+    say
+        Gets a line for every step.
+
+    Raises
+    ------
+    FedsimError
+        If the run or an argument is bad; nothing was written then.
+    """
+    path = Path(run)
+    _require(method, unit, models, judges, share)
+    with held_run(path, shared=True):
+        source = open_source(path, machine)
+        targets = _targets(of, source)
+        units = units_by(source.data, unit)
+        described = f"{method}-{unit}-{of}"
+        with reserved(source.folder.path / FOLDER, name, described, force) as folder:
+            if method == "trak":
+                models = models or _CHECKPOINTS
+                scores = _trak(source, units, targets, models, dimension, say)
+            else:
+                models = models or max(_FEWEST, _PER_UNIT * len(units.rows))
+                scores = _datamodels(source, units, targets, models, share, say)
+            judged = _judged(source, units, targets, scores, share, judges, say) if judges else None
+            held = np.flatnonzero(source.data.partition.sizes) if unit == "client" else np.concatenate(units.rows)
+            made = Attribution(scores, targets, held, unit, method, models, of, judged)
+            _write(folder, source, made)
+        return folder, made
+
+
+def _require(method: str, unit: str, models: int | None, judges: int, share: float) -> None:
+    if method not in METHODS:
+        raise FedsimError(f"--method {method}: no such attribution; {nearest(method, METHODS)}")
+    if unit not in ("sample", "client"):
+        raise FedsimError(f"--unit {unit}: must be sample or client")
+    if method == "datamodels" and unit == "sample" and models is None:
+        raise FedsimError("--models: datamodels of single samples take thousands of models; say how many, or use trak")
+    fewest = 1 if method == "trak" else 5
+    if models is not None and models < fewest:
+        raise FedsimError(f"--models: must be at least {fewest}, got {models}")
+    if not 0 < share < 1:
+        raise FedsimError(f"--share: must be between 0 and 1, got {share:g}")
+    if judges and judges < 3:
+        raise FedsimError(f"--lds: must be 0, or at least 3 models, got {judges}")
+
+
+def _targets(of: str, source: Source) -> IntArray:
+    """Return the test rows that `of` names."""
+    key, _, value = of.partition("=")
+    labels = source.data.dataset.y_test
+    if key == "class" and re.fullmatch(r"\d{1,9}", value):
+        rows = np.flatnonzero(labels == int(value))
+        if not len(rows):
+            raise FedsimError(f"--of {of}: no test sample has that class; classes are 0 to {labels.max()}")
+        return rows
+    if key == "test" and re.fullmatch(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*", value):
+        found: list[int] = []
+        for part in value.split(","):
+            first, _, last = part.partition("-")
+            if int(last or first) >= len(labels):
+                raise FedsimError(f"--of {of}: no test sample {last or first}; they are 0 to {len(labels) - 1}")
+            found += range(int(first), int(last or first) + 1)
+        if found:
+            return np.unique(np.array(found, np.int64))
+    raise FedsimError(f"--of {of}: must be test=ROWS, such as test=0,5-9, or class=NUMBER")
+
+
+def _trak(
+    source: Source, units: Units, targets: IntArray, models: int, dimension: int, say: Callable[[str], None]
+) -> Floats:
+    seed = source.config.seed
+    members = [Member(seed + number) for number in range(1, models)]
+    kept = train_members(source, members, frozenset({"model"}), say, "checkpoints")
+    checkpoints: list[Classifier] = [source.model, *(each.model(source) for each in kept)]
+    say(f"gradients of {sum(map(len, units.rows)):,} samples at {models} checkpoints")
+    train, tests = (_samples(source, *some) for some in (("train", np.concatenate(units.rows)), ("test", targets)))
+    told = trak(checkpoints, train, tests, dimension, seed).numpy()
+    starts = np.cumsum([0, *(len(rows) for rows in units.rows[:-1])])
+    return np.asarray(np.add.reduceat(told, starts, axis=1), np.float64)
+
+
+def _samples(source: Source, part: Part, rows: IntArray) -> tuple[torch.Tensor, torch.Tensor]:
+    dataset = source.data.dataset
+    x, y = (from_numpy(getattr(dataset, f"{array}_{part}")[rows]).to(source.device) for array in "xy")
+    return View(x, y, dataset.mean, dataset.std, source.model.classifier.weight.dtype).all()[0], y
+
+
+def _datamodels(
+    source: Source, units: Units, targets: IntArray, models: int, share: float, say: Callable[[str], None]
+) -> Floats:
+    masks, margins = _subset_margins(source, units, targets, models, share, SUBSETS_APART, say, "models of subsets")
+    found = fit(masks, margins, margins, generator(source.config.seed, "folds"))
+    return np.asarray(found.scale * found.effects.T, np.float64)
+
+
+def _judged(
+    source: Source, units: Units, targets: IntArray, scores: Floats, share: float, judges: int,
+    say: Callable[[str], None],
+) -> Lds:  # fmt: skip
+    apart = SUBSETS_APART + HELD_OUT_APART
+    masks, margins = _subset_margins(source, units, targets, judges, share, apart, say, "models that judge")
+    return lds(scores, masks, margins, generator(source.config.seed, "LDS"))
+
+
+def _subset_margins(
+    source: Source, units: Units, targets: IntArray, models: int, share: float, apart: int,
+    say: Callable[[str], None], what: str,
+) -> tuple[npt.NDArray[np.bool_], Floats]:  # fmt: skip
+    """Return masks (M, U) and the margins (M, T) of models trained on them."""
+    masks, members = subset_members(source, units, share, models, apart)
+    kept = train_members(source, members, frozenset({"logits"}), say, what)
+    return masks, np.stack([each.margins("test", targets) for each in kept])
+
+
+def _write(folder: Path, source: Source, made: Attribution) -> None:
+    """Write the folder, in place of an older one of its name."""
+    from unlearning.pipeline.attribution_page import write_page  # matplotlib: not before there is something to draw
+
+    temporary = temporary_for(folder)
+    try:
+        temporary.mkdir(parents=True)
+        np.savez_compressed(
+            temporary / "scores.npz", allow_pickle=False, scores=made.scores, targets=made.targets, units=made.units
+        )
+        told = {
+            "of": made.of, "method": made.method, "unit": made.unit, "models": made.models,
+            "lds": None if made.lds is None else asdict(made.lds),
+            "data_sha256": source.data.content_hash, "run": str(source.folder.path),
+        }  # fmt: skip
+        write_atomically(temporary / "attribution.json", seal(json.dumps(told, indent=1)))
+        write_page(temporary / "report.html", source, made)
+        put_in_place(temporary, folder)
+    except OSError as error:
+        raise FedsimError(f"{folder}: cannot be written ({error.strerror})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(temporary)
+
+
+def summary(made: Attribution) -> list[str]:
+    """Return what was found, in lines."""
+    mean = made.scores.mean(0)
+    order = np.argsort(-mean, kind="stable")
+    name = "client" if made.unit == "client" else "training sample"
+    shown = [f"{name} {made.units[u]} ({mean[u]:+.3g})" for u in order]
+    lines = [f"most helpful: {', '.join(shown[:5])}", f"most harmful: {', '.join(shown[::-1][:5])}"]
+    if made.lds is not None:
+        told = made.lds
+        lines.append(f"LDS {told.value:.3f} [{told.low:.3f}, {told.high:.3f}] over {told.models} retrained models")
+    return lines

@@ -1,0 +1,110 @@
+"""The page of an attribution: how far it can be trusted, who contributes what, and the samples that matter most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedsim.data.datasets import Dataset
+from fedsim.report import html
+from fedsim.report.figures import Plot
+from fedsim.report.html import Section
+from fedsim.report.pictures import sheet
+from fedsim.report.wording import ABSENT
+from unlearning.pipeline.source import Source
+
+if TYPE_CHECKING:
+    from unlearning.pipeline.attribute import Attribution
+
+_TARGETS, _SHOWN = 12, 6
+_METHODS = {
+    "trak": "TRAK: gradients at each checkpoint, with the curvature of the loss (arXiv:2303.14186)",
+    "datamodels": "datamodels: ridge regression on models of random subsets (arXiv:2202.00622)",
+}
+_READING = (
+    "A score is what the margin of a test sample, the log-odds of its class, owes to a part of the training data: "
+    "above 0 it helps, below 0 it harms, in nats. Sums over parts predict what leaving them out would do, to first "
+    "order: of copies, each covers for the others, and so seems to matter less than all of them do."
+)
+_PICTURES = (
+    "Each row is a test sample, then the training samples that help it most, then, after a gap, those that harm it. "
+    "Where harm comes from images that look alike and bear another label, labels are worth a look."
+)
+
+
+def write_page(path: Path, source: Source, made: Attribution) -> Path:
+    """Write the page of an attribution as one HTML file."""
+    sections = [_lead(source, made)]
+    sections.append(_clients(source, made) if made.unit == "client" else _samples(source, made))
+    return html.write_page(path, f"What {made.of} owes to whom", str(source.folder.path), sections)
+
+
+def _lead(source: Source, made: Attribution) -> Section:
+    trust = "not measured: --lds 50 trains 50 models that judge it"
+    if made.lds is not None:
+        trust = (
+            f"{made.lds.value:.3f} [{made.lds.low:.3f}, {made.lds.high:.3f}]: rank correlation with the margins of "
+            f"{made.lds.models} models retrained on other subsets"
+        )
+    rows = [
+        ["", ""],
+        ["Test samples", f"{made.of}: {len(made.targets):,}"],
+        ["Attributed to", f"{len(made.units):,} {made.unit}s"],
+        ["Method", f"{_METHODS[made.method]}, {made.models} models"],
+        ["LDS", trust],
+        ["Largest", f"{np.abs(made.scores).max():.3g} nats, in absolute value"],
+    ]
+    return Section("How to read this", _READING, rows=rows)
+
+
+def _clients(source: Source, made: Attribution) -> Section:
+    """Return what each client contributes, the most helpful first."""
+    mean, low, high = made.scores.mean(0), made.scores.min(0), made.scores.max(0)
+    helped = (made.scores > 0).mean(0)
+    names = source.data.dataset.client_names
+    rows = [["Client", "Samples", "Mean", "Lowest", "Highest", "Test samples helped"]]
+    for unit in np.argsort(-mean, kind="stable"):
+        client = int(made.units[unit])
+        rows.append([
+            str(client) if names is None else names[client], f"{source.data.partition.sizes[client]:,}",
+            f"{mean[unit]:+.3f}", f"{low[unit]:+.3f}", f"{high[unit]:+.3f}", f"{100 * helped[unit]:.0f} %",
+        ])  # fmt: skip
+    return Section("What clients contribute", "Means over the test samples, in nats of their margin.", rows=rows)
+
+
+def _samples(source: Source, made: Attribution) -> Section:
+    """Return the training samples that matter most to each of the first test samples."""
+    dataset, count = source.data.dataset, min(_SHOWN, len(made.units))
+    rows, tiles = [["Test sample", "Class", "Most helpful (row: class, score)", "Most harmful"]], []
+    for target, scores in zip(made.targets[:_TARGETS].tolist(), made.scores, strict=False):
+        order = np.argsort(-scores, kind="stable")
+        best, worst = order[:count], order[::-1][:count]
+        cells = [
+            ", ".join(f"{made.units[u]}: {_class(dataset, int(made.units[u]))}, {scores[u]:+.3f}" for u in side)
+            for side in (best, worst)
+        ]
+        rows.append([str(target), _name(dataset, int(dataset.y_test[target])), *cells])
+        tiles += [dataset.x_test[[target]], dataset.x_train[made.units[best]], dataset.x_train[made.units[worst]]]
+    return Section("The samples that matter most", _PICTURES, rows=rows, plots=_pictures(tiles))
+
+
+def _pictures(tiles: list[np.ndarray]) -> list[Plot]:
+    """Return a sheet with a row per test sample, or none where samples are no images."""
+    if tiles[0].dtype != np.uint8 or tiles[0].ndim != 4:
+        return []
+    blank = np.full_like(tiles[0], 255)
+    lines = [
+        np.concatenate([tiles[i], blank, tiles[i + 1], blank, tiles[i + 2]]) for i in range(0, len(tiles), 3)
+    ]  # fmt: skip
+    return [Plot("samples", "Test sample; most helpful; most harmful", sheet(np.concatenate(lines), len(lines[0])))]
+
+
+def _class(dataset: Dataset, row: int) -> str:
+    return _name(dataset, int(dataset.y_train[row]))
+
+
+def _name(dataset: Dataset, label: int) -> str:
+    names = dataset.class_names
+    return ABSENT if label < 0 else str(label) if names is None else names[label]
