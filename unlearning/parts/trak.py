@@ -1,14 +1,14 @@
 """TRAK: attribution by gradients of the margin, projected, as if the model were logistic regression on them.
 
 phi(x) = P^T d/dtheta f(x; theta) with the margin f = log p / (1 - p), P random (`fedsim.models.sample_gradients`);
-H = sum_i p_i (1 - p_i) phi(x_i) phi(x_i)^T over the training samples;
+H = sum_i p_i (1 - p_i) phi(x_i) phi(x_i)^T + lambda I over the training samples;
 tau(x, i) = phi(x)^T H^-1 phi(x_i) (1 - p_i):  by how much the margin of x is higher for sample i.
 Means over checkpoints, each with features of its own weights. "TRAK: Attributing Model Behavior at Scale"
 (arXiv:2303.14186).
 
 Differs from the authors' library: that leaves out p (1 - p), so that its scores have a scale of their own; with it H is
-the curvature of the loss log(1 + e^-f), tau is a Newton step, and its scale is right without fitting. A small ridge
-keeps H invertible. `weighted=False` is the library's: its ranks are the same as theirs.
+the curvature of the loss log(1 + e^-f), tau is a Newton step, and its scale is right without fitting. Networks are not
+trained to the end; lambda stands for that. `weighted=False` with lambda = 0 is the library's: its ranks are theirs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fedsim.models.functional import FunctionalModel, Tensors
 from fedsim.models.sample_gradients import in_parts, projected, sample_gradients
 
 _GRADIENT_FLOATS = 50_000_000  # 200 MB of gradients at once
-_RIDGE = 1e-3  # of the mean of H's diagonal
+_SMALL = 1e-6  # of the mean of H's diagonal, so that H is invertible at any rate
 
 
 class Features(NamedTuple):
@@ -66,22 +66,28 @@ def features(model: Classifier, x: Tensor, y: Tensor, dimension: int, seed: int)
     return Features(torch.cat(found), 1 - p.gather(1, y[:, None]).squeeze(1))
 
 
-def scores(train: Features, targets: Features, *, weighted: bool = True) -> Tensor:
+def scores(train: Features, targets: Features, ridge: float = 0.0, *, weighted: bool = True) -> Tensor:
     """Return tau of one checkpoint, (T, N), from features of N training samples and T targets."""
     weights = train.missing * (1 - train.missing) if weighted else torch.ones_like(train.missing)
     curvature = (train.phi * weights[:, None]).T @ train.phi
-    curvature.diagonal().add_(_RIDGE * curvature.diagonal().mean())
+    curvature.diagonal().add_(ridge + _SMALL * curvature.diagonal().mean())
     solved: Tensor = torch.linalg.solve(curvature, train.phi.T)
     return (targets.phi @ solved) * train.missing
 
 
+def early_stopping_ridge(samples: int, time: float) -> float:
+    """Return the lambda that training for a finite time, the sum of all steps' learning rates, amounts to: n / t.
+
+    Gradient flow for a time t on a mean of quadratic losses comes to about what a ridge of 1 / t comes to at its end
+    ("A Continuous-Time View of Early Stopping for Least Squares", arXiv:1810.10082); H is a sum, hence n.
+    """
+    return samples / time
+
+
 def trak(
-    models: Sequence[Classifier],
-    train: tuple[Tensor, Tensor],
-    targets: tuple[Tensor, Tensor],
-    dimension: int,
-    seed: int,
-) -> Tensor:
+    models: Sequence[Classifier], train: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor], dimension: int,
+    seed: int, ridge: float = 0.0,
+) -> Tensor:  # fmt: skip
     """Return tau (T, N) on the CPU, the mean over checkpoints, of inputs and labels of training samples and targets."""
-    each = [scores(*(features(model, *samples, dimension, seed) for samples in (train, targets))) for model in models]
-    return torch.stack(each).mean(0).cpu()
+    each = [[features(model, *samples, dimension, seed) for samples in (train, targets)] for model in models]
+    return torch.stack([scores(ours, theirs, ridge) for ours, theirs in each]).mean(0).cpu()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from unlearning.api.view import View
 from unlearning.evaluation.lds import Lds, lds
 from unlearning.evaluation.scores import Floats
 from unlearning.parts.datamodels import fit
-from unlearning.parts.trak import trak
+from unlearning.parts.trak import early_stopping_ridge, trak
 from unlearning.pipeline.ensemble import IntArray, Member, Part, train_members
 from unlearning.pipeline.guides import SUBSETS_APART, Units, subset_members, units_by
 from unlearning.pipeline.places import held_run, reserved
@@ -174,9 +175,24 @@ def _trak(
     checkpoints: list[Classifier] = [source.model, *(each.model(source) for each in kept)]
     say(f"gradients of {sum(map(len, units.rows)):,} samples at {models} checkpoints")
     train, tests = (_samples(source, *some) for some in (("train", np.concatenate(units.rows)), ("test", targets)))
-    told = trak(checkpoints, train, tests, dimension, seed).numpy()
+    told = trak(
+        checkpoints, train, tests, dimension, seed, early_stopping_ridge(len(train[1]), time_of(source))
+    ).numpy()
     starts = np.cumsum([0, *(len(rows) for rows in units.rows[:-1])])
     return np.asarray(np.add.reduceat(told, starts, axis=1), np.float64)
+
+
+def time_of(source: Source) -> float:
+    """Return how long a run's training is in learning rates times steps; infinite where those are no measure, of Adam.
+
+    A round moves the global model by the mean of its clients' moves.
+    """
+    config, sizes = source.config.training, source.data.partition.sizes
+    if config.optimizer != "sgd":
+        return math.inf
+    batches = np.ceil(sizes / config.batch_size) if config.steps is None else np.full(len(sizes), config.steps)
+    steps = float(np.average(batches * (config.epochs if config.steps is None else 1), weights=sizes))
+    return sum(map(config.lr_at, range(1, source.config.rounds + 1))) * steps / (1 - config.momentum)
 
 
 def _samples(source: Source, part: Part, rows: IntArray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import spearmanr
 
 from fedsim.models.base import Classifier
-from unlearning.parts.trak import features, margin, scores, trak
+from unlearning.parts.trak import early_stopping_ridge, features, margin, scores, trak
 
 
 def regression(weights: torch.Tensor) -> Classifier:
@@ -101,3 +101,28 @@ def test_projections_keep_the_scores_about_what_they_are() -> None:
     assert exact.shape == (5, 60)
     assert np.corrcoef(exact.flatten(), rough.flatten())[0, 1] > 0.8
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_ridge_stands_for_an_early_stop() -> None:
+    """Least squares by gradient descent for a time t, leaving one out, against Newton steps with the ridge n / t."""
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((80, 40)) * np.geomspace(1, 0.01, 40)
+    y = x @ rng.standard_normal(40) + rng.standard_normal(80)
+
+    def stopped(rows: np.ndarray, steps: int = 300, lr: float = 0.1) -> np.ndarray:
+        w = np.zeros(40)
+        for _ in range(steps):
+            w = w - lr * x[rows].T @ (x[rows] @ w - y[rows]) / len(rows)
+        return w
+
+    everything = np.arange(80)
+    w = stopped(everything)
+    change = np.stack([x @ (w - stopped(np.delete(everything, i))) for i in range(80)], 1)
+
+    def told(ridge: float) -> np.ndarray:
+        h = x.T @ x + ridge * np.eye(40)
+        return x @ np.linalg.solve(h, x.T * (y - x @ w))
+
+    errors = [np.abs(told(ridge) - change).mean() for ridge in (0.0, early_stopping_ridge(80, 30.0), 1_000.0)]
+    assert errors[1] < 0.5 * min(errors[0], errors[2])
+    assert early_stopping_ridge(80, float("inf")) == 0

@@ -9,7 +9,7 @@ import pytest
 
 from fedsim.errors import FedsimError
 from tests.tiny_runs import Cli
-from unlearning.pipeline.attribute import attribute
+from unlearning.pipeline.attribute import attribute, time_of
 from unlearning.pipeline.purge import plan
 from unlearning.pipeline.runner import unlearn
 from unlearning.pipeline.source import open_source
@@ -53,6 +53,13 @@ def test_clients_by_datamodels_with_lds(run: Path) -> None:
     again, same = attribute(run, "class=3", "datamodels", "client", models=6, share=0.6)
     assert again != folder
     np.testing.assert_array_equal(same.scores, made.scores)
+
+
+def test_the_time_of_training_is_that_of_a_mean_client(run: Path) -> None:
+    source = open_source(run)
+    sizes = source.data.partition.sizes
+    batches = np.average(np.ceil(sizes / source.config.training.batch_size), weights=sizes)
+    assert time_of(source) == pytest.approx(3 * 0.1 * batches)  # rounds, learning rate
 
 
 def test_clients_add_up_their_samples(run: Path) -> None:
