@@ -19,7 +19,7 @@ from evidence import Ledger
 
 import fedsim
 from unlearning.pipeline import attribute as pipeline
-from unlearning.pipeline.attribute import attribute
+from unlearning.pipeline.attribute import Unit, attribute
 
 RECIPE = {
     "clients": 12, "rounds": 12, "name": "digits",
@@ -27,7 +27,7 @@ RECIPE = {
     "training": {"epochs": 2, "batch_size": 16, "lr": 0.05, "momentum": 0.9},
     "data": {"partition": {"name": "dirichlet", "alpha": 0.3}},
 }  # fmt: skip
-ROWS = {
+ROWS: dict[str, tuple[str, Unit, int, float, bool]] = {
     "clients, TRAK": ("trak", "client", 5, 0.9, True),
     "clients, datamodels": ("datamodels", "client", 120, 0.9, True),
     "samples, TRAK, 0.9 kept": ("trak", "sample", 5, 0.9, True),

@@ -62,7 +62,7 @@ def make_run(place: Path, root: Path | None, repetition: int) -> Source:
     """Return the run of one repetition, trained if it is not there."""
     if not (place / "run" / "summary.json").is_file():
         train, test = small_fashion(root, 60_000, repetition)
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for part, view, count in (("train", train, PER_CLASS), ("test", test, PER_CLASS)):
             assert view.y is not None
             rows = np.concatenate([np.flatnonzero(view.y.numpy() == label)[:count] for label in range(10)])
@@ -93,13 +93,15 @@ class Repetition:
         self.request: Request = parse_forget(f"indices={place / 'forget.txt'}", source.data, seed)
         self.roles: Roles = roles_of(source, self.request)
         self.seeds = range(seed + 1, seed + 1 + models)
-        train: Callable[..., list[Kept]] = lambda *given: list(train_members(source, *given, print))  # noqa: E731
-        keep = frozenset({"model", "logits"})
-        self.originals = train([Member(own) for own in self.seeds], keep)
         gone = self.request.rows
-        self.oracles = train([Member(own, gone) for own in self.seeds], keep)
-        self.others = train([Member(own + 20_000, gone) for own in self.seeds], keep)
+        self.originals = self.trained([Member(own) for own in self.seeds])
+        self.oracles = self.trained([Member(own, gone) for own in self.seeds])
+        self.others = self.trained([Member(own + 20_000, gone) for own in self.seeds])
         self.oracle_margins = self.stacked([self.brief(kept.model(source)) for kept in self.oracles])
+
+    def trained(self, members: list[Member]) -> list[Kept]:
+        """Return models with their logits."""
+        return list(train_members(self.source, members, frozenset({"model", "logits"}), print))
 
     def brief(self, model: Classifier) -> Brief:
         """Return the margins of a model."""
@@ -118,7 +120,7 @@ class Repetition:
 
     def row(self, models: list[Brief], seconds: float) -> dict[str, float]:
         """Return KLOM, mean and 95th percentile over the samples of each role."""
-        values = {}
+        values: dict[str, float] = {}
         for role, margins in self.stacked(models).items():
             found = summarise_klom(klom(margins, self.oracle_margins[role]))
             values |= {role: found.mean, f"{role} p95": found.p95}
@@ -163,7 +165,7 @@ class Repetition:
         sides = [
             [logits_of(kept.model(self.source), self.roles) for kept in side] for side in (self.originals, self.oracles)
         ]
-        values = {"scale": told.scale}
+        values: dict[str, Any] = {"scale": told.scale}
         for role in ("forget", "retain", "test"):
             means = [np.mean([np.asarray(getattr(logits, role)) for logits in side], 0) for side in sides]
             truth, guess = (without_offset(x).ravel() for x in (means[0] - means[1], getattr(told.of, role)))
