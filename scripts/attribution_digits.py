@@ -19,7 +19,8 @@ from evidence import Ledger
 
 import fedsim
 from unlearning.pipeline import attribute as pipeline
-from unlearning.pipeline.attribute import Unit, attribute
+from unlearning.pipeline.attribute import attribute
+from unlearning.pipeline.attribution import Unit
 
 RECIPE = {
     "clients": 12, "rounds": 12, "name": "digits",

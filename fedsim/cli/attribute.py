@@ -31,7 +31,8 @@ def attribute_command(
     """Tell which training samples, or clients, the predictions of the run in the folder RUN depend on."""
     from fedsim.config.machine import require_machine_settings
     from fedsim.config.resolve import parse_override
-    from unlearning.pipeline.attribute import attribute, summary
+    from unlearning.pipeline.attribute import attribute
+    from unlearning.pipeline.attribution import summary
 
     console = Screen(soft_wrap=True)
 

@@ -8,9 +8,9 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,35 +28,17 @@ from unlearning.evaluation.lds import Lds, lds
 from unlearning.evaluation.scores import Floats
 from unlearning.parts.datamodels import fit
 from unlearning.parts.trak import early_stopping_ridge, trak
+from unlearning.pipeline.attribution import Attribution, Unit
 from unlearning.pipeline.ensemble import IntArray, Member, Part, train_members
 from unlearning.pipeline.guides import SUBSETS_APART, Units, subset_members, units_by
 from unlearning.pipeline.places import held_run, reserved
 from unlearning.pipeline.source import Source, open_source
 
-Unit = Literal["sample", "client"]
 METHODS = ("trak", "datamodels")
 FOLDER = "attributions"
 HELD_OUT_APART = 500_000
 """Added to the seeds of subset models: those that judge attributions."""
 _CHECKPOINTS, _PER_UNIT, _FEWEST = 5, 10, 20
-
-
-@dataclass(frozen=True, eq=False)
-class Attribution:
-    """What predictions owe to units of the training data."""
-
-    scores: Floats
-    """(T, U): by how much the margin of a target is higher for a unit; below 0 it is harmful."""
-    targets: IntArray
-    """(T,) test rows."""
-    units: IntArray
-    """(U,) training rows, or clients."""
-    unit: Unit
-    method: str
-    models: int
-    """Checkpoints of TRAK, or subset models."""
-    of: str
-    lds: Lds | None = None
 
 
 def attribute(
@@ -251,16 +233,3 @@ def _write(folder: Path, source: Source, made: Attribution) -> None:
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(temporary)
-
-
-def summary(made: Attribution) -> list[str]:
-    """Return what was found, in lines."""
-    mean = made.scores.mean(0)
-    order = np.argsort(-mean, kind="stable")
-    name = "client" if made.unit == "client" else "training sample"
-    shown = [f"{name} {made.units[u]} ({mean[u]:+.3g})" for u in order]
-    lines = [f"most helpful: {', '.join(shown[:5])}", f"most harmful: {', '.join(shown[::-1][:5])}"]
-    if made.lds is not None:
-        told = made.lds
-        lines.append(f"LDS {told.value:.3f} [{told.low:.3f}, {told.high:.3f}] over {told.models} retrained models")
-    return lines

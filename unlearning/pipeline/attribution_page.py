@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +12,8 @@ from fedsim.report.figures import Plot
 from fedsim.report.html import Section
 from fedsim.report.pictures import sheet
 from fedsim.report.wording import ABSENT
+from unlearning.pipeline.attribution import Attribution
 from unlearning.pipeline.source import Source
-
-if TYPE_CHECKING:
-    from unlearning.pipeline.attribute import Attribution
 
 _TARGETS, _SHOWN = 12, 6
 _METHODS = {
