@@ -28,3 +28,15 @@ def test_a_small_mufac_has_its_table_and_page(tmp_path: Path, capsys: pytest.Cap
     page = (out / "index.html").read_text()
     assert "Recall of each class" in page
     assert "Published: MUFAC" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attribute", ["all", "Smiling"])
+def test_a_small_mucac_has_its_table(tmp_path: Path, attribute: str) -> None:
+    out = tmp_path / "bench"
+    script("bench_mucac").main(
+        attribute=attribute, procedural=10, seeds=2, rounds=2, size=16, method=["finetune"], out=out
+    )
+    rows = json.loads((out / "table.json").read_text())["rows"]
+    assert "scrub, authors'" in [row["model"] for row in rows]
+    assert "Smiling" in (out / "index.html").read_text()
