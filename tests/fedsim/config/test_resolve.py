@@ -1,7 +1,7 @@
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -14,6 +14,7 @@ from fedsim.config.machine import MACHINE_SETTINGS
 from fedsim.config.renamed import tell_renamed
 from fedsim.config.resolve import find_config, parse_override, read_yaml, resolve
 from fedsim.config.run import RunConfig, flatten
+from fedsim.config.schedule import AnySchedule
 from fedsim.data import partition_names
 from fedsim.errors import FedsimError
 from fedsim.federated.registry import describe, load_strategy
@@ -237,7 +238,19 @@ def test_values_are_shown_as_they_are_written(value: object, text: str) -> None:
     assert shown(value) == text
 
 
-_NAMES = ("strategy.name", "data.partition.name")
+_KINDS = ("strategy", "data.partition", "training.schedule", "server.schedule")
+"""Sections of which there are several kinds, told by their name."""
+_NAMES = tuple(f"{section}.name" for section in _KINDS)
+
+
+def _kind_with(section: str, key: str) -> dict[str, str]:
+    """Return the name of a kind of a section that has a key, by the name's own key."""
+    if section == "data.partition":
+        return {f"{section}.name": next(name for name in partition_names() if key in _options(name))}
+    if section.endswith(".schedule"):
+        kinds = {kind.model_fields["name"].default: kind for kind in get_args(AnySchedule)}
+        return {f"{section}.name": next(name for name, kind in kinds.items() if key in kind.model_fields)}
+    return {}
 
 
 @pytest.mark.parametrize(
@@ -246,11 +259,8 @@ _NAMES = ("strategy.name", "data.partition.name")
 def test_every_option_refuses_what_is_no_value_by_its_path(path: str) -> None:
     """Whatever the key is, the line begins with it, names the value and has no word of pydantic's."""
     section, _, key = path.rpartition(".")
-    owner = {}
-    if section == "data.partition":
-        owner = {f"{section}.name": next(name for name in partition_names() if key in _options(name))}
     with pytest.raises(FedsimError) as error:
-        resolve({**owner, path: [[[3.5]]]})
+        resolve({**_kind_with(section, key), path: [[[3.5]]]})
     text = str(error.value)
     assert text.startswith(tuple(f"{path}{place}: " for place in ("", ".0", ".0.0")))
     assert "[3.5]" in text
