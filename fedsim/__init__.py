@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedsim.models.portable import PortableModel as PortableModel
     from fedsim.models.portable import load_model as load_model
     from fedsim.python import compare as compare
+    from fedsim.python import evaluate as evaluate
     from fedsim.python import load_run_model as load_run_model
     from fedsim.python import personalize as personalize
     from fedsim.python import resume as resume
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from fedsim.runs.result import RunResult as RunResult
 
 __all__ = [
-    "PortableModel", "RunResult", "__version__", "compare", "load_model", "load_run_model", "personalize", "privacy",
-    "report", "resume", "run", "unlearn",
+    "PortableModel", "RunResult", "__version__", "compare", "evaluate", "load_model", "load_run_model", "personalize",
+    "privacy", "report", "resume", "run", "unlearn",
 ]  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from fedsim.runs.result import RunResult
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fedsim.runs.evaluate import Evaluation, Part
     from fedsim.runs.personalize import Personal
     from unlearning.pipeline.outcome import Outcome
 
@@ -200,14 +201,26 @@ def personalize(
     adapt_steps: int = 0, no_privacy: bool = False,
 ) -> Personalized:  # fmt: skip
     """Give clients their own models from a finished run, and measure each; see `fedsim.runs.personalize`."""
+    from fedsim.runs.personalize import personal_ledger, write_personal
     from fedsim.runs.personalize import personalize as personalize_run
-    from fedsim.runs.personalize import write_personal
 
     folder = folder_of(run)
     made = personalize_run(folder, clients, dataset=dataset, adapt_steps=adapt_steps, no_privacy=no_privacy)
     place = Path(out) if out is not None else folder / "personal"
-    write_personal(place, made)
+    write_personal(place, made, personal_ledger(folder, made))
     return Personalized(place, made)
+
+
+@_speaks_python()
+def evaluate(
+    model: Run, dataset: str | None = None, *, part: Part | None = None, overrides: Mapping[str, Any] | None = None
+) -> Evaluation:
+    """Measure a model, of a run or in a file, on a data set; see `fedsim.runs.evaluate`."""
+    from fedsim.config.resolve import allow_named
+    from fedsim.runs.evaluate import evaluate as evaluate_model
+
+    allow_named({"data.name": dataset})
+    return evaluate_model(folder_of(model), dataset, part=part, overrides=overrides)
 
 
 @_speaks_python()

@@ -14,6 +14,7 @@ import click
 
 from fedsim.cli import (  # noqa: F401 -- each adds its command
     attribute,
+    evaluate,
     export,
     flower_app,
     init,

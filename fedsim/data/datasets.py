@@ -242,7 +242,7 @@ def load_newcomers(config: DataConfig, seed: int, ours: Dataset) -> Dataset:
     x_train, x_test = (_as_known(x, theirs, ours) for x in (theirs.x_train, theirs.x_test))
     return replace(
         theirs, x_train=x_train, x_test=x_test, mean=ours.mean, std=ours.std, num_classes=ours.num_classes,
-        class_names=ours.class_names,
+        class_names=ours.class_names, input_scale=ours.input_scale,
     )  # fmt: skip
 
 

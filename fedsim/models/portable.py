@@ -51,6 +51,10 @@ class Description(BaseModel):
     """Per channel, of pixels / 255; per column of rows."""
     std: tuple[float, ...]
     class_names: tuple[str, ...] | None = None
+    input_names: tuple[str, ...] | None = None
+    """Of the columns of rows."""
+    target_scale: tuple[float, float] | None = None
+    """(centre, unit) of predicted numbers: a number is centre + unit times the output."""
     double: bool = False
     """Whether weights are float64."""
     source: dict[str, Any] = {}
@@ -68,11 +72,13 @@ class PortableModel(nn.Module):
         columns = (-1, 1, 1) if image else (-1,)
         scale = 255.0 if image else 1.0
         for name, values in (("mean", description.mean), ("std", description.std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(columns) * scale, False)
+            exact = torch.float32 if image else torch.float64  # rows may hold time stamps
+            self.register_buffer(name, torch.tensor(values, dtype=exact).view(columns) * scale, False)
 
     def forward(self, raw: Tensor) -> Tensor:
         """Return the logits (N, C), or numbers (N, 1), of raw inputs (N, *input_shape) of any real type."""
-        inputs = (raw.float() - self.get_buffer("mean")) / self.get_buffer("std")
+        mean = self.get_buffer("mean")
+        inputs = (raw.to(mean.dtype) - mean) / self.get_buffer("std")
         logits: Tensor = self.classifier(inputs.to(self.classifier.classifier.weight.dtype))
         return logits
 
@@ -95,12 +101,25 @@ class PortableModel(nn.Module):
         return torch.cat(parts).numpy() if parts else np.empty((0, self.description.outputs))
 
     def predict(self, raw: npt.ArrayLike | Tensor) -> npt.NDArray[Any]:
-        """Return the predicted class numbers (N,) int64, or numbers (N,) float64, of raw inputs."""
+        """Return what is predicted of raw inputs.
+
+        Class numbers (N,) int64; numbers (N,) float64 in their own unit; of several labels, (N, L) bool, which hold.
+        """
         outputs = self.outputs(raw)
-        return outputs[:, 0] if self.description.predicts == "numbers" else outputs.argmax(1)
+        if self.description.predicts == "classes":
+            classes: npt.NDArray[np.int64] = outputs.argmax(1)
+            return classes
+        if self.description.predicts == "labels":
+            holds: npt.NDArray[np.bool_] = outputs > 0
+            return holds
+        centre, unit = self.description.target_scale or (0.0, 1.0)
+        numbers: npt.NDArray[np.float64] = centre + unit * outputs[:, 0]
+        return numbers
 
     def predict_names(self, raw: npt.ArrayLike | Tensor) -> list[str]:
         """Return the names of the predicted classes; their numbers, as text, where classes have no names."""
+        if self.description.predicts != "classes":
+            raise FedsimError(f"predict_names: this model predicts {self.description.predicts}; use predict")
         names = self.description.class_names
         return [names[c] if names else str(c) for c in self.predict(raw).tolist()]
 

@@ -85,6 +85,8 @@ def meaning(name: str, own: Mapping[str, str] | None = None) -> Meaning:
     family = quantity.partition(":")[0]
     if quantity in _QUANTITIES and not (whose == "train" and quantity == "loss"):
         title, sentence = _QUANTITIES[quantity]
+        if not place:
+            return Meaning(title[:1].upper() + title[1:], f"{sentence}.")
         return Meaning(f"{where}: {title}", f"{sentence}, {of}." if of else f"{sentence}.")
     sentence = said.get(quantity) or said.get(family) or ""
     if quantity == "loss":

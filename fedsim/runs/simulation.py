@@ -336,10 +336,12 @@ def _with_start(config: RunConfig) -> RunConfig:
 def described(config: RunConfig, dataset: Dataset) -> Description:
     """Return what the models of a run are, for those who have no data."""
     recipe = hashlib.sha256(json.dumps(config.recipe(), sort_keys=True).encode()).hexdigest()
+    mean, std = dataset.input_scale or (dataset.mean, dataset.std)
     return Description(
         model=config.model, input_shape=dataset.input_shape, outputs=dataset.num_classes,
-        predicts=dataset.targets, mean=dataset.mean, std=dataset.std,
-        class_names=dataset.class_names, double=config.training.precision == "float64",
+        predicts=dataset.targets, mean=mean, std=std,
+        class_names=dataset.class_names, input_names=dataset.input_names, target_scale=dataset.target_scale,
+        double=config.training.precision == "float64",
         source={"run": config.name, "recipe_sha256": recipe},
     )  # fmt: skip
 
