@@ -79,17 +79,20 @@ def make_run(place: Path, root: Path | None, repetition: int) -> Source:
 
 
 class Repetition:
-    """All models of one repetition."""
+    """All models of one repetition: units are groups of so many images of a class, and one of them is forgotten."""
 
-    def __init__(self, place: Path, source: Source, models: int, subsets: int) -> None:
+    def __init__(
+        self, place: Path, source: Source, models: int, subsets: int, group: int, forgotten: int,
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
         y, seed = source.data.dataset.y_train, source.config.seed
         held = np.sort(source.data.partition.indices)
         groups = [
-            half for label in range(10) for half in np.split(held[y[held] == label], [GROUP])
-        ]  # 20 of 15, two of each class
-        np.savetxt(place / "forget.txt", groups[2 * SHIRT], "%d")
-        self.source, self.subsets = source, subsets
-        self.units = Units(groups, np.array([2 * SHIRT]), serves_all=True)
+            half for label in range(10) for half in np.split(held[y[held] == label], [group])
+        ]  # two of each class
+        np.savetxt(place / "forget.txt", groups[forgotten], "%d")
+        self.source, self.subsets, self.say = source, subsets, say
+        self.units = Units(groups, np.array([forgotten]), serves_all=True)
         self.request: Request = parse_forget(f"indices={place / 'forget.txt'}", source.data, seed)
         self.roles: Roles = roles_of(source, self.request)
         self.seeds = range(seed + 1, seed + 1 + models)
@@ -101,7 +104,7 @@ class Repetition:
 
     def trained(self, members: list[Member]) -> list[Kept]:
         """Return models with their logits."""
-        return list(train_members(self.source, members, frozenset({"model", "logits"}), print))
+        return list(train_members(self.source, members, frozenset({"model", "logits"}), self.say))
 
     def brief(self, model: Classifier) -> Brief:
         """Return the margins of a model."""
@@ -116,7 +119,7 @@ class Repetition:
     def shifts(self, **options: Any) -> Shifts:
         """Return what the datamodel says."""
         given = options_of(load_unlearning("datamodel_matching"), {"models": self.subsets, **options})
-        return shifts(self.source, self.request, self.units, given, print)
+        return shifts(self.source, self.request, self.units, given, self.say)
 
     def row(self, models: list[Brief], seconds: float) -> dict[str, float]:
         """Return KLOM, mean and 95th percentile over the samples of each role."""
@@ -129,7 +132,7 @@ class Repetition:
     def unlearned(self, name: str, options: dict[str, Any], told: Shifts | None = None) -> dict[str, float]:
         """Return the row of a method; of its models only margins are kept."""
         method, given = load_unlearning(name), options_of(load_unlearning(name), options)
-        guides = Guides(self.source, self.request, self.roles, print)
+        guides = Guides(self.source, self.request, self.roles, self.say)
         if told is not None:
             guides.shifts[name] = told
         seconds, found = [], []
@@ -145,13 +148,13 @@ class Repetition:
 
     def with_oracle(self, oracle: Kept) -> Roles:
         """Return the roles with the logits of an oracle that does not judge."""
-        guides = Guides(self.source, self.request, self.roles, print)
+        guides = Guides(self.source, self.request, self.roles, self.say)
         outputs = [oracle.logits("train", rows) for rows in (self.request.rows, self.request.retain)]
         return guides.with_oracle(*outputs)
 
     def direct(self, told: Shifts) -> dict[str, float]:
         """Return the row of the prediction itself."""
-        guides, found = Guides(self.source, self.request, self.roles, print), []
+        guides, found = Guides(self.source, self.request, self.roles, self.say), []
         guides.shifts["DM"] = told
         for kept in self.originals:
             (logits,) = guides.direct(logits_of(kept.model(self.source), self.roles)).values()
@@ -186,7 +189,7 @@ def run(repetition: int, out: Path, root: Path | None, models: int, subsets: int
     place = out / str(repetition)
     torch.set_num_threads(1)
     begun = time.perf_counter()
-    all_of = Repetition(place, make_run(place, root, repetition), models, subsets)
+    all_of = Repetition(place, make_run(place, root, repetition), models, subsets, GROUP, 2 * SHIRT, print)
     print(f"models are there after {time.perf_counter() - begun:.0f} s")
 
     def add(row: str, values: Callable[[], dict[str, float]]) -> None:
