@@ -6,7 +6,8 @@ B (out, rank) zero. Only they are trained, by AdamW with a cosine schedule, on L
     L_s = Σ_l sqrt(‖A_l1‖² + ‖B_l1‖² + ‖A_l2‖² + ‖B_l2‖²),   α_t = 0 in the first epochs, then α,
     L_pro = w_f max(0, bound_pro - K(D_f)) + w_r K(D_r),   K = mean_i KL(softmax(p_{y_i}) ‖ softmax(h(x_i))),
 with h the features and p_c the mean features of class c in the loaded model. In the end W ← W + s B A, the very
-expression that training used, so that not a bit of a logit changes. GS-LoRA has w_f = w_r = 0.
+expression that training used, so that not a bit of a logit changes; the outcome's folder and that of the request before
+it differ by s B A alone, and `fedsim undo` subtracts it. GS-LoRA has w_f = w_r = 0.
 "Continual Forgetting for Pre-trained Vision Models" (arXiv:2403.11530), "Practical Continual Forgetting for
 Pre-trained Vision Models" (arXiv:2501.09705).
 

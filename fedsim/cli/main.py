@@ -29,6 +29,7 @@ from fedsim.cli import (  # noqa: F401 -- each adds its command
     show,
     sweep,
     table,
+    undo,
     unlearn,
 )
 from fedsim.cli.app import Interrupted, app

@@ -1,0 +1,158 @@
+"""Taking back one request of a sequence: the change that it made is subtracted, the others stay.
+
+W = W_T - (W_t - W_{t-1}) for each weight, of the models after requests t - 1, t and T. Where each request added a
+change of its own, as GS-LoRA merges its low-rank factors, that is the sum of what the others have added. Those after it
+were trained beside it, though: so the outcome is measured as a method's is, under one request for all that stays
+forgotten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedsim.config.machine import MACHINE_SETTINGS
+from fedsim.errors import FedsimError, nearest
+from fedsim.flower.records import Tensors
+from fedsim.models.base import Classifier
+from fedsim.runs.folder import RunFolder
+from fedsim.runs.progress import Progress
+from fedsim.runs.relocate import MOVED
+from fedsim.runs.runner import load_run_tensors
+from unlearning.api.needs import Needs
+from unlearning.api.registry import KINDS, Method, UnlearningConfig
+from unlearning.api.view import View
+from unlearning.pipeline.comparison import read_comparison
+from unlearning.pipeline.contest import Contest
+from unlearning.pipeline.entries import Entry
+from unlearning.pipeline.forget import Request, parse_forget
+from unlearning.pipeline.outcome import Outcome, write_outcome
+from unlearning.pipeline.places import held_run, reserved, scratch
+from unlearning.pipeline.privacy import ledger_of
+from unlearning.pipeline.source import Earlier, Source, open_source
+
+NAME = "undo"
+
+
+class UndoConfig(UnlearningConfig):
+    """What was taken back."""
+
+    chain: str
+    """Name of the outcome that it was taken from."""
+    request: str
+
+
+def undo(
+    outcome: str | Path,
+    request: str,
+    *,
+    name: str | None = None,
+    compare: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Take one request back that an outcome has served, and return what came of it, beside the run it is of.
+
+    Parameters
+    ----------
+    outcome
+        The folder of the last request of a sequence of two or more.
+    request
+        As it was given, such as "class=3".
+    name
+        Of the new folder under `unlearned/`; by default what is taken back.
+    compare
+        Train a model that has never seen what stays forgotten, to stand beside it.
+    overrides
+        Settings of this machine.
+    force
+        Replace an outcome of that name.
+    progress, say
+        As in `unlearn`.
+
+    Raises
+    ------
+    FedsimError
+        If there is no such request, or nothing else to stay forgotten, or models are gone; nothing was written then.
+    """
+    path = Path(outcome)
+    machine = {key: value for key, value in (overrides or {}).items() if key in (*MACHINE_SETTINGS, MOVED)}
+    with held_run(path, shared=True), contextlib.ExitStack() as stack:
+        end = open_source(path, machine)
+        back, stays = _parted(end, request)
+        root = open_source(end.root, machine)
+        undone = without_change(end.model, _model_before(end, back), load_run_tensors(RunFolder.open(back.folder)))
+        asked = _joined(root, back, stays)
+        place = stack.enter_context(scratch(root.root / "unlearned"))
+        folder = stack.enter_context(reserved(root.root / "unlearned", name, f"{NAME}-{request}", force))
+        options = UndoConfig(name=NAME, chain=path.resolve().name, request=request)
+        entry = Entry(_method(undone), options, "method")
+        contest = Contest(root, asked, {NAME: entry}, [], say, progress, ledger_of(end), place / "0", None)
+        contest.run_seed(root.config.seed, oracle=compare)
+        found = contest.outcome(folder, 1)
+        write_outcome(found, root, asked, {NAME: options})
+        return found
+
+
+def without_change(model: Classifier, before: Tensors, after: Tensors) -> Classifier:
+    """Subtract `after - before` from a model's floating-point tensors, in place; return the model."""
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                value -= (after[name].double() - before[name].double()).to(value)
+    return model
+
+
+def _parted(end: Source, request: str) -> tuple[Earlier, list[Earlier]]:
+    """Return the request to take back and those that stay."""
+    specs = [earlier.spec for earlier in end.earlier]
+    if len(specs) < 2:
+        raise FedsimError(
+            f"{end.folder.path}: has not come of a sequence of requests, so nothing would stay forgotten; before its "
+            "request there was the run itself"
+        )
+    if request not in specs:
+        raise FedsimError(f"--request {request}: was not asked for; {nearest(request, specs)}")
+    number = specs.index(request)
+    if any(not len(earlier.rows) for earlier in end.earlier):
+        raise FedsimError(f"--request {request}: was deleted for good, so it cannot come back; train anew with it")
+    return end.earlier[number], [*end.earlier[:number], *end.earlier[number + 1 :]]
+
+
+def _model_before(end: Source, back: Earlier) -> Tensors:
+    number = [earlier.folder for earlier in end.earlier].index(back.folder)
+    folder = end.earlier[number - 1].folder if number else end.root
+    return load_run_tensors(RunFolder.open(folder))
+
+
+def _joined(root: Source, back: Earlier, stays: list[Earlier]) -> Request:
+    """Return all that stays forgotten, as one request to the run.
+
+    With what is taken back come no samples that another request names too, such as a client's of a class.
+    """
+    kinds = {read_comparison(earlier.folder).kind for earlier in stays}
+    rows = [earlier.rows for earlier in stays]
+    named = [earlier.spec for earlier in stays if "random" not in earlier.spec]  # a draw is over
+    rows += [np.intersect1d(parse_forget(spec, root.data, root.config.seed).rows, back.rows) for spec in named]
+    forget = np.unique(np.concatenate(rows))
+    retain = np.setdiff1d(np.sort(root.data.partition.indices), forget, assume_unique=True)
+    spec = " + ".join(earlier.spec for earlier in stays)
+    return Request(spec, kinds.pop() if len(kinds) == 1 else "samples", forget, retain)
+
+
+def _method(undone: Classifier) -> Method:
+    """Return a method that looks at no sample: it hands out what is there."""
+
+    def unlearn(
+        model: Classifier, forget: View, retain: View | None, config: UndoConfig, rng: np.random.Generator
+    ) -> Classifier:
+        return undone
+
+    return Method(NAME, UndoConfig, Needs(retain=False, synthetic_only=True), frozenset(KINDS), unlearn)
