@@ -60,17 +60,7 @@ def _table(made: list[Personal]) -> Table:
     columns = {"accuracy_unmasked": "Accuracy", "accuracy_masked": "own classes only", "mse": "MSE"}
     columns = {name: title for name, title in columns.items() if any(name in one.metrics for one in made)}
     table = Table(box=None)
-    named = any(one.name for one in made)
-    for title in (
-        "Client",
-        *(["Name"] if named else []),
-        "Group",
-        "Samples",
-        "Tests",
-        *columns.values(),
-        "kB",
-        "Seconds",
-    ):
+    for title in ("Client", "Group", "Samples", "Tests", *columns.values(), "kB", "Seconds"):
         table.add_column(title, justify="left" if title == "Group" else "right")
     for one in made:
         known = [format_metric(n, one.metrics[n]) if n in one.metrics else ABSENT for n in columns]
@@ -79,16 +69,7 @@ def _table(made: list[Personal]) -> Table:
         table.add_row(f"{one.client} {one.name}".strip(), one.error or one.group, *cells)
     if len(made) > 1:
         means = [_mean([one.metrics[n] for one in made if n in one.metrics], n) for n in columns]
-        table.add_row(
-            "mean",
-            *([""] if named else []),
-            f"of {len(made)}",
-            "",
-            "",
-            *means,
-            "",
-            f"{sum(one.seconds for one in made):.2f}",
-        )
+        table.add_row("mean", f"of {len(made)}", "", "", *means, "", f"{sum(one.seconds for one in made):.2f}")
     return table
 
 

@@ -153,7 +153,10 @@ def test_new_clients_of_a_table_have_names_and_few_classes(cli: Cli, tmp_path: P
     assert [(one.client, one.name, one.group) for one in (east, west)] == [(4, "East", "new"), (5, "West", "new")]
     assert west.metrics["accuracy_unmasked"] > 0.6
     out = cli("personalize", tmp_path / "run", "--dataset", f"csv:{theirs}", "--adapt-steps=2").out
-    assert "5 West" in out
+    head, *_ = (line.split() for line in out.splitlines() if "Client" in line)
+    assert head[:4] == ["Client", "Group", "Samples", "Tests"]
+    (told,) = (line.split() for line in out.splitlines() if "West" in line)
+    assert told[:5] == ["5", "West", "new", str(west.samples), str(int(west.metrics["num-examples"]))]
     alone = table("alone.csv", [("", 1)] * 5).read_text().replace(",hospital,", ",").replace(",,", ",")
     (tmp_path / "alone.csv").write_text(alone)
     (one,) = personalize(tmp_path / "run", dataset=f"csv:{tmp_path / 'alone.csv'}")
