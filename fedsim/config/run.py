@@ -27,7 +27,7 @@ NAMED_SECTIONS = {
 
 
 _CAME_LATER = (
-    "data.folder.", "data.mufac.", "data.mucac.", "data.normalise", "data.seed", "data.validation_fraction",
+    "data.folder.", "data.hf.", "data.mufac.", "data.mucac.", "data.normalise", "data.seed", "data.validation_fraction",
     "training.schedule.", "training.nesterov", "server.",
 )  # fmt: skip
 """Options that older recipes do not know: at their defaults no recipe has them, so that runs are what they were."""

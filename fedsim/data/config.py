@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from fedsim.data.folder_config import FolderConfig, MucacConfig, MufacConfig
+from fedsim.data.hf_config import HfConfig
 from fedsim.errors import nearest
 from fedsim.paths import expanded
 from fedsim.plugins import plugin_of
@@ -43,6 +44,7 @@ DATASETS = {
     "mufac": "13,068 128x128 faces of Korean families, from their authors' folder; 8 age groups",
     "mucac": "30,000 faces of celebrities (CelebA-HQ), from their authors' folders; 3 labels, or 2 classes",
     "folder:PATH": "images: a folder for each class, or a table with a row for each image; see data.folder",
+    "hf:NAME": "a Hugging Face data set: a name, from its cache or the hub, or a folder of parquet files; see data.hf",
     "npz:PATH": "any NumPy archive: x_train, y_train, x_test, y_test; or x, y; or MedMNIST's names",
 }
 
@@ -255,6 +257,8 @@ class DataConfig(Config):
     """Size of the synthetic linear data."""
     folder: FolderConfig = FolderConfig()
     """Size and table of a folder of images."""
+    hf: HfConfig = HfConfig()
+    """Columns of a Hugging Face data set."""
     mufac: MufacConfig = MufacConfig()
     """What is asked of that data set."""
     mucac: MucacConfig = MucacConfig()
@@ -313,8 +317,10 @@ class DataConfig(Config):
         if plugin_of(value) is not None:
             return value
         prefix, _, path = value.partition(":")
-        if not (path if prefix in ("npz", "csv", "folder") else value in DATASETS):
+        if not (path if prefix in ("npz", "csv", "folder", "hf") else value in DATASETS):
             raise ValueError(f"no dataset {value!r}; {nearest(value, DATASETS)}")
+        if prefix == "hf" and not expanded(path).is_dir():  # a name on the hub
+            return value
         # Absolute, so that a run goes on from another folder.
         return f"{prefix}:{_absolute(Path(path))}" if path else value
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from fedsim.data.config import DataConfig
 from fedsim.data.faces import SIZE, list_mucac, list_mufac
+from fedsim.data.hugging_face import read_hf
 from fedsim.data.images import load_images
 from fedsim.data.listing import Column, Listing, list_folder
 from fedsim.data.npz import Array, IntArray, Part, own_parts, read_npz, split
@@ -186,6 +187,10 @@ def _loaded(config: DataConfig, seed: int) -> Dataset:
             dataset, client_names=table.clients, input_names=table.inputs, reading=table.reading,
             encoding=table.encoding,
         )  # fmt: skip
+    if name == "hf":
+        found = read_hf(file, config.hf, config.test_fraction, seed)
+        dataset = _dataset(config.name, found.train, found.test, found.classes, config.target_scale)
+        return replace(dataset, reading=found.reading)
     if name == "folder":
         return _images(config, list_folder(Path(file), config.folder), _FOLDER_SIZE)
     if name in EMBEDDED_TABLES:

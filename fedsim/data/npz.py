@@ -84,6 +84,17 @@ def own_parts(path: Path, wanted: str | None, test_fraction: float, seed: int) -
     return _parts(_Archive(path, {key: value for key, value in arrays.items() if key in _KEYS}), test_fraction, seed)
 
 
+def parts_of(name: str, arrays: dict[str, Array], test_fraction: float, seed: int) -> tuple[Part, Part]:
+    """Return the training and the test part of arrays by name, as `read_npz` does of a file; `name` begins its errors.
+
+    Raises
+    ------
+    FedsimError
+        If they do not fit together.
+    """
+    return _parts(_Archive(Path(name), arrays), test_fraction, seed)
+
+
 def _parts(archive: _Archive, test_fraction: float, seed: int, known_classes: int | None = None) -> tuple[Part, Part]:
     if "x_train" in archive:
         train = archive.part("x_train", "y_train", "identity_train")
