@@ -17,6 +17,7 @@ from fedsim.errors import FedsimError
 from fedsim.runs import runner
 from fedsim.runs.folder import RunFolder, run_labels
 from fedsim.runs.notebook import auto_progress
+from fedsim.runs.observers import RoundObserver
 from fedsim.runs.progress import Progress
 from fedsim.runs.result import RunResult
 
@@ -103,6 +104,7 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Shown = "auto",
+    observers: Sequence[RoundObserver] = (),
 ) -> RunResult:
     """Run a federation and return its metrics and model.
 
@@ -116,21 +118,28 @@ def run(
         Replace an existing run of the same name.
     progress
         "auto": a bar in a notebook and on a terminal, else nothing; None: nothing.
+    observers
+        Are told of every round, see `fedsim.runs.observers.RoundObserver`.
 
     Raises
     ------
     FedsimError
         If the configuration or the data is bad; nothing was written then.
     """
-    return runner.run(config, overrides=overrides, force=force, progress=_progress(progress))
+    return runner.run(config, overrides=overrides, force=force, progress=_progress(progress), observers=observers)
 
 
 @_speaks_python()
 def resume(
-    folder: Run, progress: Shown = "auto", rounds: int | None = None, *, overrides: Mapping[str, Any] | None = None
+    folder: Run,
+    progress: Shown = "auto",
+    rounds: int | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    observers: Sequence[RoundObserver] = (),
 ) -> RunResult:
     """Go on with a run that was stopped, or that is to have more `rounds`; see `fedsim.runs.runner.resume`."""
-    return runner.resume(folder_of(folder), _progress(progress), rounds, overrides=overrides)
+    return runner.resume(folder_of(folder), _progress(progress), rounds, overrides=overrides, observers=observers)
 
 
 @_speaks_python()

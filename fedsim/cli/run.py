@@ -52,6 +52,7 @@ def run_command(
     engine: Annotated[str | None, typer.Option(help="auto, inprocess, local or ray.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,
     dashboard: Annotated[bool, typer.Option("--dashboard", help="Serve Ray's dashboard on 127.0.0.1.")] = False,
+    log: Annotated[str | None, typer.Option(help="Trackers: tensorboard, wandb, mlflow, joined with commas.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder that holds run folders.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Any option: key.path=value. Repeatable.")] = None,
@@ -74,6 +75,7 @@ def run_command(
         "engine.name": engine,
         "engine.ray_address": ray_address,
         "engine.dashboard": dashboard or None,
+        "log": None if log is None else [one.strip() for one in log.split(",")],
         "name": name,
         "out": None if out is None else str(out),
     }

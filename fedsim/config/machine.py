@@ -13,7 +13,7 @@ from typing import Any
 
 from fedsim.errors import FedsimError, nearest
 
-MACHINE_SETTINGS = ("out", "engine.device", "engine.ray_address", "engine.dashboard", "engine.dashboard_port")
+MACHINE_SETTINGS = ("out", "log", "engine.device", "engine.ray_address", "engine.dashboard", "engine.dashboard_port")
 
 
 def settings_file() -> Path:

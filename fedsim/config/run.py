@@ -171,6 +171,8 @@ class RunConfig(Config):
     """Name of the run folder; by default strategy-dataset-time."""
     out: Path = Path("runs")
     """Folder that holds run folders."""
+    log: tuple[str, ...] = ()
+    """Trackers that follow the run, of tensorboard, wandb and mlflow, beside its folder."""
     seed: int = Field(0, ge=0)
     """Seed of every random draw."""
     rounds: int = Field(20, ge=1)
@@ -317,7 +319,7 @@ class RunConfig(Config):
     def recipe(self) -> dict[str, Any]:
         """Return by dotted key all that decides what a round comes to and leaves, where its data come from aside."""
         elsewhere = {
-            "name", "out", "engine", "rounds", "min_replies", "stop_on_divergence", "eval_every", "eval_clients",
+            "name", "out", "log", "engine", "rounds", "min_replies", "stop_on_divergence", "eval_every", "eval_clients",
             "eval_metrics", "checkpoint_every", "stop",
         }  # fmt: skip
         if not self.clients_unseen:  # an option that came later: runs without it are what they were

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fedsim.runs.state import Metrics, RunState
 from fedsim.runs.stopping import Stopping
 from fedsim.runs.summary import write_summary
 from fedsim.runs.watch import Presence, Watch
+from fedsim.trackers.base import Tracker, tracker_classes
 
 _WARNINGS = 3
 _GAUGES = {"accuracy": "global/accuracy", "clients_per_second": "train/clients_per_s"}
@@ -90,8 +92,12 @@ class Gauges(RoundObserver):
             self._simulation.progress.tell(f"engine: {choice}")
 
 
-def run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> RunState:
+def run_rounds(
+    folder: Path, simulation: Simulation, engine: Engine, state: RunState, own: Sequence[RoundObserver] = ()
+) -> RunState:
     """Run what is left of a run's rounds, and keep the last whole one if they end early.
+
+    `own` are observers that the caller brings; what they raise ends the run as any error does.
 
     Returns the state that the run ends in; `simulation.config` then has the number of its rounds.
     """
@@ -99,6 +105,7 @@ def run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunS
     moved = simulation.worker.client.moved
     history = HistoryWriter(folder, config.history, moved) if config.history.keep != "none" else None
     checkpoints = Checkpoints(folder, simulation, engine, state)
+    trackers: list[Tracker] = []
     try:
         if history is not None:
             history.rewind(state.round)
@@ -113,7 +120,8 @@ def run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunS
         observers += [] if history is None else [history]
         observers += [MetricsFile(folder, state), checkpoints, Gauges(engine, simulation)]
         stopping = Stopping(folder, simulation, engine, state)
-        observers += [stopping, Watch(config, simulation.data.dataset, simulation.progress)]
+        trackers += [kind(folder, config, state.round) for kind in tracker_classes(config.log)]
+        observers += [stopping, *trackers, *own, Watch(config, simulation.data.dataset, simulation.progress)]
         simulation.progress.begin(config, simulation.choices | engine.notes, state.round)
         while state.round < config.rounds and not stopping.over:
             simulation.step(state, engine, observers)
@@ -125,6 +133,8 @@ def run_rounds(folder: Path, simulation: Simulation, engine: Engine, state: RunS
     finally:
         if history is not None:
             history.discard()
+        for tracker in trackers:
+            tracker.close()
         simulation.progress.end()
 
 

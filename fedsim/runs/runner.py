@@ -32,6 +32,7 @@ from fedsim.runs.folder import RunFolder
 from fedsim.runs.frozen import Inherited, inherited_data, run_data
 from fedsim.runs.history import require_room
 from fedsim.runs.new_folder import make_folder, reserved
+from fedsim.runs.observers import RoundObserver
 from fedsim.runs.pictures import write_pictures
 from fedsim.runs.progress import Progress
 from fedsim.runs.relocate import MOVED, relocated
@@ -45,6 +46,7 @@ from fedsim.runs.stopping import discard_best
 from fedsim.runs.summary import newest, write_summary
 from fedsim.runs.watch import divergence
 from fedsim.sealed import seal, sha256
+from fedsim.trackers.base import tracker_classes
 from fedsim.training.first_model import build_run_model
 
 _WARNINGS = 3
@@ -57,6 +59,7 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    observers: Sequence[RoundObserver] = (),
 ) -> RunResult:
     """Run a federation and return its metrics and model.
 
@@ -68,6 +71,8 @@ def run(
         Dotted keys over it, such as `{"training.lr": 0.1}`.
     force
         Replace an existing run of the same name.
+    observers
+        Are told of every round.
 
     Raises
     ------
@@ -82,7 +87,7 @@ def run(
         allow_named(base)
     allow_named(overrides or {})
     like = Path(config) if isinstance(config, str | Path) and (Path(config) / "config.yaml").is_file() else None
-    return run_layers([base, overrides or {}], force=force, progress=progress, like=like)
+    return run_layers([base, overrides or {}], force=force, progress=progress, like=like, observers=observers)
 
 
 def run_layers(
@@ -92,6 +97,7 @@ def run_layers(
     progress: Progress | None,
     like: Path | None = None,
     pictures: bool = True,
+    observers: Sequence[RoundObserver] = (),
 ) -> RunResult:
     """Run the configuration that the layers make, see `fedsim.config.resolve`, in a new run folder.
 
@@ -102,7 +108,7 @@ def run_layers(
     with reserved(config, force) as folder:
         inherited = inherited_data(config, like)
         simulation = Simulation(config, progress, None if inherited is None else inherited.data)
-        return _begin(folder, simulation, pictures=pictures, inherited=inherited)
+        return _begin(folder, simulation, pictures=pictures, inherited=inherited, observers=observers)
 
 
 def resume(
@@ -112,6 +118,7 @@ def resume(
     *,
     overrides: Mapping[str, Any] | None = None,
     pictures: bool = True,
+    observers: Sequence[RoundObserver] = (),
 ) -> RunResult:
     """Continue a run that was stopped or killed, from its last checkpoint, to the bits it would have come to.
 
@@ -128,6 +135,8 @@ def resume(
         folder that its data have been moved to.
     pictures
         Whether plots and report are drawn at the end.
+    observers
+        Are told of every round.
 
     Raises
     ------
@@ -146,7 +155,7 @@ def resume(
         simulation = Simulation(config, progress, run_data(run.path, config))
         if rounds is not None:
             require_room(config.history, simulation.server.initial(), rounds, config.cohort_size)
-        return _continue(run.path, simulation, pictures=pictures, longer=rounds is not None)
+        return _continue(run.path, simulation, pictures=pictures, longer=rounds is not None, observers=observers)
 
 
 def with_rounds(run: RunFolder, config: RunConfig, rounds: int) -> RunConfig:
@@ -227,18 +236,32 @@ def load_run_tensors(run: RunFolder) -> dict[str, torch.Tensor]:
 
 
 def _begin(
-    folder: Path, simulation: Simulation, *, pictures: bool = True, inherited: Inherited | None = None
+    folder: Path,
+    simulation: Simulation,
+    *,
+    pictures: bool = True,
+    inherited: Inherited | None = None,
+    observers: Sequence[RoundObserver] = (),
 ) -> RunResult:
     config = simulation.config
+    tracker_classes(config.log)
     require_room(config.history, simulation.server.initial(), config.rounds, config.cohort_size)
     with contextlib.closing(simulation.engine()) as engine:  # first: it may not be to be had
         make_folder(folder, simulation, frozen=inherited is not None)
         if inherited is not None:
             inherited.tell(folder)
-        return _finish(folder, simulation, engine, simulation.begin(), pictures=pictures)
+        return _finish(folder, simulation, engine, simulation.begin(), pictures=pictures, observers=observers)
 
 
-def _continue(folder: Path, simulation: Simulation, *, pictures: bool = True, longer: bool = False) -> RunResult:
+def _continue(
+    folder: Path,
+    simulation: Simulation,
+    *,
+    pictures: bool = True,
+    longer: bool = False,
+    observers: Sequence[RoundObserver] = (),
+) -> RunResult:
+    tracker_classes(simulation.config.log)
     run = RunFolder.open(folder)
     require_same_data(run, simulation.data)
     began_with = dict(run.environment.get("files", {})).get("config.yaml")
@@ -253,7 +276,7 @@ def _continue(folder: Path, simulation: Simulation, *, pictures: bool = True, lo
         if longer:
             _keep_config(run, simulation.config)
         _require_ledger(folder, state)
-        return _finish(folder, simulation, engine, state, pictures=pictures)
+        return _finish(folder, simulation, engine, state, pictures=pictures, observers=observers)
 
 
 def _require_ledger(folder: Path, state: RunState) -> None:
@@ -281,14 +304,20 @@ def _keep_config(run: RunFolder, config: RunConfig) -> None:
 
 
 def _finish(
-    folder: Path, simulation: Simulation, engine: Engine, state: RunState, *, pictures: bool = True
+    folder: Path,
+    simulation: Simulation,
+    engine: Engine,
+    state: RunState,
+    *,
+    pictures: bool = True,
+    observers: Sequence[RoundObserver] = (),
 ) -> RunResult:
     """Run what is left of a run, and write all of its folder."""
     go_on = f"fedsim run --resume {shlex.quote(str(folder))}"
     try:
         with heeding_signals():
             began_as = simulation.config
-            state = run_rounds(folder, simulation, engine, state)
+            state = run_rounds(folder, simulation, engine, state, observers)
             if simulation.config != began_as:  # it has ended as one of fewer rounds
                 _keep_config(RunFolder.open(folder), simulation.config)
                 discard_best(folder)
