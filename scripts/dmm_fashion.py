@@ -23,16 +23,17 @@ from evidence import Ledger, small_fashion
 
 import fedsim
 from fedsim.models.base import Classifier
+from fedsim.randomness import generator
 from unlearning.api.registry import load_unlearning
 from unlearning.evaluation.klom import klom, summarise_klom
 from unlearning.evaluation.report import Splits
 from unlearning.parts.datamodels import without_offset
-from unlearning.pipeline.apply import options_of, unlearn_with
+from unlearning.pipeline.apply import options_of
 from unlearning.pipeline.ensemble import Kept, Member, train_members
 from unlearning.pipeline.forget import Request, parse_forget
 from unlearning.pipeline.guides import Guides, Shifts, Units, shifts
 from unlearning.pipeline.measure import Brief, brief_of, brief_of_logits, logits_of
-from unlearning.pipeline.roles import Roles, roles_of
+from unlearning.pipeline.roles import Roles, roles_of, views_for
 from unlearning.pipeline.source import Source, open_source
 
 PER_CLASS, GROUP, SHIRT = 30, 15, 6
@@ -141,9 +142,12 @@ class Repetition:
                 roles = self.with_oracle(self.others[number])
             else:
                 roles = guides.roles_for(method, given, own)
-            made = unlearn_with(method, given, kept.model(self.source), roles, own)
-            seconds.append(made.seconds)
-            found.append(self.brief(made.model))
+            forget, retain = views_for(roles, method.needs, generator(own, "noise"))
+            unlearn: Any = method.unlearn
+            begun = time.perf_counter()
+            made = unlearn(kept.model(self.source), forget, retain, given, generator(own, name))
+            seconds.append(time.perf_counter() - begun)
+            found.append(self.brief(made))
         return self.row(found, float(np.median(seconds)))
 
     def with_oracle(self, oracle: Kept) -> Roles:

@@ -94,6 +94,8 @@ def attribute(
     _require(method, unit, models, judges, share)
     with held_run(path, shared=True):
         source = open_source(path, machine)
+        if source.data.dataset.has_several_labels:
+            raise FedsimError(f"{path}: predicts several labels, which have no one margin; attribute a run on classes")
         targets = _targets(of, source)
         units = units_by(source.data, unit)
         described = f"{method}-{unit}-{of}"

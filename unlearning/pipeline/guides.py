@@ -186,7 +186,8 @@ def shifts(source: Source, request: Request, units: Units, options: Any, say: Ca
     y = np.stack([_outputs(kept, where) for kept in ensemble])
     classes = y.shape[2]
     some = np.sort(generator(seed, "judged").permutation(y.shape[1])[:_JUDGED])
-    judged = without_offset(y[:, some].astype(np.float64)).reshape(models, -1)
+    seen = y[:, some].astype(np.float64)
+    judged = (without_offset(seen) if data.dataset.has_classes else seen).reshape(models, -1)
     fitted = fit(masks, judged, judged, generator(seed, "folds"))
     scale = options.scale if options.scale is not None else fitted.scale if options.estimator == "ridge" else 1.0
     flat, parts = y.reshape(models, -1), []
