@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,7 +18,7 @@ from fedsim.data.transforms import normalize
 from fedsim.flower.records import Tensors, from_numpy
 from fedsim.models.objective import has_several_labels, label_losses
 
-_BATCH = 500
+_BATCH, _BATCH_FLOATS = 500, 4_000_000  # samples, fewer of large images: what layers make of them is larger still
 _UNEVEN = 2.0  # test classes whose sizes differ by less hide little behind an accuracy
 
 
@@ -110,7 +111,8 @@ class TestSet:
             known = torch.from_numpy(seen).to(y.device)
             x_test, y, absent = x_test[known[y]], y[known[y]], ~known
         parts: dict[str, list[Tensor]] = {}
-        for x in torch.split(x_test, _BATCH):
+        size = min(_BATCH, max(1, _BATCH_FLOATS // math.prod(x_test.shape[1:])))
+        for x in torch.split(x_test, size):
             for head, logits in heads(normalize(x, self.mean, self.std).to(self.dtype)).items():
                 parts.setdefault(head, []).append(logits if absent is None else logits.masked_fill(absent, -torch.inf))
         if y.is_floating_point():

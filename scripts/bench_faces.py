@@ -33,8 +33,8 @@ SMALL: dict[str, Any] = {
 """Minutes on two cores: one client trains as a server would, an epoch a round."""
 PAPER: dict[str, Any] = {
     "clients": 1, "data.partition": "iid", "data.folder.size": 128, "data.normalise": False, "eval_every": 5,
-    "model.name": "tv_resnet18", "training.epochs": 1, "training.batch_size": 64, "training.lr": 0.01,
-    "training.precision": "bf16-mixed",
+    "data.augment": "flip_affine_jitter", "model.name": "tv_resnet18",
+    "training.epochs": 1, "training.batch_size": 64, "training.lr": 0.01, "training.precision": "bf16-mixed",
 }  # fmt: skip
 """What the authors train, for a GPU."""
 FEDERATED: dict[str, Any] = {
@@ -56,7 +56,21 @@ AUTHORS: dict[str, dict[str, Any]] = {
 """The authors' recipes as far as the methods here have them: their sum of two losses is twice the mean, hence the lr of
 neggrad_plus; their SCRUB passes over the kept samples first. And retraining from scratch for ten epochs, eu_k."""
 
-COLUMNS = ("verdict", "test", "forget", "MIA", "sign", "FS", "NoMUS", "gap", "worst class", "time", "flags")
+COLUMNS = (
+    "where",
+    "place",
+    "verdict",
+    "test",
+    "forget",
+    "MIA",
+    "sign",
+    "FS",
+    "NoMUS",
+    "gap",
+    "worst class",
+    "time",
+    "flags",
+)
 
 
 @dataclass(frozen=True)

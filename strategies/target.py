@@ -145,6 +145,8 @@ class TargetServer(StagedServer):
             working(f"images for stage {stage + 1}", done, options.rounds)
 
         classes = torch.from_numpy(known).to(like.device)
+        if config.data.augment == "flip_affine_jitter":
+            raise FedsimError("data.augment: images are made through it by gradients; use crop, crop_flip or flip")
         space = Space(dataset.input_shape, mean, std, config.data.augment)
         forward = partial(autocast, config.training, like.device)
         return synthesize(teacher, new_model(), classes, space, options, (config.seed, stage), tick, forward)

@@ -32,6 +32,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedsim.data.config import Augment
 from fedsim.data.transforms import augment, crop_padding, draw_augmentation, normalize
 from fedsim.models.base import Classifier
 from fedsim.randomness import generator, torch_draws, torch_seed
@@ -98,7 +99,7 @@ class Space(NamedTuple):
     """(C, H, W)."""
     mean: Tensor
     std: Tensor
-    augment: Literal["none", "crop", "crop_flip"]
+    augment: Augment
 
     def read(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         """Return images in [0, 1], (B, C, H, W), augmented and normalised; gradients go through."""

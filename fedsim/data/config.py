@@ -49,6 +49,9 @@ DATASETS = {
 }
 
 
+Augment = Literal["none", "crop", "crop_flip", "flip", "flip_affine_jitter"]
+
+
 class Iid(Config):
     """Equal shares of a random order."""
 
@@ -290,8 +293,9 @@ class DataConfig(Config):
     """Fewest labelled samples of a client, if it has as many."""
     canaries: CanariesConfig | None = None
     """What is planted in the training images, to be remembered; see `CanariesConfig`."""
-    augment: Literal["none", "crop", "crop_flip"] = "none"
-    """Training augmentation of labelled samples: random crop of the zero-padded image, and horizontal flip."""
+    augment: Augment = "none"
+    """Training augmentation of labelled samples: random crop of the zero-padded image, horizontal flip, shear by up to
+    10 degrees with scaling by a fifth (affine), brightness, contrast and saturation by a fifth (jitter)."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,7 +1,7 @@
 """Normalisation and augmentation of whole batches on their device."""
 
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedsim.data.config import StrongView
+from fedsim.data.config import Augment, StrongView
+
+_SHEAR, _SPREAD = 10.0, 0.2
+"""Degrees and shares that images are changed by at most: those of MUFAC (arXiv:2311.02240)."""
 
 
 def normalize(x: Tensor, mean: tuple[float, ...] | Tensor, std: tuple[float, ...] | Tensor) -> Tensor:
@@ -25,14 +28,27 @@ def crop_padding(input_shape: tuple[int, ...]) -> int:
     return 0 if len(input_shape) < 3 else 1 if min(input_shape[1:]) < 16 else 4
 
 
-def draw_augmentation(
-    rng: np.random.Generator, num: int, kind: Literal["none", "crop", "crop_flip"], pad: int
-) -> npt.NDArray[np.int64]:
-    """Draw (dy, dx, flip) for `num` images, (num, 3): a corner in 0..2*pad of the padded image, and 0 or 1."""
-    draws = np.full((num, 3), (pad, pad, 0), dtype=np.int64)  # the middle crop: the image itself
-    if kind != "none":
+def no_draws(shape: tuple[int, ...], kind: Augment, pad: int) -> npt.NDArray[Any]:
+    """Return draws, (*shape, D), that leave images as they are: see `draw_augmentation`."""
+    if kind == "flip_affine_jitter":
+        return np.full((*shape, 6), (0, 0, 1, 1, 1, 1), np.float32)
+    return np.full((*shape, 3), (pad, pad, 0), np.int64)  # the middle crop: the image itself
+
+
+def draw_augmentation(rng: np.random.Generator, num: int, kind: Augment, pad: int) -> npt.NDArray[Any]:
+    """Draw what becomes of `num` images, (num, D).
+
+    (dy, dx, flip) int64: a corner in 0..2*pad of the padded image, and 0 or 1; or (flip, shear in degrees, scale,
+    brightness, contrast, saturation) float32, factors about 1.
+    """
+    draws = no_draws((num,), kind, pad)
+    if kind == "flip_affine_jitter":
+        draws[:, 0], draws[:, 1] = rng.integers(0, 2, num), rng.uniform(-_SHEAR, _SHEAR, num)
+        draws[:, 2:] = rng.uniform(1 - _SPREAD, 1 + _SPREAD, (num, 4))
+        return draws
+    if kind in ("crop", "crop_flip"):
         draws[:, :2] = rng.integers(0, 2 * pad + 1, (num, 2))
-    if kind == "crop_flip":
+    if kind in ("flip", "crop_flip"):
         draws[:, 2] = rng.integers(0, 2, num)
     return draws
 
@@ -40,8 +56,11 @@ def draw_augmentation(
 def augment(x: Tensor, draws: Tensor, pad: int) -> Tensor:
     """Zero-pad images (B, C, H, W) by `pad`, crop each at its (dy, dx), then mirror left to right where flip is 1.
 
-    `draws` is int64 (B, 3) on the device of `x`; the result has the shape and dtype of `x` and owns its memory.
+    `draws` is (B, D) on the device of `x`, see `draw_augmentation`: with six of them images are mirrored, sheared and
+    scaled about their middle, and their colours changed. The result has the shape and dtype of `x` and owns its memory.
     """
+    if draws.shape[1] == 6:
+        return _jittered(_warped(x, draws), draws)
     b, c, h, w = x.shape
     dy, dx, flip = draws[:, :, None].unbind(1)
     columns = torch.arange(w, device=x.device)
@@ -50,6 +69,32 @@ def augment(x: Tensor, draws: Tensor, pad: int) -> Tensor:
     images = torch.arange(b, device=x.device)[:, None, None, None]
     channels = torch.arange(c, device=x.device)[:, None, None]
     return F.pad(x, (pad, pad, pad, pad))[images, channels, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def _warped(x: Tensor, draws: Tensor) -> Tensor:
+    """Return images mirrored, sheared and scaled, the nearest pixel taken and zeros outside."""
+    flip, shear, scale = draws[:, 0], torch.deg2rad(draws[:, 1]), draws[:, 2]
+    mirror, none = 1 - 2 * flip, torch.zeros_like(flip)
+    # Where each pixel comes from, in units of half the side: the inverse of a shear, a scaling and a mirror.
+    columns = torch.stack([mirror / scale, mirror * torch.tan(shear) / scale, none], 1)
+    rows = torch.stack([none, 1 / scale, none], 1)
+    grid = F.affine_grid(torch.stack([columns, rows], 1), list(x.shape), align_corners=False)
+    return F.grid_sample(x.float(), grid, mode="nearest", align_corners=False)
+
+
+def _jittered(x: Tensor, draws: Tensor) -> Tensor:
+    """Return images of values in 0..255 as uint8: brightness, contrast and saturation changed, in that order."""
+    brightness, contrast, saturation = (draws[:, k].view(-1, 1, 1, 1) for k in (3, 4, 5))
+    x = (x * brightness).clamp(0, 255)
+    x = torch.lerp(_grey(x).mean((2, 3), keepdim=True).expand_as(x), x, contrast).clamp(0, 255)
+    if x.shape[1] == 3:
+        x = torch.lerp(_grey(x).expand_as(x), x, saturation)
+    return x.round().clamp(0, 255).to(torch.uint8)
+
+
+def _grey(x: Tensor) -> Tensor:
+    """Return the luma of images, (B, 1, H, W)."""
+    return (x * x.new_tensor([0.299, 0.587, 0.114]).view(-1, 1, 1)).sum(1, keepdim=True) if x.shape[1] == 3 else x
 
 
 def strong_view(x: Tensor, mean: Tensor, std: Tensor, view: StrongView) -> Tensor:

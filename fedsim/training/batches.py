@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fedsim.data.transforms import draw_augmentation
+from fedsim.data.config import Augment
+from fedsim.data.transforms import draw_augmentation, no_draws
 from fedsim.randomness import generators
 
 Ints = npt.NDArray[np.int64]
@@ -23,8 +24,8 @@ class BatchPlan:
     """(S, N, B) rows of the training set; a batch is padded with a sample of its client."""
     counts: Ints
     """(S, N) samples in each batch, at most B."""
-    draws: Ints | None
-    """(S, N, B, 3) augmentation draws, or None."""
+    draws: npt.NDArray[Any] | None
+    """(S, N, B, D) augmentation draws, or None."""
 
     @property
     def steps(self) -> Ints:
@@ -41,7 +42,7 @@ def plan_batches(
     epochs: int,
     batch_size: int,
     drop_single: bool,
-    augment: Literal["none", "crop", "crop_flip"] = "none",
+    augment: Augment = "none",
     pad: int = 0,
     steps: int | None = None,
     fresh: bool = False,
@@ -76,7 +77,7 @@ def plan_batches(
         index, counts = _steps(samples, rngs, steps, batch_size, drop_single, fresh)
     draws = None
     if augment != "none":
-        draws = np.zeros((*index.shape, 3), np.int64)
+        draws = no_draws(index.shape, augment, pad)
         for lane, rng in enumerate(rngs):
             # A client's draws must not depend on its chunk, whose longest member sets the plan's shape.
             for step, count in enumerate(counts[:, lane].tolist()):
@@ -87,7 +88,7 @@ def plan_batches(
 
 def plan_shared(
     num: int, steps: Ints, clients: Sequence[int], address: tuple[int, int, int], *, batch_size: int,
-    augment: Literal["none", "crop", "crop_flip"], pad: int,
+    augment: Augment, pad: int,
 ) -> BatchPlan:  # fmt: skip
     """Return batches of `num` samples that all clients share: one beside each step of each, `steps` (N,).
 
@@ -103,7 +104,7 @@ def plan_shared(
     most, width = int(steps.max(initial=0)), min(batch_size, num)
     index = np.zeros((most, len(plans), width), np.int64)
     counts = np.zeros((most, len(plans)), np.int64)
-    draws = None if augment == "none" else np.zeros((*index.shape, 3), np.int64)
+    draws = None if augment == "none" else no_draws(index.shape, augment, pad)
     for lane, plan in enumerate(plans):
         index[: len(plan.index), lane], counts[: len(plan.index), lane] = plan.index[:, 0], width
         if draws is not None and plan.draws is not None:
@@ -171,8 +172,9 @@ def joined(plans: Sequence[BatchPlan], *, drop_single: bool, pad: int) -> BatchP
     width = sum(plan.index.shape[2] for plan in plans)
     index, counts = np.zeros((steps, lanes, width), np.int64), np.zeros((steps, lanes), np.int64)
     draws = None
-    if any(plan.draws is not None for plan in plans):
-        draws = np.full((*index.shape, 3), (pad, pad, 0), np.int64)  # the middle crop: the image itself
+    if drawn := [plan.draws for plan in plans if plan.draws is not None]:
+        affine = np.issubdtype(drawn[0].dtype, np.floating)
+        draws = no_draws(index.shape, "flip_affine_jitter" if affine else "crop", pad)
     for plan in plans:
         for step, lane in np.argwhere(plan.counts).tolist():
             size = plan.counts[step, lane]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fedsim.data.config import Augment
 from fedsim.data.federation import FederatedData
 from fedsim.data.transforms import augment, crop_padding, normalize
 from fedsim.federated.types import State, Stream
@@ -29,7 +30,7 @@ class TrainingData:
     """(C,) float32, of pixels scaled to [0, 1]."""
     std: Tensor
     """(C,) float32."""
-    augment: Literal["none", "crop", "crop_flip"]
+    augment: Augment
     pad: int
     dtype: torch.dtype = torch.float32
     """Of the batches."""
@@ -43,9 +44,7 @@ class TrainingData:
         return normalize(x, self.mean, self.std).to(self.dtype), self.y[index]
 
 
-def training_data(
-    data: FederatedData, how: Literal["none", "crop", "crop_flip"], device: torch.device, dtype: torch.dtype
-) -> TrainingData:
+def training_data(data: FederatedData, how: Augment, device: torch.device, dtype: torch.dtype) -> TrainingData:
     """Return the training set of a federation on `device`, with the labels that its clients know."""
     dataset = data.dataset
     mean, std = (torch.tensor(value, device=device) for value in (dataset.mean, dataset.std))

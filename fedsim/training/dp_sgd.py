@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fedsim.config.run import TrainingConfig
-from fedsim.data.transforms import draw_augmentation
+from fedsim.data.transforms import draw_augmentation, no_draws
 from fedsim.federated.types import Batch, Extras, Phase, State
 from fedsim.flower.records import Tensors
 from fedsim.models.sample_gradients import sample_gradients
@@ -66,7 +66,7 @@ def plan_poisson(
     width = max((len(batch) for mine in batches for batch in mine), default=0)
     index = np.zeros((max(steps), len(jobs), max(1, width)), np.int64)
     counts = np.zeros(index.shape[:2], np.int64)
-    draws = None if data.augment == "none" else np.zeros((*index.shape, 3), np.int64)
+    draws = None if data.augment == "none" else no_draws(index.shape, data.augment, data.pad)
     for lane, (mine, rng) in enumerate(zip(batches, rngs, strict=True)):
         for step, batch in enumerate(mine):
             index[step, lane, : len(batch)] = batch

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as TF
 
 from fedsim.data.config import StrongView
-from fedsim.data.transforms import augment, crop_padding, draw_augmentation, normalize, strong_view
+from fedsim.data.transforms import augment, crop_padding, draw_augmentation, no_draws, normalize, strong_view
 
 
 def slow_augment(image, dy, dx, flip, pad):
@@ -40,6 +41,48 @@ def test_none_is_the_identity():
     x = torch.randint(0, 256, (5, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     draws = torch.from_numpy(draw_augmentation(np.random.default_rng(0), 5, "none", 3))
     assert torch.equal(augment(x, draws, 3), x)
+
+
+SMOOTH = torch.nn.functional.interpolate(
+    torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)), (32, 32), mode="bilinear"
+).mul(255).round().to(torch.uint8)  # fmt: skip
+
+
+def changed(flip=0.0, shear=0.0, scale=1.0, brightness=1.0, contrast=1.0, saturation=1.0):
+    draws = torch.tensor([[flip, shear, scale, brightness, contrast, saturation]]).repeat(len(SMOOTH), 1)
+    return augment(SMOOTH, draws, 4)
+
+
+def test_affine_draws_of_nothing_are_the_identity_and_flips_are_exact():
+    assert torch.equal(changed(), SMOOTH)
+    assert torch.equal(augment(SMOOTH, torch.from_numpy(no_draws((4,), "flip_affine_jitter", 4)), 4), SMOOTH)
+    assert torch.equal(changed(flip=1.0), SMOOTH.flip(3))
+    kept = draw_augmentation(np.random.default_rng(0), 50, "flip", 2)
+    assert set(map(tuple, kept.tolist())) == {(2, 2, 0), (2, 2, 1)}
+
+
+@pytest.mark.parametrize(("shear", "scale"), [(0.0, 1.2), (0.0, 0.8), (9.0, 1.0), (-7.0, 1.1)])
+def test_shear_and_scale_are_torchvisions(shear, scale):
+    theirs = TF.affine(SMOOTH, angle=0.0, translate=[0, 0], scale=scale, shear=[shear, 0.0])
+    ours = changed(shear=-shear, scale=scale)
+    mirrored = changed(shear=shear, scale=scale)
+    differ = min((image != theirs).any(1).float().mean() for image in (ours, mirrored))
+    assert differ < 0.02  # pixels half way between two
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.15])
+def test_colours_are_torchvisions(factor):
+    for name in ("brightness", "contrast", "saturation"):
+        theirs = getattr(TF, f"adjust_{name}")(SMOOTH, factor)
+        assert (changed(**{name: factor}).int() - theirs.int()).abs().max() <= 1
+
+
+def test_affine_draws_stay_in_their_ranges():
+    draws = draw_augmentation(np.random.default_rng(0), 2000, "flip_affine_jitter", 4)
+    assert set(draws[:, 0]) == {0, 1}
+    assert 9 < abs(draws[:, 1]).max() <= 10
+    assert 0.8 <= draws[:, 2:].min() < 0.81
+    assert 1.19 < draws[:, 2:].max() <= 1.2
 
 
 def test_padding_by_image_size():
