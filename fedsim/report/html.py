@@ -111,7 +111,7 @@ def _render_groups(groups: Sequence[Group], sections: Sequence[Section]) -> str:
         )
     names = group_metrics(name for run in runs for name in run.final_metrics)
     return _render(
-        title=f"{len(runs)} runs in {len(groups)} groups",
+        title=f"{len(runs)} runs in {len(groups)} group{'s' if len(groups) > 1 else ''}",
         subtitle=" · ".join(group.label for group in groups),
         single=False,
         labels=[group.label for group in groups],

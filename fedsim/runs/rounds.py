@@ -88,8 +88,10 @@ class Gauges(RoundObserver):
         self._engine.report({"round": state.round, "failures": state.failures, **numbers})
         choices, choice = self._simulation.choices, self._engine.notes.get("engine")
         if choice is not None and choice != choices["engine"]:
+            stays = choices["engine"].startswith("auto") and choice.startswith("inprocess")
             choices["engine"] = choice
-            self._simulation.progress.tell(f"engine: {choice}")
+            if not stays:  # which is recorded, and no news
+                self._simulation.progress.tell(f"engine: {choice}")
 
 
 def run_rounds(

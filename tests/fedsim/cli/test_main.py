@@ -2,6 +2,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,7 +121,8 @@ def test_a_name_is_found_where_none_is_given(
 
 
 def test_a_report_of_two_runs(cli: Cli, tiny_run: Path, tmp_path: Path) -> None:
-    outcome = cli("report", tiny_run, tiny_run, "--out", tmp_path / "both.html")
+    other = shutil.copytree(tiny_run, tmp_path / "other")
+    outcome = cli("report", tiny_run, other, "--out", tmp_path / "both.html")
     assert outcome == (0, f"{tmp_path}/both.html\n", "")
     page = (tmp_path / "both.html").read_text()
     assert "2 runs compared" in page
