@@ -40,9 +40,7 @@ MODELS = {
     "pfl_cnn": ModelEntry("two 3x3 convolutions, dropout, a layer of 128", "plain", 6, options=("dropout",)),
     "resnet8": ModelEntry("CIFAR ResNet, 3 stages of 1 block, 64 features", "resnet", 4, _SOME, ("width",)),
     "resnet32": ModelEntry("CIFAR ResNet, 3 stages of 5 blocks, 64 features", "resnet", 4, _SOME, ("width",)),
-    "resnet9": ModelEntry(
-        "the quick CIFAR network of datamodels, 8 convolutions", "resnet9", 12, _SOME, ("width",), False
-    ),
+    "resnet9": ModelEntry("the quick CIFAR network of datamodels, 8 convolutions", "resnet9", 12, _SOME, ("width",)),
     "resnet18": ModelEntry("CIFAR-form ResNet-18, 512 features", "resnet", 8, _SOME, ("width",)),
     "resnet34": ModelEntry("CIFAR-form ResNet-34, 512 features", "resnet", 8, _SOME, ("width",)),
     "tv_resnet18": ModelEntry("torchvision's ImageNet-form ResNet-18, 512 features", "resnet", 8, _SOME),

@@ -1,4 +1,7 @@
-"""ResNet-9 as in the work on datamodels (arXiv:2202.00622, arXiv:2410.23232): quick to train on CIFAR many times."""
+"""ResNet-9 as in the work on datamodels (arXiv:2202.00622, arXiv:2410.23232): quick to train on CIFAR many times.
+
+Differs from the authors': the classifier has an intercept, as all networks for classes here have.
+"""
 
 from torch import Tensor, nn
 
@@ -22,7 +25,7 @@ class Residual(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Features times 0.2: with a classifier without an intercept, logits times 0.2."""
+    """Features times 0.2, as the authors scale logits: the classifier's weights take smaller steps."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, D) to the same shape."""
