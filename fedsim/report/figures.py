@@ -1,12 +1,15 @@
 """What all pictures of a report share: how they look, how they become a file, and what stands beside them."""
 
 import io
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from typing import Any, Final
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -53,6 +56,11 @@ class Plot:
         """Return what a notebook shows."""
         return self.png
 
+    @cached_property
+    def svg(self) -> str:
+        """The figure for a page: inline SVG in the page's colours, light and dark."""
+        return inline_svg(self.figure, self.name, self.title)
+
     @property
     def wide(self) -> bool:
         """Whether it wants the whole width of a page."""
@@ -68,6 +76,34 @@ def png(figure: Figure) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def drawn_as(figure: Figure, form: str, name: str) -> bytes:
+    """Return the figure as "svg" or "pdf", the same bytes each time; text stays text."""
+    buffer = io.BytesIO()
+    dated = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
+    told: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "pdf.fonttype": 42}
+    with warnings.catch_warnings(), matplotlib.rc_context(told):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(buffer, format=form, transparent=True, metadata=dated[form])
+    return buffer.getvalue()
+
+
+_THEME: Final = {INK: "ink", MUTED: "muted", GREY: "grey", GRID: "line"}
+"""Colours that are the page's own."""
+
+
+def inline_svg(figure: Figure, name: str, title: str) -> str:
+    """Return the figure as an element of an HTML page, whose style sheet gives it its colours."""
+    text = drawn_as(figure, "svg", name).decode()
+    text = text[text.index("<svg") :]
+    for color, variable in _THEME.items():
+        text = text.replace(color.lower(), f"var(--{variable})")
+    head, rest = text.split(">", 1)
+    (box,) = re.findall(r'viewBox="([^"]+)"', head)
+    width = round(figure.get_figwidth() * 100)
+    rest = re.sub(r"<metadata>.*?</metadata>|<style [^>]*>.*?</style>", "", rest, flags=re.DOTALL)
+    return f'<svg viewBox="{box}" role="img" aria-label="{escape(title)}" style="max-width: {width}px">{rest}'
 
 
 def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:

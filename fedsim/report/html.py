@@ -1,6 +1,5 @@
 """One self-contained HTML page about one run, or several side by side."""
 
-import base64
 import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,8 +13,11 @@ from markupsafe import Markup
 
 from fedsim.atomic import write_atomically
 from fedsim.report.curves import group_curves
+from fedsim.report.glossary import headline, meaning
 from fedsim.report.groups import Group, final, seeds_grouped, spread
-from fedsim.report.plots import Plot, all_plots
+from fedsim.report.plots import all_plots
+from fedsim.report.privacy import epsilon_of, privacy_section
+from fedsim.report.section import Section as Section
 from fedsim.report.wording import (
     ABSENT,
     best_of,
@@ -30,33 +32,7 @@ from fedsim.report.wording import (
 from fedsim.runs.folder import RunFolder, flatten, run_labels
 from fedsim.version import VERSION
 
-
-@dataclass(frozen=True)
-class Section:
-    """A part that a method adds to the report, between the plots and the configuration.
-
-    Parameters
-    ----------
-    title
-        Its heading.
-    text
-        A paragraph; escaped, unless it is `markupsafe.Markup`.
-    rows
-        A table whose first row is its head; no table when empty. A row of one cell is the heading of those below it.
-    plots
-        Figures, shown below the table.
-    folded
-        Whether the table is hidden until a reader opens it.
-    compact
-        Whether its columns are narrow, so that all of them are seen on a telephone.
-    """
-
-    title: str
-    text: str | Markup = ""
-    rows: Sequence[Sequence[str]] = ()
-    plots: Sequence[Plot] = ()
-    folded: bool = False
-    compact: bool = False
+_MOST_CARDS = 4
 
 
 @dataclass(frozen=True)
@@ -86,12 +62,13 @@ def render_report(folders: Sequence[RunFolder], sections: Sequence[Section] = ()
         single=single,
         labels=labels,
         notices=_notices(folders, labels),
+        cards=_cards(folders[0]) if single else [],
         overview=_overview(folders),
         metrics=_metrics(folders),
         plots=all_plots(folders),
-        sections=sections,
+        sections=[*filter(None, [privacy_section(folders[0]) if single else None]), *sections],
         settings=[
-            ("Configuration", *_compared([folder.flat_config for folder in folders])),
+            ("Configuration", *_compared([_given(folder, single) for folder in folders])),
             ("Environment", *_compared([flatten(folder.environment) for folder in folders])),
         ],
         marks="★ marks the best run of a row.",
@@ -116,6 +93,7 @@ def _render_groups(groups: Sequence[Group], sections: Sequence[Section]) -> str:
         single=False,
         labels=[group.label for group in groups],
         notices=_notices(runs, run_labels(runs)),
+        cards=[],
         overview=_aligned(overview),
         metrics={kind: [_group_row(name, groups) for name in members] for kind, members in names.items()},
         plots=group_curves(groups),
@@ -154,8 +132,8 @@ def _merged(facts: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 def write_page(out: Path, title: str, subtitle: str, sections: Sequence[Section]) -> Path:
     """Write a page of nothing but sections to the file `out`, whole or not at all, and return `out`."""
-    empty: dict[str, Any] = {"notices": [], "overview": [], "metrics": {}, "plots": [], "settings": [], "marks": ""}
-    page = _render(title=title, subtitle=subtitle, single=True, labels=[title], sections=sections, **empty)
+    empty: dict[str, Any] = {"notices": [], "cards": [], "overview": [], "metrics": {}, "plots": [], "settings": []}
+    page = _render(title=title, subtitle=subtitle, single=True, labels=[title], sections=sections, marks="", **empty)
     return write_atomically(out, page.encode("utf-8"))
 
 
@@ -167,11 +145,26 @@ def _render(**parts: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     ).from_string(files("fedsim.report").joinpath("template.html.j2").read_text(encoding="utf-8"))
-    return template.render(**parts, data_uri=_data_uri, version=VERSION)
+    return template.render(**parts, inline=lambda plot: Markup(plot.svg), version=VERSION)
 
 
-def _data_uri(plot: Plot) -> str:
-    return "data:image/png;base64," + base64.b64encode(plot.png).decode("ascii")
+def _cards(folder: RunFolder) -> list[tuple[str, str]]:
+    """Return the numbers that one looks for first, each with what it is."""
+    final, summary = folder.final_metrics, folder.summary
+    names = headline(final, summary.shows if summary else ())[:_MOST_CARDS]
+    own = summary.own_metrics if summary else None
+    cards = [(format_metric(name, final[name]), meaning(name, own).title) for name in names]
+    if (epsilon := epsilon_of(folder)) is not None:
+        cards.append(epsilon)
+    cards.append((rounds_text(folder), "Rounds"))
+    if summary and summary.wall_time_s is not None:
+        cards.append((format_duration(summary.wall_time_s), "Wall time"))
+    return cards
+
+
+def _given(folder: RunFolder, single: bool) -> dict[str, Any]:
+    """Return the options of a run; of one that is not compared, those that are set."""
+    return {key: value for key, value in folder.flat_config.items() if not single or value not in (None, [], {})}
 
 
 def _notices(folders: Sequence[RunFolder], labels: Sequence[str]) -> list[tuple[str, str]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from fedsim.atomic import write_atomically
 from fedsim.report.clients import client_plots
 from fedsim.report.continual import stage_plots
-from fedsim.report.curves import learning_curves
-from fedsim.report.figures import Plot, png
+from fedsim.report.curves import group_curves, learning_curves
+from fedsim.report.figures import Plot, drawn_as, png
+from fedsim.report.groups import seeds_grouped
 from fedsim.report.partition import partition_plot, partition_plots
 from fedsim.report.per_class import per_class_plots
 from fedsim.report.pictures import picture_plots
@@ -27,6 +28,7 @@ __all__ = [
     "picture_plots",
     "png",
     "stage_plots",
+    "write_figures",
     "write_plots",
 ]
 
@@ -34,6 +36,12 @@ __all__ = [
 def write_plots(folder: RunFolder) -> list[Path]:
     """Write all plots that the run has data for as PNG files into its `plots/` and return their paths."""
     return [write_atomically(folder.path / "plots" / f"{p.name}.png", p.png) for p in all_plots([folder])]
+
+
+def write_figures(folders: Sequence[RunFolder], out: Path, form: str) -> list[Path]:
+    """Write all plots of the runs as "pdf" or "svg" files into the folder `out`, for a paper; returns their paths."""
+    plots = all_plots(folders) if (groups := seeds_grouped(folders)) is None else group_curves(groups)
+    return [write_atomically(out / f"{plot.name}.{form}", drawn_as(plot.figure, form, plot.name)) for plot in plots]
 
 
 def all_plots(folders: Sequence[RunFolder]) -> list[Plot]:

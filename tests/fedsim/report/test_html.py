@@ -1,5 +1,5 @@
-import base64
 import os
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,11 +9,13 @@ from markupsafe import Markup
 
 from fedsim.errors import FedsimError
 from fedsim.report.curves import group_curves
+from fedsim.report.figures import GREY, GRID, INK, MUTED
 from fedsim.report.groups import grouped
 from fedsim.report.html import Section, render_report, write_report
 from fedsim.report.plots import Plot, partition_plot
 from fedsim.runs.folder import RunFolder
 from tests.fedsim.conftest import MakeRun
+from tests.tiny_runs import Cli
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -57,10 +59,10 @@ class Page(HTMLParser):
     def cells(self) -> list[list[str]]:
         return [[text.strip() for text, _ in row] for row in self.rows]
 
-    def images(self) -> list[bytes]:
-        sources = [attrs["src"] or "" for tag, attrs in self.tags if tag == "img"]
-        assert all(source.startswith("data:image/png;base64,") for source in sources)
-        return [base64.b64decode(source.split(",", 1)[1], validate=True) for source in sources]
+    def images(self) -> list[str]:
+        """Return what the page's figures are called."""
+        assert "img" not in {tag for tag, _ in self.tags}
+        return [attrs["aria-label"] or "" for tag, attrs in self.tags if tag == "svg"]
 
 
 def page(*runs: Path, sections: tuple[Section, ...] = ()) -> Page:
@@ -90,14 +92,17 @@ def test_one_run(make_run: MakeRun) -> None:
 
 def test_all_figures_are_inlined_and_nothing_is_loaded(make_run: MakeRun) -> None:
     found = page(make_run())
-    images = found.images()
-    assert len(images) == 4
-    assert all(image.startswith(b"\x89PNG\r\n\x1a\n") for image in images)
-    alts = [attrs["alt"] for tag, attrs in found.tags if tag == "img"]
-    assert alts == ["Accuracy", "Loss", "Final accuracy and training samples per class", "Labels of the 3 clients"]
+    assert found.images() == [
+        "Accuracy",
+        "Loss",
+        "Final accuracy and training samples per class",
+        "Labels of the 3 clients",
+    ]
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in found.tags}
     names = {name for _, attrs in found.tags for name in attrs}
-    assert not {name for name in names if name.startswith("on")} | names & {"href", "srcset"}
+    assert not {name for name in names if name.startswith("on")} | names & {"href", "src", "srcset"}
+    links = {attrs["xlink:href"] or "" for _, attrs in found.tags if "xlink:href" in attrs}
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
 
 
 def test_names_and_values_are_escaped(make_run: MakeRun) -> None:
@@ -158,7 +163,7 @@ def test_sections_of_methods(make_run: MakeRun) -> None:
     assert found.row("forget") == ["98 %", "10 %"]
     assert ("em", {}) in found.tags
     assert len(found.images()) == 5
-    assert [attrs["alt"] for tag, attrs in found.tags if tag == "img"][-1] == "Forgetting <curve>"
+    assert "Forgetting <curve>" in found.images()
     assert found.text.index("Unlearning") < found.text.index("Configuration")
 
 
@@ -204,3 +209,37 @@ def test_seeds_are_grouped_and_the_best_mean_is_marked(make_run: MakeRun) -> Non
     top = bands[0].get_paths()[0].vertices
     assert max(y for x, y in top if x == 4) == pytest.approx(0.6 + 0.2484, abs=1e-4)
     assert min(y for x, y in top if x == 2) == pytest.approx(0.3 - 0.1242, abs=1e-4)
+
+
+def test_figures_have_the_pages_colours(make_run: MakeRun) -> None:
+    text = render_report([RunFolder.open(make_run())])
+    svgs = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(svgs) == 4
+    for svg in svgs:
+        assert "var(--muted)" in svg
+        assert not {ink.lower() for ink in (INK, MUTED, GREY, GRID)} & set(re.findall("#[0-9a-f]{6}", svg))
+        assert "<style" not in svg
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', text))
+    assert used <= set(ids)
+    assert all(ids.count(one) == 1 for one in used)
+
+
+def test_the_first_things_are_first(make_run: MakeRun) -> None:
+    run = make_run(config={"unset": None})
+    found = page(run)
+    assert [found.text.index(part) for part in ("87.50 %", "All final metrics", "What was run", "Configuration")] == (
+        sorted(found.text.index(part) for part in ("87.50 %", "All final metrics", "What was run", "Configuration"))
+    )
+    assert "Privacy" not in found.text
+    assert "unset" not in found.text
+
+
+def test_figures_for_a_paper(cli: Cli, make_run: MakeRun) -> None:
+    run = make_run()
+    assert cli("report", run, "--figures=pdf").code == 0
+    first = (run / "plots" / "accuracy.pdf").read_bytes()
+    assert first.startswith(b"%PDF-")
+    assert cli("report", run, "--figures=pdf").code == 0
+    assert (run / "plots" / "accuracy.pdf").read_bytes() == first
+    assert "no such format" in cli("report", run, "--figures=eps").err
