@@ -15,6 +15,7 @@ from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from fedsim.models.build import build_model
 from fedsim.models.config import ModelConfig
+from fedsim.models.vit import vit as zoo_vit
 from fedsim.randomness import generator
 from unlearning.api.view import View
 from unlearning.gs_lora import (
@@ -77,14 +78,16 @@ def test_new_factors_leave_every_bit_of_the_logits_and_there_are_r_times_in_plus
     assert torch.allclose(block_norms(factors, blocks), torch.stack(norms).sqrt())
 
 
-def test_as_many_as_the_paper_counts_in_vit_b_16() -> None:
+def test_as_many_as_the_paper_counts_in_vit_b_16_and_in_the_face_transformer() -> None:
     with torch.device("meta"):
         from torchvision.models import vit_b_16
 
-        network = vit_b_16()
-    blocks = perceptrons(network)
-    layers = [network.get_parameter(f"{name}.weight").shape for pair in blocks.values() for name in pair]
-    assert (len(blocks), sum(8 * (out + inputs) for out, inputs in layers)) == (12, 737_280)
+        faces, _ = zoo_vit((3, 112, 112), width=512, depth=6, heads=8, patch=8, mlp_ratio=4.0)
+        networks = vit_b_16(), faces
+    for network, expected in zip(networks, ((12, 737_280), (6, 245_760)), strict=True):
+        blocks = perceptrons(network)
+        layers = [network.get_parameter(f"{name}.weight").shape for pair in blocks.values() for name in pair]
+        assert (len(blocks), sum(8 * (out + inputs) for out, inputs in layers)) == expected
 
 
 def test_the_gradient_of_a_blocks_norm_is_its_direction() -> None:
@@ -172,6 +175,20 @@ def test_nothing_but_the_perceptrons_changes_and_merging_keeps_the_logits_bits(r
             b.zero_()
         merge(model, factors)  # again, with new factors: nothing
         assert torch.equal(model(x), unmerged)
+
+
+def test_after_two_requests_the_weights_are_the_first_and_both_changes() -> None:
+    model, x = vit(), torch.randn(9, 1, 8, 8)
+    first, sums = copy.deepcopy(model), {}
+    for seed in (1, 2):
+        _, factors = drawn(model, seed + 1)
+        for name, (a, b) in factors.items():
+            sums[name] = sums.get(name, 0) + (b @ a).detach() / len(a)
+        merge(model, factors)
+    assert not torch.allclose(model(x), first(x))
+    for name, change in sums.items():
+        found = model.get_parameter(f"{name}.weight") - first.get_parameter(f"{name}.weight")
+        assert torch.allclose(found, change, rtol=0, atol=1e-5)
 
 
 def test_with_all_else_off_it_is_plain_lora_on_the_replayed_samples() -> None:
