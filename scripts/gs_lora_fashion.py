@@ -54,9 +54,7 @@ def kept_first(train: View, seed: int, out: Path | None) -> Classifier:
         if file is not None:
             save_model(file, model.state_dict())
         return model
-    model = build_model(VIT, (1, 14, 14), 10, seed)
-    model.load_state_dict(load_model(file))
-    return model.eval()
+    return kept(file, seed)
 
 
 def whole_backbone(model: Classifier, request: Request, seed: int, lr: float) -> Classifier:
@@ -170,19 +168,31 @@ SEQUENCES: dict[str, Callable[[Classifier, Request, int], Classifier]] = {
 
 
 def run_sequences(first: Classifier, train: View, test: View, order: list[int], seed: int, ledger: Ledger) -> None:
-    """Add three requests in a row, for two classes each; a row that has its last request is there."""
+    """Add three requests in a row, for two classes each; models are kept beside the numbers, to go on from."""
     for row, forget in SEQUENCES.items():
-        if ledger.has("two classes, request 3", row, seed):
-            continue
         model = first
         for task in range(3):
             one = Request(first, train, test, order[2 * task : 2 * task + 2], order[: 2 * task])
-            after, draws = forget(model, one, seed + 1000 * task), seed
-            values = measured_mask(model, one, draws) if row == "masked head" else measured(after, model, one, draws)
-            ledger.add(f"two classes, request {task + 1}", row, seed, values)
-            kept, gone = (accuracy(first, one.of(test, classes)) for classes in (one.kept, one.classes))
-            ledger.add(f"two classes, request {task + 1}", "not forgotten", seed, {"r": kept, "f": gone})
+            table, stem = f"two classes, request {task + 1}", "".join(c for c in row if c.isalnum() or c == "+")
+            file = None if ledger.path is None else ledger.path.with_suffix(f".{seed}.{stem}.{task}.safetensors")
+            if file is not None and file.exists() and ledger.has(table, row, seed):
+                model = kept(file, seed)
+                continue
+            after = forget(model, one, seed + 1000 * task)
+            values = measured_mask(model, one, seed) if row == "masked head" else measured(after, model, one, seed)
+            if file is not None:
+                save_model(file, after.state_dict())
+            ledger.add(table, row, seed, values)
+            known, gone = (accuracy(first, one.of(test, classes)) for classes in (one.kept, one.classes))
+            ledger.add(table, "not forgotten", seed, {"r": known, "f": gone})
             model = after
+
+
+def kept(file: Path, seed: int) -> Classifier:
+    """Return the transformer in a file."""
+    model = build_model(VIT, (1, 14, 14), 10, seed)
+    model.load_state_dict(load_model(file))
+    return model.eval()
 
 
 def main(
