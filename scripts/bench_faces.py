@@ -86,8 +86,8 @@ class Benchmark:
     out: Path
     seeds: int = 3
     methods: Sequence[str] = ("all",)
-    authors: bool = True
-    """Whether the authors' recipes follow, as rows of their own."""
+    recipes: Sequence[str] = ("all",)
+    """Of the authors' recipes, those that follow as rows of their own."""
     notes: list[str] = field(default_factory=list)
 
     def run(self) -> None:
@@ -101,9 +101,10 @@ class Benchmark:
             fedsim.resume(folder)
         rows = self._rows(folder, "defaults", self.methods, {})
         comparison = read_comparison(folder / "unlearned" / "defaults")
-        if self.authors:
-            given = {f"{_stem(name)}.{key}": value for name, own in AUTHORS.items() for key, value in own.items()}
-            theirs = self._rows(folder, "authors", list(AUTHORS), given)
+        asked = {name: own for name, own in AUTHORS.items() if {"all", _stem(name)} & set(self.recipes)}
+        if asked:
+            given = {f"{_stem(name)}.{key}": value for name, own in asked.items() for key, value in own.items()}
+            theirs = self._rows(folder, "authors", list(asked), given)
             rows += [{**row, "model": f"{row['model']}, authors'"} for row in theirs if row["kind"] == "method"]
         self._write(rows, comparison)
 

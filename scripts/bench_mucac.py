@@ -29,6 +29,7 @@ def main(
     federated: Annotated[bool, typer.Option("--federated", help="People are clients.")] = False,
     shuffled: Annotated[bool, typer.Option("--shuffled", help="Give out people's numbers anew.")] = False,
     method: Annotated[list[str] | None, typer.Option(help="Repeatable; all by default.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="Of the authors' recipes; all by default.")] = None,
     seeds: Annotated[int, typer.Option(help="Repetitions.")] = 3,
     images: Annotated[int, typer.Option(help="Images of each person drawn.")] = 12,
     size: Annotated[int | None, typer.Option(help="Pixels a side; 32, or 128 with --full.")] = None,
@@ -64,9 +65,8 @@ def main(
     if rounds is not None:
         options["rounds"] = rounds
     title = "MUCAC" if attribute == "all" else f"MUCAC {attribute}"
-    Benchmark(
-        title, title, options, forget, out, seeds, method or ("all",), authors=not federated, notes=notes
-    ).run()  # fmt: skip
+    recipes = () if federated else recipe or ("all",)
+    Benchmark(title, title, options, forget, out, seeds, method or ("all",), recipes, notes).run()
 
 
 if __name__ == "__main__":

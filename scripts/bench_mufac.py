@@ -26,6 +26,7 @@ def main(
     federated: Annotated[bool, typer.Option("--federated", help="Families are clients.")] = False,
     dedup: Annotated[str, typer.Option(help="none, exact or phash: leave repeated images out.")] = "none",
     method: Annotated[list[str] | None, typer.Option(help="Repeatable; all by default.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="Of the authors' recipes; all by default.")] = None,
     seeds: Annotated[int, typer.Option(help="Repetitions.")] = 3,
     images: Annotated[int, typer.Option(help="Images of each person drawn.")] = 12,
     size: Annotated[int | None, typer.Option(help="Pixels a side; 32, or 128 with --full.")] = None,
@@ -57,7 +58,7 @@ def main(
         options["rounds"] = rounds
     Benchmark(
         "MUFAC, federated" if federated else "MUFAC", "MUFAC", options, forget, out, seeds, method or ("all",),
-        authors=not federated, notes=notes,
+        recipes=() if federated else recipe or ("all",), notes=notes,
     ).run()  # fmt: skip
 
 
