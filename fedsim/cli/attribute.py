@@ -24,6 +24,7 @@ def attribute_command(
     share: Annotated[float, typer.Option(help="Share of the units that a subset model keeps.")] = 0.9,
     dimension: Annotated[int, typer.Option(min=1, help="Of trak's projections.")] = 512,
     name: Annotated[str | None, typer.Option(help="Name of the folder under RUN/attributions.")] = None,
+    no_privacy: Annotated[bool, typer.Option("--no-privacy", help="Tell of what the run promises to hide.")] = False,
     sets: Annotated[list[str] | None, typer.Option("--set", help="engine.option=value. Repeatable.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a folder of the same name.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
@@ -45,7 +46,7 @@ def attribute_command(
     try:
         folder, made = attribute(
             run, of, method, unit, models=models, judges=lds, share=share, dimension=dimension, name=name,  # type: ignore[arg-type]
-            force=force, machine=machine, say=say,
+            force=force, no_privacy=no_privacy, machine=machine, say=say,
         )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         raise Interrupted(str(interrupt) or "interrupted") from None

@@ -32,6 +32,7 @@ from unlearning.pipeline.attribution import Attribution, Unit
 from unlearning.pipeline.ensemble import IntArray, Member, Part, train_members
 from unlearning.pipeline.guides import SUBSETS_APART, Units, subset_members, units_by
 from unlearning.pipeline.places import held_run, reserved
+from unlearning.pipeline.privacy import ledger_of, promised_to
 from unlearning.pipeline.source import Source, open_source
 
 METHODS = ("trak", "datamodels")
@@ -53,6 +54,7 @@ def attribute(
     dimension: int = 512,
     name: str | None = None,
     force: bool = False,
+    no_privacy: bool = False,
     machine: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Path, Attribution]:
@@ -80,6 +82,8 @@ def attribute(
         Of the folder.
     force
         Replace one of that name.
+    no_privacy
+        Tell of samples and clients that the run promises to hide.
     machine
         Settings of this machine.
     say
@@ -96,6 +100,8 @@ def attribute(
         source = open_source(path, machine)
         if source.data.dataset.has_several_labels:
             raise FedsimError(f"{path}: predicts several labels, which have no one margin; attribute a run on classes")
+        if not no_privacy and (promised := promised_to(ledger_of(source))):
+            raise FedsimError(f"{path}: promises privacy of {promised}, and attribution tells of it; say --no-privacy")
         targets = _targets(of, source)
         units = units_by(source.data, unit)
         described = f"{method}-{unit}-{of}"

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fedsim
 from fedsim.errors import FedsimError
-from tests.tiny_runs import Cli
+from tests.tiny_runs import TINY, Cli
 from unlearning.pipeline.attribute import attribute, time_of
 from unlearning.pipeline.purge import plan
 from unlearning.pipeline.runner import unlearn
@@ -103,3 +104,13 @@ def test_bad_input_is_one_line(run: Path, given: dict, line: str) -> None:
     with pytest.raises(FedsimError, match=line.replace("(", r"\(")):
         attribute(run, **{"of": "test=1", "method": "trak", "unit": "sample", **given})
     assert sorted((run / "attributions").glob("*")) == before
+
+
+def test_a_run_that_promises_privacy_is_not_told_of(tmp_path: Path, no_pictures: None) -> None:
+    private = {"privacy.client": {"noise_multiplier": 1.0, "delta": 1e-3}, "out": str(tmp_path)}
+    run = fedsim.run(TINY, overrides=private).folder
+    with pytest.raises(FedsimError, match=r"promises privacy of .*say --no-privacy"):
+        attribute(run, "test=1", "trak", "client", models=1)
+    assert not (run / "attributions").exists()
+    _, made = attribute(run, "test=1", "trak", "client", models=1, dimension=16, no_privacy=True)
+    assert made.scores.shape == (1, 6)

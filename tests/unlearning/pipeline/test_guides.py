@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim.config.run import HistoryConfig
 from fedsim.errors import FedsimError
 from tests.tiny_runs import Cli
 from unlearning.api.registry import load_unlearning
 from unlearning.pipeline.apply import options_of
 from unlearning.pipeline.comparison import read_comparison
 from unlearning.pipeline.ensemble import Member, train_members
+from unlearning.pipeline.entries import entries_of
 from unlearning.pipeline.forget import Request, parse_forget
 from unlearning.pipeline.guides import ORACLES_APART, Guides, shifts, subset_members, units_of
 from unlearning.pipeline.roles import roles_of
@@ -87,6 +89,14 @@ def test_an_oracle_to_match_is_not_one_that_judges(source: Source) -> None:
     assert roles.forget.oracle is not None
     assert torch.equal(roles.forget.oracle, torch.from_numpy(oracle.logits("train", request.rows)).float())
     assert guides.roles.forget.oracle is None  # no other method gets it
+
+
+def test_all_methods_are_those_that_train_no_further_models(source: Source) -> None:
+    entries, notes = entries_of(["all"], asked(source, "client=2"), HistoryConfig(), {})
+    assert "scrub" in entries
+    for name in ("datamodel_matching", "oracle_matching"):
+        assert name not in entries
+        assert f"left out: {name} trains further models; ask for it by name" in notes
 
 
 @pytest.mark.slow
