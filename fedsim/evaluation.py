@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from fedsim.data.datasets import Dataset
 from fedsim.data.transforms import normalize
 from fedsim.flower.records import Tensors, from_numpy
 from fedsim.models.objective import has_several_labels, label_losses
+from fedsim.own_metrics import OwnMetric
 
 _BATCH, _BATCH_FLOATS = 500, 4_000_000  # samples, fewer of large images: what layers make of them is larger still
 _UNEVEN = 2.0  # test classes whose sizes differ by less hide little behind an accuracy
@@ -35,10 +36,13 @@ class HeadScore:
     imbalance: dict[str, float]
     """What accuracy hides where classes differ in size, see `imbalance_metrics`; empty where it is not asked for."""
 
+    own: dict[str, float] = field(default_factory=dict)
+    """By metrics of the user's own."""
+
     def metrics(self, prefix: str, groups: dict[str, npt.NDArray[np.intp]]) -> dict[str, float]:
         """Return the score under metric names; `groups` are classes by shot group."""
         out = {f"{prefix}/accuracy": self.accuracy, f"{prefix}/loss": self.loss}
-        out |= {f"{prefix}/{name}": value for name, value in self.imbalance.items()}
+        out |= {f"{prefix}/{name}": value for name, value in (self.imbalance | self.own).items()}
         for group, classes in groups.items():
             if np.isfinite(self.per_class[classes]).any():
                 out[f"{prefix}/accuracy_{group}"] = float(np.nanmean(self.per_class[classes]))
@@ -57,10 +61,13 @@ class ErrorScore:
     """Mean squared distance to E[y | x], where that is known."""
     per_class: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     """(0,): there are no classes."""
+    own: dict[str, float] = field(default_factory=dict)
+    """By metrics of the user's own."""
 
     def metrics(self, prefix: str, groups: dict[str, npt.NDArray[np.intp]]) -> dict[str, float]:
         """Return the score under metric names."""
         out = {f"{prefix}/mse": self.loss, f"{prefix}/r2": self.r2}
+        out |= {f"{prefix}/{name}": value for name, value in self.own.items()}
         return out if self.excess_risk is None else out | {f"{prefix}/excess_risk": self.excess_risk}
 
 
@@ -88,7 +95,9 @@ class TestSet:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         metrics: Literal["auto", "accuracy", "all"] = "auto",
+        own: Mapping[str, OwnMetric] | None = None,
     ) -> None:
+        self.own = own or {}
         self.dtype = dtype
         self.imbalance = metrics == "all"
         if metrics == "auto" and dataset.has_classes:
@@ -115,11 +124,18 @@ class TestSet:
         for x in torch.split(x_test, size):
             for head, logits in heads(normalize(x, self.mean, self.std).to(self.dtype)).items():
                 parts.setdefault(head, []).append(logits if absent is None else logits.masked_fill(absent, -torch.inf))
+        return {head: self._scored(torch.cat(outputs), y) for head, outputs in parts.items()}
+
+    def _scored(self, outputs: Tensor, y: Tensor) -> Score:
+        score: Score
         if y.is_floating_point():
-            return {head: self._error(torch.cat(outputs)) for head, outputs in parts.items()}
-        if has_several_labels(y):
-            return {head: self._of_labels(torch.cat(outputs), y) for head, outputs in parts.items()}
-        return {head: self._score(torch.cat(outputs), y) for head, outputs in parts.items()}
+            score = self._error(outputs)
+        else:
+            score = self._of_labels(outputs, y) if has_several_labels(y) else self._score(outputs, y)
+        if not self.own:
+            return score
+        raw, targets = outputs.double().cpu().numpy(), y.cpu().numpy()
+        return replace(score, own={name: metric(raw, targets) for name, metric in self.own.items()})
 
     def _error(self, outputs: Tensor) -> ErrorScore:
         predicted = outputs[:, 0].double()

@@ -114,10 +114,14 @@ def _known() -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
+_FLAGS = {"data.name": "dataset", "data.partition.name": "partition", "metrics": "metric"}
+"""Options of `fedsim run` that name files, where they are not called as their keys."""
+
+
 def require_allowed(path: Path, where: str) -> None:
     """Refuse a file that a configuration names and the user has not, or not with this content."""
     known, now = _named.get(str(path)) or _known().get(str(path)), plugin_hash(path, where)
-    option = {"data.name": "dataset"}.get(where, where.removesuffix(".name"))
+    option = _FLAGS.get(where, where.removesuffix(".name"))
     if known is None:
         raise FedsimError(
             f"{where}: {path} is a file that you have not named yourself, and would be run; if you trust it, add "

@@ -24,6 +24,7 @@ def list_command(
         raise FedsimError(f"list {what}: no such list; {nearest(what, _LISTS)}")
     from fedsim.config.resolve import preset_names
     from fedsim.data.config import available_datasets, partition_names
+    from fedsim.data.partition_config import OWN, OwnPartition
     from fedsim.federated.registry import describe
     from fedsim.models.config import available_models
     from unlearning.api.pruner import describe_pruners
@@ -33,7 +34,7 @@ def list_command(
         "strategies": lambda: {name: summary for name, (_, summary) in describe("strategies").items()},
         "datasets": available_datasets,
         "models": available_models,
-        "partitions": partition_names,
+        "partitions": lambda: partition_names() | {OWN: OwnPartition.__doc__ or ""},
         "presets": preset_names,
         "pruning": describe_pruners,
         "unlearning": lambda: {RETRAIN: RETRAIN_SUMMARY, **describe_unlearning()},

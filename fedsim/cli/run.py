@@ -48,6 +48,7 @@ def run_command(
     model: Annotated[
         str | None, typer.Option(help="Model; see: fedsim list models.", autocompletion=complete_models)
     ] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="A metric of your own, ./FILE.py:NAME. Repeatable.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     engine: Annotated[str | None, typer.Option(help="auto, inprocess, local or ray.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,
@@ -71,6 +72,7 @@ def run_command(
         "data.root": None if data_root is None else str(data_root),
         "data.partition.name": partition,
         "model.name": model,
+        "metrics": metric,
         "seed": seed,
         "engine.name": engine,
         "engine.ray_address": ray_address,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -24,8 +24,10 @@ from fedsim.errors import FedsimError, nearest
 from fedsim.federated.registry import describe, load_strategy
 from fedsim.plugins import PluginFile, allow, plugin_hash, plugin_of, require_allowed
 from fedsim.reading import load_yaml, read_regular
+from fedsim.schema import Config
 
 Nested = dict[str, Any]
+C = TypeVar("C", bound=Config)
 
 
 def presets_folder() -> Path:
@@ -212,25 +214,40 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
 def allow_named(layer: Mapping[str, Any]) -> None:
     """Let the user's own files run that a layer names which comes from the user: flags, `--set`, Python."""
     for key, value in flatten(layer):
-        if key in ("strategy.name", "model.name", "data.name"):
+        if key in ("strategy.name", "model.name", "data.name", "data.partition.name"):
             allow(value, key)
+        if key == "metrics":
+            for name in [value] if isinstance(value, str) else value or ():
+                allow(name, key)
 
 
 def _with_plugins(config: RunConfig) -> RunConfig:
     """Return the configuration with absolute paths of the user's files, and their hashes; refuse changed ones."""
-    sections = {"strategy": config.strategy, "model": config.model, "data": config.data}
-    names = {"strategy": config.strategy.name, "model": config.model.name, "data": config.data.name}
-    changes: dict[str, Any] = {}
     known = {file.path: file for file in config.plugins}
     files: dict[Path, PluginFile] = {}
-    for section, part in sections.items():
-        if (plugin := plugin_of(names[section])) is not None:
-            path, wanted = plugin
-            require_allowed(path, f"{section}.name")
-            if path in known:
-                known[path].require_unchanged()
-            else:
-                known[path] = PluginFile(path=path, sha256=plugin_hash(path, f"{section}.name"))
-            files[path] = known[path]
-            changes[section] = part.model_copy(update={"name": f"{path}:{wanted}" if wanted else str(path)})
+
+    def absolute(name: str, where: str) -> str:
+        if (plugin := plugin_of(name)) is None:
+            return name
+        path, wanted = plugin
+        require_allowed(path, where)
+        if path in known:
+            known[path].require_unchanged()
+        else:
+            known[path] = PluginFile(path=path, sha256=plugin_hash(path, where))
+        files[path] = known[path]
+        return f"{path}:{wanted}" if wanted else str(path)
+
+    def section(part: C, where: str) -> C:
+        name = absolute(before := str(part.name), f"{where}.name")  # type: ignore[attr-defined] # sections of NAMED
+        return part if name == before else part.model_copy(update={"name": name})
+
+    data = section(config.data, "data")
+    cut = section(config.data.partition, "data.partition")
+    changes: dict[str, Any] = {
+        "strategy": section(config.strategy, "strategy"),
+        "model": section(config.model, "model"),
+        "data": data if cut is config.data.partition else data.model_copy(update={"partition": cut}),
+        "metrics": tuple(absolute(name, "metrics") for name in config.metrics),
+    }
     return config.model_copy(update={**changes, "plugins": tuple(files.values())})

@@ -193,6 +193,8 @@ class RunConfig(Config):
     """Whose local test sets are evaluated: auto is all for personalised methods, else none; seen: trained ones."""
     eval_metrics: Literal["auto", "accuracy", "all"] = "auto"
     """all: balanced accuracy, macro F1 and AUC too; auto does so for two classes or a test set of uneven ones."""
+    metrics: tuple[str, ...] = ()
+    """Functions of your own files, such as ./mine.py:name, that measure the global model beside what is built in."""
     checkpoint_every: int = Field(10, ge=1)
     """Rounds between checkpoints; the last round always leaves one."""
     strategy: SerializeAsAny[StrategyConfig]
@@ -249,6 +251,11 @@ class RunConfig(Config):
         if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
             raise ValueError("must be letters, digits, '.', '_' and '-', the first no sign; folders go to --out")
         return value
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("cohort", mode="before")
     @classmethod
@@ -320,7 +327,7 @@ class RunConfig(Config):
         """Return by dotted key all that decides what a round comes to and leaves, where its data come from aside."""
         elsewhere = {
             "name", "out", "log", "engine", "rounds", "min_replies", "stop_on_divergence", "eval_every", "eval_clients",
-            "eval_metrics", "checkpoint_every", "stop",
+            "eval_metrics", "checkpoint_every", "stop", "metrics",
         }  # fmt: skip
         if not self.clients_unseen:  # an option that came later: runs without it are what they were
             elsewhere.add("clients_unseen")

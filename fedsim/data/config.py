@@ -3,12 +3,13 @@
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from fedsim.data.folder_config import FolderConfig, MucacConfig, MufacConfig
 from fedsim.data.hf_config import HfConfig
+from fedsim.data.partition_config import OWN, Exponential, Linear, OwnPartition, Quantity, Square
 from fedsim.errors import nearest
 from fedsim.paths import expanded
 from fedsim.plugins import plugin_of
@@ -126,10 +127,30 @@ class Sites(Config):
         return value
 
 
+def _kind_of_partition(value: Any) -> str:
+    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
+    return OWN if plugin_of(str(name)) is not None else str(name)
+
+
+_PARTITIONERS: tuple[type[Config], ...] = (
+    Iid, Dirichlet, Pathological, Shards, Natural, Multinomial, Sites, Quantity, Linear, Square, Exponential,
+    OwnPartition,
+)  # fmt: skip
 PartitionConfig = Annotated[
-    Iid | Dirichlet | Pathological | Shards | Natural | Multinomial | Sites, Field(discriminator="name")
+    Annotated[Iid, Tag("iid")]
+    | Annotated[Dirichlet, Tag("dirichlet")]
+    | Annotated[Pathological, Tag("pathological")]
+    | Annotated[Shards, Tag("shards")]
+    | Annotated[Natural, Tag("natural")]
+    | Annotated[Multinomial, Tag("multinomial")]
+    | Annotated[Sites, Tag("sites")]
+    | Annotated[Quantity, Tag("quantity")]
+    | Annotated[Linear, Tag("linear")]
+    | Annotated[Square, Tag("square")]
+    | Annotated[Exponential, Tag("exponential")]
+    | Annotated[OwnPartition, Tag(OWN)],
+    Discriminator(_kind_of_partition),
 ]
-_PARTITIONERS: tuple[type[Config], ...] = get_args(get_args(PartitionConfig)[0])
 
 
 class StagesConfig(Config):
@@ -342,7 +363,7 @@ class DataConfig(Config):
         if isinstance(value, dict):
             value = {"name": Dirichlet().name} | value
             name = str(value["name"])
-            if name not in partition_names():
+            if name not in partition_names() and plugin_of(name) is None:
                 raise ValueError(f"no partitioner {name!r}; {nearest(name, partition_names())}")
         return value
 
@@ -353,8 +374,9 @@ def available_datasets() -> dict[str, str]:
 
 
 def partition_names() -> dict[str, str]:
-    """Return one line for every partitioner name."""
-    return {model.model_fields["name"].default: (model.__doc__ or "").splitlines()[0] for model in _PARTITIONERS}
+    """Return one line for every partitioner name; a function of one's own has none."""
+    named = [model for model in _PARTITIONERS if model is not OwnPartition]
+    return {model.model_fields["name"].default: (model.__doc__ or "").splitlines()[0] for model in named}
 
 
 def _absolute(path: Path) -> Path:

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsim.data.config import Dirichlet, Iid, Multinomial, Natural, PartitionConfig, Pathological, Shards, Sites
+from fedsim.data.partition_config import Exponential, Linear, OwnPartition, Quantity, Square
+from fedsim.data.size_partition import owners_by_function, owners_by_size
 from fedsim.errors import FedsimError
 from fedsim.randomness import generator
 
@@ -106,6 +108,10 @@ def make_partition(
             owners = np.empty(len(labels), dtype=np.int64)
             shares = np.arange(len(labels)) * clients // len(labels)
             owners[rng.permutation(len(labels))] = shares
+        case Quantity() | Linear() | Square() | Exponential():
+            owners = owners_by_size(config, len(labels), clients, rng)
+        case OwnPartition():
+            owners = owners_by_function(config, labels, clients, rng, identity)
         case Multinomial():
             owners = _multinomial(config, labels, clients, rng)
         case Dirichlet():

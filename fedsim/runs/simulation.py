@@ -36,6 +36,7 @@ from fedsim.models.base import Classifier
 from fedsim.models.build import has_batch_coupling
 from fedsim.models.portable import Description
 from fedsim.models.start import start_hash
+from fedsim.own_metrics import load_own_metrics
 from fedsim.paths import expanded
 from fedsim.runs.checkpoint import Checkpoint
 from fedsim.runs.client_scores import ClientScore, evaluated, noted, spread
@@ -97,7 +98,8 @@ class Simulation:
         uneven = seen.class_counts.max() >= _LONG_TAIL * seen.class_counts.min()
         self.groups = shot_groups(seen.shot_counts(config.data.shots)) if uneven else {}
         dtype = model.classifier.weight.dtype
-        self._tests = TestSet(dataset, self.worker.device, dtype, config.eval_metrics)
+        self.own_metrics = load_own_metrics(config.metrics)
+        self._tests = TestSet(dataset, self.worker.device, dtype, config.eval_metrics, self.own_metrics)
         personalised = self.strategy.client.personalised
         self._held_out = HeldOut(config, self.data, self.worker.device, dtype, personalised=personalised)
 

@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fedsim
@@ -31,14 +32,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) -
 
 
 def test_every_command_of_the_page(folder: Path, cli: Cli) -> None:
-    assert set(FILES) == {"entropy.py", "shrink.py", "net.py", "waves.py"}
-    assert len(COMMANDS) == 4
+    assert set(FILES) == {"entropy.py", "shrink.py", "net.py", "waves.py", "cut.py", "top.py"}
+    assert len(COMMANDS) == 6
     for command in COMMANDS:
         program, *arguments = shlex.split(command)
         done = cli(*arguments, "--quiet")
         assert (program, done.code, done.err) == ("fedsim", 0, ""), (command, done.err)
     for name in ("own", "mine", "waves"):
         assert fedsim.load_model(folder / "runs" / name).description.outputs == (2 if name == "waves" else 10)
+    counts = np.load(folder / "runs" / "halves" / "partition.npz")["label_counts"]
+    assert not (counts[:2, 5:].any())
+    assert not (counts[2:, :4].any())
+    top = fedsim.compare(folder / "runs" / "top", metrics=["global/top2", "global/accuracy"]).iloc[0]
+    assert 1 >= top["global/top2"] > top["global/accuracy"]
+    shown = cli("show", folder / "runs" / "top").out
+    assert "Share of test samples whose class is among the two that are thought likeliest" in shown
     assert fedsim.load_run_model(folder / "runs" / "mine").feature_dim == 16
 
 
@@ -82,7 +90,8 @@ def test_a_configuration_cannot_make_a_file_run_that_its_reader_has_not_named(
     """As of somebody who sends a configuration and a file beside it."""
     (folder / "evil.py").write_text("raise SystemExit('it ran')\n")
     for section, line in (("strategy", "strategy: ./evil.py"), ("model", "model: ./evil.py"),
-                          ("data", "data: {name: ./evil.py}")):  # fmt: skip
+                          ("data", "data: {name: ./evil.py}"), ("partition", "data: {partition: ./evil.py}"),
+                          ("metric", "metrics: ./evil.py")):  # fmt: skip
         (folder / "sent.yaml").write_text(f"{line}\n")
         done = cli("run", "--config=sent.yaml", "--quiet")
         option = "dataset" if section == "data" else section
@@ -137,6 +146,28 @@ def test_files_that_do_not_do_are_one_line(folder: Path, cli: Cli, text: str, sa
     done = cli("run", "--strategy=./own.py", "--quiet")
     assert (done.code, done.err.count("\n"), says in done.err) == (2, 1, True), done.err
     assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "says"),
+    [
+        ("--partition", "def cut(labels, clients, rng):\n    return labels * 0.5", "cut() returns float64 of shape"),
+        (
+            "--partition",
+            "def cut(labels, clients, rng):\n    return labels",
+            "returns clients 0 to 9; there are 0 to 3",
+        ),
+        ("--partition", "def cut(labels, clients, rng):\n    return labels[7:1/0]", "cut() fails (ZeroDivisionError"),
+        ("--metric", "def m(outputs, targets):\n    return 'x'", "m() fails (ValueError"),
+        ("--metric", "x = 1", "registers nothing that is a function of outputs and targets"),
+    ],
+)
+def test_cuts_and_metrics_that_do_not_do_are_one_line(
+    folder: Path, cli: Cli, option: str, text: str, says: str
+) -> None:
+    (folder / "own.py").write_text(text)
+    done = cli("run", f"{option}=./own.py", "--clients=4", "--rounds=1", "--model=mlp", "--quiet")
+    assert (done.code, done.err.count("\n"), says in done.err) == (2, 1, True), done.err
 
 
 @pytest.mark.ray

@@ -1,0 +1,93 @@
+"""Who holds which sample where only sizes differ, or where a user's function says so."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsim.data.partition_config import Exponential, Linear, OwnPartition, Quantity, Square
+from fedsim.errors import FedsimError
+from fedsim.plugins import chosen, load_plugin, plugin_of
+
+IntArray = npt.NDArray[np.int64]
+BySize = Quantity | Linear | Square | Exponential
+
+
+def owners_by_size(config: BySize, samples: int, clients: int, rng: np.random.Generator) -> IntArray:
+    """Return the owner of every row, (n,): a random order of them, cut into pieces of the sizes that are asked for.
+
+    The shapes are those of flwr-datasets' partitioners of the same names, without a last client that gets the rest.
+
+    Raises
+    ------
+    FedsimError
+        If there are too few samples for what every client is to have.
+    """
+    least = config.min_samples if isinstance(config, Quantity) else 1
+    if least * clients > samples:
+        raise FedsimError(f"data.partition: {samples} samples are too few for {least} of each of {clients} clients")
+    shares = _shares(config, clients, rng)
+    # What is guaranteed is dealt first; the rest in the shares, rounded so that all is dealt.
+    bounds = np.floor(np.cumsum(shares) / shares.sum() * (samples - least * clients) + 1e-9).astype(np.int64)
+    bounds[-1] = samples - least * clients
+    sizes = np.diff(bounds, prepend=0) + least
+    owners = np.empty(samples, np.int64)
+    owners[rng.permutation(samples)] = np.repeat(np.arange(clients), sizes)
+    return owners
+
+
+def _shares(config: BySize, clients: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    number = np.arange(1, clients + 1, dtype=np.float64)
+    match config:
+        case Quantity(alpha=alpha):
+            shares = rng.dirichlet(np.full(clients, alpha))
+            if not np.isfinite(shares).all():
+                raise FedsimError(f"data.partition.alpha: {alpha} is too small for {clients} clients; raise it")
+            return shares
+        case Linear():
+            return number
+        case Square():
+            return number**2
+        case Exponential():
+            return np.exp(number - clients)
+
+
+def owners_by_function(
+    config: OwnPartition, labels: IntArray, clients: int, rng: np.random.Generator, identity: IntArray | None
+) -> IntArray:
+    """Return the owner of every row, (n,), -1 for none, as a user's function has it.
+
+    Raises
+    ------
+    FedsimError
+        If it fails, or returns something else.
+    """
+    plugin = plugin_of(config.name)
+    assert plugin is not None  # its configuration has looked
+    module = load_plugin(plugin[0], "data.partition.name")
+    functions = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not key.startswith("_")
+    }
+    cut = chosen(functions, *plugin, "data.partition.name", "a function of labels, clients and a generator", ())
+    known: dict[str, Any] = {"identity": identity} if "identity" in inspect.signature(cut).parameters else {}
+    try:
+        owners = np.asarray(cut(labels.copy(), clients, rng, **known))
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise FedsimError(f"data.partition.name: {cut.__name__}() fails ({reason}); mend it") from error
+    if owners.shape != labels.shape or owners.dtype.kind not in "iu":
+        raise FedsimError(
+            f"data.partition.name: {cut.__name__}() returns {owners.dtype} of shape {owners.shape}; it must return a "
+            f"client's number for each of {len(labels)} rows"
+        )
+    if owners.min() < -1 or owners.max() >= clients:
+        raise FedsimError(
+            f"data.partition.name: {cut.__name__}() returns clients {owners.min()} to {owners.max()}; there are 0 to "
+            f"{clients - 1}, and -1 for nobody"
+        )
+    return owners.astype(np.int64)
