@@ -161,7 +161,7 @@ def chosen(own: dict[str, T], path: Path, wanted: str | None, where: str, kind: 
         if name in ours:
             raise FedsimError(f"{where}: {path} registers {name!r}, a name of fedsim's own; give it another")
     if not own:
-        raise FedsimError(f"{where}: {path} registers nothing that is {kind}; see the README on your own")
+        raise FedsimError(f"{where}: {path} registers nothing that is {kind}; see docs/extending.md")
     if wanted is None and len(own) == 1:
         return next(iter(own.values()))
     if wanted is None or wanted not in own:

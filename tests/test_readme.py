@@ -1,4 +1,4 @@
-"""The README's examples do what it says."""
+"""The examples of the README and of docs/ do what they say."""
 
 import re
 import shlex
@@ -12,8 +12,10 @@ import fedsim
 from fedsim.cli.main import main
 from fedsim.config.resolve import resolve
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-CODE = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [README, *(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md")))]
+CODE = [block for page in PAGES for block in re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)]
 
 
 def blocks(language: str) -> list[str]:
