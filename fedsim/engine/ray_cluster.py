@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import itertools
 import math
 import os
@@ -11,6 +12,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -273,8 +275,9 @@ def _start(options: EngineConfig) -> str:
         more["_temp_dir"] = str(_sessions[-1])
     else:
         _require_reachable(options.ray_address)
+    said = io.StringIO()
     try:
-        with _from_nowhere():
+        with _from_nowhere(), _on_loopback() if options.ray_address is None else _hushed(said):
             context = ray.init(
                 address=options.ray_address or "local", log_to_driver=False, logging_level="ERROR", **more
             )
@@ -284,6 +287,11 @@ def _start(options: EngineConfig) -> str:
             with contextlib.suppress(OSError):
                 (Path.home() / ".ray" / "auth_token").chmod(0o600)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        if "Unauthenticated" in said.getvalue() or "InvalidAuthToken" in str(error):
+            raise FedsimError(
+                f"engine.ray_address: {options.ray_address} wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN "
+                "to what `ray get-auth-token` prints on its head"
+            ) from None
         where = f"engine.ray_address: {options.ray_address} cannot be joined" if options.ray_address else "engine: Ray"
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FedsimError(f"{where} ({reason})") from None
@@ -305,6 +313,35 @@ def _from_nowhere() -> Iterator[None]:
         os.chdir(before)
         if in_main_thread and handler is not None:
             signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have all that Ray starts listen on 127.0.0.1, as it does where it knows of no clusters: its metrics, too."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _hushed(said: io.StringIO) -> Iterator[None]:
+    """Keep what libraries write to this process's standard error, a line a second for one that is refused."""
+    sys.stderr.flush()
+    real = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
+            file.seek(0)
+            said.write(file.read().decode(errors="replace"))
 
 
 def _require_reachable(address: str) -> None:

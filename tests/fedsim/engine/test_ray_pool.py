@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,3 +86,23 @@ def test_actors_have_names_and_their_own_threads(ray_engine: MakeEngine) -> None
     assert len(names) == 1
     actor = ray.get_actor(names[0])
     assert ray.get(actor.__ray_call__.remote(lambda self: os.environ["OMP_NUM_THREADS"])) == "2"
+
+
+def test_all_that_is_started_listens_on_loopback(ray_engine: MakeEngine) -> None:
+    import ray
+
+    from fedsim.engine.ray_cluster import metrics_address
+
+    ray_engine(fakes.EchoWorker, 4, 1)
+    (node,) = [node for node in ray.nodes() if node["Alive"]]
+    assert node["NodeManagerAddress"] == "127.0.0.1"
+    ports = {node["NodeManagerPort"], node["ObjectManagerPort"], int(metrics_address().split(":")[2].split("/")[0])}
+    listening: dict[int, set[str]] = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            address, port = local.split(":")
+            if state == "0A":
+                listening.setdefault(int(port, 16), set()).add(address)
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
+    assert all(listening[port] <= loopback for port in ports)
