@@ -11,6 +11,7 @@ from fedsim.data.folder_config import FolderConfig, MucacConfig, MufacConfig
 from fedsim.data.hf_config import HfConfig
 from fedsim.data.partition_config import OWN, Exponential, Linear, OwnPartition, Quantity, Square
 from fedsim.errors import nearest
+from fedsim.installed import described, installed
 from fedsim.paths import expanded
 from fedsim.plugins import plugin_of
 from fedsim.schema import Config
@@ -341,6 +342,8 @@ class DataConfig(Config):
     def _known_name(cls, value: str) -> str:
         if plugin_of(value) is not None:
             return value
+        if value not in DATASETS and value in installed("datasets", DATASETS):
+            return value
         prefix, _, path = value.partition(":")
         if not (path if prefix in ("npz", "csv", "folder", "hf") else value in DATASETS):
             raise ValueError(f"no dataset {value!r}; {nearest(value, DATASETS)}")
@@ -370,7 +373,7 @@ class DataConfig(Config):
 
 def available_datasets() -> dict[str, str]:
     """Return one line for every dataset name."""
-    return dict(DATASETS)
+    return DATASETS | described("datasets", DATASETS)
 
 
 def partition_names() -> dict[str, str]:

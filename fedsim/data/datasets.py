@@ -14,15 +14,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from fedsim.data.config import DataConfig
+from fedsim.data.config import DATASETS, DataConfig
 from fedsim.data.faces import SIZE, list_mucac, list_mufac
 from fedsim.data.hugging_face import read_hf
 from fedsim.data.images import load_images
 from fedsim.data.listing import Column, Listing, list_folder
-from fedsim.data.npz import Array, IntArray, Part, own_parts, read_npz, split
+from fedsim.data.npz import Array, IntArray, Part, own_parts, parts_of_function, read_npz, split
 from fedsim.data.table_encoding import Encoding
 from fedsim.data.tabular import EMBEDDED_TABLES, embedded, linear_model, read_csv
 from fedsim.errors import FedsimError
+from fedsim.installed import installed, load_installed
 from fedsim.paths import expanded
 from fedsim.plugins import plugin_of
 from fedsim.randomness import generator
@@ -177,6 +178,9 @@ def _loaded(config: DataConfig, seed: int) -> Dataset:
     if (plugin := plugin_of(config.name)) is not None:
         return _dataset(config.name, *own_parts(*plugin, config.test_fraction, seed), scale=config.target_scale)
     name, _, file = config.name.partition(":")
+    if name not in DATASETS and (brought := installed("datasets", DATASETS).get(name)) is not None:
+        parts = parts_of_function(load_installed(brought, "data.name"), Path(name), config.test_fraction, seed)
+        return _dataset(name, *parts, scale=config.target_scale)
     if name == "npz":
         parts = read_npz(Path(file), config.test_fraction, seed)
         return _dataset(config.name, *parts, scale=config.target_scale)

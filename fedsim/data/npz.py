@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,21 @@ def own_parts(path: Path, wanted: str | None, test_fraction: float, seed: int) -
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
     }
     load = chosen(found, path, wanted, "data.name", "a function that returns a data set", ())
+    return parts_of_function(load, path, test_fraction, seed)
+
+
+def parts_of_function(
+    load: Callable[[], Mapping[str, Any]], path: Path, test_fraction: float, seed: int
+) -> tuple[Part, Part]:
+    """Return the training and the test part of what a function returns; `path` begins its errors."""
     try:
         given = load()
         arrays = {str(key): np.asarray(value) for key, value in given.items()}
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise FedsimError(f"{path}: {load.__name__}() fails ({reason}); it must return {{name: array}}") from error
+        raise FedsimError(
+            f"{path}: {getattr(load, '__name__', load)}() fails ({reason}); it must return {{name: array}}"
+        ) from error
     return _parts(_Archive(path, {key: value for key, value in arrays.items() if key in _KEYS}), test_fraction, seed)
 
 

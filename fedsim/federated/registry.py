@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from fedsim.config.strategy import StrategyConfig
 from fedsim.errors import FedsimError, nearest
+from fedsim.installed import described, installed, load_installed
 from fedsim.plugins import plugin_of, registered, registry_key
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def _marked_calls(tree: ast.Module, marker: str) -> Iterator[ast.Call]:
 
 def describe(package: str) -> dict[str, tuple[str, str]]:
     """Return {strategy name: (module, one-line description)} of a package of strategies, read from its source."""
-    return {name: (method.module, method.summary) for name, method in declared(package, "strategy").items()}
+    ours = {name: (method.module, method.summary) for name, method in declared(package, "strategy").items()}
+    return ours | {name: (package, line) for name, line in described("strategies", ours).items()}
 
 
 def load_strategy(name: str) -> Strategy:
@@ -140,7 +142,23 @@ def load_strategy(name: str) -> Strategy:
     known = declared("strategies", "strategy")
     if (plugin := plugin_of(name)) is not None:
         return registered(_strategies, plugin, "strategy.name", "a strategy", known)
+    if (brought := installed("strategies", known).get(name)) is not None:
+        load_installed(brought, "strategy.name")
+        return brought_by(_strategies, name, brought.value, "strategy.name")
     return imported(_strategies, known, name, f"strategy.name: unknown strategy {name!r}")
+
+
+def brought_by(registry: Mapping[str, T], name: str, module: str, where: str) -> T:
+    """Return the method that the module of an installed package has registered.
+
+    Raises
+    ------
+    FedsimError
+        If it has registered none of that name.
+    """
+    if name not in registry:
+        raise FedsimError(f"{where}: {module} of an installed package registers no {name!r}; ask its author")
+    return registry[name]
 
 
 def imported(registry: Mapping[str, T], known: Mapping[str, Declaration], name: str, unknown: str) -> T:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from fedsim.errors import FedsimError, nearest
+from fedsim.installed import described, installed
 from fedsim.plugins import plugin_of
 from fedsim.schema import Config
 
@@ -57,6 +58,7 @@ MODELS = {
 _EXTERNAL = {
     "torchvision": ModelEntry("any classification network of torchvision with a linear head", "external", 1),
     "timm": ModelEntry("any network of timm with one feature vector, where timm is installed", "external", 1),
+    "installed": ModelEntry("a torch.nn.Module of an installed package", "external", 0),
     "own": ModelEntry("a torch.nn.Module of your own with a linear head: the file and the class's name", "external", 0),
 }
 """Where networks outside of the zoo come from -> what is said of all of these; `KIND_model` builds one."""
@@ -67,7 +69,8 @@ def available_models() -> dict[str, str]:
     """Return the name and the one-line description of every model."""
     written = {"own": "./FILE.py:NAME"}
     external = {written.get(kind, f"{kind}:NAME"): entry.description for kind, entry in _EXTERNAL.items()}
-    return {name: entry.description for name, entry in MODELS.items()} | external
+    del external["installed:NAME"]
+    return {name: entry.description for name, entry in MODELS.items()} | external | described("models", MODELS)
 
 
 class ModelConfig(Config):
@@ -113,6 +116,8 @@ class ModelConfig(Config):
         """Where the network comes from, of `_EXTERNAL`; "" if it is of the zoo."""
         if plugin_of(self.name) is not None:
             return "own"
+        if self.name not in MODELS and self.name in installed("models", MODELS):
+            return "installed"
         kind, colon, _ = self.name.partition(":")
         return kind if colon and kind in ("torchvision", "timm") else ""
 

@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 
 from fedsim.errors import FedsimError, nearest
+from fedsim.installed import installed, load_installed
 from fedsim.models.base import Features
 from fedsim.plugins import chosen, load_plugin, plugin_of
 
@@ -84,8 +85,25 @@ def own_model(input_shape: tuple[int, ...], name: str) -> Features:
         for key, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
     }
-    kind = chosen(kinds, path, wanted, "model.name", "a torch.nn.Module", ())
-    known = {"input_shape": input_shape, "num_classes": 2}
+    return _without_head(chosen(kinds, path, wanted, "model.name", "a torch.nn.Module", ()), input_shape, name)
+
+
+def installed_model(input_shape: tuple[int, ...], name: str) -> Features:
+    """Return a network of an installed package, by its entry point, without its last linear layer; as `own_model`.
+
+    Raises
+    ------
+    FedsimError
+        If it is no class of networks, has no linear layer, or does not take such inputs.
+    """
+    kind = load_installed(installed("models", ())[name], "model.name")
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise FedsimError(f"model.name: {name} of an installed package is no torch.nn.Module; ask its author")
+    return _without_head(kind, input_shape, name)
+
+
+def _without_head(kind: type[nn.Module], input_shape: tuple[int, ...], name: str) -> Features:
+    known: dict[str, Any] = {"input_shape": input_shape, "num_classes": 2}
     taken = {key: value for key, value in known.items() if key in inspect.signature(kind).parameters}
     try:
         network: nn.Module = kind(**taken)

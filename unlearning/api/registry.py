@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from fedsim.federated.registry import declared, imported
+from fedsim.federated.registry import brought_by, declared, imported
+from fedsim.installed import described, installed, load_installed
 from fedsim.plugins import plugin_of, registered, registry_key
 from fedsim.schema import Config
 from unlearning.api.needs import Needs
@@ -124,6 +125,9 @@ def load_unlearning(name: str) -> Method:
         return registered(_methods, plugin, "--method", "an unlearning method", known)
     if name not in known and (loaded := [method for method in _methods.values() if method.name == name]):
         return loaded[-1]  # of a user's file
+    if (brought := installed("unlearning", known).get(name)) is not None:
+        load_installed(brought, "--method")
+        return brought_by(_methods, name, brought.value, "--method")
     return imported(_methods, known, name, f"--method {name}: no such unlearning method")
 
 
@@ -139,4 +143,4 @@ def describe_unlearning() -> dict[str, str]:
         asked = Needs(**flags)
         where = "federated" if asked.federation else "central, pools the clients' raw data"
         lines[name] = f"{method.summary} Forgets: {', '.join(forgets)}. Needs: {asked.words()}. Runs: {where}."
-    return lines
+    return lines | described("unlearning", lines)
