@@ -51,10 +51,16 @@ class Sweep:
         if jobs is not None and jobs < 1:
             raise FedsimError(f"--jobs {jobs}: must be at least 1")
         engine = next(iter(self.configs.values())).engine
-        gpus = torch.cuda.device_count() if engine.device == "auto" else 0
+        gpus = _gpus() if engine.device == "auto" else []
         cores = max(1, len(os.sched_getaffinity(0)) // engine.threads)
-        count = min(jobs or gpus or cores, len(self.cells))
-        return [str(slot % gpus) if gpus else None for slot in range(count)]
+        count = min(jobs or len(gpus) or cores, len(self.cells))
+        return [gpus[slot % len(gpus)] if gpus else None for slot in range(count)]
+
+
+def _gpus() -> list[str]:
+    """Return the GPUs of this process, as CUDA_VISIBLE_DEVICES calls them."""
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else list(map(str, range(count)))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedsim.runs.folder import RunFolder
+from fedsim.runs.sweep import plan
 from tests.tiny_runs import Cli
 
 TINY_SWEEP = [
@@ -60,6 +61,19 @@ def test_a_folder_of_something_else_is_left_alone(cli: Cli, tmp_path: Path) -> N
     (tmp_path / "sweep").mkdir()
     outcome = cli("sweep", f"--out={tmp_path}")
     assert (outcome.code, "exists already and is no sweep" in outcome.err) == (2, True)
+
+
+def test_runs_are_packed_onto_cores_or_onto_the_gpus_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = plan({}, {"training.lr": [0.1, 0.2]}, [0, 1], "s")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
+    assert planned.slots(None) == [None] * 3
+    assert planned.slots(9) == [None] * 4  # there are no more runs
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert planned.slots(None) == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert planned.slots(3) == ["5", "7", "5"]
 
 
 @pytest.mark.slow
