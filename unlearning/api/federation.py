@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Message, MetricRecord, RecordDict
 
 from fedsim.config.run import HistoryConfig, RunConfig
 from fedsim.data.federation import FederatedData
-from fedsim.engine.base import Engine
 from fedsim.errors import FedsimError, RunFailed
 from fedsim.federated.server import Server
-from fedsim.flower.internals import client_of, node_of, reply_to
-from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
-from fedsim.flower.wire import ARRAYS, METRICS, OWN_UPDATES, TRAIN, own_update
+from fedsim.flower.internals import node_of, reply_to
+from fedsim.flower.records import Tensors, to_record, to_tensors
+from fedsim.flower.wire import ARRAYS, METRICS, TRAIN
 from fedsim.models.base import Classifier
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest, load_model
@@ -30,6 +29,7 @@ from fedsim.training.first_model import build_run_model
 from unlearning.api.local import LocalWork
 from unlearning.api.needs import Needs
 from unlearning.api.replay_record import ReplayRecord
+from unlearning.api.staying import Staying
 
 
 class Round:
@@ -104,10 +104,7 @@ class Federation:
         self._client = self._simulation.worker.client
         self._local = LocalWork(config, data, left, self.device)
         self._history = open_history(run, config.rounds) if needs.history or needs.updates else []
-        self._open = contextlib.ExitStack()
-        self._engines: dict[float, Engine] = {}
-        self._ledgers: dict[float, Ledger] = {}
-        self._rounds = self._woken = 0
+        self._staying = Staying(self.config, self._simulation, left, progress)
         self._spent: list[Ledger] = []
         self._record = None
         if record is not None and config.history.keep != "none" and len(self._history) == config.rounds:
@@ -117,7 +114,7 @@ class Federation:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._open.close()
+        self._staying.close()
 
     # The history --------------------------------------------------------------------------------------------------
 
@@ -157,10 +154,7 @@ class Federation:
         FedsimError
             If they are gone, or nobody knows what they were.
         """
-        checkpoint = load_latest(self._run)
-        if checkpoint is not None and checkpoint.round == self.config.rounds:
-            return {name: value.to(self.device) for name, value in checkpoint.model.items()}
-        tensors = global_tensors(self._simulation.server, load_model(self._run / "model.safetensors"))
+        tensors = _final(self._run, self.config.rounds, self._simulation.server)
         if tensors is None:
             raise FedsimError(f"{self._run}: its last checkpoint is gone, and its model does not tell; run it anew")
         return {name: value.to(self.device) for name, value in tensors.items()}
@@ -193,16 +187,7 @@ class Federation:
                 f"{self._run}: privacy.client protects the mean of clients' updates, and this method asks for single "
                 "ones; choose another"
             )
-        engine = self._engine(share)
-        self._ledgers[share].add_round(clients)
-        self._rounds += 1
-        self._woken += len(clients)
-        for reply in engine.stream(self._messages(engine, model, server_round, clients, own=True)):
-            if not reply.has_error():
-                update = own_update(reply.content)
-                tensors = to_tensors(update.array_records[ARRAYS], self.device)
-                metrics = scalars(update.metric_records[METRICS])
-                yield client_of(reply.metadata.src_node_id), Sent(tensors, metrics)
+        yield from self._staying.train(model, server_round, clients, share)
 
     def aggregate(self, model: Tensors, server_round: int, sent: Iterable[tuple[int, Sent]]) -> Tensors:
         """Return what the run's server makes of a round that began with `model` if these clients send this.
@@ -217,8 +202,7 @@ class Federation:
         if record is not None:
             cohort = self._history[server_round - 1].cohort
             record.begin(server_round, cohort, server.split(model), server.state_dict())
-        # So that the server knows what was sent; the messages themselves go to nobody.
-        self._messages(self._engine(1.0), model, server_round, [0], own=False)
+        self._staying.announce(model, server_round)
 
         def replies() -> Iterator[Message]:
             for client, (tensors, metrics) in sent:
@@ -280,8 +264,8 @@ class Federation:
         with contextlib.closing(simulation.engine()) as engine:
             while state.round < simulation.config.rounds:
                 simulation.step(state, engine, [] if record is None else [record.writer])
-                self._rounds += 1
-                self._woken += len(engine.cohort or ())
+                self._staying.rounds += 1
+                self._staying.woken += len(engine.cohort or ())
             if record is not None:
                 record.replayed()
                 simulation.checkpoint(state, engine).save(record.folder)
@@ -303,16 +287,16 @@ class Federation:
 
     def spent(self) -> tuple[Ledger, ...]:
         """Return what clients have shown since."""
-        shown = (*self._spent, *self._ledgers.values(), *self._local.ledgers())
+        shown = (*self._spent, *self._staying.ledgers, *self._local.ledgers())
         return tuple(ledger for ledger in shown if ledger.rounds)
 
     def costs(self) -> dict[str, float]:
         """Return rounds with training, how often a client trained, and megabytes sent both ways and read of history."""
         read, own = sum(kept.bytes_read for kept in self._history), self._local.costs()
         return own | {
-            "rounds": self._rounds + own["rounds"],
-            "clients_woken": self._woken + own["clients_woken"],
-            "traffic_mb": 2 * self._woken * size_mb(self._simulation.server.initial()) + own["traffic_mb"],
+            "rounds": self._staying.rounds + own["rounds"],
+            "clients_woken": self._staying.woken + own["clients_woken"],
+            "traffic_mb": 2 * self._staying.woken * size_mb(self._simulation.server.initial()) + own["traffic_mb"],
             "history_mb": read / 1e6,
         }
 
@@ -324,29 +308,6 @@ class Federation:
         if not self._simulation.server.one_wave:
             name = self.config.strategy.name
             raise FedsimError(f"a client of {name} is sent more than one message in a round; use --method retrain")
-
-    def _engine(self, share: float) -> Engine:
-        """Return clients that train for a share of their epochs, or steps."""
-        if share not in self._engines:
-            training, simulation = self.config.training, self._simulation
-            if share < 1:
-                part = {name: max(1, round(share * (getattr(training, name) or 1))) for name in ("epochs", "steps")}
-                unit = "epochs" if training.steps is None else "steps"
-                shorter = training.model_copy(update={unit: part[unit]})
-                config = self.config.model_copy(update={"training": shorter})
-                simulation = Simulation(config, self._progress, self.left)
-            self._ledgers[share] = simulation.begin().ledger
-            self._engines[share] = self._open.enter_context(contextlib.closing(simulation.engine()))
-        return self._engines[share]
-
-    def _messages(
-        self, engine: Engine, model: Tensors, server_round: int, clients: Sequence[int], *, own: bool
-    ) -> list[Message]:
-        engine.cohort = clients
-        config = ConfigRecord({OWN_UPDATES: own})
-        messages = self._simulation.server.configure_train(server_round, to_record(model), config, engine)
-        order = {node: position for position, node in enumerate(engine.get_node_ids())}
-        return sorted(messages, key=lambda message: order[message.metadata.dst_node_id])
 
 
 def size_mb(tensors: Tensors) -> float:
@@ -361,6 +322,14 @@ def global_tensors(server: Server, exported: Tensors) -> Tensors | None:
         return None
     tensors = {name: exported[name] for name in names}
     return tensors if server.export(tensors).keys() == exported.keys() else None
+
+
+def _final(run: Path, rounds: int, server: Server) -> Tensors | None:
+    """Return the global tensors after the last round; None where they are gone and the model does not tell."""
+    checkpoint = load_latest(run)
+    if checkpoint is not None and checkpoint.round == rounds:
+        return checkpoint.model
+    return global_tensors(server, load_model(run / "model.safetensors"))
 
 
 def emptied(data: FederatedData, left: FederatedData) -> frozenset[int]:
