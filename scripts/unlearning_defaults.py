@@ -58,21 +58,23 @@ def grid(**values: list[Any]) -> list[dict[str, Any]]:
 
 
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
-    "bad_teacher": [*grid(lr=[1e-4, 3e-4], epochs=[10, 20]), *grid(lr=[1e-4, 3e-4], retain_share=[1.0])],
-    "ct": grid(lr=[0.03]),
-    "eu_k": grid(epochs=[10, 20]),
-    "l1_sparse": grid(alpha=[1e-3, 3e-3]),
-    "modhifi_u": grid(share=[0.01, 0.03, 0.1, 0.2], layers=[1, 4]),
-    "msg": grid(share=[0.5, 0.7, 0.9], epochs=[10, 20]),
-    "neggrad": grid(lr=[5e-4, 1e-3, 2e-3, 4e-3], ceiling=[0.5, 1.0, 2.0]),
-    "neggrad_plus": grid(alpha=[0.8, 0.9, 0.95], epochs=[5, 10]),
-    "not": grid(epochs=[20, 30], lr=[0.01, 0.03]),
-    "random_labels": [*grid(lr=[0.003, 0.03]), *grid(epochs=[10])],
-    "salun": [*grid(lr=[0.003, 0.03]), *grid(epochs=[10])],
-    "scrub": grid(lr=[0.003, 0.01, 0.03], max_epochs=[3, 5]),
-    "scrub_r": grid(lr=[0.003, 0.01, 0.03], max_epochs=[3, 5]),
-    "ssd": grid(alpha=[2.0, 5.0, 10.0, 30.0]),
-    "unsir": grid(impair_lr=[0.005, 0.01, 0.02], repair_epochs=[2, 4]),
+    "bad_teacher": grid(retain_share=[1.0], lr=[3e-4, 1e-3]),
+    "ct": grid(epochs=[20], lr=[0.01, 0.03]),
+    "eu_k": grid(epochs=[20], lr=[0.01, 0.03]),
+    "laf": grid(lr_unlearn=[4e-4], lr_align=[1.2e-3], temperature=[5.0, 20.0]),
+    "modhifi_u": [*grid(share=[0.02, 0.1], layers=[1]), *grid(share=[0.03])],
+    "msg": grid(share=[0.9], epochs=[20], lr=[0.01, 0.03]),
+    "neggrad": grid(lr=[1e-3, 3e-3, 1e-2], ceiling=[0.5, 1.0]),
+    "neggrad_plus": [*grid(alpha=[0.8], lr=[0.01, 0.03]), *grid(alpha=[0.5])],
+    "not": grid(epochs=[20, 30], lr=[0.03]),
+    "random_labels": [*grid(lr=[0.03]), *grid(lr=[0.03], epochs=[10])],
+    "salun": [*grid(lr=[0.03]), *grid(lr=[0.03], epochs=[10])],
+    "scrub": [*grid(lr=[0.03, 0.05], max_epochs=[5]), *grid(lr=[0.03], max_epochs=[5], epochs=[10])],
+    "ssd": [*grid(alpha=[10.0, 30.0]), *grid(dampening=[0.5])],
+    "unsir": [
+        *grid(impair_lr=[0.005], repair_epochs=[6]),
+        *grid(impair_lr=[0.01], repair_epochs=[6], retain_share=[1.0]),
+    ],
 }
 """Options over the defaults; the defaults themselves are always there."""
 

@@ -7,7 +7,8 @@ kind, weighted by the sizes of the two sets; a learning rate and a number of epo
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +34,10 @@ from unlearning.parts.steps import (
 
 class BadTeacherConfig(UnlearningConfig):
     """Options of the bad teacher."""
+
+    defaults_for: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        kind: {"retain_share": 1.0, "lr": 3e-4} for kind in ("samples", "clients")
+    }
 
     epochs: int = Field(10, ge=0, json_schema_extra=searched(1, 20))
     """Passes over the sampled kept samples; the authors' 1."""

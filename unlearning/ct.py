@@ -20,8 +20,10 @@ from unlearning.parts.steps import RepairConfig, repair
 class CtConfig(RepairConfig):
     """Options of CT."""
 
-    epochs: int = Field(10, ge=0, json_schema_extra=searched(5, 30))
+    epochs: int = Field(20, ge=0, json_schema_extra=searched(5, 30))
     """Passes over the kept samples that repair."""
+    lr: float = Field(0.03, gt=0, json_schema_extra=searched(1e-3, 0.1))
+    """Learning rate of SGD."""
 
 
 def transpose_kernels(model: Classifier) -> None:

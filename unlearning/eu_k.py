@@ -6,10 +6,11 @@ statistics of batch norm too.
 """
 
 import numpy as np
+from pydantic import Field
 
 from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
-from unlearning.api.registry import unlearning
+from unlearning.api.registry import searched, unlearning
 from unlearning.api.view import View
 from unlearning.parts.blocks import TailConfig, repair_tail, reset, tail
 from unlearning.parts.steps import spawn_rng
@@ -17,6 +18,11 @@ from unlearning.parts.steps import spawn_rng
 
 class EukConfig(TailConfig):
     """Options of EU-k."""
+
+    epochs: int = Field(20, ge=0, json_schema_extra=searched(5, 30))
+    """Passes over the kept samples."""
+    lr: float = Field(0.03, gt=0, json_schema_extra=searched(1e-3, 0.1))
+    """Learning rate of SGD."""
 
 
 @unlearning("eu_k", EukConfig, Needs(forget_labels=False, one_label=False), {"class", "samples", "clients"})

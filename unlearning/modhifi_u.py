@@ -31,7 +31,10 @@ from unlearning.api.view import View
 
 
 class ModHiFiConfig(UnlearningConfig):
-    """Options of ModHiFi-U."""
+    """Options of ModHiFi-U.
+
+    Nothing repairs what is switched off, so kept samples lose some points; with less of it a class stays known.
+    """
 
     share: float = Field(0.06, ge=0, le=1, json_schema_extra=searched(0.01, 0.3))
     """p, the share of components that are edited; the paper's 0.01 to 0.2."""

@@ -27,9 +27,11 @@ from unlearning.parts.steps import RepairConfig, descend, extreme, kept_losses, 
 class MsgConfig(RepairConfig):
     """Options of MSG."""
 
-    epochs: int = Field(10, ge=0, json_schema_extra=searched(5, 30))
+    epochs: int = Field(20, ge=0, json_schema_extra=searched(5, 30))
     """Passes over the kept samples that repair."""
-    share: float = Field(0.7, ge=0, le=1, json_schema_extra=searched(0.1, 0.9))
+    lr: float = Field(0.03, gt=0, json_schema_extra=searched(1e-3, 0.1))
+    """Learning rate of SGD."""
+    share: float = Field(0.9, ge=0, le=1, json_schema_extra=searched(0.1, 0.9))
     """ρ, the share of convolution weights that are drawn anew."""
     damping: float = Field(1.0, ge=0, le=1)
     """β, the factor of the other weights' gradients."""

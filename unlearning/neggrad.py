@@ -1,42 +1,57 @@
 """NegGrad: gradient ascent on the samples to forget; cheap, without kept samples, hard to stop in time.
 
-max_θ E_{D_f} min(ℓ(θ), c log C)   with C classes.
-Differs from the common code: the cap c log C per sample (theirs has none and diverges), no weight decay.
+Each batch of D_f moves θ by  η a ‖θ‖ g / ‖g‖,   g = ∇ mean_i min(ℓ_i(θ), c log C),   C classes,
+a the share of the batch whose loss is below the cap: what is forgotten pushes no further, and nothing else does.
+Differs from the common code: the cap c log C per sample (theirs has none and diverges); steps of a length that does
+not depend on how well the model is trained, where plain ascent leaves a well trained one, of tiny gradients, as it is
+and ruins another at the same rate; no momentum, which would carry on past the cap.
 """
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from pydantic import Field
+from torch import Tensor
 
 from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
-from unlearning.api.registry import searched, unlearning
+from unlearning.api.registry import UnlearningConfig, searched, unlearning
 from unlearning.api.view import View
-from unlearning.parts.steps import RepairConfig, capped_cross_entropy, descend, forgotten_logits, required, sgd
+from unlearning.parts.steps import capped, forgotten_logits, required
 
 
-class NegGradConfig(RepairConfig):
+class NegGradConfig(UnlearningConfig):
     """Options of NegGrad.
 
-    A whole class costs the others some points: nothing holds them in place.
+    Of an ordinary client, and of samples, it must not take long steps: what they have taught, others have taught too,
+    and nothing holds that in place. What one client alone has taught needs about ten times the default.
     """
 
-    defaults_for: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        kind: {"lr": 1e-3, "ceiling": 0.5} for kind in ("samples", "clients")
-    }
+    defaults_for: ClassVar[Mapping[str, Mapping[str, Any]]] = {kind: {"lr": 3e-4} for kind in ("samples", "clients")}
 
     epochs: int = Field(10, ge=0, json_schema_extra=searched(1, 20))
     """Passes over the samples to forget."""
-    lr: float = Field(2e-3, gt=0, json_schema_extra=searched(2e-4, 2e-2))
-    """Learning rate of SGD; very sensitive: twice as much can ruin a model and half of it leave it as it is, and what
-    suits one model need not suit another."""
-    weight_decay: float = Field(0, ge=0)
-    """L2 penalty of SGD."""
-    ceiling: float = Field(1.0, gt=0)
-    """Loss, in units of log(number of classes), from which on a sample pushes no further; 1 is a uniform guess.
-    With 0.5 the kept samples suffer less, and a well trained model may still be right."""
+    batch_size: int = Field(64, ge=1)
+    """Samples per step."""
+    lr: float = Field(1e-2, gt=0, json_schema_extra=searched(3e-4, 3e-2))
+    """η, the length of a step in units of the length of all weights."""
+    ceiling: float = Field(0.5, gt=0)
+    """c, the loss in units of log(number of classes) from which on a sample pushes no further; 1 is a uniform guess."""
+
+
+def ascent(model: Classifier, losses: Tensor, ceiling: float) -> list[Tensor]:
+    """Return a ‖θ‖ g / ‖g‖ of the losses (B,), by parameter; 0 where no sample pushes."""
+    parameters = list(model.parameters())
+    num_classes = model.classifier.out_features
+    gradients = torch.autograd.grad(capped(losses, ceiling, num_classes), parameters)
+    length, size = (torch.linalg.vector_norm(torch.cat([part.flatten() for part in parts])) for parts in
+                    (gradients, parameters))  # fmt: skip
+    share = (losses < ceiling * np.log(num_classes)).double().mean().to(length)
+    factor = torch.where(length > 0, share * size / length.clamp(min=torch.finfo(length.dtype).tiny), 0)
+    return [factor * gradient for gradient in gradients]
 
 
 @unlearning("neggrad", NegGradConfig, Needs(retain=False, one_label=False), {"class", "samples", "clients"})
@@ -44,11 +59,11 @@ def unlearn(
     model: Classifier, forget: View, retain: View | None, config: NegGradConfig, rng: np.random.Generator
 ) -> Classifier:
     """Return the model after ascent on the forgotten samples' loss."""
-    optimizer = sgd(model.parameters(), config)
     for _ in range(config.epochs):
-        batches = forget.batches(config.batch_size, rng)
-        descend(
-            (-capped_cross_entropy(forgotten_logits(model, x), required(y), config.ceiling) for x, y in batches),
-            optimizer,
-        )
+        for x, y in forget.batches(config.batch_size, rng):
+            losses = F.cross_entropy(forgotten_logits(model, x), required(y), reduction="none")
+            steps = ascent(model, losses, config.ceiling)
+            with torch.no_grad():
+                for parameter, step in zip(model.parameters(), steps, strict=True):
+                    parameter.add_(step, alpha=config.lr)
     return model.eval()

@@ -5,7 +5,8 @@ As in "Towards Unbounded Machine Unlearning" (arXiv:2302.09880).
 Differs from the authors' code: the loss of a forgotten sample is capped at c log C, its pass leaves batch norm alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -32,7 +33,11 @@ from unlearning.parts.steps import (
 class NegGradPlusConfig(RepairConfig):
     """Options of NegGrad+."""
 
-    alpha: float = Field(0.95, ge=0, le=1, json_schema_extra=searched(0.5, 0.99))
+    defaults_for: ClassVar[Mapping[str, Mapping[str, Any]]] = {kind: {"lr": 0.01} for kind in ("samples", "clients")}
+
+    lr: float = Field(0.03, gt=0, json_schema_extra=searched(1e-3, 0.1))
+    """Learning rate of SGD."""
+    alpha: float = Field(0.8, ge=0, le=1, json_schema_extra=searched(0.5, 0.99))
     """Weight of the kept samples; 1 is exactly fine-tuning."""
     ceiling: float = Field(2.0, gt=0)
     """Loss, in units of log(number of classes), from which on a forgotten sample pushes no further."""

@@ -20,8 +20,10 @@ from unlearning.parts.steps import RepairConfig, repair
 class NotConfig(RepairConfig):
     """Options of NoT."""
 
-    epochs: int = Field(10, ge=0, json_schema_extra=searched(5, 30))
+    epochs: int = Field(20, ge=0, json_schema_extra=searched(5, 30))
     """Passes over the kept samples that repair."""
+    lr: float = Field(0.03, gt=0, json_schema_extra=searched(1e-3, 0.1))
+    """Learning rate of SGD; what is negated is far from where it was, and 0.01 does not bring it back in 10 passes."""
     layers: int = Field(1, ge=0)
     """Layers, convolutional or linear, that are negated, counted from the input."""
 

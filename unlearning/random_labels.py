@@ -18,7 +18,11 @@ from unlearning.parts.steps import RepairConfig, descend, other_labels, relabell
 
 
 class RandomLabelsConfig(RepairConfig):
-    """Options of random labels."""
+    """Options of random labels.
+
+    What an ordinary client has taught, others have taught too: wrong labels for it cost kept samples, with batch norm
+    most (13 to 16 points on a small Fashion-MNIST, 5 to 6 at a third of the rate, which hardly forgets).
+    """
 
 
 @unlearning("random_labels", RandomLabelsConfig, Needs(one_label=False), {"class", "samples", "clients"})

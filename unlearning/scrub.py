@@ -36,15 +36,16 @@ from unlearning.parts.steps import (
 class ScrubConfig(RepairConfig):
     """Options of SCRUB."""
 
-    lr: float = Field(0.01, gt=0, json_schema_extra=searched(1e-3, 0.05))
-    """Learning rate of SGD."""
+    lr: float = Field(0.03, gt=0, json_schema_extra=searched(1e-3, 0.05))
+    """Learning rate of SGD; a student that begins as its teacher has no gradient to leave it by, and too low a rate
+    never finds one."""
     gamma: float = Field(1.0, ge=0)
     """γ, weight of the cross-entropy on the kept samples."""
     alpha: float = Field(0.5, ge=0)
     """α, weight of the distillation on the kept samples."""
     temperature: float = Field(2.0, gt=0)
     """T of the distillation."""
-    max_epochs: int = Field(3, ge=0, json_schema_extra=searched(1, 5))
+    max_epochs: int = Field(5, ge=0, json_schema_extra=searched(1, 5))
     """Epochs that begin with a pass over the samples to forget; 0, with γ = 1 and α = 0, is exactly fine-tuning."""
     ceiling: float = Field(2.0, gt=0)
     """Divergence, in units of log(number of classes), from which on a forgotten sample pushes no further."""

@@ -42,13 +42,13 @@ class UnsirConfig(UnlearningConfig):
     """λ, weight of the noise's squared norm."""
     batch_size: int = Field(64, ge=1)
     """Noise samples per class, and kept samples per step."""
-    retain_share: float = Field(0.3, gt=0, le=1)
+    retain_share: float = Field(1.0, gt=0, le=1)
     """Share of the kept samples that is used."""
     impair_epochs: int = Field(1, ge=0)
     """Passes over the used kept samples with the noise."""
-    impair_lr: float = Field(0.02, ge=0, json_schema_extra=searched(1e-3, 0.05))
+    impair_lr: float = Field(0.01, ge=0, json_schema_extra=searched(1e-3, 0.05))
     """Learning rate of Adam while impairing."""
-    repair_epochs: int = Field(2, ge=0, json_schema_extra=searched(1, 6))
+    repair_epochs: int = Field(6, ge=0, json_schema_extra=searched(1, 6))
     """Passes without the noise; the authors' 1 is too few where the used share is small."""
     repair_lr: float = Field(0.01, ge=0)
     """Learning rate of Adam while repairing."""

@@ -31,7 +31,7 @@ def model_for(method, **options):
 
 def short(method):
     fields = load_unlearning(method).config.model_fields
-    wanted = {"epochs": 1, "min_steps": 0, "vae_epochs": 1, "noise_steps": 3, "batch_size": 37}
+    wanted = {"epochs": 1, "min_steps": 0, "vae_epochs": 1, "noise_steps": 3, "batch_size": 37, "ceiling": 2.0}
     return {name: value for name, value in wanted.items() if name in fields}
 
 
