@@ -39,7 +39,7 @@ def test_a_config_survives_its_dump(partition):
         ({"imbalance_factor": 0}, "imbalance_factor"),
         ({"imbalance_factor": float("nan")}, "imbalance_factor"),
         ({"client_test_fraction": 1.0}, "client_test_fraction"),
-        ({"augment": "flip"}, "augment"),
+        ({"augment": "flop"}, "augment"),
         ({"labelled_fraction": 0.0}, "labelled_fraction"),
         ({"labelled_min": 0}, "labelled_min"),
     ],
