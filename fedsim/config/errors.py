@@ -64,7 +64,7 @@ def one_line(
         if meant:
             return f"{where}: no such key; did you mean {' or '.join(map(repr, meant))}?"
         return f"{where}: {_unknown(path[-1], classes, owner)}"
-    if kind in _NO_SECTION:
+    if kind in _NO_SECTION or (kind == "union_tag_invalid" and not isinstance(given, dict | BaseModel)):
         keys = [f"{where}.{name}" for model in classes for name in model.model_fields]
         such = f", such as {keys[0]}" if keys else ""
         return f"{where}: is a section, so it cannot be {shown(given)}; set its keys{such}"

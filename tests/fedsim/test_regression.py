@@ -39,7 +39,7 @@ def test_a_run_from_start_to_report(tmp_path):
     console = Console(record=True, width=100)
     console.print(render_summary(RunFolder.open(result.folder)))
     shown = console.export_text()
-    assert "Mean squared error" in shown
+    assert "mean squared error" in shown
     assert "global/mse" in shown  # its trend
     with pytest.raises(FedsimError, match="predicts numbers, and unlearning is measured on classes"):
         open_source(result.folder)

@@ -16,11 +16,12 @@ from fedsim.federated.types import State
 from fedsim.flower.internals import node_of
 from fedsim.engine.inprocess import InProcessEngine
 from fedsim.flower.records import to_record, to_tensors
+from fedsim.config.resolve import resolve
 from fedsim.federated.server import Server
 
 size, cohort, chunk = map(int, sys.argv[1:])
 server = object.__new__(Server)  # its aggregation needs little more than the tensors of round 0
-server.measured, server.senders, server.central = {}, [], None
+server.measured, server.senders, server.central, server.config = {}, [], None, resolve()
 
 def peak_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
