@@ -39,7 +39,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning"),
 ]
 
-ENGINES = ["inprocess", "local-2", "ray-1", "ray-2"]
+ENGINES = ["inprocess", "local-2", pytest.param("ray-1", marks=pytest.mark.slow), "ray-2"]
 
 
 def marked(case: Any) -> Any:

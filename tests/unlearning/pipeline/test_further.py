@@ -47,6 +47,7 @@ def test_a_model_is_told_alike_by_its_margins_and_by_its_run(copied: Path) -> No
         assert brief_of(runs[0][1].model, roles, 0) is not None
 
 
+@pytest.mark.slow
 def test_many_models_make_klom_u_lira_and_intervals(copied: Path, cli: Cli) -> None:
     told = cli("unlearn", copied, "--method=neggrad", "--forget=client=2", "--seeds=2", "--models=4", "--name=many")
     assert told.code == 0, told.err
