@@ -39,13 +39,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning"),
 ]
 
-ENGINES = ["inprocess", "local-2", pytest.param("ray-1", marks=pytest.mark.slow), "ray-2"]
+ENGINES = ["inprocess", "local-2", "ray-1", "ray-2"]
 
 
 def marked(case: Any) -> Any:
-    """Return a parameter, or several of which the first is an engine, with the mark that the engine asks for."""
+    """Return a parameter, or several of which the first is an engine, with the marks that the engine asks for."""
     values = case if isinstance(case, tuple) else (case,)
-    return pytest.param(*values, marks=pytest.mark.ray if values[0].startswith("ray") else ())
+    marks = [pytest.mark.ray] if values[0].startswith("ray") else []
+    if values[0] == "ray-1":  # two workers show more, and sooner
+        marks.append(pytest.mark.slow)
+    return pytest.param(*values, marks=marks)
 
 
 @pytest.fixture(params=list(map(marked, ENGINES)))
