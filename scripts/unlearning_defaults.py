@@ -208,7 +208,7 @@ def fill(
 def main(
     out: Annotated[Path, typer.Option(help="Folder for runs and results.")],
     stage: Annotated[str, typer.Option(help="tune or report.")] = "tune",
-    root: Annotated[Path, typer.Option(help="Folder with fashionmnist.npz.")] = Path("/work/data"),
+    root: Annotated[Path, typer.Option("--data-root", help="Folder with fashionmnist.npz.")] = Path(),
     method: Annotated[list[str] | None, typer.Option(help="Repeatable; all central ones by default.")] = None,
     bed: Annotated[list[str] | None, typer.Option(help="digits or fashion; both by default.")] = None,
     request: Annotated[list[str] | None, typer.Option(help="Repeatable; all by default.")] = None,
