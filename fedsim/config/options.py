@@ -185,7 +185,7 @@ def _words(field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return ""
-    value = field.get_default(call_default_factory=True)
+    value = field.get_default(call_default_factory=True, validated_data={})
     return shown(list(value) if isinstance(value, tuple) else value).strip("'")
 
 
