@@ -171,6 +171,7 @@ def test_cuts_and_metrics_that_do_not_do_are_one_line(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_ray_workers_find_the_file_too(folder: Path, cli: Cli) -> None:
     pytest.importorskip("ray")
     options = ["--strategy=./entropy.py", "--model=./net.py", "--clients=4", "--rounds=1", "--quiet"]

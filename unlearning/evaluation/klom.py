@@ -89,8 +89,11 @@ def _range(values: Floats) -> tuple[Floats, Floats]:
 def _histograms(values: Floats, low: Floats, high: Floats) -> Floats:
     """Return the shares (n, 20) of values (N, n) in equal bins from `low` to `high`, each (n,); the last is closed."""
     num_models, num_samples = values.shape
-    width = np.where(high > low, high - low, 1.0)
-    bins = np.clip((_BINS * ((values - low) / width)).astype(np.int64), 0, _BINS - 1)
+    width = high - low
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        place = _BINS * ((values - low) / width)
+    place = np.where(width > 0, place, np.where(values > high, _BINS, 0))  # beside a range of one point all lie outside
+    bins = np.clip(place, 0, _BINS - 1).astype(np.int64)
     flat = (bins + _BINS * np.arange(num_samples)).ravel()
     counts = np.bincount(flat, minlength=_BINS * num_samples).reshape(num_samples, _BINS)
     return np.asarray(counts / num_models, np.float64)

@@ -141,6 +141,7 @@ def test_a_finished_run_resumes_to_itself(cli: Cli, tmp_path: Path, no_pictures:
 # A process of its own ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_and_the_run_goes_on_to_the_same_bits(
     cli: Cli, tmp_path: Path, no_pictures: None
 ) -> None:

@@ -358,6 +358,7 @@ def cohort_of(sim: Simulation, server_round: int) -> list[int]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_workers_killed_from_outside_change_no_bit(ray_engine: MakeEngine, undisturbed) -> None:
     sim = simulation("fedloge", "never")
     engine = ray_engine(partial(Worker, sim.config, sim.data), 12, 3, retries=5)

@@ -24,6 +24,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_the_next_engine_reuses_the_processes(ray_engine: MakeEngine) -> None:
     engine = ray_engine(fakes.EchoWorker, 4, 1)
     before = set(fakes.own_workers(busy=False))

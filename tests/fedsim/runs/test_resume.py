@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedloge"])
+@pytest.mark.parametrize("strategy", ["fedavg", pytest.param("fedloge", marks=pytest.mark.slow)])
 def test_killed_and_resumed_to_the_same_bits(tmp_path: Path, strategy: str) -> None:
     """Three of eight clients a round: what the others keep has to come through the checkpoint too."""
     script = Path(__file__).with_name("kill_and_resume.py")

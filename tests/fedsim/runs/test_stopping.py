@@ -41,7 +41,7 @@ def first_best(values: list[float], patience: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize(
     ("strategy", "metric"),
-    [("fedavg", "validation/accuracy"), ("fedrep", "validation_clients/accuracy")],
+    [("fedavg", "validation/accuracy"), pytest.param("fedrep", "validation_clients/accuracy", marks=pytest.mark.slow)],
 )
 def test_it_ends_as_a_run_of_fewer_rounds(strategy: str, metric: str, tmp_path: Path) -> None:
     stopped = run(tmp_path, "stopped", **STOP, **{"strategy.name": strategy})

@@ -180,6 +180,7 @@ def test_forgetting_in_sequence_then_more_rounds_is_never_having_known(
     assert read_deletions(folder).clients == [3, 5]
 
 
+@pytest.mark.slow
 def test_an_outcome_trains_on_in_a_run_of_its_own(cli: Cli, tmp_path: Path, no_pictures: None) -> None:
     folder = run(tmp_path)
     source = open_source(folder)

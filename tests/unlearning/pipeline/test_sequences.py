@@ -157,6 +157,7 @@ def test_a_request_that_names_them_again_is_told_so(cli: Cli, copied: Path) -> N
     assert "forgotten before: client=2" in again.err
 
 
+@pytest.mark.slow
 def test_federated_methods_leave_a_history_for_the_next(tmp_path: Path, no_pictures: None) -> None:
     """A replay leaves its rounds; retraining from a checkpoint, twice, is retraining from scratch without both."""
     run = fedsim.run(TINY, overrides={"out": str(tmp_path), "rounds": 4, "cohort": 3, "history.keep": "updates"}).folder
