@@ -17,6 +17,7 @@ from flwr.supercore.run import Run
 
 from fedsim.engine.reply import Reply
 from fedsim.engine.states import ClientStates
+from fedsim.errors import ClusterLost
 from fedsim.flower.internals import client_of, error_reply, new_run, node_of, reply_to, set_message_id
 from fedsim.flower.wire import TRAIN, broadcast_of
 
@@ -64,6 +65,23 @@ def answer(
     except Exception as error:
         reason = f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"
         return [Reply(None, reason)] * len(clients)
+
+
+def lost(chunk: Chunk, told: str, *, drop: bool) -> list[Reply]:
+    """Return the replies of a chunk that no worker has answered, if a run may `drop` it; `told` is why.
+
+    Raises
+    ------
+    ClusterLost
+        If it may not: a model without those clients would be another one.
+    """
+    if drop:
+        return [Reply(None, told)] * len(chunk.clients)
+    who = ", ".join(map(str, chunk.clients[:3])) + (", ..." if len(chunk.clients) > 3 else "")
+    raise ClusterLost(
+        f"engine: no reply of clients {who}: {told}; raise engine.retries, or start the run with "
+        "engine.lost_chunks=drop to go on without them"
+    ) from None
 
 
 def cut(messages: Iterable[Message], size: int) -> list[Chunk]:

@@ -19,9 +19,8 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord, RecordDict
 
-from fedsim.engine.base import Chunk, ChunkRunner, answer, key_of, predecessors
+from fedsim.engine.base import Chunk, ChunkRunner, answer, key_of, lost, predecessors
 from fedsim.engine.reply import Reply
-from fedsim.errors import ClusterLost
 from fedsim.flower.wire import OWN
 
 _DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG
@@ -150,14 +149,7 @@ class Pool:
     def _lost(self, chunk: Chunk, times: int, error: Exception) -> list[Reply]:
         late = isinstance(error, TimeoutError)
         why = f"it took more than engine.chunk_timeout_s = {self._timeout_s:g}" if late else "it died"
-        told = f"its worker failed {times} times: {why}"
-        if self._drop:
-            return [Reply(None, told)] * len(chunk.clients)
-        who = ", ".join(map(str, chunk.clients[:3])) + (", ..." if len(chunk.clients) > 3 else "")
-        raise ClusterLost(
-            f"engine: no reply of clients {who}: {told}; raise engine.retries, or start the run with "
-            "engine.lost_chunks=drop to go on without them"
-        ) from None
+        return lost(chunk, f"its worker failed {times} times: {why}", drop=self._drop)
 
     def close(self) -> None:
         """End all processes."""

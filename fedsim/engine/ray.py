@@ -14,14 +14,14 @@ import torch
 from flwr.app import ArrayRecord, RecordDict
 
 from fedsim.config.run import EngineConfig
-from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer, key_of, predecessors
+from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer, key_of, lost, predecessors
 from fedsim.engine.client_state_file import size_bytes
 from fedsim.engine.ray_cluster import Cluster, metrics_address
 from fedsim.engine.ray_metrics import Gauges
 from fedsim.engine.reply import Reply
 from fedsim.engine.states import ClientStates
 from fedsim.environment import code_in_use
-from fedsim.errors import ClusterLost, FedsimError
+from fedsim.errors import FedsimError
 from fedsim.flower.records import TensorArray, copy_records
 from fedsim.flower.wire import OWN
 
@@ -197,7 +197,7 @@ class RayEngine(Engine):
                             waiting.appendleft((number, tries if in_vain else tries + 1))
                         else:
                             told = f"its worker failed {tries + 1} times: {self._reason(error)}"
-                            done[number] = self._lost(chunks[number], told)
+                            done[number] = lost(chunks[number], told, drop=self._drop)
                 for key in set(map(key_of, chunks[index].contents)):
                     uses[key] -= 1
                     if not uses[key]:
@@ -237,15 +237,6 @@ class RayEngine(Engine):
         self._bytes_sent += sum(map(size_bytes, theirs))
         refs = [broadcasts[key] for key in distinct]
         return actor.run_chunk.remote(self._worker, chunk.kind, refs, sent, chunk.clients, states)
-
-    def _lost(self, chunk: Chunk, told: str) -> list[Reply]:
-        if self._drop:
-            return [Reply(None, told)] * len(chunk.clients)
-        who = ", ".join(map(str, chunk.clients[:3])) + (", ..." if len(chunk.clients) > 3 else "")
-        raise ClusterLost(
-            f"engine: no reply of clients {who}: {told}; raise engine.retries, or start the run with "
-            "engine.lost_chunks=drop to go on without them"
-        ) from None
 
     def _after(self, error: Exception, actor: Any) -> list[Any]:
         """Return the actors that can go on: this one if only its call failed, a new one if it died and has room."""
