@@ -53,6 +53,18 @@ def predates_checksums(run_folder: Path) -> bool:
     return made_on.is_file() and _KEY not in made_on.read_bytes()
 
 
+def unseal_in_run(file: Path, run_folder: Path) -> bytes:
+    """Return the JSON of a file of a run, whose checksum may lack only where the run is of a version without them.
+
+    Raises
+    ------
+    Damaged
+        If it is not what was written.
+    """
+    content = file.read_bytes()
+    return unseal(content, required=_KEY not in content and not predates_checksums(run_folder))
+
+
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:

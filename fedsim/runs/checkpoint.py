@@ -22,7 +22,7 @@ from fedsim.atomic import fsync
 from fedsim.engine.states import ClientStates, file_name
 from fedsim.errors import FedsimError
 from fedsim.flower.records import Tensors
-from fedsim.sealed import Damaged, predates_checksums, seal, sha256, unseal
+from fedsim.sealed import Damaged, seal, sha256, unseal_in_run
 
 _SERVER = "server-"  # before the digest in the name of the file of the server's tensors
 _KEPT = 2  # the newest, and the one before in case a disk fails
@@ -117,9 +117,8 @@ def load_latest(run_folder: Path) -> Checkpoint | None:
 
 def _load(folder: Path) -> Checkpoint:
     try:
-        old = predates_checksums(folder.parent.parent)
-        state = _StateFile.model_validate_json(unseal((folder / "state.json").read_bytes(), required=not old))
-        if old:  # nothing to be compared with: the files are taken as they are
+        state = _StateFile.model_validate_json(unseal_in_run(folder / "state.json", folder.parent.parent))
+        if not state.files:  # of a version without checksums: they are taken as they are
             state.files = {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*.safetensors")}
         for name, digest in state.files.items():
             if sha256(folder / name) != digest:

@@ -25,7 +25,7 @@ from fedsim.flower.internals import client_of
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.flower.wire import ARRAYS, METRICS, WEIGHT, own_update
 from fedsim.runs.observers import Beginning, RoundObserver
-from fedsim.sealed import predates_checksums, seal, sha256, unseal
+from fedsim.sealed import seal, sha256, unseal_in_run
 
 FOLDER = "history"
 _ROUND, _MODEL = "round.json", "model.safetensors"
@@ -213,8 +213,7 @@ class KeptRound:
         self.bytes_read = 0
         path = folder / _ROUND
         try:
-            sealed = not predates_checksums(folder.parent.parent)
-            self._file = _RoundFile.model_validate_json(unseal(path.read_bytes(), required=sealed))
+            self._file = _RoundFile.model_validate_json(unseal_in_run(path, folder.parent.parent))
         except (OSError, ValueError):
             raise FedsimError(f"{path}: cannot be read, or was changed; run it anew to have a history") from None
         self.number = self._file.round
