@@ -39,3 +39,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}valid: {', '.join(names)}"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what failed, in one line: the kind of error, and its message."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

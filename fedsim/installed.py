@@ -15,7 +15,7 @@ from collections.abc import Collection
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, reason_of
 
 Kind = Literal["strategies", "unlearning", "models", "datasets"]
 
@@ -59,5 +59,5 @@ def load_installed(point: EntryPoint, where: str) -> Any:
     try:
         return point.load()
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = reason_of(error)
         raise FedsimError(f"{where}: {point.value} of an installed package cannot be loaded ({reason})") from error

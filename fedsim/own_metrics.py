@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedsim.errors import FedsimError
-from fedsim.plugins import chosen, load_plugin, plugin_of
+from fedsim.errors import FedsimError, reason_of
+from fedsim.plugins import own_function, plugin_of
 
 Outputs = npt.NDArray[np.float64]
 
@@ -36,8 +36,7 @@ class OwnMetric:
         try:
             return float(self.function(outputs, targets))
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise FedsimError(f"metrics: {self.function.__name__}() fails ({reason}); mend it") from error
+            raise FedsimError(f"metrics: {self.function.__name__}() fails ({reason_of(error)}); mend it") from error
 
 
 def load_own_metrics(names: Sequence[str]) -> Mapping[str, OwnMetric]:
@@ -53,13 +52,7 @@ def load_own_metrics(names: Sequence[str]) -> Mapping[str, OwnMetric]:
         plugin = plugin_of(name)
         if plugin is None:
             raise FedsimError(f"metrics: {name} is no file of yours; give one, such as ./mine.py:name")
-        module = load_plugin(plugin[0], "metrics")
-        functions = {
-            key: value
-            for key, value in vars(module).items()
-            if inspect.isfunction(value) and value.__module__ == module.__name__ and not key.startswith("_")
-        }
-        function = chosen(functions, *plugin, "metrics", "a function of outputs and targets", ())
+        function = own_function(plugin, "metrics", "a function of outputs and targets")
         if function.__name__ in found:
             raise FedsimError(f"metrics: two are called {function.__name__}; rename one")
         found[function.__name__] = OwnMetric(function, (inspect.getdoc(function) or "").split("\n")[0].rstrip("."))

@@ -16,17 +16,18 @@ import hashlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import inspect
 import json
 import os
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fedsim.atomic import write_atomically
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, reason_of
 from fedsim.paths import expanded
 from fedsim.schema import Config
 
@@ -84,7 +85,7 @@ def load_plugin(path: Path, where: str) -> ModuleType:
         raise
     except Exception as error:
         sys.modules.pop(name, None)
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        text = reason_of(error)
         raise FedsimError(f"{where}: {path} cannot be loaded ({text}); mend it") from error
 
 
@@ -168,6 +169,18 @@ def chosen(own: dict[str, T], path: Path, wanted: str | None, where: str, kind: 
         names = ", ".join(f"{path.name}:{name}" for name in own)
         raise FedsimError(f"{where}: {path} registers {', '.join(own)}; say which: {names}")
     return own[wanted]
+
+
+def own_function(plugin: tuple[Path, str | None], where: str, kind: str) -> Callable[..., Any]:
+    """Return the function that a user's file defines, `plugin` being what `plugin_of` returns; see `chosen`."""
+    path, wanted = plugin
+    module = load_plugin(path, where)
+    found = {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
+    return chosen(found, path, wanted, where, kind, ())
 
 
 def registered(

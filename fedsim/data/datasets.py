@@ -22,7 +22,7 @@ from fedsim.data.listing import Column, Listing, list_folder
 from fedsim.data.npz import Array, IntArray, Part, own_parts, parts_of_function, read_npz, split
 from fedsim.data.table_encoding import Encoding
 from fedsim.data.tabular import EMBEDDED_TABLES, embedded, linear_model, read_csv
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, reason_of
 from fedsim.installed import installed, load_installed
 from fedsim.paths import expanded
 from fedsim.plugins import plugin_of
@@ -372,7 +372,7 @@ def _torchvision(name: str, archive: Path) -> tuple[Part, Part]:
         # torchvision checks the MD5 sums of the CIFAR pickles before it opens them.
         parts = [getattr(datasets, kind)(root, train=train, download=True) for train in (True, False)]
     except Exception as error:  # its readers and its downloader raise whatever they meet
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = reason_of(error)
         for path in missing:  # folders that the attempt made
             with contextlib.suppress(OSError):
                 path.rmdir()

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedsim.data.hf_config import HfConfig
 from fedsim.data.npz import Array, Part, parts_of
-from fedsim.errors import FedsimError, nearest
+from fedsim.errors import FedsimError, nearest, reason_of
 
 _LABELS = ("label", "labels", "fine_label", "target", "class", "y", "character")
 _CLIENTS = ("client_id", "client", "writer_id", "hsf_id", "user_id", "user", "speaker_id", "subject_id", "identity")
@@ -73,7 +73,7 @@ def _tables(name: str, scratch: str) -> Mapping[str, Any]:
             else:
                 loaded = datasets.load_dataset(path, config or None)
     except Exception as error:  # its loaders raise whatever they meet
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = reason_of(error)[:200]
         raise FedsimError(
             f"data.name: hf:{name} cannot be had ({reason}); give the folder of its parquet files: hf:FOLDER"
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedsim.errors import FedsimError
-from fedsim.plugins import chosen, load_plugin
+from fedsim.errors import FedsimError, reason_of
+from fedsim.plugins import own_function
 from fedsim.randomness import generator
 from fedsim.reading import require_regular
 
@@ -69,13 +68,7 @@ def own_parts(path: Path, wanted: str | None, test_fraction: float, seed: int) -
     FedsimError
         With the path, if it fails or its arrays do not fit together.
     """
-    module = load_plugin(path, "data.name")
-    found = {
-        name: value
-        for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
-    }
-    load = chosen(found, path, wanted, "data.name", "a function that returns a data set", ())
+    load = own_function((path, wanted), "data.name", "a function that returns a data set")
     return parts_of_function(load, path, test_fraction, seed)
 
 
@@ -87,9 +80,8 @@ def parts_of_function(
         given = load()
         arrays = {str(key): np.asarray(value) for key, value in given.items()}
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise FedsimError(
-            f"{path}: {getattr(load, '__name__', load)}() fails ({reason}); it must return {{name: array}}"
+            f"{path}: {getattr(load, '__name__', load)}() fails ({reason_of(error)}); it must return {{name: array}}"
         ) from error
     return _parts(_Archive(path, {key: value for key, value in arrays.items() if key in _KEYS}), test_fraction, seed)
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsim.data.partition_config import Exponential, Linear, OwnPartition, Quantity, Square
-from fedsim.errors import FedsimError
-from fedsim.plugins import chosen, load_plugin, plugin_of
+from fedsim.errors import FedsimError, reason_of
+from fedsim.plugins import own_function, plugin_of
 
 IntArray = npt.NDArray[np.int64]
 BySize = Quantity | Linear | Square | Exponential
@@ -67,19 +67,12 @@ def owners_by_function(
     """
     plugin = plugin_of(config.name)
     assert plugin is not None  # its configuration has looked
-    module = load_plugin(plugin[0], "data.partition.name")
-    functions = {
-        key: value
-        for key, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and not key.startswith("_")
-    }
-    cut = chosen(functions, *plugin, "data.partition.name", "a function of labels, clients and a generator", ())
+    cut = own_function(plugin, "data.partition.name", "a function of labels, clients and a generator")
     known: dict[str, Any] = {"identity": identity} if "identity" in inspect.signature(cut).parameters else {}
     try:
         owners = np.asarray(cut(labels.copy(), clients, rng, **known))
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise FedsimError(f"data.partition.name: {cut.__name__}() fails ({reason}); mend it") from error
+        raise FedsimError(f"data.partition.name: {cut.__name__}() fails ({reason_of(error)}); mend it") from error
     if owners.shape != labels.shape or owners.dtype.kind not in "iu":
         raise FedsimError(
             f"data.partition.name: {cut.__name__}() returns {owners.dtype} of shape {owners.shape}; it must return a "
