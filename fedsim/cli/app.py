@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
@@ -17,7 +17,19 @@ from fedsim.version import VERSION
 typer.core.HAS_RICH = False  # with it, help texts say "\\[required]"; tables and bars are printed by rich itself
 
 
+class Interrupted(RunFailed):
+    """Ctrl-C during a command: exit code 130."""
+
+    exit_code = 130
+
+
 class _Commands(TyperGroup):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:  # with how to go on, which typer would drop
+            raise Interrupted(str(interrupt) or "interrupted") from None
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.commands:
             raise FedsimError(f"fedsim {cmd_name}: no such command; {nearest(cmd_name, self.commands)}")
@@ -44,9 +56,3 @@ def _main(
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-
-
-class Interrupted(RunFailed):
-    """Ctrl-C during a command: exit code 130."""
-
-    exit_code = 130

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.app import Interrupted, app
+from fedsim.cli.app import app
 from fedsim.cli.screen import Screen
 
 
@@ -43,13 +43,10 @@ def attribute_command(
 
     machine = dict(map(parse_override, sets or []))
     require_machine_settings(machine, "--set of an attribution")
-    try:
-        folder, made = attribute(
-            run, of, method, unit, models=models, judges=lds, share=share, dimension=dimension, name=name,  # type: ignore[arg-type]
-            force=force, no_privacy=no_privacy, machine=machine, say=say,
-        )  # fmt: skip
-    except KeyboardInterrupt as interrupt:
-        raise Interrupted(str(interrupt) or "interrupted") from None
+    folder, made = attribute(
+        run, of, method, unit, models=models, judges=lds, share=share, dimension=dimension, name=name,  # type: ignore[arg-type]
+        force=force, no_privacy=no_privacy, machine=machine, say=say,
+    )  # fmt: skip
     for line in summary(made):
         say(line)
     console.print(str(folder) if quiet else f"Report: {folder / 'report.html'}", highlight=False, markup=False)

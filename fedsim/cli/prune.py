@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.app import Interrupted, app
+from fedsim.cli.app import app
 from fedsim.cli.screen import Screen
 from fedsim.errors import FedsimError, nearest
 
@@ -43,14 +43,11 @@ def prune_command(
     from unlearning.pipeline.prune_plot import render_pruning
 
     console = Screen(soft_wrap=True)
-    try:
-        pruned = prune(
-            run, method, target, data=data, samples=samples, how=Corrections(compensate, batch_norm, cuts),  # type: ignore[arg-type]
-            fine_tune_rounds=fine_tune_rounds, name=name, overrides=dict(map(parse_override, sets or [])),
-            force=force, no_privacy=no_privacy, progress=progress_for(console, quiet),
-        )  # fmt: skip
-    except KeyboardInterrupt as interrupt:
-        raise Interrupted(str(interrupt) or "interrupted") from None
+    pruned = prune(
+        run, method, target, data=data, samples=samples, how=Corrections(compensate, batch_norm, cuts),  # type: ignore[arg-type]
+        fine_tune_rounds=fine_tune_rounds, name=name, overrides=dict(map(parse_override, sets or [])),
+        force=force, no_privacy=no_privacy, progress=progress_for(console, quiet),
+    )  # fmt: skip
     if quiet:
         console.print(str(pruned.folder), highlight=False, markup=False)
     else:

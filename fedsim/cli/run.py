@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedsim.cli.app import Interrupted, app
+from fedsim.cli.app import app
 from fedsim.cli.names import (
     complete_datasets,
     complete_models,
@@ -103,14 +103,11 @@ def run_command(
     from fedsim.runs.progress import progress_for
 
     progress = progress_for(console, quiet)
-    try:
-        if resume is not None:
-            result = _resumed(resume, rounds, progress, machine)
-        else:
-            like = Path(config) if config and (Path(config) / "config.yaml").is_file() else None
-            result = runner.run_layers([*layers, flags, overrides], force=force, progress=progress, like=like)
-    except KeyboardInterrupt as interrupt:
-        raise Interrupted(str(interrupt) or "interrupted") from None
+    if resume is not None:
+        result = _resumed(resume, rounds, progress, machine)
+    else:
+        like = Path(config) if config and (Path(config) / "config.yaml").is_file() else None
+        result = runner.run_layers([*layers, flags, overrides], force=force, progress=progress, like=like)
     _show(result, quiet)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.app import Interrupted, app
+from fedsim.cli.app import app
 from fedsim.cli.screen import Screen
 
 
@@ -34,13 +34,10 @@ def undo_command(
         if not quiet:
             console.print(line, highlight=False, markup=False)
 
-    try:
-        found = undo(
-            run, request, name=name, compare=compare is not None, force=force,
-            progress=progress_for(console, quiet), say=say,
-        )  # fmt: skip
-    except KeyboardInterrupt as interrupt:
-        raise Interrupted(str(interrupt) or "interrupted") from None
+    found = undo(
+        run, request, name=name, compare=compare is not None, force=force,
+        progress=progress_for(console, quiet), say=say,
+    )  # fmt: skip
     if quiet:
         console.print(str(found.folder), highlight=False, markup=False)
     else:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli.app import Interrupted, app
+from fedsim.cli.app import app
 from fedsim.cli.names import complete_methods
 from fedsim.cli.screen import Screen
 
@@ -78,14 +78,11 @@ def unlearn_command(
         for gone in planned(run, [forget, *(then or [])]):
             say(f"{gone.path}  ({gone.bytes:,} bytes): {gone.what}")
         return
-    try:
-        outcome = unlearn(
-            run, methods, forget, then=then or [], compare=compare, seeds=seeds, models=models, name=name, purge=purge,
-            sign=sign, command=shlex.join(["fedsim", *sys.argv[1:]]), no_privacy=no_privacy, tune=tune or (),
-            overrides=overrides, force=force, progress=progress_for(console, quiet), say=say,
-        )  # fmt: skip
-    except KeyboardInterrupt as interrupt:
-        raise Interrupted(str(interrupt) or "interrupted") from None
+    outcome = unlearn(
+        run, methods, forget, then=then or [], compare=compare, seeds=seeds, models=models, name=name, purge=purge,
+        sign=sign, command=shlex.join(["fedsim", *sys.argv[1:]]), no_privacy=no_privacy, tune=tune or (),
+        overrides=overrides, force=force, progress=progress_for(console, quiet), say=say,
+    )  # fmt: skip
     if quiet:
         console.print(str(outcome.folder), highlight=False, markup=False)
     else:
