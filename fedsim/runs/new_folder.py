@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from fedsim.errors import FedsimError, InUse
 from fedsim.paths import expanded
 from fedsim.plugins import plugin_of, short_name
 from fedsim.runs.frozen import freeze, write_partition
-from fedsim.runs.reserve import held, put_in_place, sweep, temporary_for
+from fedsim.runs.reserve import held, new_content, sweep
 from fedsim.runs.rounds import disk_cause
 from fedsim.runs.simulation import Simulation
 from fedsim.sealed import seal, sha256
@@ -62,17 +61,14 @@ def make_folder(folder: Path, simulation: Simulation, frozen: bool = False) -> N
 
     `frozen` keeps to the data that the simulation has, whatever the configuration would make of it.
     """
-    temporary = temporary_for(folder)
     try:
-        temporary.mkdir(parents=True)
-        write_atomically(temporary / "config.yaml", simulation.config.to_yaml().encode())
-        made_on = environment(simulation.worker.device) | {"data_sha256": simulation.data.content_hash}
-        write_partition(temporary, simulation.data)
-        if frozen:
-            freeze(temporary, simulation.data)
-        made_on["files"] = {name: sha256(temporary / name) for name in ("config.yaml", "partition.npz")}
-        write_atomically(temporary / "environment.json", seal(json.dumps(made_on, indent=1)))
-        put_in_place(temporary, folder)
+        with new_content(folder) as temporary:
+            write_atomically(temporary / "config.yaml", simulation.config.to_yaml().encode())
+            made_on = environment(simulation.worker.device) | {"data_sha256": simulation.data.content_hash}
+            write_partition(temporary, simulation.data)
+            if frozen:
+                freeze(temporary, simulation.data)
+            made_on["files"] = {name: sha256(temporary / name) for name in ("config.yaml", "partition.npz")}
+            write_atomically(temporary / "environment.json", seal(json.dumps(made_on, indent=1)))
     except (OSError, FedsimError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise FedsimError(f"{folder}: cannot be written ({disk_cause(error)}); {_ELSEWHERE}") from None

@@ -33,7 +33,7 @@ from fedsim.privacy.guarantees import in_words, promised_units
 from fedsim.runs.checkpoint import load_latest
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.frozen import run_data
-from fedsim.runs.reserve import held, put_in_place, temporary_for
+from fedsim.runs.reserve import held, new_content
 from fedsim.runs.runner import load_run_tensors, require_same_data
 from fedsim.runs.simulation import Simulation, described
 from fedsim.runs.state import RunState
@@ -289,16 +289,13 @@ def write_personal(out: Path, made: Sequence[Personal], ledger: ledgers.Ledger |
     """
     if out.exists() and not (out / TABLE).is_file():
         raise FedsimError(f"{out}: exists, and holds no {TABLE}; choose another --out")
-    with held(out, remedy="choose another --out"):
-        temporary = temporary_for(out)
-        temporary.mkdir(parents=True)
+    with held(out, remedy="choose another --out"), new_content(out) as temporary:
         for one in made:
             if not one.error and one.description is not None:
                 save_described(one.model, one.description, temporary / f"client-{one.client}.safetensors")
         if ledger is not None:
             ledger.save(temporary)
         write_atomically(temporary / TABLE, _csv(made).encode())
-        put_in_place(temporary, out)
 
 
 def _csv(made: Sequence[Personal]) -> str:

@@ -83,6 +83,21 @@ def put_in_place(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def new_content(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `folder` when all is in it; if something fails, it is gone again.
+
+    The caller holds `folder`.
+    """
+    temporary = temporary_for(folder)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        put_in_place(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def temporary_for(folder: Path) -> Path:
     """Return where the next content of `folder` is made, which is swept away if this process is killed."""
     return folder.with_name(f".{folder.name}.{os.getpid()}.tmp")

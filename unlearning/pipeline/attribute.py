@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +19,7 @@ from fedsim.errors import FedsimError, nearest
 from fedsim.flower.records import from_numpy
 from fedsim.models.base import Classifier
 from fedsim.randomness import generator
-from fedsim.runs.reserve import put_in_place, temporary_for
+from fedsim.runs.reserve import new_content
 from fedsim.sealed import seal
 from unlearning.api.view import View
 from unlearning.evaluation.lds import Lds, lds
@@ -222,22 +220,17 @@ def _write(folder: Path, source: Source, made: Attribution) -> None:
     """Write the folder, in place of an older one of its name."""
     from unlearning.pipeline.attribution_page import write_page  # matplotlib: not before there is something to draw
 
-    temporary = temporary_for(folder)
     try:
-        temporary.mkdir(parents=True)
-        np.savez_compressed(
-            temporary / "scores.npz", allow_pickle=False, scores=made.scores, targets=made.targets, units=made.units
-        )
-        told = {
-            "of": made.of, "method": made.method, "unit": made.unit, "models": made.models,
-            "lds": None if made.lds is None else asdict(made.lds),
-            "data_sha256": source.data.content_hash, "run": str(source.folder.path),
-        }  # fmt: skip
-        write_atomically(temporary / "attribution.json", seal(json.dumps(told, indent=1)))
-        write_page(temporary / "report.html", source, made)
-        put_in_place(temporary, folder)
+        with new_content(folder) as temporary:
+            np.savez_compressed(
+                temporary / "scores.npz", allow_pickle=False, scores=made.scores, targets=made.targets, units=made.units
+            )
+            told = {
+                "of": made.of, "method": made.method, "unit": made.unit, "models": made.models,
+                "lds": None if made.lds is None else asdict(made.lds),
+                "data_sha256": source.data.content_hash, "run": str(source.folder.path),
+            }  # fmt: skip
+            write_atomically(temporary / "attribution.json", seal(json.dumps(told, indent=1)))
+            write_page(temporary / "report.html", source, made)
     except OSError as error:
         raise FedsimError(f"{folder}: cannot be written ({error.strerror})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(temporary)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from fedsim.models.portable import describe_in
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import save_model
 from fedsim.runs.frozen import freeze
-from fedsim.runs.reserve import put_in_place, temporary_for
+from fedsim.runs.reserve import new_content
 from fedsim.runs.simulation import described
 from fedsim.sealed import seal, sha256
 from unlearning.api.registry import UnlearningConfig
@@ -82,17 +81,12 @@ class Outcome:
 def write_outcome(outcome: Outcome, source: Source, request: Request, options: Mapping[str, UnlearningConfig]) -> None:
     """Write the folder of an outcome, in place of an older one of its name."""
     final = outcome.folder
-    temporary = temporary_for(final)
     try:
-        temporary.mkdir(parents=True)
-        _write_files(temporary, outcome, source, request, options)
-        put_in_place(temporary, final)
+        with new_content(final) as temporary:
+            _write_files(temporary, outcome, source, request, options)
     except (OSError, FedsimError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise FedsimError(f"{final}: cannot be written ({reason})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(temporary)
 
 
 def _write_files(

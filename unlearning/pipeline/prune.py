@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -34,7 +33,7 @@ from fedsim.runs.folder import RunFolder
 from fedsim.runs.frozen import FILE as FROZEN
 from fedsim.runs.frozen import freeze, write_partition
 from fedsim.runs.progress import Progress
-from fedsim.runs.reserve import held, put_in_place, temporary_for
+from fedsim.runs.reserve import held, new_content
 from fedsim.runs.simulation import described
 from fedsim.sealed import seal, sha256
 from unlearning.api.pruner import load_pruner
@@ -221,16 +220,11 @@ def _write(
     folder: Path, source: Source, model: Classifier, record: Pruning, score: Score, ledger: Ledger | None
 ) -> None:
     """Write the folder, whole or not at all."""
-    temporary = temporary_for(folder)
     try:
-        temporary.mkdir(parents=True)
-        _write_files(temporary, folder.name, source, model, record, score, ledger)
-        put_in_place(temporary, folder)
+        with new_content(folder) as temporary:
+            _write_files(temporary, folder.name, source, model, record, score, ledger)
     except OSError as error:
         raise FedsimError(f"{folder}: cannot be written ({error.strerror})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(temporary)
     _write_pictures(folder)
 
 
