@@ -23,7 +23,7 @@ import typer
 import fedsim
 from fedsim.config.resolve import find_config, resolve
 from fedsim.runs.folder import RunFolder
-from fedsim.runs.progress import Quiet
+from fedsim.runs.progress import QuietProgress
 
 PRESET = "target_cifar100_paper"
 SPLITS: dict[str, Any] = {
@@ -52,7 +52,7 @@ class OutOfTime(KeyboardInterrupt):
     """The call has used up its minutes; the run keeps its last whole round."""
 
 
-class Clock(Quiet):
+class Clock(QuietProgress):
     """Shows each round, and stops a run when time is up: between rounds, or between rounds of the server's work."""
 
     def __init__(self, minutes: float) -> None:

@@ -41,7 +41,7 @@ from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
 from fedsim.models.build import build_model
 from fedsim.randomness import generator
-from fedsim.training.precision import autocast, prepare
+from fedsim.training.precision import autocast, to_run_format
 from strategies.target_synthesis import Made, Space, SynthesisConfig, synthesize
 
 SAMPLES = "samples"
@@ -132,7 +132,7 @@ class TargetServer(StagedServer):
 
         def new_model() -> Classifier:
             model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
-            return prepare(model, config.training, like.device)
+            return to_run_format(model, config.training, like.device)
 
         teacher = new_model()
         teacher.load_state_dict(self.previous)

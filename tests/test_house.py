@@ -2,6 +2,7 @@
 
 import ast
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,3 +64,21 @@ def _too_long(path: Path) -> Iterator[str]:
 def test_nothing_is_too_long_to_read() -> None:
     long = {str(path.relative_to(ROOT)): found for path in SOURCES if (found := list(_too_long(path)))}
     assert long == {}
+
+
+def _definitions(kind: type[ast.ClassDef] | type[ast.FunctionDef]) -> dict[str, list[str]]:
+    """Return where each name is defined, in classes and functions too."""
+    found = defaultdict(list)
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, kind):
+                found[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    return found
+
+
+def test_no_two_classes_have_one_name() -> None:
+    assert {name: places for name, places in _definitions(ast.ClassDef).items() if len(places) > 1} == {}
+
+
+def test_no_two_functions_are_called_prepare() -> None:
+    assert len(_definitions(ast.FunctionDef)["prepare"]) < 2, "say what is prepared"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from fedsim.errors import FedsimError
 from fedsim.flower.records import Tensors
 from fedsim.flower.wire import NUM_EXAMPLES, WEIGHT
-from fedsim.runs.history import Sent
+from fedsim.runs.history import SentModel
 from unlearning.api.federation import Federation, Round
 from unlearning.api.needs import Needs
 from unlearning.api.registry import UnlearningConfig, unlearning
@@ -51,7 +51,7 @@ def unlearn(federation: Federation, config: FedAccumConfig) -> Tensors:
     return theta
 
 
-def _moved(federation: Federation, kept: Round, theta: Tensors, renormalize: bool) -> Iterator[tuple[int, Sent]]:
+def _moved(federation: Federation, kept: Round, theta: Tensors, renormalize: bool) -> Iterator[tuple[int, SentModel]]:
     """Yield what the clients would have sent had each gone from θ' by U_k^t; without renormalising, forgotten by 0."""
     before = kept.model()
     for client, share in kept.clients.items():
@@ -59,4 +59,4 @@ def _moved(federation: Federation, kept: Round, theta: Tensors, renormalize: boo
             sent = kept.sent(client)
             yield client, federation.moved(sent, theta, federation.update(sent, before))
         elif not renormalize:
-            yield client, Sent(theta, {WEIGHT: share.weight or 0.0, NUM_EXAMPLES: share.weight or 0.0})
+            yield client, SentModel(theta, {WEIGHT: share.weight or 0.0, NUM_EXAMPLES: share.weight or 0.0})

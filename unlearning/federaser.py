@@ -20,7 +20,7 @@ from pydantic import Field
 
 from fedsim.errors import FedsimError
 from fedsim.flower.records import Tensors
-from fedsim.runs.history import Sent, norm
+from fedsim.runs.history import SentModel, norm
 from unlearning.api.federation import Federation, Round
 from unlearning.api.needs import Needs
 from unlearning.api.registry import UnlearningConfig, searched, unlearning
@@ -58,7 +58,7 @@ def unlearn(federation: Federation, config: FedEraserConfig) -> Tensors:
     return theta
 
 
-def _first(federation: Federation, first: Round, theta: Tensors) -> Iterator[tuple[int, Sent]]:
+def _first(federation: Federation, first: Round, theta: Tensors) -> Iterator[tuple[int, SentModel]]:
     """Yield what clients sent in the first round, and what those with samples to forget send now."""
     anew = [client for client in first.staying if client not in first.untouched]
     sent = dict(federation.train(theta, first.number, anew)) if anew else {}
@@ -71,7 +71,7 @@ def _first(federation: Federation, first: Round, theta: Tensors) -> Iterator[tup
 
 def _calibrated(
     federation: Federation, kept: Round, theta: Tensors, config: FedEraserConfig
-) -> Iterator[tuple[int, Sent]]:
+) -> Iterator[tuple[int, SentModel]]:
     before = kept.model()
     anew = [client for client in kept.staying if client not in kept.untouched]
     if anew:

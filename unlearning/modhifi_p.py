@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.models.channels import Group
+from fedsim.models.channels import ChannelGroup
 from fedsim.models.fidelity import component_fidelity
 from unlearning.api.pruner import PrunerConfig, PruningTask, pruner
 
@@ -46,7 +46,7 @@ def order(task: PruningTask, config: ModHiFiPConfig, rng: np.random.Generator) -
     return {name: _needed_share(task, group, config) for name, group in task.groups.items()}
 
 
-def _needed_share(task: PruningTask, group: Group, config: ModHiFiPConfig) -> Tensor:
+def _needed_share(task: PruningTask, group: ChannelGroup, config: ModHiFiPConfig) -> Tensor:
     places, highest = torch.ones(group.channels, dtype=torch.float64), torch.zeros(group.channels, dtype=torch.float64)
     for consumer in group.consumers:
         weight = task.model.get_parameter(f"{consumer.name}.weight").detach().double()

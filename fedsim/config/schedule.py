@@ -76,7 +76,7 @@ class Cosine(_Shape):
         return self.end + (1 - self.end) * (1 + math.cos(math.pi * done)) / 2
 
 
-class Exponential(_Shape):
+class ExponentialDecay(_Shape):
     """The rate is multiplied after every round."""
 
     name: Literal["exponential"] = "exponential"
@@ -87,7 +87,7 @@ class Exponential(_Shape):
         return float(self.decay ** (server_round - 1))
 
 
-AnySchedule = Constant | Steps | Cosine | Exponential
+AnySchedule = Constant | Steps | Cosine | ExponentialDecay
 Schedule = Annotated[AnySchedule, Field(discriminator="name")]
 
 SCHEDULES = ("constant", "steps", "cosine", "exponential")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fedsim.data.config import CanariesConfig
 from fedsim.data.datasets import Dataset
-from fedsim.data.listing import Column
+from fedsim.data.listing import CodedColumn
 from fedsim.data.npz import Array, IntArray
 from fedsim.data.partition import Partition
 from fedsim.errors import FedsimError
@@ -67,7 +67,7 @@ def plant(
         y_train=np.concatenate([y, y[copied]]),
         identity_train=None if identity is None else np.concatenate([identity, identity[copied]]),
         columns={
-            name: Column(np.concatenate([column.codes, column.codes[copied]]), column.names)
+            name: CodedColumn(np.concatenate([column.codes, column.codes[copied]]), column.names)
             for name, column in dataset.columns.items()
         },
     )

@@ -18,7 +18,7 @@ from fedsim.data.config import DATASETS, DataConfig
 from fedsim.data.faces import SIZE, list_mucac, list_mufac
 from fedsim.data.hugging_face import read_hf
 from fedsim.data.images import load_images
-from fedsim.data.listing import Column, Listing, list_folder
+from fedsim.data.listing import CodedColumn, Listing, list_folder
 from fedsim.data.npz import Array, IntArray, Part, own_parts, parts_of_function, read_npz, split
 from fedsim.data.table_encoding import Encoding
 from fedsim.data.tabular import EMBEDDED_TABLES, embedded, linear_model, read_csv
@@ -78,7 +78,7 @@ class Dataset:
     """How files were understood, in words."""
     encoding: Encoding | None = None
     """How the columns of a `csv:` table became numbers."""
-    columns: Mapping[str, Column] = field(default_factory=dict)
+    columns: Mapping[str, CodedColumn] = field(default_factory=dict)
     """What a folder of images tells of each training image, by name."""
     x_unseen: Array | None = None
     """Of people that no model is trained or tested on, where the data set has some: what attacks compare with."""

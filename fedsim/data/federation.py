@@ -12,7 +12,7 @@ from fedsim.data.canaries import Canaries, plant
 from fedsim.data.config import DataConfig, Natural
 from fedsim.data.datasets import Dataset, load_dataset
 from fedsim.data.held_out import matched_test, split_labels, split_test, split_validation
-from fedsim.data.listing import Column
+from fedsim.data.listing import CodedColumn
 from fedsim.data.longtail import long_tail_indices
 from fedsim.data.npz import Array, IntArray
 from fedsim.data.partition import Partition, make_partition
@@ -158,7 +158,8 @@ class FederatedData:
                 y_train=_blank(dataset.y_train, held),
                 identity_train=None if identity is None else _blank(identity, held),
                 columns={
-                    name: Column(_blank(column.codes, held), column.names) for name, column in dataset.columns.items()
+                    name: CodedColumn(_blank(column.codes, held), column.names)
+                    for name, column in dataset.columns.items()
                 },
             ),
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedsim.data.config import DataConfig
 from fedsim.data.image_cache import Decoded, decoded
-from fedsim.data.listing import ROLES, TEST, TRAIN, UNSEEN, Column, Listing
+from fedsim.data.listing import ROLES, TEST, TRAIN, UNSEEN, CodedColumn, Listing
 from fedsim.data.npz import Part
 from fedsim.errors import FedsimError
 
@@ -24,7 +24,7 @@ class Images:
     """Of people or things that no model is trained or tested on."""
     moments: tuple[tuple[float, ...], tuple[float, ...]]
     """Mean and deviation of the training images, by channel."""
-    columns: Mapping[str, Column]
+    columns: Mapping[str, CodedColumn]
     """Of the training images."""
     label_names: tuple[str, ...] | None
     reading: str
@@ -60,7 +60,7 @@ def load_images(listing: Listing, config: DataConfig, size: int) -> Images:
         )
     parts = [_part(listing, found, role) for role in (TRAIN, TEST, UNSEEN)]
     trained = listing.part(TRAIN)
-    columns = {name: Column(column.codes[trained], column.names) for name, column in listing.columns.items()}
+    columns = {name: CodedColumn(column.codes[trained], column.names) for name, column in listing.columns.items()}
     return Images(
         parts[0], parts[1], parts[2] if len(parts[2].y) else None, found.moments(trained), columns,
         listing.label_names, _reading(listing, found),

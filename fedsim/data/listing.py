@@ -39,7 +39,7 @@ _USUAL = {
 }
 
 
-class Column(NamedTuple):
+class CodedColumn(NamedTuple):
     """Something that is known of each image, such as the family of a person."""
 
     codes: IntArray
@@ -61,7 +61,7 @@ class Listing:
     """int64 (n,) classes, or uint8 (n, L) of 0 and 1."""
     label_names: tuple[str, ...] | None
     """Of the C classes, or of the L labels."""
-    columns: Mapping[str, Column]
+    columns: Mapping[str, CodedColumn]
     """By name; `identity` says who an image is of."""
     notes: tuple[str, ...] = field(default=())
     """What a user should know."""
@@ -71,7 +71,7 @@ class Listing:
         rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         return Listing(
             self.root, tuple(self.files[row] for row in rows), self.role[rows], self.y[rows], self.label_names,
-            {name: Column(column.codes[rows], column.names) for name, column in self.columns.items()},
+            {name: CodedColumn(column.codes[rows], column.names) for name, column in self.columns.items()},
             (*self.notes, *notes),
         )  # fmt: skip
 
@@ -283,10 +283,10 @@ def _flags(table: Table, file: Path, column: str) -> npt.NDArray[np.uint8]:
     return np.array([words[value] for value in values], np.uint8)
 
 
-def encoded(values: Sequence[str]) -> Column:
+def encoded(values: Sequence[str]) -> CodedColumn:
     """Return a column of texts: whole numbers from 0 on as they are, others numbered in their order."""
     if all(value.isdecimal() and len(value) < 10 for value in values):
-        return Column(np.array([int(value) for value in values], np.int64), None)
+        return CodedColumn(np.array([int(value) for value in values], np.int64), None)
     known = sorted(set(values))
     number = {name: k for k, name in enumerate(known)}
-    return Column(np.array([number[value] for value in values], np.int64), tuple(known))
+    return CodedColumn(np.array([number[value] for value in values], np.int64), tuple(known))

@@ -54,7 +54,7 @@ _SECONDS_PER_DAY = 86_400
 
 
 @dataclass(frozen=True, eq=False)
-class Column:
+class TableColumn:
     """One column, understood."""
 
     name: str
@@ -102,7 +102,7 @@ class _Spelling:
 def understand(
     columns: Sequence[tuple[str, npt.NDArray[np.str_]]], decimal: str | None, semicolons: bool,
     dates: Literal["dmy", "mdy"] | None, blanks: Iterable[str],
-) -> list[Column]:  # fmt: skip
+) -> list[TableColumn]:  # fmt: skip
     """Return what each (name, text) holds.
 
     Parameters
@@ -133,7 +133,7 @@ def understand(
             )
             continue
         values = np.array([value_of.get(word, np.nan) for word in distinct.tolist()])[codes]
-        out.append(Column(name, kind, np.where(np.isnan(values), "", text), values, note))
+        out.append(TableColumn(name, kind, np.where(np.isnan(values), "", text), values, note))
     return out
 
 
@@ -215,13 +215,13 @@ def _codes(there: list[str], distinct: npt.NDArray[np.str_]) -> set[str]:
     return {"na"} if there and not short and "NA" in distinct.tolist() else set()
 
 
-def _words(name: str, text: npt.NDArray[np.str_], kind: Kind, none: Iterable[str]) -> Column:
+def _words(name: str, text: npt.NDArray[np.str_], kind: Kind, none: Iterable[str]) -> TableColumn:
     blank = np.isin(np.char.lower(text), list(none))
     odd = (0, "")
     if kind == "mixed":
         words = ((row, word) for row, word in enumerate(text.tolist(), 1) if not _NUMBER.fullmatch(word))
         odd = next(((row, word) for row, word in words if not blank[row - 1]), odd)
-    return Column(name, kind, np.where(blank, "", text), odd=odd)
+    return TableColumn(name, kind, np.where(blank, "", text), odd=odd)
 
 
 def _dates(there: list[str], order: str | None) -> tuple[dict[str, float], Kind, str] | None:

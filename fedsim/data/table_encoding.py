@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fedsim.data.table_columns import Column
+from fedsim.data.table_columns import TableColumn
 
 IntArray = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -34,7 +34,7 @@ class Encoded:
     """What blanks among numbers become."""
 
     @classmethod
-    def learned(cls, column: Column, train: IntArray) -> Encoded:
+    def learned(cls, column: TableColumn, train: IntArray) -> Encoded:
         """Return how to encode a column, given which of its rows are training rows."""
         if column.kind != "words":
             known = column.values[train][~np.isnan(column.values[train])]
@@ -53,12 +53,12 @@ class Encoded:
         own = tuple(f"{self.name}={word or '(blank)'}" for word in self.words)
         return (*own, f"{self.name}=(other)") if self.rest else own
 
-    def fits(self, column: Column) -> bool:
+    def fits(self, column: TableColumn) -> bool:
         """Return whether a column of another table can be encoded so; words are taken from whatever is written."""
         quantities = ("numbers", "booleans", "empty")
         return self.kind == "words" or column.kind == self.kind or {column.kind, self.kind} <= set(quantities)
 
-    def values(self, column: Column) -> Floats:
+    def values(self, column: TableColumn) -> Floats:
         """Return the inputs (n, d) that a column becomes."""
         if self.kind != "words":
             given = column.values if len(column.values) else np.full(len(column.text), np.nan)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fedsim.data.config import CsvConfig, LinearConfig
 from fedsim.data.npz import Array, IntArray, Part, split
-from fedsim.data.table_columns import Column, understand
+from fedsim.data.table_columns import TableColumn, understand
 from fedsim.data.table_encoding import Encoded, Encoding
 from fedsim.data.table_text import Cells, read_cells
 from fedsim.errors import FedsimError, nearest
@@ -247,7 +247,7 @@ def _parted(cells: Cells, whole: Part, is_test: npt.NDArray[np.bool_]) -> tuple[
     return parts[0], parts[1]
 
 
-def _target(cells: Cells, column: Column, as_classes: bool) -> tuple[Array, Names]:
+def _target(cells: Cells, column: TableColumn, as_classes: bool) -> tuple[Array, Names]:
     """Return the numbers (n,) float64, or the classes int64 and their names."""
     _require_one_kind(cells, column)
     if (blank := np.flatnonzero(column.blank)).size:
@@ -274,7 +274,7 @@ def _target(cells: Cells, column: Column, as_classes: bool) -> tuple[Array, Name
     return y.astype(np.int64), tuple(map(str, words))
 
 
-def _require_one_kind(cells: Cells, column: Column) -> None:
+def _require_one_kind(cells: Cells, column: TableColumn) -> None:
     if column.kind == "mixed":
         row, word = column.odd
         what = f"numbers and, in row {row}, {word!r}" if row else "numbers in several units or spellings"
@@ -296,7 +296,7 @@ def _about_target(name: str, y: Array, classes: Names, unasked: bool) -> str:
     return f"target: {name}, a number from {y.min():.10g} to {y.max():.10g}{hint}{last}"
 
 
-def _useful(said: Reading, columns: list[Column]) -> list[Column]:
+def _useful(said: Reading, columns: list[TableColumn]) -> list[TableColumn]:
     """Return the columns that are not blank, nor mere names of rows; says which are left out."""
     kept, left = [], []
     for column in columns:
@@ -317,8 +317,8 @@ def _useful(said: Reading, columns: list[Column]) -> list[Column]:
 
 
 def _chosen(
-    said: Reading, columns: dict[str, Column], known: Encoding | None
-) -> Sequence[tuple[Column, Encoded | None]]:
+    said: Reading, columns: dict[str, TableColumn], known: Encoding | None
+) -> Sequence[tuple[TableColumn, Encoded | None]]:
     """Return the columns that inputs are made of, and how, where that is known."""
     if known is None or known.columns is None:
         return [(column, None) for column in _useful(said, [*columns.values()])]
@@ -334,7 +334,7 @@ def _asked_of(cells: Cells, config: CsvConfig) -> CsvConfig:
 
 
 def _encoded(
-    said: Reading, column: Column, train: IntArray, known: Encoded | None
+    said: Reading, column: TableColumn, train: IntArray, known: Encoded | None
 ) -> tuple[npt.NDArray[np.float64], Encoded]:
     """Return a column's inputs (n, d), and how they came about: as `known`, or learned of the rows `train`."""
     if known is None or known.kind != "words":
@@ -352,7 +352,7 @@ def _encoded(
     return encoded.values(column), encoded
 
 
-def _like_known(cells: Cells, column: Column | None, known: Encoded) -> Column:
+def _like_known(cells: Cells, column: TableColumn | None, known: Encoded) -> TableColumn:
     """Return the column of this table that is to be read as one of another, having refused what cannot be."""
     if column is None:
         raise cells.error(f"has no column {known.name!r}, which the table of the run has")
@@ -361,7 +361,7 @@ def _like_known(cells: Cells, column: Column | None, known: Encoded) -> Column:
     return column
 
 
-def _known_target(cells: Cells, column: Column, known: Encoding) -> tuple[Array, Names]:
+def _known_target(cells: Cells, column: TableColumn, known: Encoding) -> tuple[Array, Names]:
     """Return the numbers (n,) float64, or the numbers of the classes of another table, and their names."""
     if (blank := np.flatnonzero(column.blank)).size:
         raise cells.error(f"the target {column.name!r} is blank in row {blank[0] + 1}; leave out rows without one")

@@ -19,7 +19,7 @@ from fedsim.engine.base import Engine
 from fedsim.report.html import write_report
 from fedsim.report.plots import write_plots
 from fedsim.runs.folder import RunFolder
-from fedsim.runs.progress import Lines, Progress
+from fedsim.runs.progress import Progress, ProgressLines
 from fedsim.runs.runner import begin_or_resume
 from fedsim.runs.simulation import Simulation
 
@@ -59,7 +59,7 @@ def serve(folder: Path, load_test: LoadTest, grid: Grid, told: Mapping[str, Any]
     nodes, sizes = meet(grid, config.clients, float(told["patience-s"]))
     data = samples.server(sizes, load_test(told))
     engine = lambda: NodesEngine(grid, nodes, float(told["reply-timeout-s"]))  # noqa: E731
-    deployment = Deployment(config, Lines(Console()), data, engine)
+    deployment = Deployment(config, ProgressLines(Console()), data, engine)
     run = Path(str(told["out"])) / str(told["name"])
     begin_or_resume(run, deployment, pictures=False)
     (run / "partition.npz").unlink(missing_ok=True)  # who holds which labels is not known here

@@ -16,7 +16,7 @@ from fedsim.flower import wire
 from fedsim.flower.records import Tensors, to_tensors
 
 
-class Sent(NamedTuple):
+class ChunkMessage(NamedTuple):
     """One message of a chunk."""
 
     client: int
@@ -67,7 +67,7 @@ class Inbox:
         return State({name: value for name, value in tensors.items() if name not in buffers}, buffers)
 
 
-def by_broadcast(messages: Sequence[Sent]) -> Iterator[Sequence[Sent]]:
+def by_broadcast(messages: Sequence[ChunkMessage]) -> Iterator[Sequence[ChunkMessage]]:
     """Yield runs of messages that are of one broadcast; one without an id is alone."""
     ids = [wire.broadcast_of(sent.content) or number for number, sent in enumerate(messages)]
     for _, some in itertools.groupby(zip(ids, messages, strict=True), lambda pair: pair[0]):

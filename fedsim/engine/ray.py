@@ -17,7 +17,7 @@ from fedsim.config.run import EngineConfig
 from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer, key_of, lost, predecessors
 from fedsim.engine.client_state_file import size_bytes
 from fedsim.engine.ray_cluster import Cluster, metrics_address
-from fedsim.engine.ray_metrics import Gauges
+from fedsim.engine.ray_metrics import RayGauges
 from fedsim.engine.reply import Reply
 from fedsim.engine.states import ClientStates
 from fedsim.environment import code_in_use
@@ -49,13 +49,13 @@ class FedsimWorker:
         self._run: Any = None
         self._worker: ChunkRunner | None = None
         self._broadcasts: dict[Any, RecordDict] = {}
-        self._gauges: Gauges | None = None
+        self._gauges: RayGauges | None = None
 
     def code(self) -> dict[str, str]:
         """Return what this process computes with."""
         return code_in_use()
 
-    def prepare(self, run: list[Any]) -> None:
+    def open_run(self, run: list[Any]) -> None:
         """Make the worker of a run, unless this process has it; `run` is [reference to what makes it]."""
         if run[0] == self._run:
             return
@@ -73,7 +73,7 @@ class FedsimWorker:
         states: list[RecordDict],
     ) -> list[Reply]:
         """Answer a chunk; each client was sent the broadcast refs[i] and, besides, arrays of its own: (i, arrays)."""
-        self.prepare(run)
+        self.open_run(run)
         assert self._worker is not None
         # A broadcast is taken from the object store once per round, not once per chunk.
         self._broadcasts = {ref: self._broadcasts[ref] if ref in self._broadcasts else ray.get(ref) for ref in refs}
@@ -93,7 +93,7 @@ class FedsimWorker:
     def show_gpu_memory(self) -> None:
         """From now on, show how many bytes of GPU memory this process holds."""
         if self._gauges is None:
-            self._gauges = Gauges(
+            self._gauges = RayGauges(
                 {"gpu_memory_bytes": "GPU memory held by a worker"},
                 lambda: {"gpu_memory_bytes": torch.cuda.memory_reserved() if torch.cuda.is_available() else 0},
                 {"worker": ray.get_runtime_context().get_actor_name() or ""},
@@ -123,7 +123,7 @@ class RayEngine(Engine):
         self._timeout_s = options.chunk_timeout_s or math.inf
         self._bytes_sent = 0
         self._shown: Mapping[str, float] = {}
-        self._gauges: Gauges | None = None
+        self._gauges: RayGauges | None = None
         self._lease = _cluster.lease(options)
         self.num_workers = self._lease.count
         try:
@@ -135,12 +135,12 @@ class RayEngine(Engine):
         if options.dashboard and _cluster.dashboard:
             self.notes["dashboard"] = f"http://{_cluster.dashboard} (metrics: {metrics_address()})"
             self.notes["dashboard token"] = "ray get-auth-token"
-            self._gauges = Gauges(_GAUGES, lambda: self._shown)
+            self._gauges = RayGauges(_GAUGES, lambda: self._shown)
 
     def _prepare(self) -> None:
         """Have all actors make their workers, so that what is wrong with these shows before the run begins."""
         here = code_in_use()
-        calls = [(a, a.prepare.remote(self._worker), a.code.remote()) for a in self._lease.actors]
+        calls = [(a, a.open_run.remote(self._worker), a.code.remote()) for a in self._lease.actors]
         for actor, call, code in calls:
             try:
                 ray.get(call)

@@ -52,7 +52,7 @@ else:
 _PATIENCE_SECONDS = 10
 
 
-class Size(NamedTuple):
+class ActorSize(NamedTuple):
     """What an actor takes up; actors of one size serve any run."""
 
     cpus: float
@@ -64,7 +64,7 @@ class Size(NamedTuple):
 class Lease:
     """Actors that one engine has for itself; one that dies it removes, and may put another in its place."""
 
-    size: Size
+    size: ActorSize
     count: int
     """How many there is room for."""
     actors: list[Any]
@@ -78,7 +78,7 @@ class Cluster:
         self._started: EngineConfig | None = None
         """What Ray was started with, if it was started here."""
         self._session = ""
-        self._idle: list[tuple[Size, Any]] = []
+        self._idle: list[tuple[ActorSize, Any]] = []
         self._leases: list[Lease] = []
         self._numbers = itertools.count()
         self._vigil: Vigil | None = None
@@ -94,7 +94,7 @@ class Cluster:
             If Ray cannot be had, or has no room for them.
         """
         self._connect(options)
-        size = Size(options.cpus_per_worker, options.gpus_per_worker, options.threads)
+        size = ActorSize(options.cpus_per_worker, options.gpus_per_worker, options.threads)
         count = self._fitting(size, options.num_workers)
         actors = [actor for kept, actor in self._idle if kept == size][:count]
         for kept, actor in self._idle:
@@ -143,7 +143,7 @@ class Cluster:
         """Whether `require_alive` would refuse."""
         return self._vigil is not None and bool(self._vigil.lost)
 
-    def _spawn(self, size: Size) -> Any:
+    def _spawn(self, size: ActorSize) -> Any:
         variables = {f"{library}_NUM_THREADS": str(size.threads) for library in ("OMP", "MKL", "OPENBLAS")}
         if self._started is not None and self._started.ray_address is None:
             # On this machine, let it import what this process does, from the same places in the same order.
@@ -195,7 +195,7 @@ class Cluster:
                 self._vigil.close()
             self._vigil = _watch()
 
-    def _fitting(self, size: Size, wanted: int | None) -> int:
+    def _fitting(self, size: ActorSize, wanted: int | None) -> int:
         """Return how many actors to have: as many as wanted, or as there is room for."""
         cpus, gpus = _free(self._leases)
         room = _room(size, self._leases)
@@ -218,7 +218,7 @@ def _free(leases: list[Lease]) -> tuple[float, float]:
     return cpus, gpus
 
 
-def _room(size: Size, leases: list[Lease]) -> int:
+def _room(size: ActorSize, leases: list[Lease]) -> int:
     cpus, gpus = _free(leases)
     room = math.floor(cpus / size.cpus + 1e-9)
     return min(room, math.floor(gpus / size.gpus + 1e-9)) if size.gpus else room

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 _EVERY_S = 3.0
 
 
-class Gauges:
+class RayGauges:
     """Shows what `read` returns, {name: value}, again and again: Ray forgets a value once it was asked for."""
 
     def __init__(

@@ -13,7 +13,7 @@ from fedsim.config.run import RunConfig
 from fedsim.data.federation import FederatedData
 from fedsim.engine.answers import Answers
 from fedsim.engine.client_scores import ClientScores
-from fedsim.engine.inbox import Inbox, Received, Sent, by_broadcast
+from fedsim.engine.inbox import ChunkMessage, Inbox, Received, by_broadcast
 from fedsim.engine.personal import read_personal
 from fedsim.engine.reply import Reply, failed
 from fedsim.faults import lost_by, spoil
@@ -28,12 +28,12 @@ from fedsim.privacy.address import Secrets
 from fedsim.privacy.central import clipped_updates
 from fedsim.training.adapt import adapted
 from fedsim.training.audits import measured
-from fedsim.training.data import Job, training_data
+from fedsim.training.data import ClientJob, training_data
 from fedsim.training.dp_sgd import PrivateSteps
 from fedsim.training.first_model import first_model
-from fedsim.training.precision import prepare, set_matrix_units
+from fedsim.training.precision import set_matrix_units, to_run_format
 from fedsim.training.queries import answer, rows_of
-from fedsim.training.trainer import Trained, Trainer
+from fedsim.training.trainer import TrainedLanes, Trainer
 
 
 def resolve_device(name: str) -> torch.device:
@@ -52,7 +52,7 @@ class Worker:
             file.admit()
         self.device = resolve_device(config.engine.device)
         dataset = data.dataset
-        model = prepare(first_model(config, dataset), config.training, self.device)
+        model = to_run_format(first_model(config, dataset), config.training, self.device)
         set_matrix_units(config.training)
         self.client = (half or load_strategy(config.strategy.name).client)(config, model)
         self.train_set = training_data(data, config.data.augment, self.device, model.classifier.weight.dtype)
@@ -81,7 +81,7 @@ class Worker:
         if handle is None and query is None:
             return [Reply(None, f"no client function for messages of type {kind!r}")] * len(clients)
         replies: list[Reply] = []
-        sent = list(map(Sent, clients, states, contents))
+        sent = list(map(ChunkMessage, clients, states, contents))
         for some in by_broadcast(sent):  # clients that got the same model go together
             if handle is not None:
                 replies += handle(some)
@@ -94,14 +94,14 @@ class Worker:
         kept = read_personal(state, self.device)
         return self.client.personal(client, start) if kept is None else kept
 
-    def job(self, client: int, personal: State, server_round: int, most: int | None = None) -> Job:
+    def job(self, client: int, personal: State, server_round: int, most: int | None = None) -> ClientJob:
         """Return what a client trains on in a round, or the first `most` samples of each stream."""
         unlabelled = self.data.unlabelled_at(server_round)[client][: most if self._reads_unlabelled else 0]
-        return Job(client, self.data.at(server_round)[client][:most], personal, unlabelled)
+        return ClientJob(client, self.data.at(server_round)[client][:most], personal, unlabelled)
 
     # Training -----------------------------------------------------------------------------------------------------
 
-    def _train(self, sent: Sequence[Sent]) -> list[Reply]:
+    def _train(self, sent: Sequence[ChunkMessage]) -> list[Reply]:
         content = sent[0].content
         received, told = self._inbox.broadcast(content), wire.told_in(content)
         replies: dict[int, Reply] = {}
@@ -123,7 +123,7 @@ class Worker:
         answers.carry_sum(in_order)
         return in_order
 
-    def _train_group(self, received: Received, jobs: list[Job], answers: Answers) -> dict[int, Reply]:
+    def _train_group(self, received: Received, jobs: list[ClientJob], answers: Answers) -> dict[int, Reply]:
         try:
             trained = self.trainer.train(received.state, received.constants, jobs, received.server_round)
             lanes = [jobs[lane] for lane in trained.lanes]
@@ -138,7 +138,7 @@ class Worker:
         examples = np.array([job.num_samples for job in lanes], np.float64)
         return answers.of([job.client for job in lanes], update, examples, metrics)
 
-    def _update(self, received: Received, trained: Trained, lanes: list[Job]) -> Update:
+    def _update(self, received: Received, trained: TrainedLanes, lanes: list[ClientJob]) -> Update:
         clients = [job.client for job in lanes]
         spoil(self.config.faults, self.config.seed, received.server_round, clients, trained.state.params)
         sent: Tensors = {}
@@ -158,7 +158,7 @@ class Worker:
 
     # Queries ------------------------------------------------------------------------------------------------------
 
-    def _ask(self, query: Query, sent: Sent) -> Reply:
+    def _ask(self, query: Query, sent: ChunkMessage) -> Reply:
         try:
             received = self._inbox.broadcast(sent.content)
             personal = self._personal(sent.client, received.state, sent.state)
@@ -173,7 +173,7 @@ class Worker:
 
     # Evaluation ---------------------------------------------------------------------------------------------------
 
-    def model_of(self, sent: Sent, adapt_steps: int = 0) -> tuple[State, Tensors]:
+    def model_of(self, sent: ChunkMessage, adapt_steps: int = 0) -> tuple[State, Tensors]:
         """Return the tensors that a client predicts with, after some steps of its own, and the constants sent."""
         received = self._inbox.broadcast(sent.content)
         own = self._inbox.split(self._inbox.own(sent.content))
@@ -187,7 +187,7 @@ class Worker:
             self.trainer, self.client, received.state, received.constants, job, adapt_steps
         ), received.constants
 
-    def measure(self, sent: Sent, model: State) -> RecordDict:
+    def measure(self, sent: ChunkMessage, model: State) -> RecordDict:
         """Return how a client does with those tensors on its own test samples, or on those that it holds out."""
         received = self._inbox.broadcast(sent.content)
         scores = self._scores
@@ -196,7 +196,7 @@ class Worker:
             scores = self._held_out
         return scores.measure(sent.client, model, received.constants, received.server_round)
 
-    def _evaluate(self, sent: Sequence[Sent]) -> list[Reply]:
+    def _evaluate(self, sent: Sequence[ChunkMessage]) -> list[Reply]:
         replies = []
         for each in sent:
             try:

@@ -49,7 +49,7 @@ class Consumer:
 
 
 @dataclass(frozen=True)
-class Group:
+class ChannelGroup:
     """Channels that are removed together; the names are those of the model's modules."""
 
     name: str
@@ -171,7 +171,7 @@ def _followed(model: Classifier, input_shape: tuple[int, ...]) -> _Channels:
     return walk
 
 
-def channel_groups(model: Classifier, input_shape: tuple[int, ...]) -> dict[str, Group]:
+def channel_groups(model: Classifier, input_shape: tuple[int, ...]) -> dict[str, ChannelGroup]:
     """Return by name, from input to output, the groups of channels that a model can do without.
 
     Parameters
@@ -196,11 +196,13 @@ def channel_groups(model: Classifier, input_shape: tuple[int, ...]) -> dict[str,
         if number not in walk.merged and not space.fixed and space.consumers:
             producers = sorted(space.producers, key=order.__getitem__)
             name = producers[0].removeprefix("features.").replace(".", "/")  # a dot would split a configuration key
-            groups[name] = Group(name, space.channels, tuple(producers), tuple(space.norms), tuple(space.consumers))
+            groups[name] = ChannelGroup(
+                name, space.channels, tuple(producers), tuple(space.norms), tuple(space.consumers)
+            )
     return dict(sorted(groups.items(), key=lambda item: order[item[1].producers[0]]))
 
 
-def _all_kept(group: Group, keep: Keep) -> Tensor:
+def _all_kept(group: ChannelGroup, keep: Keep) -> Tensor:
     return keep[group.name] if group.name in keep else torch.arange(group.channels)
 
 
@@ -210,7 +212,7 @@ def _inputs(consumer: Consumer, channels: Tensor) -> Tensor:
     return (channels[:, None] * consumer.inputs_per_channel + each).reshape(-1)
 
 
-def masked(model: Classifier, groups: Mapping[str, Group], keep: Keep) -> Classifier:
+def masked(model: Classifier, groups: Mapping[str, ChannelGroup], keep: Keep) -> Classifier:
     """Return a copy of the same size in which no layer reads a channel that is not kept."""
     model = copy.deepcopy(model)
     with torch.no_grad():
@@ -223,7 +225,7 @@ def masked(model: Classifier, groups: Mapping[str, Group], keep: Keep) -> Classi
     return model
 
 
-def narrowed(model: Classifier, groups: Mapping[str, Group], keep: Keep) -> Classifier:
+def narrowed(model: Classifier, groups: Mapping[str, ChannelGroup], keep: Keep) -> Classifier:
     """Return a copy without the channels that are not kept; with all kept, it has the same bits."""
     model = copy.deepcopy(model)
     for group in groups.values():
@@ -286,7 +288,7 @@ class Cost:
 
 
 def cost(
-    model: Classifier, positions: Mapping[str, int], groups: Mapping[str, Group] | None = None,
+    model: Classifier, positions: Mapping[str, int], groups: Mapping[str, ChannelGroup] | None = None,
     counts: Mapping[str, int] | None = None,
 ) -> Cost:  # fmt: skip
     """Return the cost of a model, given its `layer_positions`; or, with `counts` of channels by group, once narrowed.

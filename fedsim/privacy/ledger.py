@@ -177,7 +177,7 @@ class Ledger(BaseModel):
 
     def journal(self, run_folder: Path, cohort: Sequence[int]) -> None:
         """Put the newest round, and who was drawn for it, into the journal: written when this returns."""
-        line = _Line.of(self.rounds, cohort).model_dump_json() + "\n"
+        line = _CohortLine.of(self.rounds, cohort).model_dump_json() + "\n"
         with (run_folder / _JOURNAL).open("a", encoding="utf-8") as file:
             file.write(line)
             file.flush()  # survives the process
@@ -212,8 +212,8 @@ class Ledger(BaseModel):
         # What comes after the last line break was being written when the process died, and nothing was asked for yet.
         for number, text in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
             try:
-                line = _Line.model_validate_json(text)
-                if line != _Line.of(line.rounds, line.cohort):
+                line = _CohortLine.model_validate_json(text)
+                if line != _CohortLine.of(line.rounds, line.cohort):
                     raise Damaged
                 if line.rounds > self.rounds:  # else it is in privacy.json, and the process died before it removed this
                     self.add_round(line.cohort)
@@ -224,7 +224,7 @@ class Ledger(BaseModel):
                 ) from None
 
 
-class _Line(BaseModel):
+class _CohortLine(BaseModel):
     """A round in the journal."""
 
     rounds: int = Field(ge=1)
@@ -234,7 +234,7 @@ class _Line(BaseModel):
     """Of both, in JSON."""
 
     @classmethod
-    def of(cls, rounds: int, cohort: Sequence[int]) -> _Line:
+    def of(cls, rounds: int, cohort: Sequence[int]) -> _CohortLine:
         told = json.dumps([rounds, list(cohort)])
         return cls(rounds=rounds, cohort=list(cohort), sha256=hashlib.sha256(told.encode()).hexdigest())
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedsim.errors import FedsimError
 from fedsim.report.figures import COLORS, GROUP_COLORS, NARROW, Plot, add_legend, new_figure, thousands
-from fedsim.report.groups import Group, spread
+from fedsim.report.groups import RunGroup, spread
 from fedsim.report.wording import ERRORS, families, group_metrics, metric_label, split_name
 from fedsim.runs.folder import RunFolder, run_labels
 
@@ -75,7 +75,7 @@ def learning_curves(folders: Sequence[RunFolder]) -> list[Plot]:
     )
 
 
-def group_curves(groups: Sequence[Group]) -> list[Plot]:
+def group_curves(groups: Sequence[RunGroup]) -> list[Plot]:
     """Return a plot for each metric, in which a group is the mean of its runs, in a band of its 95 % interval."""
     titles = _titles([run for group in groups for run in group.runs])
     return _drawn(
@@ -123,7 +123,7 @@ def _of_run(label: str, run: RunFolder, name: str) -> _Curve:
     return _Curve(label, rounds[finite], values[finite])
 
 
-def _of_group(group: Group, name: str) -> _Curve:
+def _of_group(group: RunGroup, name: str) -> _Curve:
     """Return the mean over a group's runs at the rounds in which all have a value."""
     curves = [_of_run("", run, name) for run in group.runs]
     rounds = curves[0].rounds

@@ -28,7 +28,7 @@ Measure = Callable[[RunFolder], float]
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """Runs of one configuration, a seed each."""
 
     label: str
@@ -83,7 +83,7 @@ def seed_of(run: RunFolder) -> int:
     return seed if isinstance(seed, int) else 0
 
 
-def grouped(runs: Sequence[RunFolder], by: Sequence[str] = ()) -> list[Group]:
+def grouped(runs: Sequence[RunFolder], by: Sequence[str] = ()) -> list[RunGroup]:
     """Return the runs in groups that agree in the options `by`, or in all that matter; in the order given.
 
     Raises
@@ -102,11 +102,11 @@ def grouped(runs: Sequence[RunFolder], by: Sequence[str] = ()) -> list[Group]:
             if seed_of(one) == seed_of(other):
                 raise FedsimError(_same_seed(one, other, bool(by)))
         label = ", ".join(_told(key, value) for key, value in zip(keys, address, strict=True))
-        groups.append(Group(label or str(members[0].option("strategy.name") or members[0].name), tuple(members)))
+        groups.append(RunGroup(label or str(members[0].option("strategy.name") or members[0].name), tuple(members)))
     return groups
 
 
-def seeds_grouped(runs: Sequence[RunFolder]) -> list[Group] | None:
+def seeds_grouped(runs: Sequence[RunFolder]) -> list[RunGroup] | None:
     """Return the groups of runs of which some have several seeds; None where each run is to be seen for itself."""
     try:
         groups = grouped(runs)
@@ -222,12 +222,12 @@ def _same_seed(one: RunFolder, other: RunFolder, told: bool) -> str:
     return f"{one.path} and {other.path}: have the same seed and would be counted as two of one group; {remedy}"
 
 
-def common_names(groups: Sequence[Group]) -> list[str]:
+def common_names(groups: Sequence[RunGroup]) -> list[str]:
     """Return the metrics that any run of the groups ends with."""
     return sorted({name for group in groups for run in group.runs for name in run.final_metrics})
 
 
-def describe_level(groups: Sequence[Group]) -> str:
+def describe_level(groups: Sequence[RunGroup]) -> str:
     """Return what the marks of a table mean, for the line below it."""
     seeds = {len(group.runs) for group in groups}
     counted = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from fedsim.atomic import write_atomically
 from fedsim.report.curves import group_curves
 from fedsim.report.glossary import headline, meaning
-from fedsim.report.groups import Group, final, seeds_grouped, spread
+from fedsim.report.groups import RunGroup, final, seeds_grouped, spread
 from fedsim.report.plots import all_plots
 from fedsim.report.privacy import epsilon_of, privacy_section
 from fedsim.report.section import Section as Section
@@ -36,7 +36,7 @@ _MOST_CARDS = 4
 
 
 @dataclass(frozen=True)
-class _Row:
+class _ReportRow:
     label: str
     cells: Sequence[str]
     marks: Sequence[bool]
@@ -75,7 +75,7 @@ def render_report(folders: Sequence[RunFolder], sections: Sequence[Section] = ()
     )
 
 
-def _render_groups(groups: Sequence[Group], sections: Sequence[Section]) -> str:
+def _render_groups(groups: Sequence[RunGroup], sections: Sequence[Section]) -> str:
     """Return the page of runs of several seeds: a column for each group of them."""
     runs = [run for group in groups for run in group.runs]
     overview = [_merged(map(_facts, group.runs)) for group in groups]
@@ -103,14 +103,14 @@ def _render_groups(groups: Sequence[Group], sections: Sequence[Section]) -> str:
     )
 
 
-def _group_row(name: str, groups: Sequence[Group]) -> _Row:
+def _group_row(name: str, groups: Sequence[RunGroup]) -> _ReportRow:
     spreads = [spread(group.values(final(name)), len(group.runs)) for group in groups]
     means = [one.mean for one in spreads]
     cells = [
         format_metric(name, one.mean) + ("" if math.isnan(one.half_width) else f" ± {_margin(name, one.half_width)}")
         for one in spreads
     ]
-    return _Row(metric_label(name), cells, best_of(name, means), name)
+    return _ReportRow(metric_label(name), cells, best_of(name, means), name)
 
 
 def _margin(name: str, value: float) -> str:
@@ -182,13 +182,13 @@ def _notices(folders: Sequence[RunFolder], labels: Sequence[str]) -> list[tuple[
     return notices
 
 
-def _overview(folders: Sequence[RunFolder]) -> list[_Row]:
+def _overview(folders: Sequence[RunFolder]) -> list[_ReportRow]:
     return _aligned([_facts(folder) for folder in folders])
 
 
-def _aligned(facts: Sequence[Mapping[str, str]]) -> list[_Row]:
+def _aligned(facts: Sequence[Mapping[str, str]]) -> list[_ReportRow]:
     names = dict.fromkeys(name for run in facts for name in run)
-    return [_Row(name, [run.get(name, ABSENT) for run in facts], [False] * len(facts)) for name in names]
+    return [_ReportRow(name, [run.get(name, ABSENT) for run in facts], [False] * len(facts)) for name in names]
 
 
 def _facts(folder: RunFolder) -> dict[str, str]:
@@ -207,24 +207,24 @@ def _facts(folder: RunFolder) -> dict[str, str]:
     return facts
 
 
-def _metrics(folders: Sequence[RunFolder]) -> dict[str, list[_Row]]:
+def _metrics(folders: Sequence[RunFolder]) -> dict[str, list[_ReportRow]]:
     finals = [folder.final_metrics for folder in folders]
     groups = group_metrics(name for final in finals for name in final)
     return {group: [_metric_row(name, finals) for name in names] for group, names in groups.items()}
 
 
-def _metric_row(name: str, finals: Sequence[Mapping[str, float]]) -> _Row:
+def _metric_row(name: str, finals: Sequence[Mapping[str, float]]) -> _ReportRow:
     values = [final.get(name, float("nan")) for final in finals]
-    return _Row(metric_label(name), [format_metric(name, value) for value in values], best_of(name, values), name)
+    return _ReportRow(metric_label(name), [format_metric(name, value) for value in values], best_of(name, values), name)
 
 
-def _compared(settings: Sequence[Mapping[str, Any]]) -> tuple[list[_Row], list[_Row]]:
+def _compared(settings: Sequence[Mapping[str, Any]]) -> tuple[list[_ReportRow], list[_ReportRow]]:
     """Return the rows in which runs differ, a cell per run, and those in which they agree, with one cell."""
     different, same = [], []
     for name in dict.fromkeys(name for run in settings for name in run):
         cells = [format_option(run[name]) if name in run else ABSENT for run in settings]
         if len(set(cells)) > 1:
-            different.append(_Row(name, cells, [False] * len(cells)))
+            different.append(_ReportRow(name, cells, [False] * len(cells)))
         else:
-            same.append(_Row(name, cells[:1], [False]))
+            same.append(_ReportRow(name, cells[:1], [False]))
     return different, same

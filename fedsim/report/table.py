@@ -14,8 +14,8 @@ from rich.text import Text
 
 from fedsim.errors import FedsimError, nearest
 from fedsim.report.groups import (
-    Group,
     Measure,
+    RunGroup,
     Spread,
     common_names,
     describe_level,
@@ -35,7 +35,7 @@ _LATEX: Final = {
 
 
 @dataclass(frozen=True)
-class Column:
+class MeasureColumn:
     """One measure of all groups."""
 
     title: str
@@ -47,7 +47,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
+class MeasureCell:
     """One group in one measure."""
 
     spread: Spread
@@ -64,7 +64,9 @@ class Cell:
         return sign.join(parts) + missing
 
 
-def columns_of(groups: Sequence[Group], metrics: Sequence[str] = (), target: float | None = None) -> list[Column]:
+def columns_of(
+    groups: Sequence[RunGroup], metrics: Sequence[str] = (), target: float | None = None
+) -> list[MeasureColumn]:
     """Return the columns: the metrics named, or those one asks for first, and what it takes to reach a target.
 
     Raises
@@ -77,30 +79,32 @@ def columns_of(groups: Sequence[Group], metrics: Sequence[str] = (), target: flo
         if name not in known:
             raise FedsimError(f"--metric {name}: no run has measured it; {nearest(name, known)}")
     names = list(metrics) or [name for name in _HEADLINES if name in known] or known[:1]
-    columns = [Column(_title(name), final(name), direction(name), "accuracy" in split_name(name)[1]) for name in names]
+    columns = [
+        MeasureColumn(_title(name), final(name), direction(name), "accuracy" in split_name(name)[1]) for name in names
+    ]
     if target is not None and names:
         told = f"{_title(names[0])} {target:g}"
         columns += [
-            Column(f"Rounds to {told}", rounds_to(names[0], target), "lower"),
-            Column(f"Seconds to {told}", seconds_to(names[0], target), "lower"),
+            MeasureColumn(f"Rounds to {told}", rounds_to(names[0], target), "lower"),
+            MeasureColumn(f"Seconds to {told}", seconds_to(names[0], target), "lower"),
         ]
     return columns
 
 
-def rows_of(groups: Sequence[Group], columns: Sequence[Column]) -> list[list[Cell]]:
+def rows_of(groups: Sequence[RunGroup], columns: Sequence[MeasureColumn]) -> list[list[MeasureCell]]:
     """Return a row of cells for each group."""
-    found: list[list[Cell]] = [[] for _ in groups]
+    found: list[list[MeasureCell]] = [[] for _ in groups]
     for column in columns:
         values: list[Mapping[int, float]] = [group.values(column.measure) for group in groups]
         # Those that never got to a target are not compared with those that did.
         whole = [part if len(part) == len(group.runs) else {} for part, group in zip(values, groups, strict=True)]
         marks = not_worse(whole, column.way)
         for row, group, part, mark in zip(found, groups, values, marks, strict=True):
-            row.append(Cell(spread(part, len(group.runs)), mark, column.percent))
+            row.append(MeasureCell(spread(part, len(group.runs)), mark, column.percent))
     return found
 
 
-def render_table(groups: Sequence[Group], columns: Sequence[Column] | None = None) -> Table:
+def render_table(groups: Sequence[RunGroup], columns: Sequence[MeasureColumn] | None = None) -> Table:
     """Return the table for a terminal."""
     columns = columns_of(groups) if columns is None else columns
     table = Table(
@@ -114,7 +118,7 @@ def render_table(groups: Sequence[Group], columns: Sequence[Column] | None = Non
     return table
 
 
-def to_markdown(groups: Sequence[Group], columns: Sequence[Column]) -> str:
+def to_markdown(groups: Sequence[RunGroup], columns: Sequence[MeasureColumn]) -> str:
     """Return the table in GitHub's Markdown."""
     heads = ["", "n", *(column.title for column in columns)]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
@@ -126,7 +130,7 @@ def to_markdown(groups: Sequence[Group], columns: Sequence[Column]) -> str:
     return f"{table}\n\n{told[0].upper()}{told[1:]}.\n"
 
 
-def to_latex(groups: Sequence[Group], columns: Sequence[Column]) -> str:
+def to_latex(groups: Sequence[RunGroup], columns: Sequence[MeasureColumn]) -> str:
     """Return the table as a LaTeX tabular, which needs the package booktabs."""
     heads = ["", "$n$", *(_escaped(_with_unit(column)) for column in columns)]
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule", _latex_line(heads), r"\midrule"]
@@ -136,7 +140,7 @@ def to_latex(groups: Sequence[Group], columns: Sequence[Column]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", f"% {describe_level(groups)}", ""])
 
 
-def to_csv(groups: Sequence[Group], columns: Sequence[Column]) -> str:
+def to_csv(groups: Sequence[RunGroup], columns: Sequence[MeasureColumn]) -> str:
     """Return the table with unrounded numbers: mean, sd and n of each measure, and whether it is marked."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -152,7 +156,7 @@ def to_csv(groups: Sequence[Group], columns: Sequence[Column]) -> str:
     return out.getvalue()
 
 
-FORMATS: Final[Mapping[str, Callable[[Sequence[Group], Sequence[Column]], str]]] = {
+FORMATS: Final[Mapping[str, Callable[[Sequence[RunGroup], Sequence[MeasureColumn]], str]]] = {
     "md": to_markdown, "latex": to_latex, "csv": to_csv,
 }  # fmt: skip
 
@@ -163,7 +167,7 @@ def _title(name: str) -> str:
     return label if group not in GROUPS[:4] else f"{group} {label.lower()}"
 
 
-def _with_unit(column: Column) -> str:
+def _with_unit(column: MeasureColumn) -> str:
     return f"{column.title} (%)" if column.percent else column.title
 
 
@@ -177,7 +181,7 @@ def _plain(value: float) -> str:
     return "" if math.isnan(value) else repr(value)
 
 
-def _latex_cell(cell: Cell) -> str:
+def _latex_cell(cell: MeasureCell) -> str:
     text = cell.text(r" \pm ")
     if not cell.spread.n:
         return "--"

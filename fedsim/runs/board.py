@@ -19,7 +19,7 @@ _REFRESH_PER_S = 4
 
 
 @dataclass
-class _Row:
+class _RunStatus:
     state: str = "waiting"
     round: int = 0
     rounds: int = 0
@@ -37,11 +37,11 @@ class _Row:
         return f"{(time.monotonic() - self.begun) / done * (self.rounds - self.round):.0f} s"
 
 
-class Lines:
+class BoardLines:
     """One line for each run that ends."""
 
     def __init__(self, console: Console, names: Sequence[str]) -> None:
-        self._console, self.rows = console, {name: _Row() for name in names}
+        self._console, self.rows = console, {name: _RunStatus() for name in names}
 
     def began(self, name: str) -> None:
         """Note it."""
@@ -69,14 +69,14 @@ class Lines:
         """Nothing is open."""
 
 
-class Quiet(Lines):
+class QuietBoard(BoardLines):
     """Shows nothing."""
 
     def ended(self, name: str, error: str | None) -> None:
         """Ignore."""
 
 
-class LiveTable(Lines):
+class LiveTable(BoardLines):
     """All runs in one table, as they are now."""
 
     def __init__(self, console: Console, names: Sequence[str]) -> None:
@@ -111,7 +111,7 @@ class LiveTable(Lines):
         return table
 
 
-def board_for(console: Console, names: Sequence[str], quiet: bool) -> Lines:
+def board_for(console: Console, names: Sequence[str], quiet: bool) -> BoardLines:
     """Return the display that fits where the output goes."""
-    kind = Quiet if quiet else LiveTable if console.is_terminal else Lines
+    kind = QuietBoard if quiet else LiveTable if console.is_terminal else BoardLines
     return kind(console, names)

@@ -142,7 +142,7 @@ def _load(folder: Path) -> Checkpoint:
         raise FedsimError(f"{folder}: the checkpoint is damaged") from None
 
 
-class _Line(TypedDict):
+class _RoundMetrics(TypedDict):
     round: int
     time_s: float
     metrics: dict[str, float | None]
@@ -160,7 +160,7 @@ class _StateFile(BaseModel):
     clients: list[int]
     names: dict[str, list[str]]
     trained: list[int]
-    metrics: list[_Line]
+    metrics: list[_RoundMetrics]
     failures: int = Field(ge=0)
     recipe: dict[str, Any]
     took_part: list[int]

@@ -18,7 +18,7 @@ _MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One run of a sweep."""
 
     name: str
@@ -69,12 +69,12 @@ def split_axes(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return shared, swept
 
 
-def cells(axes: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> list[Cell]:
+def cells(axes: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> list[GridCell]:
     """Return all runs, seed after seed, so that a sweep that is cut short has whole repetitions."""
     named = {key: _slugs(_label(key, axes), values) for key, values in axes.items()}
     combinations = list(itertools.product(*(zip(values, named[key], strict=True) for key, values in axes.items())))
     return [
-        Cell(
+        GridCell(
             "-".join([*(slug for _, slug in combination), f"seed{seed}"]),
             {**{key: value for key, (value, _) in zip(axes, combination, strict=True)}, "seed": seed},
         )

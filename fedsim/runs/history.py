@@ -58,7 +58,7 @@ class _RoundFile(BaseModel):
     """Of model.safetensors."""
 
 
-class Sent(NamedTuple):
+class SentModel(NamedTuple):
     """What a client sent."""
 
     tensors: Tensors
@@ -232,10 +232,10 @@ class KeptRound:
         records = self._read(self.folder / _MODEL, self._file.sha256).array_records
         return to_tensors(records["model"]), (to_tensors(records["server"]), self._file.server or {})
 
-    def sent(self, client: int) -> Sent:
+    def sent(self, client: int) -> SentModel:
         """Return what a client sent."""
         records = self._read(self.folder / _client(client), self.clients[client].sha256)
-        return Sent(to_tensors(records.array_records[ARRAYS]), scalars(records.metric_records[METRICS]))
+        return SentModel(to_tensors(records.array_records[ARRAYS]), scalars(records.metric_records[METRICS]))
 
     def require_whole(self) -> None:
         """Refuse files that are not what the run kept.

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fedsim.config.run import RunConfig
 from fedsim.report.wording import format_duration
-from fedsim.runs.progress import Live, Progress, Quiet, headline_of, measures
+from fedsim.runs.progress import Live, Progress, QuietProgress, headline_of, measures
 
 _EVERY_S = 0.2
 
@@ -21,7 +21,7 @@ def auto_progress() -> Progress:
     if in_notebook():
         return Notebook()
     console = Console()
-    return Live(console) if console.is_terminal else Quiet()
+    return Live(console) if console.is_terminal else QuietProgress()
 
 
 def in_notebook() -> bool:
@@ -31,7 +31,7 @@ def in_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
-class Notebook(Quiet):
+class Notebook(QuietProgress):
     """A bar with round, accuracy, loss and the time left, as HTML that is replaced; it needs no widgets."""
 
     def __init__(self) -> None:

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 from fedsim.config.run import RunConfig
 from fedsim.errors import FedsimError
 from fedsim.interrupts import heeding_signals
-from fedsim.runs.progress import Quiet
+from fedsim.runs.progress import QuietProgress
 
 
 @dataclass(frozen=True)
-class Job:
+class RunJob:
     """A run that is to be brought to its end."""
 
     name: str
@@ -52,7 +52,7 @@ class Board(Protocol):
         """Say that a run is finished, or why it is not."""
 
 
-def pack(jobs: Sequence[Job], slots: Sequence[str | None], board: Board) -> dict[str, str]:
+def pack(jobs: Sequence[RunJob], slots: Sequence[str | None], board: Board) -> dict[str, str]:
     """Bring all runs to their ends, as many at a time as there are slots; returns why those failed that did, by name.
 
     A run that fails, or whose process dies, costs no other run anything. An interrupt stops all at their last rounds.
@@ -61,7 +61,7 @@ def pack(jobs: Sequence[Job], slots: Sequence[str | None], board: Board) -> dict
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fedsim.runs.runner"])  # which costs seconds, once
     waiting, free = deque(jobs), deque(slots)
-    running: dict[Connection, tuple[Job, str | None, Any]] = {}
+    running: dict[Connection, tuple[RunJob, str | None, Any]] = {}
     told: dict[str, str | None] = {}
     failures: dict[str, str] = {}
     try:
@@ -109,7 +109,7 @@ def _ending(code: int | None) -> str:
 # In the process of a run ----------------------------------------------------------------------------------------------
 
 
-class _Telling(Quiet):
+class _Telling(QuietProgress):
     """Sends how a run goes to the process that packs the runs."""
 
     def __init__(self, pipe: Connection) -> None:
@@ -125,7 +125,7 @@ class _Telling(Quiet):
         self._pipe.send(("round", server_round, self._rounds, metrics))
 
 
-def _work(job: Job, gpus: str | None, pipe: Connection) -> None:
+def _work(job: RunJob, gpus: str | None, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that packs the runs says when to stop
     _end_with_parent()
     job.log.parent.mkdir(exist_ok=True)
@@ -150,7 +150,7 @@ def _work(job: Job, gpus: str | None, pipe: Connection) -> None:
         pipe.send(("ended", None))
 
 
-def _run(job: Job, progress: Quiet) -> None:
+def _run(job: RunJob, progress: QuietProgress) -> None:
     from fedsim.config.resolve import allow_named
     from fedsim.runs import runner
 

@@ -19,7 +19,7 @@ from fedsim.config.resolve import recorded_config, resolve, user_settings
 from fedsim.data.datasets import load_newcomers
 from fedsim.data.federation import FederatedData
 from fedsim.data.partition import Partition
-from fedsim.engine.inbox import Sent
+from fedsim.engine.inbox import ChunkMessage
 from fedsim.engine.inprocess import InProcessEngine
 from fedsim.engine.worker import Worker
 from fedsim.errors import FedsimError
@@ -199,7 +199,7 @@ class _Desk:
 
     def _evaluate(self, message: Message) -> Message:
         client, worker = client_of(message.metadata.dst_node_id), self.worker
-        sent, one = Sent(client, self.engine.states[client], message.content), self.clients[client]
+        sent, one = ChunkMessage(client, self.engine.states[client], message.content), self.clients[client]
         model, constants = worker.model_of(sent, self.adapt_steps)
         content = worker.measure(sent, model)
         one.metrics = scalars(content.metric_records[wire.METRICS])

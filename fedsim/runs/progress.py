@@ -39,7 +39,7 @@ class Progress(Protocol):
         """Leave the terminal tidy."""
 
 
-class Quiet:
+class QuietProgress:
     """Shows nothing."""
 
     def begin(self, config: RunConfig, choices: dict[str, str], rounds_done: int) -> None:
@@ -90,7 +90,7 @@ def measures(metrics: Mapping[str, float]) -> str:
 _LINE_EVERY_S = 10.0
 
 
-class Lines(Quiet):
+class ProgressLines(QuietProgress):
     """One line per evaluated round, for logs."""
 
     def __init__(self, console: Console) -> None:
@@ -129,7 +129,7 @@ class Lines(Quiet):
         )
 
 
-class Live(Quiet):
+class Live(QuietProgress):
     """A bar with round, accuracy, loss, clients per second and the time left."""
 
     def __init__(self, console: Console) -> None:
@@ -188,5 +188,5 @@ class Live(Quiet):
 def progress_for(console: Console, quiet: bool) -> Progress:
     """Return the progress display that fits where the output goes."""
     if quiet:
-        return Quiet()
-    return Live(console) if console.is_terminal else Lines(console)
+        return QuietProgress()
+    return Live(console) if console.is_terminal else ProgressLines(console)

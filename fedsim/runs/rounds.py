@@ -76,7 +76,7 @@ class Checkpoints(RoundObserver):
             self._saved = state.round
 
 
-class Gauges(RoundObserver):
+class EngineGauges(RoundObserver):
     """Shows the numbers of a round to the engine and whoever watches it, and tells what the engine chose by them."""
 
     def __init__(self, engine: Engine, simulation: Simulation) -> None:
@@ -120,7 +120,7 @@ def run_rounds(
         state.ledger.save(folder)
         observers: list[RoundObserver] = [there, LedgerJournal(folder)]
         observers += [] if history is None else [history]
-        observers += [MetricsFile(folder, state), checkpoints, Gauges(engine, simulation)]
+        observers += [MetricsFile(folder, state), checkpoints, EngineGauges(engine, simulation)]
         stopping = Stopping(folder, simulation, engine, state)
         trackers += [kind(folder, config, state.round) for kind in tracker_classes(config.log)]
         observers += [stopping, *trackers, *own, Watch(config, simulation.data.dataset, simulation.progress)]

@@ -44,13 +44,13 @@ from fedsim.runs.counted import Counted
 from fedsim.runs.doubts import idle_clients, notes
 from fedsim.runs.observers import Beginning, RoundObserver, Shown
 from fedsim.runs.privacy_setup import calibrated, central_privacy, inherited_ledger, new_ledger, require_possible
-from fedsim.runs.progress import Progress, Quiet
+from fedsim.runs.progress import Progress, QuietProgress
 from fedsim.runs.settle import require_fitting, require_trainable, settled
 from fedsim.runs.staging import require_keepable, require_stageable, stage_metrics, works_between_rounds
 from fedsim.runs.state import Metrics, RunState
 from fedsim.runs.validation import HeldOut
 from fedsim.training.first_model import first_model
-from fedsim.training.precision import prepare
+from fedsim.training.precision import to_run_format
 
 _UNDO = "undo the change to its config.yaml, or start a new run"
 _LONG_TAIL = 2.0  # class sizes that differ by less make no "few" and "many"
@@ -64,7 +64,7 @@ class Simulation:
     """
 
     def __init__(self, config: RunConfig, progress: Progress | None = None, data: FederatedData | None = None) -> None:
-        self.progress = progress or Quiet()
+        self.progress = progress or QuietProgress()
         self.strategy = load_strategy(config.strategy.name)
         config = _with_start(config)
         dataset = load_dataset(config.data, config.seed) if data is None else data.dataset
@@ -82,7 +82,7 @@ class Simulation:
         """Training samples of each client, none of those unseen."""
         config, why_noise = calibrated(config, sizes, lambda: self.strategy.client(config, self.new_model(config)))
         self.worker = Worker(config, self.data)
-        model = prepare(self.new_model(config), config.training, self.worker.device)
+        model = to_run_format(self.new_model(config), config.training, self.worker.device)
         self.server = self.strategy.server(config, model, seen)
         require_trainable(config, self.worker.client, self.server.local_start())
         require_possible(config, model, self.server, self.worker.client)

@@ -18,8 +18,8 @@ from fedsim.config.run import RunConfig
 from fedsim.errors import FedsimError
 from fedsim.paths import expanded
 from fedsim.runs.folder import RunFolder
-from fedsim.runs.grid import Cell, cells, split_axes
-from fedsim.runs.pack import Board, Job, pack
+from fedsim.runs.grid import GridCell, cells, split_axes
+from fedsim.runs.pack import Board, RunJob, pack
 from fedsim.runs.reserve import held
 from fedsim.sealed import Damaged, seal, unseal
 
@@ -34,7 +34,7 @@ class Sweep:
     folder: Path
     layers: Sequence[Mapping[str, Any]]
     """What all runs share, the first of them a file's, the others typed by the user."""
-    cells: Sequence[Cell]
+    cells: Sequence[GridCell]
     configs: Mapping[str, RunConfig]
     """Of each cell, by its name."""
     like: Path | None = None
@@ -128,13 +128,15 @@ def run_sweep(sweep: Sweep, jobs: int | None, board: Board) -> Swept:
     return Swept(folder, finished, failures, logs)
 
 
-def _job(sweep: Sweep, cell: Cell, log: Path) -> Job:
+def _job(sweep: Sweep, cell: GridCell, log: Path) -> RunJob:
     machine: dict[str, Any] = {"out": str(sweep.folder), "name": cell.name}
     if sweep.configs[cell.name].engine.name == "auto":  # the cores are the other runs'
         machine["engine.name"] = "inprocess"
     typed = [*sweep.layers[1:], cell.options]
     device = {"engine.device": sweep.configs[cell.name].engine.device}
-    return Job(cell.name, sweep.folder / cell.name, [sweep.layers[0], *typed, machine], typed, log, device, sweep.like)
+    return RunJob(
+        cell.name, sweep.folder / cell.name, [sweep.layers[0], *typed, machine], typed, log, device, sweep.like
+    )
 
 
 def _is_done(folder: Path) -> bool:

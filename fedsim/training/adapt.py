@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fedsim.federated.client import Client
 from fedsim.federated.types import Phase, State
 from fedsim.flower.records import Tensors
-from fedsim.training.data import Job
+from fedsim.training.data import ClientJob
 from fedsim.training.trainer import Trainer
 
 
@@ -28,7 +28,7 @@ class _Steps:
         return replace(phase, trains=lambda n: n in self.names and phase.trains(n), steps=self.steps, epochs=None)
 
 
-def adapted(trainer: Trainer, client: Client, start: State, constants: Tensors, job: Job, steps: int) -> State:
+def adapted(trainer: Trainer, client: Client, start: State, constants: Tensors, job: ClientJob, steps: int) -> State:
     """Return the model of a client, its own part included, after so many local steps.
 
     Parameters

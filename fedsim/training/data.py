@@ -60,7 +60,7 @@ def targets_on(device: torch.device, y: npt.NDArray[Any], dtype: torch.dtype) ->
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-class Job(NamedTuple):
+class ClientJob(NamedTuple):
     """What one client is to train on."""
 
     client: int

@@ -32,7 +32,7 @@ from fedsim.privacy.address import Secrets, digest
 from fedsim.privacy.config import ExamplePrivacyConfig
 from fedsim.privacy.mechanisms import clip_factors, gaussian_like
 from fedsim.training.batches import BatchPlan, Ints
-from fedsim.training.data import Job, TrainingData
+from fedsim.training.data import ClientJob, TrainingData
 from fedsim.training.optimizers import Optimizer
 from fedsim.training.precision import autocast
 
@@ -55,7 +55,7 @@ def steps_of(phase: Phase, config: TrainingConfig, samples: int) -> int:
 
 
 def plan_poisson(
-    jobs: Sequence[Job], rngs: Sequence[np.random.Generator], *, steps: Sequence[int], batch_size: int,
+    jobs: Sequence[ClientJob], rngs: Sequence[np.random.Generator], *, steps: Sequence[int], batch_size: int,
     data: TrainingData,
 ) -> BatchPlan:  # fmt: skip
     """Return so many Poisson batches of each client, some of them empty, drawn by its generator."""
@@ -83,7 +83,7 @@ class PrivateSteps:
         self.privacy, self.config, self.secrets = privacy, config, secrets
 
     def run(
-        self, phase: Phase, number: int, state: State, extras: Extras, jobs: Sequence[Job], server_round: int,
+        self, phase: Phase, number: int, state: State, extras: Extras, jobs: Sequence[ClientJob], server_round: int,
         data: TrainingData,
     ) -> tuple[Tensors, Ints, Ints, Ints]:  # fmt: skip
         """Take the steps of phase `number`, writing to `state` (clients, ...); jobs come longest first.
@@ -142,7 +142,7 @@ Address = tuple[int, int, int, int]
 
 
 def draw_addresses(
-    jobs: Sequence[Job], extras: Extras, server_round: int, number: int, data: TrainingData
+    jobs: Sequence[ClientJob], extras: Extras, server_round: int, number: int, data: TrainingData
 ) -> list[Address]:
     """Return where each client's batches and noise of phase `number` come from: all that it starts with."""
     shared = digest(extras.start, extras.constants) if not extras.stacked else None

@@ -9,13 +9,13 @@ from fedsim.data.datasets import Dataset
 from fedsim.models.base import Classifier
 from fedsim.models.build import build_model
 from fedsim.models.start import load_start
-from fedsim.training.precision import prepare
+from fedsim.training.precision import to_run_format
 
 
 def build_run_model(config: RunConfig, dataset: Dataset) -> Classifier:
     """Return a new model with the weights that the seed draws: for one whose weights are about to be loaded, too."""
     model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
-    return prepare(model, config.training, torch.device("cpu"))
+    return to_run_format(model, config.training, torch.device("cpu"))
 
 
 def first_model(config: RunConfig, dataset: Dataset) -> Classifier:

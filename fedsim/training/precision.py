@@ -10,7 +10,7 @@ from fedsim.config.run import TrainingConfig
 from fedsim.models.base import Classifier
 
 
-def prepare(model: Classifier, config: TrainingConfig, device: torch.device) -> Classifier:
+def to_run_format(model: Classifier, config: TrainingConfig, device: torch.device) -> Classifier:
     """Return the model on `device` in the run's number format and memory layout."""
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     model = model.to(device, dtype)

@@ -17,7 +17,7 @@ from fedsim.federated.types import Annotation, Extras, Phase, State, Stream
 from fedsim.flower.records import Tensors
 from fedsim.randomness import torch_draws, torch_seed
 from fedsim.training.batches import BatchPlan, Ints, joined, plan_batches, plan_shared
-from fedsim.training.data import Job, TrainingData
+from fedsim.training.data import ClientJob, TrainingData
 from fedsim.training.precision import autocast
 
 _ANNOTATED_TOGETHER = 500  # samples
@@ -91,7 +91,7 @@ class Feeder:
     """Makes the feeds of a chunk's clients."""
 
     def __init__(
-        self, data: TrainingData, config: TrainingConfig, seed: int, batch_coupling: bool, jobs: Sequence[Job]
+        self, data: TrainingData, config: TrainingConfig, seed: int, batch_coupling: bool, jobs: Sequence[ClientJob]
     ) -> None:
         self.data, self.config, self.seed, self.batch_coupling, self.jobs = data, config, seed, batch_coupling, jobs
 

@@ -15,7 +15,7 @@ from fedsim.federated.types import Audit, Batch, Extras, Phase, State
 from fedsim.flower.records import Tensors
 from fedsim.randomness import torch_draws, torch_seed
 from fedsim.training.batches import Ints
-from fedsim.training.data import Job, TrainingData
+from fedsim.training.data import ClientJob, TrainingData
 from fedsim.training.dp_sgd import PrivateSteps
 from fedsim.training.optimizers import Optimizer, clip
 from fedsim.training.precision import autocast
@@ -29,7 +29,7 @@ Rows = slice | Ints
 """Some clients of a chunk; a slice is taken as a view."""
 
 
-class Trained(NamedTuple):
+class TrainedLanes(NamedTuple):
     """What clients trained together became; tensors are stacked, (clients, ...)."""
 
     lanes: list[int]
@@ -71,7 +71,7 @@ class Trainer:
         self.batch_coupling, self.private = batch_coupling, private
         self._recorder = Recorder()
 
-    def train(self, start: State, constants: Tensors, jobs: Sequence[Job], server_round: int) -> Trained:
+    def train(self, start: State, constants: Tensors, jobs: Sequence[ClientJob], server_round: int) -> TrainedLanes:
         """Train `jobs` together from the global state `start`, or each from its own; nothing given is written to."""
         # Longest first: the clients still at work in any step are then a prefix, reached without a copy.
         lanes = sorted(range(len(jobs)), key=lambda lane: -len(jobs[lane].rows))
@@ -104,7 +104,7 @@ class Trainer:
                     metrics[name] = value.where(~value.isnan(), metrics[name]) if name in metrics else value
                 counted.append(taken)
         steps, samples, drawn = (torch.from_numpy(np.stack(each, 1)).double() for each in zip(*counted, strict=True))
-        return Trained(
+        return TrainedLanes(
             lanes, state, extras, metrics, steps.sum(1).to(self.data.x.device, torch.float32), samples, drawn, audits
         )
 

@@ -14,9 +14,9 @@ def main(begun: float, out: str) -> None:
     """Run the quickstart until its first round is over; print seconds since the import and since the start."""
     imported = time.time()
     import fedsim
-    from fedsim.runs.progress import Quiet
+    from fedsim.runs.progress import QuietProgress
 
-    class FirstRound(Quiet):
+    class FirstRound(QuietProgress):
         def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
             now = time.time()
             print(json.dumps({"from_import_s": now - imported, "from_start_s": now - begun}), flush=True)

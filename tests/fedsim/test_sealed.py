@@ -14,7 +14,7 @@ import fedsim
 from fedsim.errors import FedsimError
 from fedsim.flower.records import to_tensors
 from fedsim.runs.history import open_history
-from fedsim.runs.progress import Quiet
+from fedsim.runs.progress import QuietProgress
 from fedsim.sealed import Damaged, seal, sha256, unseal
 from tests.tiny_runs import TINY
 
@@ -154,7 +154,7 @@ def test_a_damaged_history_is_told_when_the_run_goes_on(rich_run: Path, tmp_path
     flip(sorted((run / "history" / "round-00000002").glob("client-*"))[0], random.Random(1))
     told: list[str] = []
 
-    class Hears(Quiet):
+    class Hears(QuietProgress):
         def warn(self, text: str) -> None:
             told.append(text)
 

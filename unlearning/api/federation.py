@@ -21,7 +21,7 @@ from fedsim.flower.wire import ARRAYS, METRICS, TRAIN
 from fedsim.models.base import Classifier
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest, load_model
-from fedsim.runs.history import KeptRound, Participation, Sent, open_history
+from fedsim.runs.history import KeptRound, Participation, SentModel, open_history
 from fedsim.runs.progress import Progress
 from fedsim.runs.simulation import Simulation
 from fedsim.runs.state import RunState
@@ -55,7 +55,7 @@ class Round:
         """Return θ^t, the global tensors as they were sent."""
         return self._federation.read(self._kept)[0]
 
-    def sent(self, client: int) -> Sent:
+    def sent(self, client: int) -> SentModel:
         """Return what a client sent: θ_k, for one that trains the global model."""
         return self._federation.read_sent(self._kept, client)
 
@@ -140,7 +140,7 @@ class Federation:
         model, server = kept.model()
         return {name: value.to(self.device) for name, value in model.items()}, server
 
-    def read_sent(self, kept: KeptRound, client: int) -> Sent:
+    def read_sent(self, kept: KeptRound, client: int) -> SentModel:
         """Return what a client sent in a kept round."""
         self._require("updates")
         sent = kept.sent(client)
@@ -174,7 +174,7 @@ class Federation:
 
     def train(
         self, model: Tensors, server_round: int, clients: Sequence[int], share: float = 1.0
-    ) -> Iterator[tuple[int, Sent]]:
+    ) -> Iterator[tuple[int, SentModel]]:
         """Yield what each client sends after training from `model`, in order; one that fails is left out.
 
         It draws its batches as it did in that round of the run; with a `share` of its epochs, or of its steps where the
@@ -189,7 +189,7 @@ class Federation:
             )
         yield from self._staying.train(model, server_round, clients, share)
 
-    def aggregate(self, model: Tensors, server_round: int, sent: Iterable[tuple[int, Sent]]) -> Tensors:
+    def aggregate(self, model: Tensors, server_round: int, sent: Iterable[tuple[int, SentModel]]) -> Tensors:
         """Return what the run's server makes of a round that began with `model` if these clients send this.
 
         Raises
@@ -207,7 +207,7 @@ class Federation:
         def replies() -> Iterator[Message]:
             for client, (tensors, metrics) in sent:
                 if record is not None:
-                    record.add(client, Sent(tensors, metrics))
+                    record.add(client, SentModel(tensors, metrics))
                 asked = Message(RecordDict(), node_of(client), TRAIN, group_id=str(server_round))
                 content = RecordDict({ARRAYS: to_record(tensors), METRICS: MetricRecord(dict(metrics))})
                 yield reply_to(asked, content)
@@ -224,11 +224,11 @@ class Federation:
         """Whether a client that has not moved sends the global model as it got it."""
         return self._client.sends == "model"
 
-    def update(self, sent: Sent, model: Tensors) -> Tensors:
+    def update(self, sent: SentModel, model: Tensors) -> Tensors:
         """Return U_k = θ_k − θ of the parameters of `model`."""
         return self._client.moved(sent.tensors, self._simulation.server.split(model).params)
 
-    def moved(self, sent: Sent, model: Tensors, update: Tensors) -> Sent:
+    def moved(self, sent: SentModel, model: Tensors, update: Tensors) -> SentModel:
         """Return what a client sent with θ + U in place of its parameters; buffers and all else stay."""
         return sent._replace(tensors=self._client.having_moved(sent.tensors, model, update))
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fedsim.models.base import Classifier
-    from fedsim.models.channels import Group
+    from fedsim.models.channels import ChannelGroup
 
 
 class PrunerConfig(Config):
@@ -33,7 +33,7 @@ class PruningTask:
 
     model: Classifier
     """In evaluation mode; it is not changed."""
-    groups: Mapping[str, Group]
+    groups: Mapping[str, ChannelGroup]
     """The channels that can be removed, see `fedsim.models.channels`."""
     moments: Mapping[str, Tensor]
     """{consumer: (I K, I K) float64, E[u uᵀ] of its patches}, centred where a batch norm follows; empty without

@@ -14,7 +14,7 @@ from fedsim.config.run import HistoryConfig
 from fedsim.federated.types import State
 from fedsim.flower.records import Tensors, to_record
 from fedsim.flower.wire import ARRAYS, METRICS
-from fedsim.runs.history import FOLDER, HistoryWriter, KeptRound, Moved, Sent
+from fedsim.runs.history import FOLDER, HistoryWriter, KeptRound, Moved, SentModel
 
 ServerState = tuple[Tensors, dict[str, Any]]
 
@@ -60,7 +60,7 @@ class ReplayRecord:
         self._done = server_round
         self.writer.begin(server_round, [client for client in cohort if client not in self.gone], model, server)
 
-    def add(self, client: int, sent: Sent) -> None:
+    def add(self, client: int, sent: SentModel) -> None:
         """Keep what a client that stays has added to the round."""
         if client not in self.gone:
             metrics = MetricRecord(dict(sent.metrics))

@@ -14,7 +14,7 @@ from fedsim.flower.internals import client_of
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
 from fedsim.flower.wire import ARRAYS, METRICS, OWN_UPDATES, own_update
 from fedsim.privacy.ledger import Ledger
-from fedsim.runs.history import Sent
+from fedsim.runs.history import SentModel
 from fedsim.runs.progress import Progress
 from fedsim.runs.simulation import Simulation
 
@@ -52,7 +52,7 @@ class Staying:
 
     def train(
         self, model: Tensors, server_round: int, clients: Sequence[int], share: float
-    ) -> Iterator[tuple[int, Sent]]:
+    ) -> Iterator[tuple[int, SentModel]]:
         """Yield what each client sends after training from `model`, in order; one that fails is left out."""
         engine = self._engine(share)
         self._ledgers[share].add_round(clients)
@@ -64,7 +64,7 @@ class Staying:
                 update = own_update(reply.content)
                 tensors = to_tensors(update.array_records[ARRAYS], device)
                 metrics = scalars(update.metric_records[METRICS])
-                yield client_of(reply.metadata.src_node_id), Sent(tensors, metrics)
+                yield client_of(reply.metadata.src_node_id), SentModel(tensors, metrics)
 
     def announce(self, model: Tensors, server_round: int) -> None:
         """Let the server know with which model a round begins; its messages go to nobody."""

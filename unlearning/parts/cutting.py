@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedsim.errors import FedsimError
 from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
-from fedsim.models.channels import Cost, Group, channel_groups, cost, layer_positions, narrowed
+from fedsim.models.channels import ChannelGroup, Cost, channel_groups, cost, layer_positions, narrowed
 from fedsim.models.fidelity import PatchSums, compensated
 from unlearning.api.pruner import Pruner, PrunerConfig, PruningTask
 from unlearning.evaluation.batch_norm import batch_norms
@@ -72,7 +72,7 @@ class Corrections:
     """Added to the diagonal in the compensation, in units of its mean."""
 
 
-def moments_of(sums: Tensors, groups: Mapping[str, Group]) -> dict[str, Tensor]:
+def moments_of(sums: Tensors, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
     """Return the moments of what each consumer reads, less the means where a batch norm takes them out."""
     consumers = {consumer.name: consumer for group in groups.values() for consumer in group.consumers}
     found = {}
@@ -122,7 +122,7 @@ def kept_channels(order: Mapping[str, Tensor], share: float) -> dict[str, Tensor
 
 
 def choose_channels(
-    model: Classifier, groups: Mapping[str, Group], order: Mapping[str, Tensor], target: Target, whole: Cost,
+    model: Classifier, groups: Mapping[str, ChannelGroup], order: Mapping[str, Tensor], target: Target, whole: Cost,
     positions: Mapping[str, int],
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the most channels, in order, that meet a target; `whole` is the cost that its share is of."""
@@ -144,7 +144,7 @@ def choose_channels(
 
 @torch.no_grad()
 def compensate(
-    model: Classifier, groups: Mapping[str, Group], keep: Mapping[str, Tensor], moments: Mapping[str, Tensor],
+    model: Classifier, groups: Mapping[str, ChannelGroup], keep: Mapping[str, Tensor], moments: Mapping[str, Tensor],
     ridge: float,
 ) -> None:  # fmt: skip
     """Rescale, in place, what each consumer reads of the kept channels; a group that keeps all stays bit for bit."""

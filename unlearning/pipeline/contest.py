@@ -36,7 +36,7 @@ from unlearning.pipeline.measure import (
     measure,
     measure_outputs,
 )
-from unlearning.pipeline.oracle import FOLDERS, Trained, retrained, training_seconds
+from unlearning.pipeline.oracle import FOLDERS, TrainedModel, retrained, training_seconds
 from unlearning.pipeline.outcome import Outcome
 from unlearning.pipeline.personal import personal_values
 from unlearning.pipeline.privacy import derived_ledger
@@ -135,7 +135,7 @@ class Contest:
         methods: dict[str, Apply] = {}
         for name, entry in self.entries.items():
             if name in self.contestants and not entry.method.needs.federation:
-                self.guides.prepare(entry.method, seeds)
+                self.guides.train_oracles(entry.method, seeds)
                 methods[name] = partial(self._applied, entry)
         methods |= {name: partial(self._predicted, name) for name in self.contestants.keys() & self.guides.names}
         for name in self.contestants.keys() & self.entries.keys() - methods.keys():
@@ -175,22 +175,22 @@ class Contest:
         self.entries = {**self.entries, name: replace(entry, options=found.options)}
         self.say(f"tuning {name}: {found.told(original.seconds + oracle.seconds)}")
 
-    def _original(self, seed: int) -> Trained:
+    def _original(self, seed: int) -> TrainedModel:
         source = self.source
         if seed == source.config.seed:
             seconds = math.nan if source.earlier else training_seconds(source.folder, source.data)
-            return Trained(source.folder.path, source.model, seconds)
+            return TrainedModel(source.folder.path, source.model, seconds)
         if (kept := kept_model(source, seed)) is not None:
-            return Trained(source.folder.path, kept, math.nan)
+            return TrainedModel(source.folder.path, kept, math.nan)
         self.say(f"seed {seed}: an original{', retrained without what was forgotten before' if source.earlier else ''}")
         return retrained(source, source.data, seed, FOLDERS[1], self.progress)
 
-    def _start(self, name: str, original: Trained, seed: int) -> Trained:
+    def _start(self, name: str, original: TrainedModel, seed: int) -> TrainedModel:
         """Return what a method is to work on: in a sequence its own model of the request before, else the original."""
         own = None if self.before is None else self.before.made.get((seed, name))
-        return original if own is None else Trained(own.left or original.folder, own.model, own.seconds)
+        return original if own is None else TrainedModel(own.left or original.folder, own.model, own.seconds)
 
-    def _apply(self, name: str, entry: Entry, original: Trained, seed: int) -> Unlearned | None:
+    def _apply(self, name: str, entry: Entry, original: TrainedModel, seed: int) -> Unlearned | None:
         """Return what a method made of a model; None, and never tried again, where it failed."""
         if name in self.failed:
             return None
@@ -218,7 +218,7 @@ class Contest:
         self.say(f"seed {seed}: {name} took {result.seconds:.2f} s{memory}")
         return result
 
-    def _federation(self, method: Method, start: Trained, seed: int, record: Path | None) -> Federation:
+    def _federation(self, method: Method, start: TrainedModel, seed: int, record: Path | None) -> Federation:
         config = self.source.config.model_copy(update={"seed": seed})
         return Federation(config, self.source.data, self.left, start.folder, method.needs, self.progress, record)
 

@@ -25,7 +25,7 @@ from fedsim.runs.reserve import held
 from fedsim.sealed import seal, sha256, unseal
 from unlearning.pipeline import purge
 from unlearning.pipeline.comparison import Comparison
-from unlearning.pipeline.deletions import Asked, Destroyed, Receipt, add_receipt, read_deletions
+from unlearning.pipeline.deletions import DeletionRequest, Destroyed, Receipt, add_receipt, read_deletions
 from unlearning.pipeline.forget import Request, parse_in_sequence
 from unlearning.pipeline.signing import Signer, load_signer
 from unlearning.pipeline.source import OUTCOME_NAME, Source, open_source
@@ -51,7 +51,7 @@ def planned(run: Path, specs: Sequence[str]) -> list[Destroyed]:
 class Deletion:
     """What is to be deleted, told before any work: afterwards nobody may look at it."""
 
-    asked: Asked
+    asked: DeletionRequest
     command: str
     signer: Signer | None
 
@@ -67,7 +67,7 @@ class Deletion:
         named = [client for client in emptied.tolist() if source.data.partition.sizes[client]]
         specs = [*(earlier.spec for earlier in source.earlier), *(request.spec for request in requests)]
         kinds = {request.kind for request in requests}
-        asked = Asked(
+        asked = DeletionRequest(
             specs=specs, kind=kinds.pop() if len(kinds) == 1 else "samples", clients=named,
             rows_sha256=digest.hexdigest(),
         )  # fmt: skip

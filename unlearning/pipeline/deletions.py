@@ -34,7 +34,7 @@ class Destroyed(BaseModel):
     what: str
 
 
-class Asked(BaseModel):
+class DeletionRequest(BaseModel):
     """What was to be forgotten; earlier requests whose outcome it goes on from are part of it."""
 
     model_config = ConfigDict(frozen=True)
@@ -56,7 +56,7 @@ class Receipt(BaseModel):
     time: str
     """UTC, ISO 8601."""
     run: str
-    request: Asked
+    request: DeletionRequest
     method: str
     options: dict[str, Any]
     command: str

@@ -37,7 +37,7 @@ from fedsim.models.base import Classifier
 from fedsim.report.wording import format_duration
 from fedsim.runs.simulation import Simulation
 from fedsim.training.first_model import build_run_model
-from fedsim.training.precision import prepare
+from fedsim.training.precision import to_run_format
 from unlearning.api.view import View
 from unlearning.evaluation.accuracies import right_answers
 from unlearning.evaluation.scores import Floats, margins
@@ -91,7 +91,7 @@ class Kept:
         prefix = "model/"
         state = {name.removeprefix(prefix): v for name, v in self._tensors.items() if name.startswith(prefix)}
         model.load_state_dict(state)
-        return prepare(model, source.config.training, source.device).eval()
+        return to_run_format(model, source.config.training, source.device).eval()
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +188,7 @@ def _train(
     found: Tensors = {"seconds": torch.tensor(time.perf_counter() - begun)}
     model = build_run_model(config, data.dataset)
     model.load_state_dict(tensors)
-    model = prepare(model, config.training, device).eval()
+    model = to_run_format(model, config.training, device).eval()
     held = {"train": np.sort(data.partition.indices), "test": np.arange(len(data.dataset.y_test))}
     if data.dataset.y_unseen is not None:
         held["unseen"] = np.arange(len(data.dataset.y_unseen))

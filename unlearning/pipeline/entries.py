@@ -29,7 +29,7 @@ class Entry:
     kind: Kind
 
 
-class Asked(NamedTuple):
+class WantedModels(NamedTuple):
     """What the caller wants models of."""
 
     methods: list[str]
@@ -40,7 +40,7 @@ class Asked(NamedTuple):
     """Begins the name of the outcome's folder."""
 
 
-def asked_for(methods: Sequence[str], compare: str | None) -> Asked:
+def asked_for(methods: Sequence[str], compare: str | None) -> WantedModels:
     """Return what these names ask for; files of the user's own are loaded.
 
     Raises
@@ -59,7 +59,7 @@ def asked_for(methods: Sequence[str], compare: str | None) -> Asked:
     asked = [load_unlearning(name).name if plugin_of(name) else name for name in asked]
     for name in asked if asked != ["all"] else []:
         load_unlearning(name)  # a name that does not exist: before the data is read
-    return Asked(asked, RETRAIN in names or compare is not None, "-".join(asked) or RETRAIN)
+    return WantedModels(asked, RETRAIN in names or compare is not None, "-".join(asked) or RETRAIN)
 
 
 def entries_of(

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsim.data.federation import FederatedData
-from fedsim.data.listing import Column
+from fedsim.data.listing import CodedColumn
 from fedsim.errors import FedsimError, nearest
 from fedsim.paths import expanded
 from fedsim.randomness import generator
@@ -143,7 +143,7 @@ def _rows(key: str, value: str, data: FederatedData, seed: int, number: int) -> 
         case _:
             if (column := dataset.columns.get(key)) is None:
                 assert dataset.identity_train is not None
-                column = Column(dataset.identity_train, None)
+                column = CodedColumn(dataset.identity_train, None)
             codes, names = column
             owned = codes[held]
             return held[np.isin(owned, _known(key, value, np.unique(codes), np.unique(owned), names))]

@@ -69,7 +69,7 @@ class Guides:
         self.shifts: dict[str, Shifts] = {}
         """By method."""
 
-    def prepare(self, method: Method, seeds: Sequence[int]) -> None:
+    def train_oracles(self, method: Method, seeds: Sequence[int]) -> None:
         """Train the oracles that models of these seeds are matched to, if the method needs some."""
         if method.needs.oracle:
             self._oracles(seeds)

@@ -27,7 +27,7 @@ MEMBERS = "members"
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class TrainedModel:
     """A model that a whole run has trained."""
 
     folder: Path
@@ -45,7 +45,7 @@ def retrained(
     progress: Progress | None = None,
     *,
     history: bool = False,
-) -> Trained:
+) -> TrainedModel:
     """Return the source's recipe trained on `data` under `seed`, from the cache where it is there.
 
     It is a run folder of its own, named by the hash of recipe and data, under `unlearned/` of the source: it shows its
@@ -87,7 +87,7 @@ def retrained(
         raise
     except FedsimError as error:
         raise type(error)(f"no {kind.removesuffix('s')} ({error}); removing {folder} makes it begin anew") from None
-    return Trained(folder, model, training_seconds(opened, data))
+    return TrainedModel(folder, model, training_seconds(opened, data))
 
 
 def recipe_hash(config: RunConfig, data: FederatedData) -> str:

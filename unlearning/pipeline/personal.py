@@ -16,7 +16,7 @@ from fedsim.runs.checkpoint import load_latest
 from fedsim.runs.personalize import models_for
 from fedsim.runs.simulation import Simulation
 from fedsim.training.first_model import build_run_model
-from fedsim.training.precision import prepare
+from fedsim.training.precision import to_run_format
 from unlearning.pipeline.measure import accuracy_on
 from unlearning.pipeline.roles import Roles
 from unlearning.pipeline.source import Source
@@ -54,7 +54,7 @@ def personal_values(
             continue
         model = build_run_model(simulation.config, left.dataset)
         model.load_state_dict(one.model)
-        prepare(model, config.training, source.device).eval()
+        to_run_format(model, config.training, source.device).eval()
         found["personal_forget"].append(accuracy_on(model, roles.forget))
         found["personal_unseen"].append(accuracy_on(model, roles.unseen))
         if "accuracy" in one.metrics:

@@ -41,7 +41,7 @@ from unlearning.parts.cutting import Corrections, Target, cut
 from unlearning.parts.layer_sums import Ask, ask_clients, ask_here
 from unlearning.pipeline.apply import validated
 from unlearning.pipeline.privacy import ledger_of, promised_to
-from unlearning.pipeline.pruning_record import FILE, Data, Pruning, Size, read_pruning
+from unlearning.pipeline.pruning_record import FILE, Data, MeasuredModel, Pruning, read_pruning
 from unlearning.pipeline.source import Source, open_source
 
 FOLDER = "pruned"
@@ -179,7 +179,7 @@ def _asked(source: Source, data: Data, samples: int) -> Ask | None:
     return ask_clients(source.config, replace(source.data.without(np.concatenate(left_out)), stages=None))
 
 
-def _measured(source: Source, models: list[Classifier]) -> list[tuple[Size, Score]]:
+def _measured(source: Source, models: list[Classifier]) -> list[tuple[MeasuredModel, Score]]:
     """Return the size and the score of each model; times are medians, taken in turns."""
     dataset = source.data.dataset
     dtype = source.model.classifier.weight.dtype
@@ -191,7 +191,7 @@ def _measured(source: Source, models: list[Classifier]) -> list[tuple[Size, Scor
         score = tests.score(lambda x, model=model: {"model": model(x)})["model"]  # type: ignore[misc]
         spent = cost(model, positions)
         size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-        measured = Size(
+        measured = MeasuredModel(
             accuracy=getattr(score, "accuracy", None), loss=score.loss, flops=spent.flops,
             parameters=spent.parameters, megabytes=size / 1e6,
             milliseconds_1=times[1][number], milliseconds_256=times[256][number],

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from fedsim.report.figures import COLORS, GREY, NARROW, Plot
-from unlearning.pipeline.pruning_record import Pruning, Size
+from unlearning.pipeline.pruning_record import MeasuredModel, Pruning
 
 
 def layers_plot(record: Pruning) -> Plot:
@@ -48,7 +48,7 @@ def render_pruning(record: Pruning, folder: Path) -> RenderableType:
     return Lines(how, f"looked at: {record.data}", "", table, "", str(folder))
 
 
-def _cells(before: Size, after: Size, name: str, form: str) -> tuple[str, str, str]:
+def _cells(before: MeasuredModel, after: MeasuredModel, name: str, form: str) -> tuple[str, str, str]:
     old, new = getattr(before, name), getattr(after, name)
     if old is None:
         return "-", "-", "-"

@@ -15,7 +15,7 @@ FILE = "pruning.json"
 Data = Literal["none", "train", "synthetic"]
 
 
-class Size(BaseModel):
+class MeasuredModel(BaseModel):
     """One model: how well it does and what it costs."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
@@ -49,8 +49,8 @@ class Pruning(BaseModel):
     cuts: int
     compensate: bool
     batch_norm: bool
-    before: Size
-    after: Size
+    before: MeasuredModel
+    after: MeasuredModel
     channels: dict[str, tuple[int, int]]
     """{group: (before, after)}."""
     seconds: float

@@ -29,7 +29,7 @@ from fedsim.runs.history import round_folders
 from fedsim.runs.relocate import MOVED, relocated
 from fedsim.runs.runner import load_run_tensors, require_same_data
 from fedsim.training.first_model import build_run_model
-from fedsim.training.precision import prepare, set_matrix_units
+from fedsim.training.precision import set_matrix_units, to_run_format
 
 IntArray = npt.NDArray[np.int64]
 
@@ -131,7 +131,7 @@ def kept_model(source: Source, seed: int) -> Classifier | None:
         model.load_state_dict(load_model(file))
     except RuntimeError:
         raise FedsimError(f"{file}: is not a model of this run; remove it") from None
-    return prepare(model, source.config.training, source.device).eval()
+    return to_run_format(model, source.config.training, source.device).eval()
 
 
 def first_model(source: Source) -> Classifier:
@@ -176,4 +176,4 @@ def trained_model(folder: RunFolder, config: RunConfig, dataset: Dataset, device
     """
     model = build_run_model(config, dataset)
     model.load_state_dict(load_run_tensors(folder))
-    return prepare(model, config.training, device).eval()
+    return to_run_format(model, config.training, device).eval()

@@ -5,7 +5,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from fedsim.config.resolve import parse_override, resolve
-from fedsim.config.schedule import Constant, Cosine, Exponential, ServerConfig, Steps
+from fedsim.config.schedule import Constant, Cosine, ExponentialDecay, ServerConfig, Steps
 from fedsim.errors import FedsimError
 from fedsim.privacy.address import Secrets
 
@@ -27,7 +27,7 @@ def rates(scheduler: type[lr_scheduler.LRScheduler], rounds: int, **options: obj
         (Steps(at=(2, 5), multiply=0.1), lr_scheduler.MultiStepLR, {"milestones": [2, 5], "gamma": 0.1}),
         (Cosine(rounds=8), lr_scheduler.CosineAnnealingLR, {"T_max": 8}),
         (Cosine(rounds=8, end=0.2), lr_scheduler.CosineAnnealingLR, {"T_max": 8, "eta_min": 0.1}),
-        (Exponential(decay=0.7), lr_scheduler.ExponentialLR, {"gamma": 0.7}),
+        (ExponentialDecay(decay=0.7), lr_scheduler.ExponentialLR, {"gamma": 0.7}),
         (Constant(), lr_scheduler.LambdaLR, {"lr_lambda": lambda epoch: 1}),
     ],
 )
@@ -37,7 +37,7 @@ def test_factors_are_torchs(ours, theirs, options) -> None:
 
 def test_warm_up_rises_linearly_and_multiplies_the_schedule() -> None:
     assert [Constant(warmup=4).factor(t) for t in range(1, 7)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    both = Exponential(decay=0.5, warmup=2)
+    both = ExponentialDecay(decay=0.5, warmup=2)
     assert [both.factor(t) for t in (1, 2, 3)] == [0.5, 0.5, 0.25]
 
 

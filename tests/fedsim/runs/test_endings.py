@@ -13,14 +13,14 @@ import fedsim
 from fedsim.errors import Diverged, TooFewReplies
 from fedsim.interrupts import Heard, checkpoint_wanted, heeding_signals, uninterrupted
 from fedsim.runs.checkpoint import load_latest
-from fedsim.runs.progress import Quiet
+from fedsim.runs.progress import QuietProgress
 from fedsim.sealed import sha256
 from tests.tiny_runs import TINY, TINY_FLAGS, Cli
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-class Sends(Quiet):
+class Sends(QuietProgress):
     """Sends this process a signal after round 2."""
 
     def __init__(self, number: signal.Signals) -> None:

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from fedsim.config.resolve import resolve
-from fedsim.runs.progress import Lines, Live, Progress, Quiet, progress_for
+from fedsim.runs.progress import Live, Progress, ProgressLines, QuietProgress, progress_for
 
 CONFIG = resolve({"clients": 200, "cohort": 100, "rounds": 4, "data.name": "npz:/[bold].npz"})
 
@@ -31,19 +31,19 @@ def shown(target: Console) -> str:
 
 
 def test_what_fits_where_the_output_goes() -> None:
-    assert type(progress_for(console(True), quiet=True)) is Quiet
+    assert type(progress_for(console(True), quiet=True)) is QuietProgress
     assert type(progress_for(console(True), quiet=False)) is Live
-    assert type(progress_for(console(False), quiet=False)) is Lines
+    assert type(progress_for(console(False), quiet=False)) is ProgressLines
 
 
 def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
-    play(Quiet())
+    play(QuietProgress())
     assert capsys.readouterr() == ("", "")
 
 
 def test_lines_tell_of_evaluated_rounds() -> None:
     out = console(False)
-    play(Lines(out))
+    play(ProgressLines(out))
     head, engine, *rounds = shown(out).splitlines()
     assert head == "fedavg on npz:/[bold].npz: 100 of 200 clients, 4 rounds, cnn, seed 0"
     assert engine == "  engine: inprocess (as asked)"
@@ -57,7 +57,7 @@ def test_the_time_left_counts_only_the_rounds_of_this_process(monkeypatch: pytes
     clock = iter([0.0, 0.0, 0.0, 6.0, 12.0])
     monkeypatch.setattr("fedsim.runs.progress.time.monotonic", lambda: next(clock))
     out = console(False)
-    lines = Lines(out)
+    lines = ProgressLines(out)
     lines.begin(CONFIG, {}, 1)
     for server_round in (2, 3):
         lines.round_done(server_round, {"global/accuracy": 0.5})

@@ -14,7 +14,7 @@ import pytest
 
 import fedsim
 from fedsim.errors import FedsimError, InUse, RunFailed
-from fedsim.runs.progress import Quiet
+from fedsim.runs.progress import QuietProgress
 from fedsim.runs.reserve import held, put_in_place, sweep, temporary_for
 from tests.tiny_runs import TINY, TINY_FLAGS, Cli
 
@@ -51,8 +51,8 @@ def test_a_second_start_while_the_first_prepares(tmp_path: Path, monkeypatch: py
     assert len(seen) == 1
 
 
-def meddler(action: Callable[[], object], at: int = 2) -> Quiet:
-    class Meddler(Quiet):
+def meddler(action: Callable[[], object], at: int = 2) -> QuietProgress:
+    class Meddler(QuietProgress):
         def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
             if server_round == at:
                 action()

@@ -10,7 +10,7 @@ import pytest
 import fedsim
 from fedsim.errors import FedsimError
 from fedsim.privacy.ledger import Ledger
-from fedsim.runs.progress import Quiet
+from fedsim.runs.progress import QuietProgress
 from tests.tiny_runs import Cli
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -62,7 +62,7 @@ def test_it_ends_as_a_run_of_fewer_rounds(strategy: str, metric: str, tmp_path: 
     assert (longer.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
 
 
-class Interrupting(Quiet):
+class Interrupting(QuietProgress):
     """Presses Ctrl-C after a round."""
 
     def __init__(self, after: int) -> None:

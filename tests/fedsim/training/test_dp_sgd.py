@@ -19,7 +19,7 @@ from fedsim.randomness import generator
 from fedsim.runs.simulation import Simulation
 from fedsim.training import dp_sgd
 from fedsim.training.batches import BatchPlan
-from fedsim.training.data import Job, TrainingData
+from fedsim.training.data import ClientJob, TrainingData
 from fedsim.training.dp_sgd import (
     PrivateSteps,
     clipped_gradient_sums,
@@ -113,11 +113,11 @@ def opacus_model(sim: Simulation, rows: list[np.ndarray[Any, Any]], noise: float
     return net._module
 
 
-def address_of(sim: Simulation, job: Job) -> dp_sgd.Address:
+def address_of(sim: Simulation, job: ClientJob) -> dp_sgd.Address:
     return draw_addresses([job], Extras(sim.server.first.params, {}), 1, 0, sim.worker.train_set)[0]
 
 
-def plan_of(sim: Simulation, job: Job, steps: list[int]) -> BatchPlan:
+def plan_of(sim: Simulation, job: ClientJob, steps: list[int]) -> BatchPlan:
     coins = Secrets(sim.config).coins("poisson batches", *address_of(sim, job))
     return plan_poisson([job], [coins], steps=steps, batch_size=6, data=sim.worker.train_set)
 
@@ -127,7 +127,7 @@ def plan_of(sim: Simulation, job: Job, steps: list[int]) -> BatchPlan:
 def test_a_client_becomes_what_opacus_makes_of_it_with_the_same_batches_and_noise(noise, monkeypatch):
     for seed in range(20):  # of an empty batch Opacus's own loop makes something else: the first seed without one
         sim = simulation(**{"clients": 1, "privacy.example.noise_multiplier": noise, "training.lr": 0.3, "seed": seed})
-        job = Job(0, sim.data.partition[0][:24], State({}, {}))  # 4 batches of 6 expected samples
+        job = ClientJob(0, sim.data.partition[0][:24], State({}, {}))  # 4 batches of 6 expected samples
         plan = plan_of(sim, job, steps=[8])
         if plan.counts.min() > 0:
             break
@@ -149,7 +149,7 @@ def test_a_client_becomes_what_opacus_makes_of_it_with_the_same_batches_and_nois
 def test_without_noise_and_with_a_wide_bound_it_is_sgd_on_poisson_batches():
     sim = simulation(**{"privacy.example.max_grad_norm": 1e6, "training.epochs": 1, "training.precision": "float64"})
     rows = sim.data.partition[1]
-    job = Job(1, rows, State({}, {}))
+    job = ClientJob(1, rows, State({}, {}))
     got = sim.worker.trainer.train(sim.server.first, {}, [job], 1).state.params
     steps = [-(-len(rows) // 6)]
     plan = plan_of(sim, job, steps)
@@ -169,7 +169,7 @@ def test_without_noise_and_with_a_wide_bound_it_is_sgd_on_poisson_batches():
 
 def test_clients_trained_together_or_alone_come_to_the_same():
     sim = simulation(**{"privacy.example.noise_multiplier": 1.0})
-    jobs = [Job(c, sim.data.partition[c], State({}, {})) for c in range(3)]
+    jobs = [ClientJob(c, sim.data.partition[c], State({}, {})) for c in range(3)]
     assert len({len(job.rows) for job in jobs}) > 1
     together = sim.worker.trainer.train(sim.server.first, {}, jobs, 1)
     for row, lane in enumerate(together.lanes):
@@ -188,7 +188,7 @@ def vector_data(samples: int) -> TrainingData:
 
 
 def test_batches_are_poisson_samples_and_some_are_empty():
-    jobs = [Job(client, np.arange(10), State({}, {})) for client in range(40)]
+    jobs = [ClientJob(client, np.arange(10), State({}, {})) for client in range(40)]
     assert sampling_rate(10, 2) == 0.2
     coins = [generator(0, "poisson batches", 1, client, 0) for client in range(40)]
     plan = plan_poisson(jobs, coins, steps=[100] * 40, batch_size=2, data=vector_data(10))
@@ -210,7 +210,7 @@ def moves(noise: float, rounds: int = 2, clients: int = 3, dim: int = 20_000) ->
     """Return the (rounds, clients, steps, dim) gradients of clients whose loss is flat: noise alone."""
     config = TrainingConfig(epochs=1, batch_size=5, lr=1.0)
     privacy = ExamplePrivacyConfig(noise_multiplier=noise, max_grad_norm=0.5)
-    jobs = [Job(client, np.arange(10), State({}, {})) for client in range(clients)]
+    jobs = [ClientJob(client, np.arange(10), State({}, {})) for client in range(clients)]
     phase = Phase(lambda params, buffers, extras, batch: ((params["w"] * 0).sum() + 0 * batch.x.sum(), {}))
     steps: list[torch.Tensor] = []
     for server_round in range(rounds):

@@ -11,7 +11,7 @@ from fedsim.data.config import StrongView
 from fedsim.federated.client import Client
 from fedsim.federated.types import Annotation, Extras, Phase, State
 from fedsim.models.build import build_model
-from fedsim.training.data import Job, TrainingData
+from fedsim.training.data import ClientJob, TrainingData
 from fedsim.training.streams import Feeder
 from fedsim.training.trainer import Trainer
 
@@ -29,7 +29,7 @@ def data(augment="none"):
 
 def jobs(clients=(0, 1, 2)):
     a, b = np.cumsum([0, *LABELLED]), sum(LABELLED) + np.cumsum([0, *UNLABELLED])
-    return [Job(c, np.arange(a[c], a[c + 1]), State({}, {}), np.arange(b[c], b[c + 1])) for c in clients]
+    return [ClientJob(c, np.arange(a[c], a[c + 1]), State({}, {}), np.arange(b[c], b[c + 1])) for c in clients]
 
 
 def setup(client_type, **training):

@@ -15,7 +15,7 @@ from fedsim.federated.types import Phase, State
 from fedsim.models.build import build_model, has_batch_coupling
 from fedsim.models.config import ModelConfig
 from fedsim.training.batches import plan_batches
-from fedsim.training.data import Job, TrainingData
+from fedsim.training.data import ClientJob, TrainingData
 from fedsim.training.trainer import Trainer, _groups
 
 SHAPE, CLASSES = (1, 8, 8), 4
@@ -32,7 +32,7 @@ def _data(seed=0):
 
 def _jobs(clients=(0, 1, 2, 3, 4, 5)):
     starts = np.cumsum([0, *SIZES])
-    return [Job(c, np.arange(starts[c], starts[c + 1]), State({}, {})) for c in clients]
+    return [ClientJob(c, np.arange(starts[c], starts[c + 1]), State({}, {})) for c in clients]
 
 
 def _setup(norm="none", client_type=Client, **training):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fedsim.config.resolve import resolve
 from fedsim.data.datasets import Dataset
 from fedsim.data.federation import FederatedData, federate
-from fedsim.data.listing import Column
+from fedsim.data.listing import CodedColumn
 from fedsim.data.partition import Partition
 from fedsim.errors import FedsimError
 from unlearning.pipeline.forget import parse_forget, straddling
@@ -24,7 +24,7 @@ def federation(owners: list[int], clients: int) -> FederatedData:
     y = rows % CLASSES
     dataset = Dataset(
         "made", x, y, x[:8], y[:8], CLASSES, (0.0, 0.0), (1.0, 1.0), identity_train=rows % PEOPLE,
-        columns={"family": Column(rows % 2, ("kim", "lee")), "site": Column(np.where(rows < 10, 7, 3), None)},
+        columns={"family": CodedColumn(rows % 2, ("kim", "lee")), "site": CodedColumn(np.where(rows < 10, 7, 3), None)},
     )  # fmt: skip
     partition = Partition.from_owners(np.array(owners), clients)
     counts = np.bincount(y[partition.indices], minlength=CLASSES)

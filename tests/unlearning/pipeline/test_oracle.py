@@ -11,7 +11,7 @@ import fedsim
 from fedsim.config.resolve import resolve
 from fedsim.errors import FedsimError, InUse
 from fedsim.runs.checkpoint import load_model
-from fedsim.runs.progress import Quiet
+from fedsim.runs.progress import QuietProgress
 from fedsim.runs.reserve import held
 from fedsim.runs.runner import resume
 from fedsim.runs.simulation import Simulation
@@ -70,7 +70,7 @@ def test_an_interrupted_one_goes_on_to_the_same_bits(copied: Source, tiny_run: P
     left = copied.data.without(copied.data.partition[2])
     whole = retrained(open_source(shutil.copytree(tiny_run, tmp_path / "other")), left, 0, "oracles")
 
-    class Impatient(Quiet):
+    class Impatient(QuietProgress):
         def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
             if server_round == 2:
                 raise KeyboardInterrupt
@@ -81,7 +81,7 @@ def test_an_interrupted_one_goes_on_to_the_same_bits(copied: Source, tiny_run: P
     assert json.loads((folder / "summary.json").read_text())["status"] == "stopped"
     rounds: list[int] = []
 
-    class Watch(Quiet):
+    class Watch(QuietProgress):
         def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
             rounds.append(server_round)
 
@@ -94,7 +94,7 @@ def test_two_processes_do_not_train_the_same_one(copied: Source) -> None:
     left = copied.data.without(copied.data.partition[2])
     seen = []
 
-    class Meddler(Quiet):
+    class Meddler(QuietProgress):
         def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
             program = (
                 "import sys; from pathlib import Path; from unlearning.pipeline.source import open_source; "
