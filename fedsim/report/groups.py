@@ -15,7 +15,7 @@ from scipy import stats
 from fedsim.config.run import NAMED_SECTIONS
 from fedsim.errors import FedsimError, nearest
 from fedsim.report.wording import direction, format_option
-from fedsim.runs.folder import RunFolder
+from fedsim.runs.folder import MetricRow, RunFolder
 
 LEVEL: Final = 0.05
 """A group counts as worse than the best one if a paired t-test over seeds says so at this level."""
@@ -164,21 +164,39 @@ def final(name: str) -> Measure:
 
 def rounds_to(name: str, target: float) -> Measure:
     """Return the measure that is the first round in which a metric is as good as `target`."""
-    return lambda run: float(_reached(run, name, target)[0])
+    return lambda run: float(rows[-1].round) if (rows := _until(run, name, target)) else math.nan
 
 
 def seconds_to(name: str, target: float) -> Measure:
     """Return the measure that is the time, in seconds of rounds, until then."""
-    return lambda run: _reached(run, name, target)[1]
+
+    def measure(run: RunFolder) -> float:
+        rows = _until(run, name, target)
+        return math.nan if not rows or rows[-1].time_s is None else rows[-1].time_s
+
+    return measure
 
 
-def _reached(run: RunFolder, name: str, target: float) -> tuple[float, float]:
+def megabytes_to(name: str, target: float) -> Measure:
+    """Return the measure that is what was sent until then, to all clients and back: tensors, in 10^6 bytes."""
+
+    def measure(run: RunFolder) -> float:
+        rows = _until(run, name, target)
+        sent = [count for row in rows for count in (row.bytes_down, row.bytes_up)]
+        known = [count for count in sent if count is not None]
+        return sum(known) / 1e6 if rows and len(known) == len(sent) else math.nan
+
+    return measure
+
+
+def _until(run: RunFolder, name: str, target: float) -> Sequence[MetricRow]:
+    """Return the rounds up to the first in which a metric is as good as `target`; none where it never is."""
     sign = -1.0 if direction(name) == "lower" else 1.0
-    for row in run.metrics:
+    for place, row in enumerate(run.metrics):
         value = row.metrics.get(name)
         if value is not None and sign * value >= sign * target:
-            return row.round, math.nan if row.time_s is None else row.time_s
-    return math.nan, math.nan
+            return run.metrics[: place + 1]
+    return ()
 
 
 # Which options tell groups apart -------------------------------------------------------------------------------------

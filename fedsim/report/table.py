@@ -20,6 +20,7 @@ from fedsim.report.groups import (
     common_names,
     describe_level,
     final,
+    megabytes_to,
     not_worse,
     rounds_to,
     seconds_to,
@@ -86,6 +87,7 @@ def columns_of(
         told = f"{_title(names[0])} {target:g}"
         columns += [
             MeasureColumn(f"Rounds to {told}", rounds_to(names[0], target), "lower"),
+            MeasureColumn(f"MB to {told}", megabytes_to(names[0], target), "lower"),
             MeasureColumn(f"Seconds to {told}", seconds_to(names[0], target), "lower"),
         ]
     return columns

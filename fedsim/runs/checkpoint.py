@@ -145,6 +145,8 @@ def _load(folder: Path) -> Checkpoint:
 class _RoundMetrics(TypedDict):
     round: int
     time_s: float
+    bytes_down: NotRequired[int]
+    bytes_up: NotRequired[int]
     metrics: dict[str, float | None]
     per_class: NotRequired[list[float | None]]
     failures: NotRequired[dict[str, list[int]]]

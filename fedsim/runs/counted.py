@@ -8,6 +8,7 @@ from flwr.app import Message
 
 from fedsim.flower.internals import client_of
 from fedsim.runs.observers import RoundObserver
+from fedsim.runs.traffic import Traffic
 
 _RECORDED = 100  # clients per reason and round, and reasons per round
 
@@ -25,16 +26,19 @@ class Counted:
         """Clients lost in any wave; there is no wave after that for them."""
         self.failures: dict[str, list[int]] = {}
         """Clients that failed, by the first line of the reason."""
+        self.traffic = Traffic()
 
-    def of(self, replies: Iterator[Message]) -> Iterator[Message]:
-        """Yield the replies of a wave."""
+    def of(self, wave: Sequence[Message], replies: Iterator[Message]) -> Iterator[Message]:
+        """Yield the replies to a wave."""
         self.good = 0
+        self.traffic.begin_wave(wave)
         for reply in replies:
             if reply.has_error():
                 self.failed += 1
                 self._record(client_of(reply.metadata.src_node_id), reply.error.reason or "no reason given")
             else:
                 self.good += 1
+                self.traffic.heard(reply.content)
             self.heard += 1
             for observer in self._observers:
                 observer.reply(reply)

@@ -42,6 +42,11 @@ class MetricRow(BaseModel):
 
     round: Count
     time_s: float | None = None
+    """Seconds of all rounds so far."""
+    bytes_down: Count | None = None
+    """Of tensors, to the clients of this round; None in a run of a version that did not count them."""
+    bytes_up: Count | None = None
+    """From them."""
     metrics: dict[str, float | None] = {}
     per_class: list[float | None] | None = None
     """Accuracy of each class in [0, 1], where classes arrive in stages."""

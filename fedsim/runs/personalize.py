@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message
 
 from fedsim.atomic import write_atomically
 from fedsim.config.resolve import recorded_config, resolve, user_settings
@@ -37,6 +37,7 @@ from fedsim.runs.reserve import held, new_content
 from fedsim.runs.runner import load_run_tensors, require_same_data
 from fedsim.runs.simulation import Simulation, described
 from fedsim.runs.state import RunState
+from fedsim.runs.traffic import payload_bytes
 
 TABLE = "personal.csv"
 _UNLEARNED = "unlearn"
@@ -189,11 +190,11 @@ class _Desk:
         for message, reply in zip(wave, map(self._evaluate, wave) if last else self.engine.stream(wave), strict=True):
             one = self.clients[client_of(message.metadata.dst_node_id)]
             one.seconds += time.perf_counter() - begun
-            one.bytes += _size(message.content)
+            one.bytes += payload_bytes(message.content)
             if reply.has_error():
                 one.error = (reply.error.reason or "no reason given").split("\n", 1)[0]
             else:
-                one.bytes += _size(reply.content)
+                one.bytes += payload_bytes(reply.content)
             yield reply
             begun = time.perf_counter()
 
@@ -208,15 +209,6 @@ class _Desk:
         one.untrained = keeps and not one.trained
         one.model = worker.client.plain(model, constants)
         return reply_to(message, content)
-
-
-def _size(content: RecordDict) -> int:
-    """Return the bytes of all tensors in a message."""
-    return sum(
-        int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize
-        for record in content.array_records.values()
-        for array in record.values()
-    )
 
 
 def chosen(clients: str | None, simulation: Simulation) -> Sequence[int]:

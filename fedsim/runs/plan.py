@@ -19,7 +19,6 @@ from flwr.app import ConfigRecord, Message
 
 from fedsim.config.resolve import resolve, user_settings
 from fedsim.config.run import RunConfig
-from fedsim.engine.client_state_file import size_bytes
 from fedsim.engine.inprocess import InProcessEngine
 from fedsim.errors import RunFailed
 from fedsim.federated.exchange import conduct
@@ -28,6 +27,7 @@ from fedsim.flower.records import to_record, to_tensors
 from fedsim.privacy.guarantees import Guarantee, guarantees
 from fedsim.runs.simulation import Simulation
 from fedsim.runs.state import RunState
+from fedsim.runs.traffic import Traffic
 
 _TRIED_CLIENTS = 50
 _TRIED_ROUNDS = 2
@@ -84,7 +84,7 @@ def plan(*layers: Mapping[str, Any]) -> Plan:
     return Plan(
         config=config, choices=simulation.choices, samples=simulation.data.partition.sizes.tolist(),
         test_samples=len(simulation.data.dataset.y_test), parameters=initial,
-        bytes_down=tried.down / tried.clients * cohort, bytes_up=tried.up / tried.clients * cohort,
+        bytes_down=tried.traffic.down / tried.clients * cohort, bytes_up=tried.traffic.up / tried.clients * cohort,
         guarantees=_guarantees(simulation, state),
         seconds=rounds * (tried.server_s + tried.clients_s / tried.clients * cohort)
         + -(-rounds // config.eval_every) * evaluation,
@@ -98,25 +98,23 @@ class _Trial:
     """What a round of some clients took."""
 
     clients: int = 1
-    down: float = 0.0
-    up: float = 0.0
+    traffic: Traffic = field(default_factory=Traffic)
     clients_s: float = 0.0
     server_s: float = 0.0
     failures: list[str] = field(default_factory=list)
 
     def of(self, wave: Sequence[Message], engine: InProcessEngine) -> Iterator[Message]:
-        """Yield the replies of a wave, counted; where clients send sums, one of a chunk answers for all."""
-        self.down += sum(size_bytes(message.content) for message in wave)
-        largest, begun = 0, time.perf_counter()
+        """Yield the replies of a wave, counted."""
+        self.traffic.begin_wave(wave)
+        begun = time.perf_counter()
         for reply in engine.stream(wave):
             self.clients_s += time.perf_counter() - begun
             if reply.has_error():
                 self.failures.append((reply.error.reason or "").split("\n", 1)[0])
             else:
-                largest = max(largest, size_bytes(reply.content))
+                self.traffic.heard(reply.content)
             yield reply
             begun = time.perf_counter()
-        self.up += largest * len(wave)
 
 
 def _try_round(simulation: Simulation, engine: InProcessEngine, state: RunState, server_round: int) -> _Trial:

@@ -195,6 +195,7 @@ class Simulation:
             state.failures += replies.failed
             state.seconds += time.perf_counter() - begun
             line = {"round": server_round, "time_s": round(state.seconds, 4)}
+            line |= {"bytes_down": replies.traffic.down, "bytes_up": replies.traffic.up}
             lost = {"failures": replies.failures} if replies.failures else {}
             measures = {name: value if np.isfinite(value) else None for name, value in metrics.items()}
             state.metrics.append({**line, "metrics": measures, **extra, **lost})
@@ -225,7 +226,7 @@ class Simulation:
         start = self.server.prepare_round(server_round, state.tensors, self.progress.working)
         asked = time.perf_counter()
         exchange = self.server.exchange(server_round, to_record(start), message, engine)
-        aggregated, measured = conduct(exchange, lambda wave: replies.of(engine.stream(_by_cohort(wave, engine))))
+        aggregated, measured = conduct(exchange, lambda wave: replies.of(wave, engine.stream(_by_cohort(wave, engine))))
         # A Poisson cohort may be small, or empty, without anybody having failed.
         needed = self.config.min_replies if central is None else min(self.config.min_replies, len(drawn))
         if not replies.heard:

@@ -17,7 +17,11 @@ def runs(make_run: MakeRun) -> list[RunFolder]:
     made = []
     for name, accuracies in (("fed_a", [0.70, 0.80, 0.90]), ("fed_b", [0.76, 0.855, 0.95])):
         for seed, accuracy in enumerate(accuracies):
-            rows = [{"round": r, "time_s": 2.0 * r, "metrics": {"global/accuracy": accuracy * r / 4}} for r in (2, 4)]
+            rows = [
+                {"round": r, "time_s": 2.0 * r, "bytes_down": 400_000, "bytes_up": 100_000 * (1 + seed),
+                 "metrics": {"global/accuracy": accuracy * r / 4} if r % 2 == 0 else {}}
+                for r in (1, 2, 3, 4)
+            ]  # fmt: skip
             config = {"seed": seed, "strategy": {"name": name}}
             path = make_run(f"{name}-{seed}", config=config, rows=rows, summary={"metrics": rows[-1]["metrics"]})
             made.append(RunFolder.open(path))
@@ -27,9 +31,12 @@ def runs(make_run: MakeRun) -> list[RunFolder]:
 def test_markdown(runs: list[RunFolder]) -> None:
     groups = grouped(runs)
     lines = to_markdown(groups, columns_of(groups, target=0.8)).splitlines()
-    assert lines[0] == "|  | n | Global accuracy | Rounds to Global accuracy 0.8 | Seconds to Global accuracy 0.8 |"
-    assert lines[2] == "| fed_a | 3 | 80.00 ± 10.00 | 4 ± 0 (2 of 3) | 8 ± 0 (2 of 3) |"
-    assert lines[3] == "| fed_b | 3 | **85.50 ± 9.50** | 4 ± 0 (2 of 3) | 8 ± 0 (2 of 3) |"
+    what = "Global accuracy 0.8"
+    assert lines[0] == f"|  | n | Global accuracy | Rounds to {what} | MB to {what} | Seconds to {what} |"
+    # Four rounds of 0.4 MB down, and 0.2 or 0.3 up, at the two seeds that get there.
+    reached = "4 ± 0 (2 of 3) | 2.6 ± 0.2828 (2 of 3) | 8 ± 0 (2 of 3)"
+    assert lines[2] == f"| fed_a | 3 | 80.00 ± 10.00 | {reached} |"
+    assert lines[3] == f"| fed_b | 3 | **85.50 ± 9.50** | {reached} |"
     assert lines[-1].startswith("Mean ± standard deviation over 3 seeds; bold:")
 
 
