@@ -102,7 +102,7 @@ class FedsimWorker:
 
 _LOOK_EVERY_S = 0.2
 
-_cluster = Cluster(FedsimWorker)
+cluster = Cluster(FedsimWorker)
 
 
 class RayEngine(Engine):
@@ -124,7 +124,7 @@ class RayEngine(Engine):
         self._bytes_sent = 0
         self._shown: Mapping[str, float] = {}
         self._gauges: RayGauges | None = None
-        self._lease = _cluster.lease(options)
+        self._lease = cluster.lease(options)
         self.num_workers = self._lease.count
         try:
             self._worker = [ray.put(make_worker)]
@@ -132,8 +132,8 @@ class RayEngine(Engine):
             self.close()
             raise FedsimError(f"engine: the data does not fit Ray's object store ({_first_line(error)})") from None
         self._prepare()
-        if options.dashboard and _cluster.dashboard:
-            self.notes["dashboard"] = f"http://{_cluster.dashboard} (metrics: {metrics_address()})"
+        if options.dashboard and cluster.dashboard:
+            self.notes["dashboard"] = f"http://{cluster.dashboard} (metrics: {metrics_address()})"
             self.notes["dashboard token"] = "ray get-auth-token"
             self._gauges = RayGauges(_GAUGES, lambda: self._shown)
 
@@ -165,7 +165,7 @@ class RayEngine(Engine):
         ClusterLost
             If Ray itself has failed, or a chunk was lost so often that the run is to stop.
         """
-        _cluster.fill(self._lease)
+        cluster.fill(self._lease)
         window = 2 * self.num_workers + 2
         broadcasts: dict[Hashable, Any] = {}  # key -> ref: one copy in the store per broadcast
         uses = Counter(key for chunk in chunks for key in set(map(key_of, chunk.contents)))
@@ -210,19 +210,19 @@ class RayEngine(Engine):
     def _first(self, due: Mapping[Any, float], running: Mapping[Any, tuple[int, int, Any]]) -> tuple[Any, bool]:
         """Return the first of the running calls to end, or to be overdue or in vain, and whether it has ended."""
         for patience in itertools.count(1):
-            _cluster.require_alive()
+            cluster.require_alive()
             soonest = min(due, key=due.__getitem__)
             left_s = due[soonest] - time.monotonic()
             ended, _ = ray.wait(list(due), num_returns=1, timeout=min(_LOOK_EVERY_S, max(0.0, left_s)))
             if ended or left_s <= 0:
                 return (ended[0], True) if ended else (soonest, False)
             unproved = [ref for ref, (_, _, actor) in running.items() if actor not in self._proved]
-            if patience % 10 == 0 and unproved and len(self._lease.actors) > _cluster.room(self._lease):
+            if patience % 10 == 0 and unproved and len(self._lease.actors) > cluster.room(self._lease):
                 return unproved[0], False  # a node was lost, and no other has room for this one
         raise AssertionError("it counts for ever")
 
     def _submit(self, actor: Any, chunk: Chunk, broadcasts: dict[Hashable, Any]) -> Any:
-        _cluster.require_alive()
+        cluster.require_alive()
         keys = list(map(key_of, chunk.contents))
         own = [content.get(OWN) for content in chunk.contents]
         for key, content in zip(keys, chunk.contents, strict=True):
@@ -243,14 +243,14 @@ class RayEngine(Engine):
         if isinstance(error, ray.exceptions.RayTaskError):
             return [actor]
         self._kill(actor)
-        return _cluster.fill(self._lease)
+        return cluster.fill(self._lease)
 
     def _reason(self, error: Exception) -> str:
         late = isinstance(error, ray.exceptions.GetTimeoutError)
         return f"it took more than engine.chunk_timeout_s = {self._timeout_s:g}" if late else _first_line(error)
 
     def _kill(self, actor: Any) -> None:
-        if not _cluster.is_lost:
+        if not cluster.is_lost:
             ray.kill(actor)
         self._lease.actors.remove(actor)
 
@@ -265,7 +265,7 @@ class RayEngine(Engine):
         """Free the run's data and give the actors back."""
         if self._gauges is not None:
             self._gauges.close()
-        _cluster.give_back(self._lease)
+        cluster.give_back(self._lease)
         self._worker = []
         super().close()
 

@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -93,7 +93,7 @@ class Cluster:
         FedsimError
             If Ray cannot be had, or has no room for them.
         """
-        self._connect(options)
+        self.connect(options)
         size = ActorSize(options.cpus_per_worker, options.gpus_per_worker, options.threads)
         count = self._fitting(size, options.num_workers)
         actors = [actor for kept, actor in self._idle if kept == size][:count]
@@ -143,18 +143,26 @@ class Cluster:
         """Whether `require_alive` would refuse."""
         return self._vigil is not None and bool(self._vigil.lost)
 
-    def _spawn(self, size: ActorSize) -> Any:
-        variables = {f"{library}_NUM_THREADS": str(size.threads) for library in ("OMP", "MKL", "OPENBLAS")}
+    def runtime_env(self, threads: int) -> dict[str, Any]:
+        """Return Ray's description of the environment of a process with so many threads."""
+        variables = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
         if self._started is not None and self._started.ray_address is None:
             # On this machine, let it import what this process does, from the same places in the same order.
             variables["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+        return {"env_vars": variables}
+
+    def nodes(self) -> list[Mapping[str, float]]:
+        """Return what each node that is alive has of CPU, GPU and so on."""
+        return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+    def _spawn(self, size: ActorSize) -> Any:
         return (
             ray.remote(self._actor_class)
             .options(
                 name=f"fedsim-{os.getpid()}-{next(self._numbers)}",
                 num_cpus=size.cpus,
                 num_gpus=size.gpus,
-                runtime_env={"env_vars": variables},
+                runtime_env=self.runtime_env(size.threads),
             )
             .remote()
         )
@@ -170,7 +178,14 @@ class Cluster:
                 self._idle.append((lease.size, actor))
         lease.actors = []
 
-    def _connect(self, options: EngineConfig) -> None:
+    def connect(self, options: EngineConfig) -> None:
+        """Start Ray, or join it, as the options say; one that serves is kept.
+
+        Raises
+        ------
+        FedsimError
+            If it cannot be had.
+        """
         if ray is None:
             raise FedsimError("engine.name: ray is not installed; install it with: pip install 'ray[default]'")
         if self.is_lost:

@@ -15,7 +15,8 @@ from scipy import stats
 from fedsim.config.run import NAMED_SECTIONS
 from fedsim.errors import FedsimError, nearest
 from fedsim.report.wording import direction, format_option
-from fedsim.runs.folder import MetricRow, RunFolder
+from fedsim.runs.folder import RunFolder
+from fedsim.runs.rows import MetricRow
 
 LEVEL: Final = 0.05
 """A group counts as worse than the best one if a paired t-test over seeds says so at this level."""

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedsim.config.machine import without_machine_settings
 from fedsim.continual import accuracy_matrix
@@ -24,42 +24,13 @@ from fedsim.errors import FedsimError, nearest
 from fedsim.reading import load_yaml, read_regular, require_regular
 from fedsim.runs import purging
 from fedsim.runs.pictures import PICTURES, read_pictures
+from fedsim.runs.rows import Count, MetricRow, StageRow
 from fedsim.sealed import Damaged, sha256, unseal
 
 Status: TypeAlias = Literal["finished", "diverged", "stopped", "failed", "unfinished"]
 
-Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
-"""What any program can count to, and NumPy hold."""
-
 _LISTED_RUNS = 8
 """At most so many neighbouring runs are named in an error line."""
-
-
-class MetricRow(BaseModel):
-    """One line of `metrics.jsonl`: what was measured in one round."""
-
-    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
-
-    round: Count
-    time_s: float | None = None
-    """Seconds of all rounds so far."""
-    bytes_down: Count | None = None
-    """Of tensors, to the clients of this round; None in a run of a version that did not count them."""
-    bytes_up: Count | None = None
-    """From them."""
-    metrics: dict[str, float | None] = {}
-    per_class: list[float | None] | None = None
-    """Accuracy of each class in [0, 1], where classes arrive in stages."""
-
-
-class StageRow(BaseModel):
-    """One stage of a run whose classes arrive over time."""
-
-    model_config = ConfigDict(frozen=True, strict=True)
-
-    classes: list[int]
-    rounds: list[int] = Field(min_length=2, max_length=2)
-    """Its first and its last round."""
 
 
 class Summary(BaseModel):

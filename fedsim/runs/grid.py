@@ -69,21 +69,29 @@ def split_axes(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return shared, swept
 
 
-def cells(axes: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> list[GridCell]:
-    """Return all runs, seed after seed, so that a sweep that is cut short has whole repetitions."""
-    named = {key: _slugs(_label(key, axes), values) for key, values in axes.items()}
-    combinations = list(itertools.product(*(zip(values, named[key], strict=True) for key, values in axes.items())))
+def combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Return every combination of the values, the last option's changing first."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def cells(points: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[GridCell]:
+    """Return all runs of points that have the same options, seed after seed: cut short, it has whole repetitions."""
+    keys = list(points[0])
+    slugs: dict[str, dict[str, str]] = {}
+    for key in keys:
+        values = list({repr(point[key]): point[key] for point in points}.values())
+        slugs[key] = dict(zip(map(repr, values), _slugs(_label(key, keys), values), strict=True))
     return [
         GridCell(
-            "-".join([*(slug for _, slug in combination), f"seed{seed}"]),
-            {**{key: value for key, (value, _) in zip(axes, combination, strict=True)}, "seed": seed},
+            "-".join([*(slugs[key][repr(value)] for key, value in point.items()), f"seed{seed}"]),
+            {**point, "seed": seed},
         )
         for seed in seeds
-        for combination in combinations
+        for point in points
     ]
 
 
-def _label(key: str, axes: Mapping[str, Any]) -> str:
+def _label(key: str, axes: Sequence[str]) -> str:
     """Return what names an option in a folder's name: nothing where its values do."""
     last = key.rpartition(".")[2]
     if last == "name":

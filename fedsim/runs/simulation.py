@@ -194,8 +194,7 @@ class Simulation:
             state.clip_norm = None if self.server.central is None else self.server.central.clip_norm
             state.failures += replies.failed
             state.seconds += time.perf_counter() - begun
-            line = {"round": server_round, "time_s": round(state.seconds, 4)}
-            line |= {"bytes_down": replies.traffic.down, "bytes_up": replies.traffic.up}
+            line = {"round": server_round, "time_s": round(state.seconds, 4), **replies.traffic.counts}
             lost = {"failures": replies.failures} if replies.failures else {}
             measures = {name: value if np.isfinite(value) else None for name, value in metrics.items()}
             state.metrics.append({**line, "metrics": measures, **extra, **lost})

@@ -24,6 +24,11 @@ class Traffic:
         """Bytes to the clients, failed ones among them, and from those that answered."""
         self._summed, self._good, self._largest = False, 0, 0
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Both, as a line of metrics.jsonl has them."""
+        return {"bytes_down": self.down, "bytes_up": self.up}
+
     def begin_wave(self, wave: Iterable[Message]) -> None:
         """Count what a wave sends."""
         self._summed, self._good, self._largest = False, 0, 0

@@ -1,11 +1,13 @@
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+
+from tests.fedsim.two_nodes import TwoNodes
 
 MakeRun = Callable[..., Path]
 
@@ -79,3 +81,13 @@ def make_run(tmp_path: Path) -> MakeRun:
         return path
 
     return make
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[TwoNodes]:
+    """Start a cluster of two nodes on this machine, and end it."""
+    pytest.importorskip("ray")
+    made = TwoNodes()
+    yield made
+    for node in reversed(range(2)):
+        made.kill(node)

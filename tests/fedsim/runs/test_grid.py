@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.errors import FedsimError
-from fedsim.runs.grid import cells, read_seeds, split_axes
+from fedsim.runs.grid import cells, combinations, read_seeds, split_axes
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_lists_that_cannot_be_swept_are_refused(key: str, value: object, told: s
 
 def test_names_tell_what_sets_a_run_apart() -> None:
     axes = {"strategy.name": ["fedavg", "./own/mine.py"], "training.lr": [0.1, 0.01], "model.hidden": [[8, 4]]}
-    found = cells(axes, [0, 5])
+    found = cells(combinations(axes), [0, 5])
     assert [cell.name for cell in found[:3]] == [
         "fedavg-lr0.1-hidden8_4-seed0", "fedavg-lr0.01-hidden8_4-seed0", "mine-lr0.1-hidden8_4-seed0",
     ]  # fmt: skip
@@ -68,7 +68,7 @@ def test_names_tell_what_sets_a_run_apart() -> None:
     )
 )
 def test_names_are_different_and_are_names_of_folders(axes: dict[str, list[object]]) -> None:
-    names = [cell.name for cell in cells(axes, [0, 1])]
+    names = [cell.name for cell in cells(combinations(axes), [0, 1])]
     assert len(set(names)) == len(names)
     assert all(name[0].isalnum() and not set(name) - _ALLOWED for name in names)
 
