@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedsim.scratch import scratch_folder
 from tests.tiny_runs import TINY_FLAGS, Cli
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -148,17 +147,3 @@ def test_flower_does_not_report_home() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "FLWR_TELEMETRY_ENABLED"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "0", done.stderr
-
-
-def test_scratch_folders_are_private_and_do_not_outlive_their_process(tmp_path: Path) -> None:
-    program = (
-        "import os, sys; from pathlib import Path; from fedsim.scratch import scratch_folder\n"
-        "folder = scratch_folder(Path(sys.argv[1])); (folder / 'x').write_text('y'); print(folder)\n"
-        "sys.stdout.flush(); os.kill(os.getpid(), int(sys.argv[2])) if sys.argv[2] != '0' else None\n"
-    )
-    for signal_number in ("0", "9"):
-        subprocess.run([sys.executable, "-c", program, tmp_path, signal_number], capture_output=True)
-    assert len(list(tmp_path.iterdir())) == 1  # the killed one's
-    mine = scratch_folder(tmp_path)
-    assert list(tmp_path.iterdir()) == [mine]
-    assert mine.stat().st_mode & 0o777 == 0o700

@@ -19,10 +19,9 @@ import pytest
 import yaml
 
 import fedsim
-from fedsim.config.machine import MACHINE_SETTINGS, settings_file
-from fedsim.config.resolve import find_config, resolve, user_settings
+from fedsim.config.machine import MACHINE_SETTINGS
+from fedsim.config.resolve import find_config, resolve
 from fedsim.config.run import flatten
-from fedsim.errors import FedsimError
 from fedsim.runs.folder import RunFolder
 from tests.tiny_runs import TINY, TINY_FLAGS, Cli
 from unlearning.pipeline.source import open_source
@@ -80,34 +79,6 @@ def test_a_file_that_orders_is_one_line(tiny_run: Path, tmp_path: Path, cli: Cli
     assert outcome.code == 2
     assert f"{file}: engine.dashboard is a setting of this machine, which no configuration may make" in outcome.err
     assert not (tmp_path / "new").exists()
-
-
-def test_a_run_folder_keeps_no_setting_of_the_machine(tiny_run: Path) -> None:
-    assert not set(MACHINE_SETTINGS) & set(dict(flatten(yaml.safe_load((tiny_run / "config.yaml").read_text()))))
-
-
-def test_the_users_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert user_settings() == {}
-    settings_file().parent.mkdir()
-    settings_file().write_text(f"out: {tmp_path / 'mine'}\nengine: {{device: cpu}}\n")
-    result = fedsim.run(TINY, overrides={"rounds": 1})
-    assert result.folder.parent == tmp_path / "mine"
-    assert result.config.engine.device == "cpu"
-    assert fedsim.run(TINY, overrides={"rounds": 1, "out": str(tmp_path / "x")}).folder.parent == tmp_path / "x"
-    settings_file().write_text("rounds: 3\n")
-    with pytest.raises(FedsimError, match=r"settings.yaml: rounds is no setting of this machine; .*valid: engine.dash"):
-        user_settings()
-
-
-def test_a_run_that_goes_on_takes_this_machines_settings_only(tiny_run: Path, tmp_path: Path, cli: Cli) -> None:
-    run = shutil.copytree(tiny_run, tmp_path / "run")
-    (run / "summary.json").unlink()
-    refused = cli("run", "--resume", run, "--clients", "9")
-    assert (refused.code, "leave out clients" in refused.err) == (2, True)
-    assert cli("run", "--resume", run, "--set", "engine.device=cpu", "--quiet").code == 0
-    with pytest.raises(FedsimError, match="rounds is no setting of this machine"):
-        fedsim.resume(run, overrides={"rounds": 9})
 
 
 @pytest.mark.usefixtures("no_pictures")

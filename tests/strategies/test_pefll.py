@@ -11,12 +11,10 @@ from fedsim.errors import FedsimError
 from fedsim.federated.types import Batch, State
 from fedsim.flower.internals import client_of, error_reply
 from fedsim.flower.records import to_tensors
-from fedsim.models.build import build_model
-from fedsim.models.config import ModelConfig
 from fedsim.runs.checkpoint import load_latest
 from fedsim.training.queries import rows_of
-from strategies.hypernetwork import PREFIX, clipped, generate, new_hypernetwork
-from strategies.pefll import PefllClient, PefllConfig, labelled, scale_of
+from strategies.hypernetwork import PREFIX, generate
+from strategies.pefll import PefllClient, labelled, scale_of
 from tests.strategies.small_runs import assert_same_bits, begin
 
 EXACT = {"training.precision": "float64", "training.chunk": 4}
@@ -139,14 +137,6 @@ def test_a_client_lost_in_the_second_wave_leaves_the_others_as_they_are():
     assert short.run.state.failures == 1
 
 
-def test_gradients_are_clipped_together():
-    gradients = {"a": torch.full((4,), 3.0), "b": torch.full((9,), 4.0)}
-    assert clipped(gradients, 1e3) is gradients
-    cut = clipped(gradients, 2.0)
-    assert float(torch.cat(list(cut.values())).norm()) == pytest.approx(2.0)
-    assert float(cut["a"][0] / cut["b"][0]) == pytest.approx(0.75)
-
-
 # Descriptors ------------------------------------------------------------------------------------------------------
 
 
@@ -206,21 +196,6 @@ def test_other_descriptors(embedding):
 
 
 # Sizes, and the wire ----------------------------------------------------------------------------------------------
-
-
-def test_sizes_are_those_of_the_paper():
-    """CIFAR-10, n = 100: client 121,182, embedding 126,542, hypernetwork 12,272,382; l counts all clients."""
-    lenet = ModelConfig(name="lenet_pfl")
-    model = build_model(lenet, (3, 32, 32), 10, 0)
-    shapes = {name: value.shape for name, value in model.named_parameters()}
-    hypernetwork = new_hypernetwork(26, 100, 3, shapes, 0, torch.zeros(()))
-    embedding = build_model(lenet, (13, 32, 32), 26, 0)
-    assert sum(p.numel() for p in model.parameters()) == 121_182
-    assert sum(p.numel() for p in embedding.parameters()) == 126_542
-    assert sum(value.numel() for value in hypernetwork.values()) == 12_272_382
-    made = generate(hypernetwork, torch.zeros(1, 26), shapes)
-    assert {name: value.shape[1:] for name, value in made.items()} == shapes
-    assert [PefllConfig(name="pefll").size(n) for n in (100, 500, 1000, 3597)] == [26, 126, 251, 900]
 
 
 def test_no_tensor_of_the_hypernetwork_is_ever_sent():

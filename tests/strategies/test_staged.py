@@ -5,124 +5,20 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from fedsim.errors import FedsimError
-from fedsim.federated.staged import NEW, OLD, PREVIOUS, distillation, masked, new_rows
-from fedsim.federated.types import Batch, Extras
+from fedsim.federated.staged import NEW, OLD
 from fedsim.runs.checkpoint import load_latest
 from fedsim.runs.simulation import Simulation
-from strategies.class_means import nearest_mean
-from strategies.fedewc import consolidation
-from strategies.target import SAMPLES
-from tests.fedsim.runs.test_stages import poison_earlier_stages
+from tests.fedsim.runs.test_staging import poison_earlier_stages
 from tests.strategies.small_runs import assert_cohorts_agree, assert_same_bits, begin, configure, finished
+from tests.strategies.staged_runs import STAGED, gradients, in_second_stage, shared_batch
 
-STAGED = {
-    "rounds": 4,
-    "data.stages.count": 2,
-    "data.partition": "iid",
-    "model": {"name": "cnn", "norm": "batch", "width": 4},
-}
 METHODS = ["target", "fedlwf", "fedewc", "class_means"]
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
-# Formulas -------------------------------------------------------------------------------------------------------------
-
-
-def test_new_rows_are_kaimings_with_gain_one():
-    rows = new_rows(200, 48, seed=1, stage=2)
-    bound = math.sqrt(3 / 48)
-    assert rows.abs().max() <= bound
-    assert rows.std() == pytest.approx(bound / math.sqrt(3), rel=0.02)
-    assert torch.equal(rows, new_rows(200, 48, 1, 2))
-    assert not torch.equal(rows, new_rows(200, 48, 1, 1))
-
-
-def test_distillation_is_the_cross_entropy_of_softened_logits_over_some_classes():
-    rng = torch.Generator().manual_seed(0)
-    logits, teacher = (5 * torch.randn(6, 5, generator=rng, dtype=torch.float64) for _ in range(2))
-    classes = torch.tensor([True, False, True, True, False])
-    got = distillation(logits, teacher, classes, 2.0)
-    kept = [0, 2, 3]
-    q, p = (F.softmax(x[:, kept] / 2, 1) for x in (teacher, logits))
-    torch.testing.assert_close(got, -(q * p.log()).sum(1))
-
-
-def test_at_the_teacher_distillation_is_its_entropy_with_no_gradient_and_a_quarter_of_the_scaled_kls_elsewhere():
-    rng = torch.Generator().manual_seed(0)
-    teacher = torch.randn(4, 3, generator=rng, dtype=torch.float64)
-    every = torch.ones(3, dtype=torch.bool)
-    logits = teacher.clone().requires_grad_()
-    value = distillation(logits, teacher, every, 2.0).mean()
-    q = F.softmax(teacher / 2, 1)
-    assert float(value.detach()) == pytest.approx(float(-(q * q.log()).sum(1).mean()), abs=1e-6)
-    assert torch.autograd.grad(value, logits)[0].abs().max() <= 1e-6
-    other = torch.randn(4, 3, generator=rng, dtype=torch.float64).requires_grad_()
-    ours = torch.autograd.grad(distillation(other, teacher, every, 2.0).mean(), other)[0]
-    kl = F.kl_div((other / 2).log_softmax(1), q, reduction="batchmean") * 4
-    torch.testing.assert_close(ours, torch.autograd.grad(kl, other)[0] / 4)
-
-
-def test_the_pull_is_a_weighted_distance():
-    w, anchor, fisher = ({"a": torch.tensor(v)} for v in ([1.0, 2.0], [0.0, 5.0], [4.0, 0.5]))
-    assert float(consolidation(w, anchor, fisher)) == pytest.approx((4 * 1 + 0.5 * 9) / 2)
-
-
-def test_the_nearest_mean_is_a_linear_classifier():
-    rng = torch.Generator().manual_seed(0)
-    sums, counts = torch.randn(4, 3, generator=rng), torch.tensor([2.0, 5.0, 0.0, 1.0])
-    weight, bias = nearest_mean(sums, counts)
-    f = torch.randn(50, 3, generator=rng)
-    means = sums[[0, 1, 3]] / counts[[0, 1, 3], None]
-    nearest = torch.tensor([0, 1, 3])[torch.cdist(f, means).argmin(1)]
-    assert torch.equal((f @ weight.T + bias).argmax(1), nearest)
-
-
 # Losses ---------------------------------------------------------------------------------------------------------------
-
-
-def in_second_stage(method, **strategy):
-    """Return (client half, its extras, a batch) of a run in its second stage."""
-    run = begin(method, {**STAGED, **{f"strategy.{name}": value for name, value in strategy.items()}})
-    run.advance(3)
-    simulation = run.simulation
-    worker, server = simulation.worker, simulation.server
-    rows = simulation.data.at(3)[0][:8]
-    x, y = worker.train_set.batch(torch.from_numpy(rows), None)
-    state = server.split(run.tensors)
-    return worker.client, state, Extras(state.params, server.constants()), Batch(x, y), run
-
-
-def gradients(client, state, extras, batch):
-    params = {name: value.clone().requires_grad_() for name, value in state.params.items()}
-    buffers = {name: value.clone() for name, value in state.buffers.items()}
-    loss, _ = client.loss(params, buffers, extras, batch)
-    return dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True)), buffers
-
-
-def shared_batch(extras, run, count=8):
-    samples = extras.constants[SAMPLES][:count]
-    return run.simulation.worker.train_set.__class__.batch(
-        run.simulation.worker.train_set.__class__(
-            samples, torch.zeros(len(samples)), run.simulation.worker.train_set.mean,
-            run.simulation.worker.train_set.std, "none", 0,
-        ),
-        torch.arange(count), None,
-    )[0]  # fmt: skip
-
-
-def test_rows_of_old_classes_learn_from_the_images_only_and_rows_of_new_ones_from_the_samples_only():
-    client, state, extras, batch, run = in_second_stage("target")
-    old, new = extras.constants[OLD], extras.constants[NEW]
-    assert torch.equal(old, ~new)
-    grads, _ = gradients(client, state, extras, batch)  # alpha = 0: no images
-    assert grads["classifier.weight"][old].abs().max() == 0
-    assert grads["classifier.weight"][new].abs().max() > 0
-    both, _ = gradients(client, state, extras, batch._replace(shared=shared_batch(extras, run)))
-    torch.testing.assert_close(both["classifier.weight"][new], grads["classifier.weight"][new])
-    assert both["classifier.weight"][old].abs().max() > 0
 
 
 def test_weight_zero_moves_parameters_as_fine_tuning_does_but_not_the_batch_norm():
@@ -136,16 +32,6 @@ def test_weight_zero_moves_parameters_as_fine_tuning_does_but_not_the_batch_norm
         assert torch.equal(with_images[name], value)
     assert any(not torch.equal(buffers[name], value) for name, value in buffers_alone.items())
     assert zero.phases()[0].shared is None  # so that a run takes no such forward pass
-
-
-def test_no_distillation_is_fine_tuning_bit_for_bit():
-    runs = [
-        finished("target", {**STAGED, "strategy.distillation": 0}),
-        finished("fedlwf", {**STAGED, "strategy.penalty": 0}),
-        finished("fedewc", {**STAGED, "strategy.penalty": 0}),
-    ]
-    for run in runs[1:]:
-        assert_same_bits(run.tensors, runs[0].tensors)
 
 
 # Stages ---------------------------------------------------------------------------------------------------------------
@@ -213,23 +99,6 @@ def test_clients_trained_at_once_agree(method):
     assert_cohorts_agree(method, {**STAGED, "rounds": 3, "data.stages.rounds": 1})
 
 
-def test_the_images_depend_on_seed_and_model_alone():
-    first, again, other = (finished("target", {**STAGED, "rounds": 3, "seed": s}).state.server[0] for s in (0, 0, 1))
-    assert torch.equal(first[SAMPLES], again[SAMPLES])
-    assert not torch.equal(first[SAMPLES], other[SAMPLES])
-    assert first[SAMPLES].dtype == torch.uint8
-
-
-def test_the_server_replaces_its_images_and_keeps_a_sheet_of_each_stage():
-    run = finished("target", {**STAGED, "rounds": 3, "data.stages": {"count": 3, "rounds": 1}})
-    assert len(run.state.metrics) == 3
-    pictures = run.simulation.server.pictures()
-    assert list(pictures) == ["Synthetic images of stage 2", "Synthetic images of stage 3"]
-    assert all(images.dtype == torch.uint8 for images in pictures.values())
-    samples = run.state.server[0][SAMPLES]
-    assert torch.equal(pictures["Synthetic images of stage 3"], samples[:: max(1, len(samples) // 64)][:64])
-
-
 def test_server_work_is_told_and_is_not_the_clients_time():
     told = []
 
@@ -250,41 +119,6 @@ def test_server_work_is_told_and_is_not_the_clients_time():
 
 
 # FedEWC and class means -----------------------------------------------------------------------------------------------
-
-
-def test_fisher_information_is_the_mean_square_of_single_gradients():
-    run = begin("fedewc", {**STAGED, "training.epochs": 1})
-    run.advance(2)
-    server, data = run.simulation.server, run.simulation.data
-    state = server.split(run.tensors)
-    rows = np.sort(data.at(2).indices)
-    x, y = run.simulation.worker.train_set.batch(torch.from_numpy(rows), None)
-    new = server.constants()[NEW]
-    sums = {name: torch.zeros_like(value) for name, value in state.params.items()}
-    for one, label in zip(x, y, strict=True):
-        params = {name: value.clone().requires_grad_() for name, value in state.params.items()}
-        logits = server.model.logits(params, state.buffers, one[None], train=False)[0, new]
-        position = int(new[:label].sum())
-        gradients = torch.autograd.grad(logits.log_softmax(0)[position], list(params.values()))
-        for name, gradient in zip(params, gradients, strict=True):
-            sums[name] += gradient**2
-    for name, value in sums.items():
-        torch.testing.assert_close(server.fisher[name], value / len(rows), rtol=1e-3, atol=1e-7)
-
-
-def test_class_means_are_those_of_all_samples_and_features_stay():
-    run = finished("class_means", STAGED)
-    data, server = run.simulation.data, run.simulation.server
-    early = begin("class_means", STAGED)
-    early.advance(2)
-    for name, value in early.tensors.items():
-        assert name.startswith("classifier.") or torch.equal(run.tensors[name], value)
-    state = server.split(run.tensors)
-    for c in range(10):
-        rows = data.partition.indices[data.dataset.y_train[data.partition.indices] == c]
-        x, _ = run.simulation.worker.train_set.batch(torch.from_numpy(np.sort(rows)), None)
-        mean = server.model.features(state.params, state.buffers, x, train=False).mean(0)
-        torch.testing.assert_close(run.tensors["classifier.weight"][c], mean, rtol=1e-4, atol=1e-5)
 
 
 def test_each_client_answers_once_a_stage_whatever_the_cohort():
@@ -315,9 +149,3 @@ _MLP = {"name": "mlp", "norm": "batch"}
 def test_what_cannot_be_is_refused_in_one_line(method, overrides, told):
     with pytest.raises(FedsimError, match=told):
         begin(method, {**STAGED, "data.max_per_class": None, **overrides})
-
-
-def test_masked_logits_are_below_all_others():
-    logits = torch.tensor([[-50.0, 3.0, 1.0]])
-    assert masked(logits, torch.tensor([True, False, False])).argmax() == 0
-    assert PREVIOUS not in (NEW, OLD)

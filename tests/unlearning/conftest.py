@@ -3,7 +3,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.unlearning.digits_views import few, new_model
+from tests.unlearning.federations import train
 from unlearning.evaluation.model_facts import model_facts
 from unlearning.pipeline.forget import parse_forget
 from unlearning.pipeline.roles import Roles, assign_roles
@@ -42,3 +45,20 @@ def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedsim.report.figures.png", lambda figure: b"")
     monkeypatch.setattr("fedsim.report.figures.inline_svg", lambda figure, name, title: "<svg></svg>")
     monkeypatch.setattr("unlearning.pipeline.measure.model_facts", lambda *given, floors: model_facts(*given))
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A model, and in one batch each what is to be forgotten and kept, in float64."""
+    return new_model(dtype=torch.float64), *few(dtype=torch.float64)
+
+
+@pytest.fixture(params=["batch", "none"])
+def model(request):
+    return new_model("mlp", request.param, hidden=(32,))
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """Return a run in which three of six clients take part in each of four rounds."""
+    return train(tmp_path_factory.mktemp("runs"))

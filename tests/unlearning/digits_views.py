@@ -93,3 +93,23 @@ def accuracy(model, samples):
     with torch.no_grad():
         x, y = samples.all()
         return float((model(x).argmax(1) == y).float().mean())
+
+
+ONE_STEP = {"epochs": 1, "batch_size": 1000, "momentum": 0, "weight_decay": 0, "lr": 0.1}
+
+HARD = {"epochs": 2, "batch_size": 37, "momentum": 0.9, "weight_decay": 5e-4, "lr": 0.05}
+
+
+def assert_one_step(result, model, gradients, lr=0.1):
+    start = dict(model.named_parameters())
+    for name, value in result.named_parameters():
+        torch.testing.assert_close(value, start[name] - lr * gradients[name], rtol=1e-10, atol=1e-12)
+
+
+@torch.no_grad()
+def logits(model, view):
+    return model.eval()(view.all()[0])
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

@@ -1,24 +1,14 @@
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import fedsim
-from fedsim.config.errors import option_paths, shown
-from fedsim.config.machine import MACHINE_SETTINGS
-from fedsim.config.renamed import tell_renamed
-from fedsim.config.resolve import find_config, parse_override, read_yaml, resolve
-from fedsim.config.run import RunConfig, flatten
-from fedsim.config.schedule import AnySchedule
-from fedsim.data import partition_names
-from fedsim.errors import FedsimError
-from fedsim.federated.registry import describe, load_strategy
-from fedsim.models.config import MODELS
+from fedsim.config.resolve import find_config, read_yaml, resolve
+from fedsim.config.run import RunConfig
+from fedsim.federated.registry import load_strategy
 from fedsim.sealed import sha256
 from tests.tiny_runs import TINY
 
@@ -83,92 +73,7 @@ def test_layers_are_left_as_they_are() -> None:
     assert file == {"training": {"lr": 0.3}, "strategy": {"name": "fedprox"}}
 
 
-@pytest.mark.parametrize(
-    ("text", "key", "value"),
-    [
-        ("training.lr=0.1", "training.lr", 0.1),
-        ("training.lr=1e-3", "training.lr", "1e-3"),  # YAML's idea of it; pydantic makes it a number
-        ("model.hidden=[10, 20]", "model.hidden", [10, 20]),
-        ("name=", "name", None),
-        ("name='7'", "name", "7"),
-        ("data.name=npz:a=b.npz", "data.name", "npz:a=b.npz"),
-        ("strategy={name: fedprox, mu: 1}", "strategy", {"name": "fedprox", "mu": 1}),
-        # Options that hold text take it as it stands.
-        ("data.csv.target=# rooms", "data.csv.target", "# rooms"),
-        ("data.csv.target=10", "data.csv.target", "10"),
-        ("data.csv.target=no", "data.csv.target", "no"),
-        ("data.csv.target=2020-01-02", "data.csv.target", "2020-01-02"),
-        ("data.csv.target=weight, kg: {mean}", "data.csv.target", "weight, kg: {mean}"),
-        ("data.csv.target=null", "data.csv.target", None),
-        ("data.csv.client=yes", "data.csv.client", "yes"),
-        ("data.csv.decimal=,", "data.csv.decimal", ","),
-        ("data.csv.drop=[10, no, # rooms]", "data.csv.drop", ["10", "no", "# rooms"]),
-        ("data.csv.drop=height, cm", "data.csv.drop", ["height, cm"]),
-        ('data.csv.drop=["height, cm", x]', "data.csv.drop", ["height, cm", "x"]),
-        ("data.root=~", "data.root", None),
-        ("out=10", "out", "10"),
-        ("cohort=10", "cohort", 10),
-        ("data.csv.classes=yes", "data.csv.classes", True),
-    ],
-)
-def test_the_value_of_an_override_is_yaml(text: str, key: str, value: object) -> None:
-    assert parse_override(text) == (key, value)
-
-
-def test_exponents_are_numbers() -> None:
-    assert resolve(dict([parse_override("training.lr=1e-3")])).training.lr == 0.001
-
-
-# The cohort ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("cohort", "size"),
-    [(None, 50), (7, 7), ("7", 7), (50, 50), ("30%", 15), ("100%", 50), ("1%", 1), ("0.1%", 1), ("33.3 %", 17)],
-)
-def test_the_cohort_is_a_number_or_a_share(cohort: object, size: int) -> None:
-    assert resolve({"clients": 50, "cohort": cohort}).cohort_size == size
-
-
 # Files ---------------------------------------------------------------------------------------------------------------
-
-positive = st.floats(1e-6, 1e6)
-overrides = st.fixed_dictionaries(
-    {},
-    optional={
-        "strategy.name": st.sampled_from(sorted(describe("strategies"))),
-        "data.partition.name": st.sampled_from(sorted(partition_names())),
-        "model.name": st.sampled_from(sorted(MODELS)),
-        "name": st.none() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
-        "out": st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1),
-        "data.name": st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1).map("npz:".__add__),
-        "data.root": st.none() | st.just("some where"),
-        "seed": st.integers(0, 2**70),
-        "rounds": st.integers(2, 10**9),  # some methods begin with two stages
-        "cohort": st.none() | st.integers(1, 20) | st.floats(0.01, 100).map(lambda share: f"{share:f}%"),
-        "training.lr": positive,
-        "training.clip_norm": st.none() | positive,
-        "training.chunk": st.none() | st.integers(1, 100),
-        "faults.dropout": st.floats(0, 0.5),
-        "faults.nan": st.floats(0, 0.5),
-        "engine.ray_address": st.none() | st.text(st.characters(codec="utf-8", exclude_categories=["C"])),
-    },
-)
-
-
-def without(text: str, keys: Iterable[str]) -> list[str]:
-    """Return which of the dotted keys are in a YAML text nevertheless."""
-    return [key for key in keys if key in dict(flatten(yaml.safe_load(text)))]
-
-
-@settings(deadline=None)  # a busy machine is no fault
-@given(overrides)
-def test_a_configuration_is_the_same_after_a_file(options: dict[str, Any]) -> None:
-    config = resolve(options)
-    machine = {key: options[key] for key in MACHINE_SETTINGS if key in options}
-    assert not without(config.to_yaml(), machine)
-    assert resolve(yaml.safe_load(config.to_yaml()), machine) == config
-    assert resolve(config.model_dump()) == config
 
 
 def test_the_file_of_a_run_reruns_it(tiny_run: Path, tmp_path: Path, no_pictures: None) -> None:
@@ -202,71 +107,3 @@ def test_merge_keys_are_no_duplicates(tmp_path: Path) -> None:
     text = "a: &a {lr: 0.3}\nb: &b {momentum: 0.1}\ntraining:\n  <<: [*a, *b]\n  lr: 0.2\n"
     (tmp_path / "x.yaml").write_text(text)
     assert read_yaml(tmp_path / "x.yaml")["training"] == {"lr": 0.2, "momentum": 0.1}
-
-
-# Names of before -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("old", "new"), [("sequential", "never"), ("vectorized", "always"), ("auto", "auto")])
-def test_a_key_of_before_loads_and_one_line_says_its_name_of_today(
-    old: str, new: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tell_renamed.cache_clear()
-    assert (
-        resolve({"training": {"cohort": old}})
-        == resolve({"training.cohort": old})
-        == resolve({"training.vectorize": new})
-    )
-    told = capsys.readouterr().err
-    assert (
-        told == "note: training.cohort is called training.vectorize now (always for vectorized, never for sequential)\n"
-    )
-
-
-def test_a_key_of_today_goes_over_one_of_before() -> None:
-    assert resolve({"training.cohort": "sequential"}, {"training.vectorize": "always"}).training.vectorize == "always"
-
-
-# Messages ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, "null"), (True, "true"), ("x", "'x'"), (1.0, "1.0"), ([1], "[1]"), ("x" * 99, "'" + "x" * 59 + "...")],
-)
-def test_values_are_shown_as_they_are_written(value: object, text: str) -> None:
-    assert shown(value) == text
-
-
-_KINDS = ("strategy", "data.partition", "training.schedule", "server.schedule")
-"""Sections of which there are several kinds, told by their name."""
-_NAMES = tuple(f"{section}.name" for section in _KINDS)
-
-
-def _kind_with(section: str, key: str) -> dict[str, str]:
-    """Return the name of a kind of a section that has a key, by the name's own key."""
-    if section == "data.partition":
-        return {f"{section}.name": next(name for name in partition_names() if key in _options(name))}
-    if section.endswith(".schedule"):
-        kinds = {kind.model_fields["name"].default: kind for kind in get_args(AnySchedule)}
-        return {f"{section}.name": next(name for name, kind in kinds.items() if key in kind.model_fields)}
-    return {}
-
-
-@pytest.mark.parametrize(
-    "path", sorted(p for p in option_paths(RunConfig) if p not in _NAMES and not p.startswith("plugins."))
-)
-def test_every_option_refuses_what_is_no_value_by_its_path(path: str) -> None:
-    """Whatever the key is, the line begins with it, names the value and has no word of pydantic's."""
-    section, _, key = path.rpartition(".")
-    with pytest.raises(FedsimError) as error:
-        resolve({**_kind_with(section, key), path: [[[3.5]]]})
-    text = str(error.value)
-    assert text.startswith(tuple(f"{path}{place}: " for place in ("", ".0", ".0.0")))
-    assert "[3.5]" in text
-    assert "nput should" not in text
-    assert "\n" not in text
-
-
-def _options(partition: str) -> dict[str, Any]:
-    return resolve({"data.partition": partition}).data.partition.model_dump()

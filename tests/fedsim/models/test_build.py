@@ -7,7 +7,7 @@ from torch import nn
 
 from fedsim.errors import FedsimError
 from fedsim.models import ModelConfig
-from fedsim.models.base import Classifier, group_norm
+from fedsim.models.base import Classifier
 from fedsim.models.build import build_model, has_batch_coupling
 from fedsim.models.config import MODELS
 from tests.fedsim.models.zoo import NUM_CLASSES, VARIANTS, inputs, small_model
@@ -112,21 +112,6 @@ def test_sizes_are_those_of_the_literature(
 ) -> None:
     model = build_model(config, shape, num_classes, seed=0)
     assert sum(parameter.numel() for parameter in model.parameters()) == count
-
-
-def test_an_mlp_with_batch_norm_has_the_layers_asked_for() -> None:
-    model = build_model(ModelConfig(name="mlp", norm="batch", hidden=(128, 64)), (1, 8, 8), 10, seed=0)
-    block = [nn.Linear, nn.BatchNorm1d, nn.ReLU]
-    assert [type(layer) for layer in model.features.children()] == [nn.Flatten, *block, *block]
-    assert [p.shape for p in model.parameters() if p.dim() == 2] == [(128, 64), (64, 128), (10, 64)]
-
-
-@pytest.mark.parametrize(("channels", "groups"), [(3, 1), (6, 1), (8, 2), (16, 4), (20, 4), (32, 8), (200, 8)])
-def test_group_norm_keeps_several_channels_per_group(channels: int, groups: int) -> None:
-    layer = group_norm(channels)
-    assert layer.num_groups == groups
-    out = layer(torch.randn(5, channels, generator=torch.Generator().manual_seed(0)))
-    assert torch.unique(out.abs().round(decimals=3)).numel() > 2
 
 
 def test_the_default_model_learns_digits() -> None:

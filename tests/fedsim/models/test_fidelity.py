@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from fedsim.models.fidelity import (
     ComponentSums,
+    PatchSums,
+    compensated,
+    component_fidelity,
     edit_components,
     patches,
     rescaling,
@@ -262,3 +265,37 @@ def test_an_edit_touches_the_chosen_slices_alone(edit):
     assert torch.equal(layer.weight[mask], 0 * before[mask] if edit == "zero" else -before[mask])
     assert torch.equal(layer.weight[~mask], before[~mask])
     assert torch.equal(layer.bias, bias)
+
+
+def layer_and_patches(kernel: int) -> tuple[Tensor, Tensor]:
+    draws = torch.Generator().manual_seed(6)
+    mixing = torch.randn(6 * kernel, 6 * kernel, dtype=torch.float64, generator=draws)
+    u = torch.randn(400, 6 * kernel, dtype=torch.float64, generator=draws) @ mixing + 0.3
+    return u.view(400, 6, kernel), torch.randn(4, 6, kernel, dtype=torch.float64, generator=draws)
+
+
+@pytest.mark.parametrize("kernel", [1, 4])
+@pytest.mark.parametrize("centred", [False, True])
+def test_fidelity_and_compensation_from_moments(kernel: int, centred: bool) -> None:
+    """The layer's error after compensation is t (1 - FS), and never above that without."""
+    u, w = layer_and_patches(kernel)
+    moments = PatchSums.of(u).moments(centred=centred)
+    q = similarity(u, w, centred=centred)
+    t = q.sum((1, 2))
+    singles = torch.stack([torch.stack([subset_fidelity(q[c], torch.tensor([i])) for i in range(6)]) for c in range(4)])
+    assert (component_fidelity(moments, w) - singles).abs().max() < 1e-10
+    kept = torch.tensor([0, 2, 5])
+    new = compensated(moments, w, kept, ridge=0)
+    u = u - u.mean(0) if centred else u
+    error = (torch.einsum("mik,cik->mc", u, w - new)).square().mean(0)
+    best = torch.stack([t[c] * (1 - subset_fidelity(q[c], kept)) for c in range(4)])
+    assert (error - best).abs().max() <= 1e-10 * t.max()
+    cut_only = torch.zeros_like(w)
+    cut_only[:, kept] = w[:, kept]
+    assert (torch.einsum("mik,cik->mc", u, w - cut_only).square().mean(0) >= error - 1e-10).all()
+    assert torch.allclose(new, w * rescaling(q, kept, 0)[..., None], atol=1e-9)
+
+
+def test_nothing_lost_is_nothing_rescaled() -> None:
+    u, w = layer_and_patches(4)
+    assert compensated(PatchSums.of(u).moments(centred=False), w, torch.arange(6)) is w

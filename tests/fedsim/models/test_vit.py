@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from fedsim.config.resolve import resolve
+from fedsim.models.vit import Attention
 from fedsim.runs.simulation import Simulation
 
 RUN: dict[str, Any] = {
@@ -27,3 +29,14 @@ def test_fedavg_of_a_transformer_is_the_same_with_all_clients_at_once() -> None:
     for name, value in one_by_one.items():
         assert torch.allclose(at_once[name], value, rtol=0, atol=1e-10), name
         assert not torch.equal(value, first[name])
+
+
+def test_attention_is_that_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    attention, twin = Attention(24).double(), nn.MultiheadAttention(24, 4, batch_first=True).double()
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    weights = [tensor.clone() for tensor in attention.state_dict().values()]
+    twin.load_state_dict(dict(zip(twin.state_dict(), weights, strict=True)))
+    x = torch.randn(3, 7, 24, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(attention(x), twin(x, x, x, need_weights=False)[0])

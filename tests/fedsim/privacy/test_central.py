@@ -11,7 +11,6 @@ from flwr.app import ConfigRecord, RecordDict
 from fedsim.config.resolve import resolve
 from fedsim.engine.base import Engine
 from fedsim.errors import FedsimError
-from fedsim.federated.sampling import poisson_cohort
 from fedsim.federated.types import State, Update
 from fedsim.flower.records import Tensors, to_record
 from fedsim.privacy.accountant import gaussian_epsilon
@@ -218,19 +217,6 @@ def test_a_round_goes_on_when_clients_fail_or_none_is_drawn():
         assert not torch.equal(flat(before), flat(state.tensors))  # noise, even of an empty cohort
     assert min(sizes) == 0
     assert max(sizes) > 1
-
-
-def test_poisson_cohorts_are_independent_coins():
-    sizes = np.array([3, 0, 5, 1, 2, 9])
-    rng = np.random.default_rng(0)
-    drawn = np.zeros((4000, 6))
-    for row in drawn:
-        row[list(poisson_cohort(rng, sizes, 0.3))] = 1
-    assert drawn[:, 1].sum() == 0  # it has nothing to train on
-    able = drawn[:, sizes > 0]
-    assert able.mean(0) == pytest.approx(0.3, abs=0.03)
-    assert np.abs(np.corrcoef(able.T) - np.eye(5)).max() < 4 / 4000**0.5
-    assert list(poisson_cohort(rng, sizes, 1.0)) == [5, 2, 0, 4, 3]  # largest first
 
 
 def test_the_clipping_norm_is_part_of_a_checkpoint(tmp_path):

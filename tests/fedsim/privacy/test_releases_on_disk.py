@@ -1,6 +1,5 @@
 """What a run has released is in its ledger, however it ended; and what is derived from it inherits that."""
 
-import math
 import os
 import signal
 from pathlib import Path
@@ -14,7 +13,8 @@ from fedsim.engine.worker import Worker
 from fedsim.errors import FedsimError
 from fedsim.privacy.accountant import Gaussian, epsilon
 from fedsim.privacy.guarantees import guarantees
-from fedsim.privacy.ledger import Ledger, Release, unprotected
+from fedsim.privacy.ledger import Ledger
+from tests.fedsim.privacy.small_runs import steps
 
 TINY = {
     "clients": 6, "rounds": 9, "eval_every": 100, "model": {"name": "mlp", "hidden": [16]}, "name": "run",
@@ -92,27 +92,6 @@ def test_a_line_that_was_being_written_is_no_release_and_nonsense_is_refused(tmp
         Ledger.read(tmp_path)
 
 
-# Whose epsilon is the largest ----------------------------------------------------------------------------------------
-
-
-def steps(**changes: Any) -> Release:
-    given = {"what": "gradients", "covers": ("model",), "mechanism": "gaussian", "unit": "example", "delta": 1e-5}
-    return Release(**{**given, "noise": 2.0, **changes})  # type: ignore[arg-type]
-
-
-def test_each_quantity_is_the_largest_of_any_client():
-    """Client 0 has the larger epsilon for one added or removed, client 1 for one replaced."""
-    release = steps(sampling_rate=(1.0, 0.02), times=(1, 1050), noise=1.0)
-    (added, replaced), (added_1, replaced_1) = (
-        guarantees(Ledger(releases=(release,), rounds=1, took_part=took)) for took in ([1, 0], [0, 1])
-    )
-    assert added.epsilon > added_1.epsilon
-    assert replaced.epsilon < replaced_1.epsilon
-    both = guarantees(Ledger(releases=(release,), rounds=1, took_part=[1, 1]))
-    assert [row.epsilon for row in both] == [added.epsilon, replaced_1.epsilon]
-    assert [row.client for row in both] == [0, 1]
-
-
 # Derived models ------------------------------------------------------------------------------------------------------
 
 
@@ -126,12 +105,3 @@ def test_a_derived_model_has_cost_what_it_inherits_and_what_was_spent_since():
     again = both.then(since)
     assert [part.rounds for part in again.parts] == [4, 5, 5]
     assert Ledger.model_validate_json(again.model_dump_json()) == again
-
-
-def test_training_on_raw_samples_ends_what_was_promised():
-    run = Ledger(releases=(steps(),), rounds=4, took_part=[4, 2])
-    derived = run.then(unprotected("unlearning by finetune", 2))
-    assert [row.epsilon for row in guarantees(derived)] == [math.inf, math.inf]
-    assert [row.epsilon for row in guarantees(derived.then(run))] == [math.inf, math.inf]  # noise does not mend it
-    plain = Ledger(releases=(Release(what="models", covers=("model",)),), rounds=1, took_part=[1, 1])
-    assert guarantees(plain.then(unprotected("unlearning by finetune", 2))) == []

@@ -1,5 +1,4 @@
 import os
-import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,13 +8,11 @@ from markupsafe import Markup
 
 from fedsim.errors import FedsimError
 from fedsim.report.curves import group_curves
-from fedsim.report.figures import GREY, GRID, INK, MUTED
 from fedsim.report.groups import grouped
 from fedsim.report.html import Section, render_report, write_report
 from fedsim.report.plots import Plot, partition_plot
 from fedsim.runs.folder import RunFolder
 from tests.fedsim.conftest import MakeRun
-from tests.tiny_runs import Cli
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -211,20 +208,6 @@ def test_seeds_are_grouped_and_the_best_mean_is_marked(make_run: MakeRun) -> Non
     assert min(y for x, y in top if x == 2) == pytest.approx(0.3 - 0.1242, abs=1e-4)
 
 
-def test_figures_have_the_pages_colours(make_run: MakeRun) -> None:
-    text = render_report([RunFolder.open(make_run())])
-    svgs = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    assert len(svgs) == 4
-    for svg in svgs:
-        assert "var(--muted)" in svg
-        assert not {ink.lower() for ink in (INK, MUTED, GREY, GRID)} & set(re.findall("#[0-9a-f]{6}", svg))
-        assert "<style" not in svg
-    ids = re.findall(r'\bid="([^"]+)"', text)
-    used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', text))
-    assert used <= set(ids)
-    assert all(ids.count(one) == 1 for one in used)
-
-
 def test_the_first_things_are_first(make_run: MakeRun) -> None:
     run = make_run(config={"unset": None})
     found = page(run)
@@ -233,13 +216,3 @@ def test_the_first_things_are_first(make_run: MakeRun) -> None:
     )
     assert "Privacy" not in found.text
     assert "unset" not in found.text
-
-
-def test_figures_for_a_paper(cli: Cli, make_run: MakeRun) -> None:
-    run = make_run()
-    assert cli("report", run, "--figures=pdf").code == 0
-    first = (run / "plots" / "accuracy.pdf").read_bytes()
-    assert first.startswith(b"%PDF-")
-    assert cli("report", run, "--figures=pdf").code == 0
-    assert (run / "plots" / "accuracy.pdf").read_bytes() == first
-    assert "no such format" in cli("report", run, "--figures=eps").err

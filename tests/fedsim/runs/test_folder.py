@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -211,12 +210,6 @@ def test_class_groups_are_told_where_the_run_measured_them(make_run: MakeRun) ->
     assert (even.class_groups, even.long_tailed) == (None, False)
 
 
-def test_unknown_keys_of_a_summary_are_kept(make_run: MakeRun) -> None:
-    run = RunFolder.open(make_run(summary={"later": [1]}))
-    assert run.summary is not None
-    assert run.summary.model_extra == {"later": [1]}
-
-
 def test_flatten() -> None:
     assert flatten({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "a.c": {}, "d": [2]}
 
@@ -227,11 +220,3 @@ def test_labels_of_runs_differ(make_run: MakeRun) -> None:
     )
     assert run_labels([a, b, c]) == [str(a.path), str(b.path), "m"]
     assert run_labels([a, a]) == [f"{a.path} (1)", f"{a.path} (2)"]
-
-
-def test_summary_round_trips_through_json(make_run: MakeRun) -> None:
-    path = make_run()
-    run = RunFolder.open(path)
-    assert run.summary is not None
-    written = json.loads((path / "summary.json").read_text())
-    assert run.summary.model_dump(exclude_unset=True) == written

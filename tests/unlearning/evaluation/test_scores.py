@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from unlearning.evaluation.accuracies import accuracy, class_accuracies, right_answers
-from unlearning.evaluation.constant_predictor import constant_logits
 from unlearning.evaluation.flags import collapsed
 from unlearning.evaluation.scores import label_pairs, losses, margins, predictions
 
@@ -51,34 +50,6 @@ def test_tensors_are_taken_as_they_are():
     z = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
     assert accuracy(z, torch.tensor([0, 0])) == 0.5
     assert predictions(z).tolist() == [0, 1]
-
-
-def test_accuracy_over_all_and_over_each_class():
-    z = np.eye(4)[[0, 0, 1, 1, 1]]
-    y = np.array([0, 0, 0, 1, 2])
-    assert accuracy(z, y) == pytest.approx(3 / 5)
-    np.testing.assert_array_equal(class_accuracies(z, y), [2 / 3, 1.0, 0.0, np.nan])
-
-
-@quick
-@given(st.permutations(range(6)), st.integers(0, 1000))
-def test_accuracy_does_not_see_the_order_and_is_the_mean_of_the_classes(order, seed):
-    rng = np.random.default_rng(seed)
-    z, y = rng.normal(size=(6, 3)), np.array([0, 0, 1, 1, 2, 2])
-    assert accuracy(z[order], y[order]) == accuracy(z, y)
-    assert accuracy(z, y) == pytest.approx(class_accuracies(z, y).mean())
-
-
-def test_the_constant_predictor_is_the_best_constant():
-    y = np.repeat([0, 1, 2], [50, 30, 20])
-    z = constant_logits(y, 3, len(y))
-    assert (predictions(z) == 0).all()
-    assert accuracy(z, y) == 0.5
-    entropy = -sum(p * math.log(p) for p in (0.5, 0.3, 0.2))
-    assert losses(z, y).mean() == pytest.approx(entropy, abs=1e-3)  # smoothing costs 3 counts in 100
-    assert np.isfinite(constant_logits([1, 1], 4, 2)).all()
-    with pytest.raises(ValueError, match="3 classes"):
-        constant_logits([3], 3, 1)
 
 
 @pytest.mark.parametrize(
@@ -125,11 +96,6 @@ def test_a_model_that_answers_all_alike_is_collapsed_by_its_answers():
     alike = np.tile([[3.0, -2.0, 1.0]], (20, 1)) + np.random.default_rng(2).uniform(-0.5, 0.5, (20, 3))
     assert collapsed(alike, several_labels=True).flag
     assert not collapsed(alike * np.where(np.arange(20) < 10, 1, -1)[:, None], several_labels=True).flag
-
-
-def test_the_constant_of_several_labels_has_their_log_odds():
-    y = np.array([[1, 0], [1, 1], [1, 0]])
-    assert constant_logits(y, 2, 2) == pytest.approx(np.log([[4 / 1, 2 / 3]] * 2))
 
 
 @pytest.mark.parametrize("y", [np.array([[0, 2, 1]] * 6), SEVERAL[:, :2], SEVERAL[:4]])

@@ -14,10 +14,8 @@ from fedsim.models.base import Classifier
 from fedsim.models.build import build_model
 from fedsim.models.channels import channel_groups, cost, layer_positions
 from fedsim.models.config import ModelConfig
-from fedsim.models.fidelity import PatchSums, compensated, component_fidelity, rescaling, similarity, subset_fidelity
 from fedsim.randomness import generator
 from unlearning.api.pruner import Pruner, PruningTask, describe_pruners, load_pruner
-from unlearning.modhifi_p import best_place
 from unlearning.parts.cutting import Corrections, Target, cut, moments_of, settled
 from unlearning.parts.layer_sums import ask_here
 
@@ -89,46 +87,6 @@ def test_settled_batch_norms_pass_on_zero_mean_and_unit_variance() -> None:
         assert ((seen[name].mean((0, 2, 3)) - module.running_mean) / spread).abs().max() < 0.02
         assert (seen[name].var((0, 2, 3)) / module.running_var - 1).abs().max() < 0.02
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def layer_and_patches(kernel: int) -> tuple[Tensor, Tensor]:
-    draws = torch.Generator().manual_seed(6)
-    mixing = torch.randn(6 * kernel, 6 * kernel, dtype=torch.float64, generator=draws)
-    u = torch.randn(400, 6 * kernel, dtype=torch.float64, generator=draws) @ mixing + 0.3
-    return u.view(400, 6, kernel), torch.randn(4, 6, kernel, dtype=torch.float64, generator=draws)
-
-
-@pytest.mark.parametrize("kernel", [1, 4])
-@pytest.mark.parametrize("centred", [False, True])
-def test_fidelity_and_compensation_from_moments(kernel: int, centred: bool) -> None:
-    """The layer's error after compensation is t (1 - FS), and never above that without."""
-    u, w = layer_and_patches(kernel)
-    moments = PatchSums.of(u).moments(centred=centred)
-    q = similarity(u, w, centred=centred)
-    t = q.sum((1, 2))
-    singles = torch.stack([torch.stack([subset_fidelity(q[c], torch.tensor([i])) for i in range(6)]) for c in range(4)])
-    assert (component_fidelity(moments, w) - singles).abs().max() < 1e-10
-    kept = torch.tensor([0, 2, 5])
-    new = compensated(moments, w, kept, ridge=0)
-    u = u - u.mean(0) if centred else u
-    error = (torch.einsum("mik,cik->mc", u, w - new)).square().mean(0)
-    best = torch.stack([t[c] * (1 - subset_fidelity(q[c], kept)) for c in range(4)])
-    assert (error - best).abs().max() <= 1e-10 * t.max()
-    cut_only = torch.zeros_like(w)
-    cut_only[:, kept] = w[:, kept]
-    assert (torch.einsum("mik,cik->mc", u, w - cut_only).square().mean(0) >= error - 1e-10).all()
-    assert torch.allclose(new, w * rescaling(q, kept, 0)[..., None], atol=1e-9)
-
-
-def test_nothing_lost_is_nothing_rescaled() -> None:
-    u, w = layer_and_patches(4)
-    assert compensated(PatchSums.of(u).moments(centred=False), w, torch.arange(6)) is w
-
-
-def test_the_best_place_of_each_reading() -> None:
-    scores = torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.8, 0.3]])
-    assert best_place(scores, "output").tolist() == [0, 0, pytest.approx(1 / 3)]
-    assert best_place(scores, "layer").tolist() == [0, pytest.approx(1 / 6), pytest.approx(2 / 6)]
 
 
 def test_a_channel_without_signal_goes_first() -> None:

@@ -35,3 +35,12 @@ def test_the_cap_is_in_units_of_a_guess() -> None:
 
 def test_wrong_labels_are_the_opposite() -> None:
     assert torch.equal(other_labels(LABELS, 4, np.random.default_rng(0)), 1 - LABELS)
+
+
+def test_wrong_labels_are_wrong_and_all_equally_likely():
+    y = torch.from_numpy(np.random.default_rng(0).integers(0, 5, 50_000))
+    wrong = other_labels(y, 5, np.random.default_rng(1))
+    counts = torch.bincount(5 * y + wrong, minlength=25).view(5, 5) / 50_000
+    assert counts.diag().eq(0).all()
+    # 20 cells of probability 0.05: four standard deviations are 4 sqrt(0.05 * 0.95 / 50,000) = 0.0039
+    assert ((counts - 0.05 * (1 - torch.eye(5))).abs() < 0.0039).all()

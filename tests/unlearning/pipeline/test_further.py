@@ -1,6 +1,5 @@
 """`--models N`: distributions of models without N run folders."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +11,12 @@ from unlearning.pipeline.comparison import read_comparison
 from unlearning.pipeline.ensemble import Member, train_members
 from unlearning.pipeline.forget import parse_forget
 from unlearning.pipeline.further import further_models
-from unlearning.pipeline.judgement import Contestant, verdict_on
 from unlearning.pipeline.measure import brief_of, measure
 from unlearning.pipeline.oracle import FOLDERS, MEMBERS, retrained
 from unlearning.pipeline.purge import plan
 from unlearning.pipeline.roles import roles_of
 from unlearning.pipeline.runner import unlearn
 from unlearning.pipeline.source import open_source
-
-
-@pytest.fixture
-def copied(tiny_run: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(tiny_run, tmp_path / "run")
 
 
 def test_a_model_is_told_alike_by_its_margins_and_by_its_run(copied: Path) -> None:
@@ -81,26 +74,3 @@ def test_bad_numbers_of_models(copied: Path) -> None:
         unlearn(copied, ["neggrad"], "client=2", models=2)
     with pytest.raises(FedsimError, match="leave out --then"):
         unlearn(copied, ["neggrad"], "client=2", then=["client=3"], models=9)
-
-
-def test_further_models_enter_the_verdict_where_margins_tell(copied: Path) -> None:
-    source = open_source(copied)
-    request = parse_forget("client=2", source.data, 0)
-    roles = roles_of(source, request)
-    whole = measure(source.model, roles, 0)
-    more = brief_of(source.model, roles, 0)
-    assert more is not None
-    sides = {
-        name: Contestant(kind, runs=[whole] * 2) for name, kind in (("original", "original"), ("oracle", "oracle"))
-    }
-    alike = verdict_on("original", sides, "clients")
-    assert alike is not None
-    assert alike.label == "cannot be told here"
-    worse = brief_of(source.model.apply(lambda part: None), roles, 0)
-    assert worse is not None
-    worse.values.update(accuracy_retain=0.2)
-    sides["original"].further = [worse] * 20
-    sides["oracle"].further = [more] * 20
-    told = verdict_on("original", sides, "clients")
-    assert told is not None
-    assert told.label == "damaged"

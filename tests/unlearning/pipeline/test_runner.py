@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from fedsim.errors import FedsimError, RunFailed
+from fedsim.errors import RunFailed
 from fedsim.models.base import Classifier
 from fedsim.randomness import generator
 from fedsim.runs.checkpoint import load_model
@@ -23,9 +23,7 @@ from unlearning.evaluation.catalogue import METRICS
 from unlearning.evaluation.gaps import average_gap
 from unlearning.pipeline.apply import options_of
 from unlearning.pipeline.comparison import Comparison, read_comparison
-from unlearning.pipeline.memory import peak_memory
 from unlearning.pipeline.outcome import Outcome
-from unlearning.pipeline.references import constant_predictor
 from unlearning.pipeline.roles import _held_out
 from unlearning.pipeline.runner import unlearn
 from unlearning.pipeline.source import open_source
@@ -157,14 +155,6 @@ def test_retraining_is_a_method_too(cli: Cli, run: Path) -> None:
     assert "the oracle itself. Forgets: class, samples, clients" in cli("list", "unlearning").out
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no high-water mark of memory here")
-def test_a_method_s_memory_is_measured() -> None:
-    for megabytes in (200, 50, 200):
-        with peak_memory(torch.device("cpu")) as peak:
-            torch.ones(megabytes * 250_000)
-        assert peak.megabytes == pytest.approx(megabytes, abs=10)
-
-
 def test_costs_are_told(cli: Cli, run: Path) -> None:
     told = cli(
         "unlearn", run, "--method=finetune", "--forget=client=2", "--compare=retrain", "--name=costs", "--seeds=1"
@@ -192,15 +182,6 @@ def test_from_the_command_line(cli: Cli, run: Path) -> None:
     assert asked["methods"]["finetune"]["lr"] == 0.02
     quiet = cli("unlearn", run, "--method=finetune", "--forget=client=2", "--name=mine", "--force", "--quiet")
     assert quiet.out == f"{run / 'unlearned' / 'mine'}\n"
-
-
-def test_the_constant_predictor_answers_with_the_class_shares(run: Path) -> None:
-    model = open_source(run).model
-    y = torch.tensor([0, 0, 0, 1])
-    constant = constant_predictor(model, View(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), y))
-    logits = constant(torch.randn(3, 1, 8, 8))
-    shares = (torch.bincount(y, minlength=10) + 1) / (4 + 10)
-    assert torch.allclose(logits.softmax(1), shares.expand(3, 10), atol=1e-6)
 
 
 @pytest.fixture
@@ -244,18 +225,6 @@ def test_a_diverged_model_is_last_and_flagged(run: Path) -> None:
     last = read_comparison(outcome.folder).rows[-1]
     assert (last.name, last.flags) == ("diverges", {"diverged": 1})
     assert set(last.metrics) - {"peak_mb"} == {"seconds", "time_share", "attack_seconds"}
-
-
-def test_all_leaves_out_what_cannot_serve(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all methods, those that forget classes only sit a client's request out, and are told."""
-    names = ("finetune", "modhifi_u")
-    known = methods.declared("unlearning", "unlearning")
-    some = {name: known[name] for name in names}
-    monkeypatch.setattr("unlearning.pipeline.entries.declared", lambda package, marker: some)
-    with pytest.raises(FedsimError, match=r"no method can serve --forget client=2 \(left out: modhifi_u forgets class"):
-        unlearn(run, ["all"], "client=2")
-    outcome = unlearn(run, ["all"], "class=2")
-    assert {row.name for row in outcome.comparison.rows} == {"original", *names, "constant", "masked"}
 
 
 def test_a_model_that_a_method_cannot_work_on_is_told_before_the_oracle(cli: Cli, run: Path) -> None:

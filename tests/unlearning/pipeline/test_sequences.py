@@ -1,56 +1,23 @@
 """Requests in sequence: the outcome of one is the run of the next, and nothing comes back on the way."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import fedsim
 from fedsim.models.base import Classifier
-from fedsim.runs.checkpoint import load_model
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.simulation import Simulation
-from tests.tiny_runs import TINY, Cli
+from tests.tiny_runs import Cli
+from tests.unlearning.pipeline.small_runs import bits, same
 from unlearning.api import registry as methods
 from unlearning.api.registry import Needs, UnlearningConfig, load_unlearning, unlearning
 from unlearning.api.view import View
-from unlearning.pipeline.comparison import read_comparison
 from unlearning.pipeline.forget import parse_forget
-from unlearning.pipeline.measure import accuracy_on
-from unlearning.pipeline.oracle import retrained
 from unlearning.pipeline.roles import roles_of
 from unlearning.pipeline.runner import unlearn
 from unlearning.pipeline.source import open_source
-
-
-def bits(folder: Path) -> dict[str, torch.Tensor]:
-    return load_model(folder / "model.safetensors")
-
-
-def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-
-
-@pytest.fixture
-def copied(tiny_run: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(tiny_run, tmp_path / "tiny")
-
-
-def test_one_call_is_a_chain_of_folders(copied: Path, tmp_path: Path) -> None:
-    """With a second seed, whose models go on too."""
-    other = shutil.copytree(copied, tmp_path / "other" / "tiny")
-    together = unlearn(copied, ["neggrad"], "client=2", then=["random=0.05"], name="all", seeds=2)
-    step = unlearn(other, ["neggrad"], "client=2", name="all", seeds=2).folder
-    step = unlearn(step, ["neggrad"], "random=0.05", name="all-2", seeds=2).folder
-    assert (step.parent, together.folder.name) == (other / "unlearned", "all-2")
-    for name in ("all", "all-2"):
-        one, two = (run / "unlearned" / name for run in (copied, other))
-        assert same(bits(one), bits(two))
-        assert np.array_equal(np.load(one / "forget.npy"), np.load(two / "forget.npy"))
-        assert same(*(load_model(folder / "seeds" / "1.safetensors") for folder in (one, two)))
-    assert {row.name for row in together.comparison.rows} == {"original", "neggrad", "finetune", "constant"}
 
 
 def test_of_classes_kept_ones_are_told_apart_and_the_drop_is_from_the_first_model(copied: Path) -> None:
@@ -94,33 +61,6 @@ def test_the_oracle_has_seen_nothing_of_all_requests(copied: Path) -> None:
     assert summary.model_extra["source"]["root"] == "tiny"
 
 
-def test_the_chain_tells_what_is_known_of_each_request_after_each(cli: Cli, copied: Path) -> None:
-    """Each model goes on from its own; the figures are those of the models in the folders."""
-    call = ["unlearn", copied, "--method=retrain", "--forget=client=2", "--then=class=4", "--seeds=1", "--name=all"]
-    told = cli(*call)
-    assert told.code == 0, told.err
-    last = copied / "unlearned" / "all-2"
-    chain = read_comparison(last).chain
-    assert [(step.spec, step.model, len(step.forgotten)) for step in chain] == [
-        ("client=2", "original", 1), ("client=2", "oracle", 1), ("class=4", "oracle", 2)
-    ]  # fmt: skip
-    source = open_source(last)
-    whole = open_source(copied).data
-    for step, folder in zip(chain, (copied, copied / "unlearned" / "all", last), strict=True):
-        model = open_source(folder).model
-        for value, rows in zip(step.forgotten, (request.rows for request in source.earlier), strict=False):
-            x = torch.from_numpy(whole.dataset.x_train[rows])
-            view = View(x, torch.from_numpy(whole.dataset.y_train[rows]), whole.dataset.mean, whole.dataset.std)
-            assert value == accuracy_on(model, view)
-    assert chain[-1].forgotten[1] == 0.0  # nobody has seen that class
-    assert "Request after request" in (last / "report.html").read_text()
-    for line in ("before", "client=2", "class=4"):
-        assert any(row.startswith(line) for row in told.out.splitlines())
-    on = unlearn(last, ["finetune"], "client=5").comparison.chain  # goes on from what was delivered
-    assert on[:3] == chain
-    assert [len(step.forgotten) for step in on[3:]] == [3]
-
-
 def test_no_view_holds_what_was_forgotten_before(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A spy sees every sample that methods are given; row numbers are written into the pixels."""
     load_unlearning("finetune")
@@ -155,18 +95,3 @@ def test_a_request_that_names_them_again_is_told_so(cli: Cli, copied: Path) -> N
     assert "client 2 has no training sample, so there is nothing to forget; forgotten before: client=2" in told.err
     again = cli("unlearn", copied, "--method=finetune", "--forget=client=2", "--then=client=2")
     assert "forgotten before: client=2" in again.err
-
-
-@pytest.mark.slow
-def test_federated_methods_leave_a_history_for_the_next(tmp_path: Path, no_pictures: None) -> None:
-    """A replay leaves its rounds; retraining from a checkpoint, twice, is retraining from scratch without both."""
-    run = fedsim.run(TINY, overrides={"out": str(tmp_path), "rounds": 4, "cohort": 3, "history.keep": "updates"}).folder
-    first = unlearn(run, ["retrain_checkpoint"], "client=1", then=["client=4"])
-    source = open_source(run)
-    left = source.data.without(np.concatenate([source.data.partition[1], source.data.partition[4]]))
-    assert same(bits(first.folder), retrained(source, left, 0, "oracles").model.state_dict())
-    files = [str(path.relative_to(first.folder)) for path in (first.folder / "history").rglob("*")]
-    assert len([name for name in files if name.endswith("round.json")]) == 4
-    assert not any(name.endswith(("client-1.safetensors", "client-4.safetensors")) for name in files)
-    again = unlearn(run, ["federaser"], "client=1", then=["client=4"], name="replayed")
-    assert same(bits(again.folder), bits(unlearn(run / "unlearned" / "replayed", ["federaser"], "client=4").folder))

@@ -307,17 +307,6 @@ def test_same_bits_whatever_memory_states_have(strategy: str, undisturbed, tmp_p
 # Streaming -------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_computed_before_it_is_asked_for() -> None:
-    worker = fakes.EchoWorker()
-    replies = InProcessEngine(worker, 10, 2).stream(fakes.numbered(list(range(10))))
-    assert worker.chunks == []
-    next(replies)
-    next(replies)
-    assert worker.chunks == [[0, 1]]
-    next(replies)
-    assert worker.chunks == [[0, 1], [2, 3]]
-
-
 def test_workers_run_a_few_chunks_ahead_and_no_more(pool_engine: MakeEngine, tmp_path: Path) -> None:
     engine = pool_engine(partial(fakes.EchoWorker, tmp_path / "log"), 100, 1)
     replies = engine.stream(fakes.numbered(list(range(100))))

@@ -1,4 +1,4 @@
-"""TARGET through a kill, and on Ray."""
+"""TARGET's images."""
 
 import json
 import os
@@ -6,12 +6,32 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from fedsim.runs import runner
 from fedsim.runs.checkpoint import load_latest
 from strategies import target
 from strategies.target import SAMPLES
-from tests.strategies.small_runs import BASE, OWN
+from tests.strategies.small_runs import BASE, OWN, finished
+from tests.strategies.staged_runs import STAGED
+
+
+def test_the_images_depend_on_seed_and_model_alone():
+    first, again, other = (finished("target", {**STAGED, "rounds": 3, "seed": s}).state.server[0] for s in (0, 0, 1))
+    assert torch.equal(first[SAMPLES], again[SAMPLES])
+    assert not torch.equal(first[SAMPLES], other[SAMPLES])
+    assert first[SAMPLES].dtype == torch.uint8
+
+
+def test_the_server_replaces_its_images_and_keeps_a_sheet_of_each_stage():
+    run = finished("target", {**STAGED, "rounds": 3, "data.stages": {"count": 3, "rounds": 1}})
+    assert len(run.state.metrics) == 3
+    pictures = run.simulation.server.pictures()
+    assert list(pictures) == ["Synthetic images of stage 2", "Synthetic images of stage 3"]
+    assert all(images.dtype == torch.uint8 for images in pictures.values())
+    samples = run.state.server[0][SAMPLES]
+    assert torch.equal(pictures["Synthetic images of stage 3"], samples[:: max(1, len(samples) // 64)][:64])
+
 
 RUN = {
     **OWN["target"], "strategy.name": "target", "rounds": 4, "data.stages.count": 2, "data.partition": "iid",

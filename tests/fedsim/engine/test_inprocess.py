@@ -1,0 +1,23 @@
+"""The engine in this process computes when it is asked."""
+
+import pytest
+
+import tests.fedsim.engine.fakes as fakes
+from fedsim.engine.inprocess import InProcessEngine
+
+# Ray leaves what its daemons write to, and the daemons themselves, to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed file .*/dev/null:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning"),
+]
+
+
+def test_nothing_is_computed_before_it_is_asked_for() -> None:
+    worker = fakes.EchoWorker()
+    replies = InProcessEngine(worker, 10, 2).stream(fakes.numbered(list(range(10))))
+    assert worker.chunks == []
+    next(replies)
+    next(replies)
+    assert worker.chunks == [[0, 1]]
+    next(replies)
+    assert worker.chunks == [[0, 1], [2, 3]]
