@@ -24,6 +24,7 @@ METRICS = (
 
 MIN_SIZE = 10
 """Samples per side below which a tenth of them is none."""
+_TOLERANCE = 1e-10  # of the gradient
 _NULL_SD = 0.54  # times 1/sqrt(n): the sd measured at n = 100, 240, 500, 1500 per side
 
 
@@ -64,7 +65,10 @@ def logistic_attack(
 
 def fit(values: Floats, members: Floats) -> tuple[float, float]:
     """Return (w, b) for losses (n,) and members (n,) of 0 and 1, both present."""
-    model = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-10)
+    share = members.mean()
+    if abs(values @ (members - share)) <= _TOLERANCE:  # equal means: w = 0 is the optimum, where Newton's step is noise
+        return 0.0, float(np.log(share / (1 - share)))
+    model = LogisticRegression(C=1.0, solver="newton-cholesky", tol=_TOLERANCE)
     model.fit(values[:, None], members)
     return float(model.coef_[0, 0]), float(model.intercept_[0])
 
