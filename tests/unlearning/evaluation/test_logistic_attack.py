@@ -30,6 +30,15 @@ def test_logistic_solution_is_stationary():
     assert abs(residual.sum()) < 1e-6
 
 
+@pytest.mark.parametrize("members", [np.repeat([1.0, 0.0], 97), np.repeat([1.0, 0.0], (40, 60))])
+def test_equal_means_are_solved_without_a_step(members):
+    """Newton's line search has nothing to find there, and warns of it."""
+    values = rng(6).normal(size=len(members))
+    for side in (0, 1):
+        values[members == side] -= values[members == side].mean()
+    assert fit(values, members) == (0.0, pytest.approx(np.log(members.mean() / (1 - members.mean()))))
+
+
 @quick
 @given(st.integers(0, 999), st.floats(-50, 50))
 def test_logistic_symmetries(seed, shift):
