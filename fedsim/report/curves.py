@@ -47,7 +47,8 @@ def curves_of(run: RunFolder, names: Sequence[str] = ()) -> Plot:
 def learning_curves(folders: Sequence[RunFolder]) -> list[Plot]:
     """Return accuracies, losses and families of metrics over rounds.
 
-    A family are the metrics `head/family:member`, by whose names a method asks for one plot of them all.
+    A family are the metrics `head/family:member`, by whose names a method asks for one plot of them all, where there is
+    more than one round to draw.
     One run shows its heads (global, clients, others) in one plot; several runs are overlaid, one plot per metric.
     The accuracies on many-, medium- and few-shot classes are drawn where classes differ that much.
     """
@@ -68,8 +69,8 @@ def learning_curves(folders: Sequence[RunFolder]) -> list[Plot]:
             *(_curves(q, title, [_of_run(_head_title(n), run, n) for n in errors[q]]) for q, title in ERRORS.items()),
             _curves("loss", "Loss", [_of_run(_head_title(n), run, n) for n in losses]),
             *(
-                _curves(_stem(family), metric_label(family), [_of_run(_member(name), run, name) for name in members])
-                for family, members in related.items()
+                _family(family, [_of_run(_member(name), run, name) for name in names])
+                for family, names in related.items()
             ),
         ]
     )
@@ -172,6 +173,11 @@ def _curves(stem: str, title: str, curves: Sequence[_Curve]) -> Plot | None:
     axes.set_ylabel(title, parse_math=False)
     add_legend(figure, handles, [curve.label for _, curve in drawn])
     return Plot(stem, title, figure)
+
+
+def _family(name: str, curves: Sequence[_Curve]) -> Plot | None:
+    measured_once = all(len(curve.rounds) == 1 for curve in curves)
+    return None if measured_once else _curves(_stem(name), metric_label(name), curves)
 
 
 def _percent_axis(axes: Axes, values: NDArray[np.float64]) -> None:

@@ -66,7 +66,8 @@ def test_values_that_are_not_finite_are_left_out(make_run: MakeRun) -> None:
 
 def test_metrics_of_one_family_share_a_plot(make_run: MakeRun) -> None:
     metrics = {"train/picked:by_both": 0.5, "train/picked:by_none": 0.25, "train/other": 9.0, "train/parts:a": 1.0}
-    rows = [{"round": 1, "metrics": metrics}, {"round": 2, "metrics": {"train/picked:by_none": 0.75}}]
+    more = {"train/picked:by_none": 0.75, "train/parts:a": 2.0}
+    rows = [{"round": 1, "metrics": metrics}, {"round": 2, "metrics": more}]
     runs = [RunFolder.open(make_run(name, rows=rows)) for name in "ab"]
     picked, parts = sorted(learning_curves(runs[:1]), key=lambda plot: plot.name, reverse=True)
     assert (picked.name, picked.title, parts.title) == ("train_picked", "Picked", "Parts")
@@ -74,6 +75,12 @@ def test_metrics_of_one_family_share_a_plot(make_run: MakeRun) -> None:
     both = {plot.title: curves(plot) for plot in learning_curves(runs)}
     assert both["Picked: by none"] == {"a": ([1, 2], [0.25, 0.75]), "b": ([1, 2], [0.25, 0.75])}
     assert len(both) == 3
+
+
+def test_a_family_measured_once_is_no_curve(make_run: MakeRun) -> None:
+    shares = {"train/share:least": 0.1, "train/share:most": 0.3}
+    rows = [{"round": 1, "metrics": {"train/loss": 1.0}}, {"round": 2, "metrics": {"train/loss": 0.5} | shares}]
+    assert [plot.name for plot in learning_curves([RunFolder.open(make_run(rows=rows))])] == ["loss"]
 
 
 def test_a_loss_over_decades_has_a_log_axis(make_run: MakeRun) -> None:
