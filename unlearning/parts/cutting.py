@@ -203,6 +203,7 @@ def cut(
             full = narrowed(model, groups, {})
             compensate(full, groups, keep, moments, how.ridge)
         model = narrowed(full, groups, keep)
-        if how.batch_norm and ask is not None:
+        removed = any(len(keep[group.name]) < group.channels for group in groups.values())
+        if removed and how.batch_norm and ask is not None:
             model = settled(model, ask)
     return model.eval()

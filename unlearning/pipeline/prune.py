@@ -133,6 +133,8 @@ def prune(
         )  # fmt: skip
         seconds = time.perf_counter() - begun
         before, after = (channel_groups(model, shape) for model in (source.model, small))
+        if all(before[group].channels == after[group].channels for group in before):
+            raise FedsimError(f"--target {target}: removes no channel of this model; take a smaller share, or flops=0.5")
         (first, _), (second, score) = _measured(source, [source.model, small])
         record = Pruning(
             run=str(source.folder.path), method=method, options=options.model_dump(mode="json", exclude={"name"}),

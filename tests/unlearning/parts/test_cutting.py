@@ -56,7 +56,7 @@ def test_the_target_is_met_and_hardly_more_than_that(name: str, of: str) -> None
 @pytest.mark.parametrize("name", sorted(describe_pruners()))
 def test_keeping_everything_is_the_same_bits(name: str) -> None:
     model = model_of()
-    same = cut_by(name, model, "keep=1", Corrections(batch_norm=False))
+    same = cut_by(name, model, "keep=1")
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in same.state_dict().items())
 
 

@@ -94,6 +94,7 @@ def test_deletions_bind_what_is_pruned_and_what_goes_on_from_it(run: Path, cli: 
         (["--data=mine"], "--data mine: no such source of samples"),
         (["--data=none"], "--data none: modhifi_p looks at samples"),
         (["--set=per=row"], "--set modhifi_p.per"),
+        (["--target=keep=1"], "--target keep=1: removes no channel of this model"),
     ],
 )
 def test_bad_requests_write_nothing(run: Path, cli: Cli, arguments: list[str], says: str) -> None:
