@@ -236,10 +236,11 @@ def evaluate(
 def report(*runs: Run, out: str | Path | None = None) -> Path:
     """Write one HTML report of runs, and return its file: by default in the only run, or `comparison.html` here."""
     from fedsim.report.html import write_report
+    from unlearning.pipeline.prune_plot import pruning_sections
 
     folders = [RunFolder.open(folder_of(one)) for one in runs]
     one = folders[0].path / "report.html" if len(folders) == 1 else Path("comparison.html")
-    return write_report(folders, Path(out) if out is not None else one)
+    return write_report(folders, Path(out) if out is not None else one, pruning_sections(folders))
 
 
 @_speaks_python()

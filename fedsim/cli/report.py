@@ -24,6 +24,7 @@ def report(
     from fedsim.report.html import write_report
     from fedsim.report.plots import write_figures
     from fedsim.runs.reserve import held
+    from unlearning.pipeline.prune_plot import pruning_sections
 
     if figures not in (None, "pdf", "svg"):
         raise FedsimError(f"--figures {figures}: no such format; {nearest(figures, ('pdf', 'svg'))}")
@@ -35,7 +36,7 @@ def report(
         if out is None and len(folders) == 1:
             stack.enter_context(held(folders[0].path, shared=True))
         one = folders[0].path / "report.html" if len(folders) == 1 else Path("comparison.html")
-        path = write_report(folders, out or one)
+        path = write_report(folders, out or one, pruning_sections(folders))
         if figures is not None:
             write_figures(folders, path.parent / "plots" if len(folders) == 1 else path.with_suffix(""), figures)
     Screen(soft_wrap=True).print(str(path), highlight=False, markup=False)

@@ -134,7 +134,9 @@ def prune(
         seconds = time.perf_counter() - begun
         before, after = (channel_groups(model, shape) for model in (source.model, small))
         if all(before[group].channels == after[group].channels for group in before):
-            raise FedsimError(f"--target {target}: removes no channel of this model; take a smaller share, or flops=0.5")
+            raise FedsimError(
+                f"--target {target}: removes no channel of this model; take a smaller share, or flops=0.5"
+            )
         (first, _), (second, score) = _measured(source, [source.model, small])
         record = Pruning(
             run=str(source.folder.path), method=method, options=options.model_dump(mode="json", exclude={"name"}),
@@ -270,12 +272,12 @@ def _write_files(
 def _write_pictures(folder: Path) -> None:
     from fedsim.report.figures import png  # matplotlib: not before there is something to draw
     from fedsim.report.html import write_report
-    from unlearning.pipeline.prune_plot import layers_plot
+    from unlearning.pipeline.prune_plot import layers_plot, pruning_sections
 
     opened = RunFolder.open(folder)
     plot = layers_plot(read_pruning(folder))
     write_atomically(folder / "plots" / f"{plot.name}.png", png(plot.figure))
-    write_report([opened], folder / "report.html")
+    write_report([opened], folder / "report.html", pruning_sections([opened]))
 
 
 def _fine_tune(folder: Path, rounds: int, force: bool, no_privacy: bool, progress: Progress | None) -> None:

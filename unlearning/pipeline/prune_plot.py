@@ -1,7 +1,8 @@
-"""How many channels of each group a pruning has left, as a picture and as a table."""
+"""What a pruning has changed, as a table and as a picture of the channels that each group has left."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -10,7 +11,19 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from fedsim.report.figures import COLORS, GREY, NARROW, Plot
-from unlearning.pipeline.pruning_record import MeasuredModel, Pruning
+from fedsim.report.section import Section
+from fedsim.runs.folder import RunFolder
+from unlearning.pipeline.pruning_record import FILE, MeasuredModel, Pruning, read_pruning
+
+_ROWS = {
+    "test accuracy": ("accuracy", "{:.1%}"),
+    "test loss": ("loss", "{:.3f}"),
+    "FLOPs a sample": ("flops", "{:,}"),
+    "parameters": ("parameters", "{:,}"),
+    "model, MB": ("megabytes", "{:.2f}"),
+    "ms, batch of 1": ("milliseconds_1", "{:.2f}"),
+    "ms, batch of 256": ("milliseconds_256", "{:.2f}"),
+}
 
 
 def layers_plot(record: Pruning) -> Plot:
@@ -32,20 +45,28 @@ def layers_plot(record: Pruning) -> Plot:
 def render_pruning(record: Pruning, folder: Path) -> RenderableType:
     """Return the table of before and after, and where the model is."""
     table = Table("", "before", "after", "ratio", box=None, pad_edge=False)
-    rows = {
-        "test accuracy": ("accuracy", "{:.1%}"),
-        "test loss": ("loss", "{:.3f}"),
-        "FLOPs a sample": ("flops", "{:,}"),
-        "parameters": ("parameters", "{:,}"),
-        "model, MB": ("megabytes", "{:.2f}"),
-        "ms, batch of 1": ("milliseconds_1", "{:.2f}"),
-        "ms, batch of 256": ("milliseconds_256", "{:.2f}"),
-    }
-    for title, (name, form) in rows.items():
-        table.add_row(title, *_cells(record.before, record.after, name, form))
+    for row in _rows(record):
+        table.add_row(*row)
+    return Lines(_how(record), f"looked at: {record.data}", "", table, "", str(folder))
+
+
+def pruning_sections(runs: Sequence[RunFolder]) -> list[Section]:
+    """Return the section of a report about one pruned run: before, after, and what each layer has left."""
+    if len(runs) != 1 or not (runs[0].path / FILE).is_file():
+        return []
+    record = read_pruning(runs[0].path)
+    text = f"{_how(record)}. Looked at: {record.data}. The run before: {record.run}."
+    rows = [["", "Before", "After", "Ratio"], *_rows(record)]
+    return [Section("Pruning", text, rows, plots=[layers_plot(record)])]
+
+
+def _how(record: Pruning) -> str:
     done = [word for word, on in (("compensated", record.compensate), ("batch norm", record.batch_norm)) if on]
-    how = f"{record.method}, {record.target}, {record.cuts} cut(s); {' and '.join(done) or 'no correction'}"
-    return Lines(how, f"looked at: {record.data}", "", table, "", str(folder))
+    return f"{record.method}, {record.target}, {record.cuts} cut(s); {' and '.join(done) or 'no correction'}"
+
+
+def _rows(record: Pruning) -> list[tuple[str, str, str, str]]:
+    return [(title, *_cells(record.before, record.after, name, form)) for title, (name, form) in _ROWS.items()]
 
 
 def _cells(before: MeasuredModel, after: MeasuredModel, name: str, form: str) -> tuple[str, str, str]:

@@ -40,6 +40,8 @@ def test_a_pruned_run_is_a_run(pruned: Path, run: Path, cli: Cli, tmp_path: Path
     assert (pruned / "plots" / "channels.png").is_file()
     for command in (["show", pruned], ["privacy", pruned], ["report", pruned], ["personalize", pruned, "--clients=2"]):
         assert cli(*command).code == 0
+    page = (pruned / "report.html").read_text()
+    assert all(title in page for title in ("Pruning", "FLOPs a sample", "Channels of each layer, before and after"))
     own = fedsim.load_model(pruned / "personal" / "client-2.safetensors").classifier.state_dict()
     assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
     forgotten = cli("unlearn", pruned, "--method=finetune", "--forget=client=2", "--set=finetune.epochs=1", "--quiet")
