@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
 
-from fedsim.report.figures import COLORS, GREY, NARROW, Plot
+from fedsim.report.figures import COLORS, GREY, NARROW, Plot, new_figure
 from fedsim.report.section import Section
 from fedsim.runs.folder import RunFolder
 from unlearning.pipeline.pruning_record import FILE, MeasuredModel, Pruning, read_pruning
@@ -29,8 +28,8 @@ _ROWS = {
 def layers_plot(record: Pruning) -> Plot:
     """Return a bar for each group of channels: what was there, and what is left."""
     names = list(record.channels)
-    figure = Figure(figsize=(NARROW[0], max(NARROW[1], 0.3 * len(names) + 1)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = new_figure((NARROW[0], max(NARROW[1], 0.3 * len(names) + 1)))
+    axes.grid(visible=False)
     before, after = zip(*record.channels.values(), strict=True)
     places = range(len(names))
     axes.barh(places, before, color=GREY, label="before")
