@@ -47,7 +47,7 @@ _SGD = {"lr": 1e-3, "epochs": 2, "momentum": 0.0, "weight_decay": 0.0}
 AUTHORS: dict[str, dict[str, Any]] = {
     "finetune": _SGD,
     "cf_k": _SGD | {"blocks": 2},
-    "neggrad": _SGD | {"ceiling": 100.0},
+    str(HERE / "authors_neggrad.py"): {},
     "neggrad_plus": _SGD | {"lr": 2e-3, "alpha": 0.5, "ceiling": 100.0},
     "scrub": _SGD | {"temperature": 4.0, "alpha": 1.0, "ceiling": 100.0, "max_epochs": 2},
     str(HERE / "authors_unsir.py"): {},

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from fedsim.plugins import allow
 from tests.scripts.load import script
+from unlearning.api.registry import load_unlearning
+
+
+def test_every_recipe_of_the_authors_has_options_that_its_method_knows() -> None:
+    for name, options in script("bench_faces").AUTHORS.items():
+        allow(name, "--method")
+        method = load_unlearning(name)
+        assert method.config.model_validate({"name": method.name, **options})
 
 
 @pytest.mark.slow
