@@ -20,6 +20,7 @@ from fedsim.models.objective import has_several_labels, label_losses
 from fedsim.own_metrics import OwnMetric
 
 _BATCH, _BATCH_FLOATS = 500, 4_000_000  # samples, fewer of large images: what layers make of them is larger still
+_MOST_NATS = 700.0  # exp of more is no number
 _UNEVEN = 2.0  # test classes whose sizes differ by less hide little behind an accuracy
 
 
@@ -33,8 +34,9 @@ class HeadScore:
     """Mean cross-entropy in nats; of several labels the mean over them."""
     per_class: npt.NDArray[np.float64]
     """(C,) accuracy of each class, NaN where it has no test sample; or of each label."""
-    imbalance: dict[str, float]
-    """What accuracy hides where classes differ in size, see `imbalance_metrics`; empty where it is not asked for."""
+    more: dict[str, float]
+    """What accuracy hides where classes differ in size, see `imbalance_metrics`, where it is asked for; of a text,
+    perplexity = exp(loss)."""
 
     own: dict[str, float] = field(default_factory=dict)
     """By metrics of the user's own."""
@@ -42,7 +44,7 @@ class HeadScore:
     def metrics(self, prefix: str, groups: dict[str, npt.NDArray[np.intp]]) -> dict[str, float]:
         """Return the score under metric names; `groups` are classes by shot group."""
         out = {f"{prefix}/accuracy": self.accuracy, f"{prefix}/loss": self.loss}
-        out |= {f"{prefix}/{name}": value for name, value in (self.imbalance | self.own).items()}
+        out |= {f"{prefix}/{name}": value for name, value in (self.more | self.own).items()}
         for group, classes in groups.items():
             if np.isfinite(self.per_class[classes]).any():
                 out[f"{prefix}/accuracy_{group}"] = float(np.nanmean(self.per_class[classes]))
@@ -100,7 +102,8 @@ class TestSet:
         self.own = own or {}
         self.dtype = dtype
         self.imbalance = metrics == "all"
-        if metrics == "auto" and dataset.has_classes:
+        self.is_text = dataset.is_text
+        if metrics == "auto" and dataset.has_classes and not dataset.is_text:
             sizes = np.bincount(dataset.y_test, minlength=dataset.num_classes)
             self.imbalance = bool(dataset.num_classes == 2 or sizes.max() >= _UNEVEN * sizes.min())
         self.num_classes = dataset.num_classes
@@ -122,7 +125,7 @@ class TestSet:
         parts: dict[str, list[Tensor]] = {}
         size = min(_BATCH, max(1, _BATCH_FLOATS // math.prod(x_test.shape[1:])))
         for x in torch.split(x_test, size):
-            for head, logits in heads(normalize(x, self.mean, self.std).to(self.dtype)).items():
+            for head, logits in heads(normalize(x, self.mean, self.std, self.dtype)).items():
                 parts.setdefault(head, []).append(logits if absent is None else logits.masked_fill(absent, -torch.inf))
         return {head: self._scored(torch.cat(outputs), y) for head, outputs in parts.items()}
 
@@ -157,8 +160,11 @@ class TestSet:
         totals = np.bincount(labels, minlength=self.num_classes)
         with np.errstate(invalid="ignore"):
             per_class = np.bincount(labels, weights=right, minlength=self.num_classes) / totals
-        imbalance = imbalance_metrics(logits.double().log_softmax(1).cpu().numpy(), labels) if self.imbalance else {}
-        return HeadScore(float(right.mean()), float(F.cross_entropy(logits, y)), per_class, imbalance)
+        loss = float(F.cross_entropy(logits, y))
+        more = imbalance_metrics(logits.double().log_softmax(1).cpu().numpy(), labels) if self.imbalance else {}
+        if self.is_text:
+            more["perplexity"] = math.exp(min(loss, _MOST_NATS))
+        return HeadScore(float(right.mean()), loss, per_class, more)
 
 
 def imbalance_metrics(log_probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """Files of others, read without letting them hang, flood or crash the program."""
 
+import contextlib
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,11 @@ import yaml
 _MOST_BYTES = 64 << 20
 _MOST_NODES = 100_000
 """Values in one YAML file, aliases written out."""
+_MARKED = {  # by the marks at their beginnings; the longer one first
+    b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
+}  # fmt: skip
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 
 
 def read_regular(path: Path, most: int = _MOST_BYTES) -> bytes:
@@ -43,6 +50,31 @@ def require_regular(path: Path) -> None:
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.EINVAL, "it is a pipe or a device")
+
+
+def decoded(content: bytes) -> tuple[str, str]:
+    """Return the text in the bytes of a file and its encoding in words, which are empty for UTF-8.
+
+    Raises
+    ------
+    ValueError
+        If it is no text in UTF-8, UTF-16, UTF-32 or Windows-1252.
+    """
+    marked = next((name for mark, name in _MARKED.items() if content.startswith(mark)), None)
+    if marked is not None:
+        return content.decode(marked), "" if marked == "utf-8-sig" else f"encoded in {marked.upper()}"
+    zeros = [content[place:2000:2].count(0) for place in (0, 1)]
+    if max(zeros) > len(content[:2000]) // 4:  # UTF-16 without a mark: every other byte is 0
+        name = "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+        return content.decode(name), f"encoded in {name.upper()}"
+    text, encoding = "\x00", ""
+    for name, words in (("utf-8", ""), ("cp1252", "no UTF-8, so read as Windows-1252 (Latin-1)")):
+        with contextlib.suppress(UnicodeDecodeError):
+            text, encoding = content.decode(name), words
+            break
+    if _CONTROL.search(text):
+        raise ValueError("no text in UTF-8, UTF-16 or Windows-1252")
+    return text, encoding
 
 
 class StrictLoader(yaml.SafeLoader):

@@ -30,6 +30,7 @@ from torch.nn.functional import one_hot
 
 from fedsim.config.run import RunConfig
 from fedsim.data.federation import FederatedData
+from fedsim.errors import FedsimError
 from fedsim.federated.aggregation import MeanMetrics
 from fedsim.federated.exchange import Exchange
 from fedsim.federated.queries import Query
@@ -164,6 +165,10 @@ class PefllServer(GeneratingServer):
         if self.options(PefllConfig).embedding != "network":
             return super().initial()
         dataset = self.data.dataset
+        if dataset.is_text:
+            raise FedsimError(
+                f"strategy.embedding: a network describes images and rows, and {dataset.name} is a text; use histogram"
+            )
         phi = new_embedding(self.config, dataset.input_shape, dataset.num_classes, self.size)
         eta_v = {f"{_EMBEDDING}{name}": value.detach().to(self.like) for name, value in phi.named_parameters()}
         return eta_v | super().initial()

@@ -379,7 +379,7 @@ class _Synthesis:
         """Return the share of the images that T takes for each class, (K,)."""
         mean, std = self.space.mean, self.space.std
         parts = [
-            self.logits(self.model, normalize(some.to(self.device), mean, std).to(self.dtype)).argmax(1)
+            self.logits(self.model, normalize(some.to(self.device), mean, std, self.dtype)).argmax(1)
             for some in torch.split(self.images, 500)
         ]
         return torch.bincount(torch.cat(parts), minlength=len(self.classes)).cpu() / len(self.images)

@@ -18,9 +18,13 @@ FILE_LINES, FUNCTION_LINES, CLASS_LINES = 400, 50, 250
 COVERED_BY = {
     "tests/fedsim/cli/test_main.py": "fedsim/__main__ fedsim/cli/app",
     "tests/fedsim/cli/test_run.py": "fedsim/environment",
+    "tests/fedsim/data/test_datasets.py": "fedsim/data/named",
+    "tests/fedsim/data/test_drift.py": "fedsim/data/drift_config",
     "tests/fedsim/data/test_faces.py": "fedsim/data/images",
     "tests/fedsim/data/test_listing.py": "fedsim/data/folder_config",
     "tests/fedsim/data/test_partition.py": "fedsim/data/partition_config",
+    "tests/fedsim/data/test_tabular.py": "fedsim/data/csv_config",
+    "tests/fedsim/data/test_text.py": "fedsim/data/play",
     "tests/fedsim/deploy/test_server.py": "fedsim/deploy/client fedsim/deploy/nodes",
     "tests/fedsim/deploy/test_write.py": "fedsim/cli/flower_app fedsim/deploy/settings",
     "tests/fedsim/engine/test_base.py": (  # all engines are tried there

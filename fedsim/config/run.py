@@ -28,6 +28,8 @@ NAMED_SECTIONS = {
 
 _CAME_LATER = (
     "data.folder.", "data.hf.", "data.mufac.", "data.mucac.", "data.normalise", "data.seed", "data.validation_fraction",
+    "data.text.", "data.label_noise",
+    "data.feature_shift",
     "training.schedule.", "training.nesterov", "server.",
 )  # fmt: skip
 """Options that older recipes do not know: at their defaults no recipe has them, so that runs are what they were."""

@@ -7,9 +7,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from fedsim.data.csv_config import CsvConfig
+from fedsim.data.drift_config import FeatureShiftConfig, LabelNoiseConfig
 from fedsim.data.folder_config import FolderConfig, MucacConfig, MufacConfig
 from fedsim.data.hf_config import HfConfig
 from fedsim.data.partition_config import OWN, Exponential, Linear, OwnPartition, Quantity, Square
+from fedsim.data.text_config import TextConfig
 from fedsim.errors import nearest
 from fedsim.installed import described, installed
 from fedsim.paths import expanded
@@ -43,6 +46,8 @@ DATASETS = {
     "diabetes": "442 patients, 10 measures, embedded (scikit-learn); predicts a number",
     "linear": "draws of y = <x, theta> + noise, theta known, sized by data.linear; predicts a number",
     "csv:PATH": "any table, .csv or .csv.gz; predicts data.csv.target, numbers or classes; data.csv.client splits it",
+    "play": "a generated play of 8 speakers, embedded; predicts the next character",
+    "text:PATH": "a plain text; predicts the next character, its speakers or sections are the clients; see data.text",
     "mufac": "13,068 128x128 faces of Korean families, from their authors' folder; 8 age groups",
     "mucac": "30,000 faces of celebrities (CelebA-HQ), from their authors' folders; 3 labels, or 2 classes",
     "folder:PATH": "images: a folder for each class, or a table with a row for each image; see data.folder",
@@ -193,60 +198,6 @@ class LinearConfig(Config):
     """Test rows."""
 
 
-class CsvConfig(Config):
-    """How a `csv:PATH` is read; what is not given is found out and announced."""
-
-    target: str | None = None
-    """The column to predict; the last one by default."""
-    client: str | None = None
-    """The column that names who holds a row, such as a hospital: one client for each name."""
-    test: str | None = None
-    """Another table with the test rows, or the column that says of each row whether it is train or test."""
-    drop: tuple[str, ...] = ()
-    """Columns to leave out."""
-    classes: bool = False
-    """Take the numbers of the target for classes; words always are."""
-    header: bool | None = None
-    """Whether the first row names the columns."""
-    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
-    """The sign between two values; tab for a tabulator."""
-    decimal: Literal[".", ","] | None = None
-    """The decimal mark."""
-    dates: Literal["dmy", "mdy"] | None = None
-    """What comes first in 1/2/2020, day or month."""
-    blank: tuple[str, ...] = ()
-    """More words that stand for a missing value, beside NA, null, ? and their kin."""
-    encoding: str | None = None
-    """Of the text; UTF-8, UTF-16 and Windows-1252 are told apart without."""
-
-    @field_validator("separator", mode="before")
-    @classmethod
-    def _tabulator(cls, value: object) -> object:
-        return "\t" if value in ("tab", "\\t") else value
-
-    @field_validator("target", "client", "test", mode="before")
-    @classmethod
-    def _names_are_text(cls, value: object) -> object:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @field_validator("drop", "blank", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: object) -> object:
-        if isinstance(value, str):
-            return (value,)
-        if isinstance(value, list | tuple):
-            return tuple(str(one) if isinstance(one, int) and not isinstance(one, bool) else one for one in value)
-        return value
-
-    @field_validator("test")
-    @classmethod
-    def _keeps_its_place(cls, value: str | None) -> str | None:
-        """Make the path of an existing file absolute: a run goes on from another folder."""
-        if value is not None and (path := expanded(value)).is_file():
-            return str(path.resolve())
-        return value
-
-
 class CanariesConfig(Config):
     """What is planted in the training images, so that it is known what a model must remember. See `data.canaries`."""
 
@@ -267,7 +218,7 @@ class DataConfig(Config):
     """Which data, and who holds what of it."""
 
     name: str = "digits"
-    """A name that `fedsim list datasets` shows, npz:PATH or csv:PATH."""
+    """A name that `fedsim list datasets` shows, or what is yours: csv:, folder:, npz:, text: and a path."""
     root: Path | None = None
     """Folder of the named sets; else FEDSIM_DATA, else ~/.cache/fedsim."""
     seed: int | None = Field(None, ge=0)
@@ -284,6 +235,8 @@ class DataConfig(Config):
     """Size and table of a folder of images."""
     hf: HfConfig = HfConfig()
     """Columns of a Hugging Face data set."""
+    text: TextConfig = TextConfig()
+    """How a text is cut into sequences."""
     mufac: MufacConfig = MufacConfig()
     """What is asked of that data set."""
     mucac: MucacConfig = MucacConfig()
@@ -313,6 +266,10 @@ class DataConfig(Config):
     learn from unlabelled data, and unused by others."""
     labelled_min: int = Field(1, ge=1)
     """Fewest labelled samples of a client, if it has as many."""
+    label_noise: LabelNoiseConfig | None = None
+    """Wrong labels of training samples at clients: a share, such as 0.2, or a range that each draws its own from."""
+    feature_shift: FeatureShiftConfig | None = None
+    """Inputs that look different at each client; the test set that all share does not."""
     canaries: CanariesConfig | None = None
     """What is planted in the training images, to be remembered; see `CanariesConfig`."""
     augment: Augment = "none"
@@ -322,16 +279,29 @@ class DataConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _named_clients(cls, values: Any) -> Any:
-        """Let a column that names clients make them, unless another partition is asked for, which is refused then."""
-        csv = values.get("csv") if isinstance(values, Mapping) else None
+        """Let clients that the data name be the clients, unless another partition is asked for: a column refuses it."""
+        if not isinstance(values, Mapping):
+            return values
+        csv, name = values.get("csv"), str(values.get("name"))
         client = csv.get("client") if isinstance(csv, Mapping) else getattr(csv, "client", None)
-        return values if client is None else {"partition": Natural().name, **values}
+        by_data = client is not None or name == "play" or name.startswith("text:")
+        return {"partition": Natural().name, **values} if by_data else values
 
     @model_validator(mode="after")
     def _one_kind_of_clients(self) -> Self:
         if self.csv.client is not None and not isinstance(self.partition, Natural):
             raise ValueError(f"partition: data.csv.client makes the clients; leave {self.partition.name} out")
+        for name in ("label_noise", "feature_shift"):
+            if getattr(self, name) is not None and self.canaries is not None:
+                raise ValueError(f"{name}: would change canaries; leave data.canaries or it out")
+        if self.label_noise is not None and self.stages is not None and self.stages.count > 1:
+            raise ValueError("label_noise: would move samples to other stages; leave data.stages or it out")
         return self
+
+    @property
+    def changes_samples(self) -> bool:
+        """Whether clients' samples are others than the data set has."""
+        return any(part is not None for part in (self.canaries, self.label_noise, self.feature_shift))
 
     def seed_in(self, run_seed: int) -> int:
         """Return the seed of what is drawn of the data in a run of that seed."""
@@ -345,7 +315,7 @@ class DataConfig(Config):
         if value not in DATASETS and value in installed("datasets", DATASETS):
             return value
         prefix, _, path = value.partition(":")
-        if not (path if prefix in ("npz", "csv", "folder", "hf") else value in DATASETS):
+        if not (path if prefix in ("npz", "csv", "folder", "hf", "text") else value in DATASETS):
             raise ValueError(f"no dataset {value!r}; {nearest(value, DATASETS)}")
         if prefix == "hf" and not expanded(path).is_dir():  # a name on the hub
             return value

@@ -1,10 +1,8 @@
 """Data sets in memory: images as uint8 or tables as floats, with classes or numbers to predict; by name or file."""
 
-import contextlib
 import gzip
 import importlib.util
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,17 +10,19 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from fedsim.data.config import DATASETS, DataConfig
 from fedsim.data.faces import SIZE, list_mucac, list_mufac
 from fedsim.data.hugging_face import read_hf
 from fedsim.data.images import load_images
 from fedsim.data.listing import CodedColumn, Listing, list_folder
+from fedsim.data.named import NAMED, read_torchvision
 from fedsim.data.npz import Array, IntArray, Part, own_parts, parts_of_function, read_npz, split
+from fedsim.data.play import play
 from fedsim.data.table_encoding import Encoding
 from fedsim.data.tabular import EMBEDDED_TABLES, embedded, linear_model, read_csv
-from fedsim.errors import FedsimError, reason_of
+from fedsim.data.text import read_text, samples_of
+from fedsim.errors import FedsimError
 from fedsim.installed import installed, load_installed
 from fedsim.paths import expanded
 from fedsim.plugins import plugin_of
@@ -36,16 +36,14 @@ _BLOCK = 10_000  # images looked at together
 
 _MEDMNIST_FILES = "https://zenodo.org/records/10519652/files"
 
-_PATIENCE_SECONDS = 20
-"""How long a download may stand still."""
-
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Inputs and targets of one data set.
 
     Images are uint8 (n, C, H, W), C-contiguous; tables are float32 (n, D), centred and scaled by the training rows
-    (but for `linear`). Classes are int64 (n,) in 0..num_classes - 1, numbers to predict float32 (n,) in the units of
+    (but for `linear`); texts are int16 (n, L), characters numbered as the classes are, of which the next is to be
+    predicted. Classes are int64 (n,) in 0..num_classes - 1, numbers to predict float32 (n,) in the units of
     `DataConfig.target_scale`, several labels of a sample uint8 (n, L) of 0 and 1, identities int64 (n,). Methods that
     do not train on samples have put their own items into `x_train` and `y_train`, such as bags.
     """
@@ -91,6 +89,11 @@ class Dataset:
         return self.x_test.shape[1:]
 
     @property
+    def is_text(self) -> bool:
+        """Whether inputs are characters, numbered as the classes are."""
+        return self.x_test.dtype.kind == "i"
+
+    @property
     def is_regression(self) -> bool:
         """Whether numbers are to be predicted."""
         return self.y_test.dtype.kind == "f"
@@ -132,33 +135,6 @@ class Dataset:
         return self.num_classes if self.y_train.dtype.kind == "i" else 1
 
 
-@dataclass(frozen=True)
-class _Named:
-    torchvision: str
-    """Its class there."""
-    mean: Floats
-    std: Floats
-    class_names: tuple[str, ...] | None = None
-
-
-_NAMED = {
-    "mnist": _Named("MNIST", (0.1307,), (0.3081,)),
-    "fashionmnist": _Named(
-        "FashionMNIST",
-        (0.2860,),
-        (0.3530,),
-        ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
-    ),
-    "cifar10": _Named(
-        "CIFAR10",
-        (0.4914, 0.4822, 0.4465),
-        (0.2470, 0.2435, 0.2616),
-        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    ),
-    "cifar100": _Named("CIFAR100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
-
-
 def load_dataset(config: DataConfig, seed: int) -> Dataset:
     """Read the data set that `config.name` names; `seed` splits those without a test set, and draws `linear`.
 
@@ -195,6 +171,8 @@ def _loaded(config: DataConfig, seed: int) -> Dataset:
         found = read_hf(file, config.hf, config.test_fraction, seed)
         dataset = _dataset(config.name, found.train, found.test, found.classes, config.target_scale)
         return replace(dataset, reading=found.reading)
+    if name in ("text", "play"):
+        return _text(config, file)
     if name == "folder":
         return _images(config, list_folder(Path(file), config.folder), _FOLDER_SIZE)
     if name in EMBEDDED_TABLES:
@@ -213,12 +191,12 @@ def _loaded(config: DataConfig, seed: int) -> Dataset:
     archive = root / f"{name}.npz"
     if archive.exists():
         return _dataset(name, *read_npz(archive, config.test_fraction, seed))
-    if name not in _NAMED:
+    if name not in NAMED:
         raise FedsimError(
             f"data.name: {name} is not in {archive}; give another folder with --data-root or FEDSIM_DATA, or fill this "
             f"one: curl -L -o {archive} {_MEDMNIST_FILES}/{name}.npz"
         )
-    return _dataset(name, *_torchvision(name, archive))
+    return _dataset(name, *read_torchvision(name, archive))
 
 
 def load_newcomers(config: DataConfig, seed: int, ours: Dataset) -> Dataset:
@@ -268,7 +246,7 @@ def _as_known(x: Array, theirs: Dataset, ours: Dataset) -> Array:
 def _dataset(
     name: str, train: Part, test: Part, classes: tuple[str, ...] | None = None, scale: tuple[float, float] | None = None
 ) -> Dataset:
-    known, inputs, scales = _NAMED.get(name), [train.x, test.x], None
+    known, inputs, scales = NAMED.get(name), [train.x, test.x], None
     if train.x.ndim == 2:
         inputs, scales = _standardised(name, inputs)
         mean, std = (0.0,) * train.x.shape[1], (1.0,) * train.x.shape[1]
@@ -289,6 +267,21 @@ def _dataset(
     return Dataset(
         name, inputs[0], targets[0], inputs[1], targets[1], num_classes, mean, std, class_names, train.identity,
         test.identity, input_scale=scales, target_scale=scale,
+    )  # fmt: skip
+
+
+def _text(config: DataConfig, file: str) -> Dataset:
+    by_client = config.partition.name == "natural"
+    if file:
+        found = read_text(Path(file), config.text, config.test_fraction, need_clients=by_client)
+    else:
+        found = samples_of(play(), "play", config.text, config.test_fraction, need_clients=by_client)
+    (train, test), people = (found.train, found.test), found.clients
+    return Dataset(
+        config.name, train.x, train.y, test.x, test.y, len(found.classes), (0.0,), (1.0,), found.classes,
+        None if people is None else train.identity, None if people is None else test.identity,
+        client_names=people if by_client else None, reading=found.reading,
+        columns={} if people is None or train.identity is None else {"identity": CodedColumn(train.identity, people)},
     )  # fmt: skip
 
 
@@ -358,34 +351,3 @@ def _digits() -> tuple[Part, Part]:
     for c in range(10):
         is_test[generator(0, "digits-split", c).permutation(np.flatnonzero(y == c))[:48]] = True
     return Part(x[~is_test], y[~is_test]), Part(x[is_test], y[is_test])
-
-
-def _torchvision(name: str, archive: Path) -> tuple[Part, Part]:
-    """Read torchvision's layout beside `archive`, downloaded when it is not there and the network allows."""
-    from torchvision import datasets
-
-    kind, root = _NAMED[name].torchvision, archive.parent
-    missing = [path for path in (root / kind / "raw", root / kind, root, *root.parents) if not path.exists()]
-    patience = socket.getdefaulttimeout()
-    try:
-        socket.setdefaulttimeout(_PATIENCE_SECONDS)  # its downloader would wait for ever
-        # torchvision checks the MD5 sums of the CIFAR pickles before it opens them.
-        parts = [getattr(datasets, kind)(root, train=train, download=True) for train in (True, False)]
-    except Exception as error:  # its readers and its downloader raise whatever they meet
-        reason = reason_of(error)
-        for path in missing:  # folders that the attempt made
-            with contextlib.suppress(OSError):
-                path.rmdir()
-        raise FedsimError(
-            f"data.name: {name} is neither in {archive} nor, in torchvision's layout, in {root}, and cannot be "
-            f"downloaded ({reason}); give another folder with --data-root or FEDSIM_DATA, or fill this one where there "
-            f"is a network: python -c \"import torchvision; torchvision.datasets.{kind}('{root}', download=True)\""
-        ) from error
-    finally:
-        socket.setdefaulttimeout(patience)
-    train, test = (Part(_channels_second(np.asarray(p.data)), np.asarray(p.targets, dtype=np.int64)) for p in parts)
-    return train, test
-
-
-def _channels_second(x: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    return np.ascontiguousarray(x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2))

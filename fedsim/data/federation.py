@@ -11,6 +11,7 @@ import numpy.typing as npt
 from fedsim.data.canaries import Canaries, plant
 from fedsim.data.config import DataConfig, Natural
 from fedsim.data.datasets import Dataset, load_dataset
+from fedsim.data.drift import with_feature_shift, with_label_noise
 from fedsim.data.held_out import matched_test, split_labels, split_test, split_validation
 from fedsim.data.listing import CodedColumn
 from fedsim.data.longtail import long_tail_indices
@@ -201,6 +202,8 @@ def federate(config: DataConfig, clients: int, seed: int, dataset: Dataset | Non
             raise FedsimError("data.canaries: are not planted in classes that arrive over time; leave out data.stages")
         dataset, partition, canaries = plant(dataset, partition, config.canaries, seed)
         y = dataset.strata_train
+    if config.feature_shift is not None:
+        dataset = with_feature_shift(dataset, partition, config.feature_shift, seed)
     source: Literal["test", "train"]
     if config.client_test == "split":
         source = "train"
@@ -211,6 +214,9 @@ def federate(config: DataConfig, clients: int, seed: int, dataset: Dataset | Non
     validation = None
     if config.validation_fraction:
         partition, validation = split_validation(partition, config.validation_fraction, seed)
+    if config.label_noise is not None:
+        dataset = with_label_noise(dataset, partition, config.label_noise, seed)
+        y = dataset.strata_train
     partition, unlabelled = split_labels(partition, config.labelled_fraction, config.labelled_min, seed)
     class_counts = np.bincount(y[partition.indices], minlength=dataset.num_strata)
     return FederatedData(
@@ -250,7 +256,7 @@ def _named_clients(dataset: Dataset, rows: npt.NDArray[np.int64], clients: int) 
     assert dataset.client_names is not None
     assert dataset.identity_train is not None
     if clients != (named := len(dataset.client_names)):
-        raise FedsimError(f"clients: data.csv.client names {named}, got {clients}; leave --clients out")
+        raise FedsimError(f"clients: the data name {named}, got {clients}; leave --clients out")
     return Partition.from_owners(dataset.identity_train[rows], clients)
 
 

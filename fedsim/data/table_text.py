@@ -20,9 +20,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fedsim.data.config import CsvConfig
+from fedsim.data.csv_config import CsvConfig
 from fedsim.errors import FedsimError
-from fedsim.reading import require_regular
+from fedsim.reading import decoded, require_regular
 
 Row = list[str]
 
@@ -38,11 +38,6 @@ _FOREIGN = {
     b"PAR1": "a Parquet file; save it as CSV",
     b"%PDF": "a PDF; save the table in it as CSV",
 }
-_MARKED = {  # by the marks at their beginnings; the longer one first
-    b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32",
-    b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
-}  # fmt: skip
-_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "vertical bars", ",": "commas"}
 """Those first that rarely stand inside a value: decimal commas are many."""
 _SAMPLE_ROWS = 1000
@@ -129,26 +124,13 @@ def _decode(path: Path, content: bytes, given: str | None) -> tuple[str, list[st
     """Return the text and what is to be said about its encoding."""
     if given is not None:
         return content.decode(given).removeprefix("\ufeff"), [f"encoded in {given}"]
-    marked = next((name for mark, name in _MARKED.items() if content.startswith(mark)), None)
-    if marked is not None:
-        return content.decode(marked), [] if marked == "utf-8-sig" else [f"encoded in {marked.upper()}"]
-    zeros = [content[place:2000:2].count(0) for place in (0, 1)]
-    if max(zeros) > len(content[:2000]) // 4:  # UTF-16 without a mark: every other byte is 0
-        name = "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
-        return content.decode(name), [f"encoded in {name.upper()}"]
     try:
-        text, notes = content.decode(), []
-    except UnicodeDecodeError:
-        try:
-            text, notes = content.decode("cp1252"), ["no UTF-8, so read as Windows-1252 (Latin-1)"]
-        except UnicodeDecodeError:
-            text = "\x00"
-    if _CONTROL.search(text):
+        text, encoding = decoded(content)
+    except ValueError as error:
         raise FedsimError(
-            f"{path}: cannot be read as a table (no text in UTF-8, UTF-16 or Windows-1252); name its encoding with "
-            "--set data.csv.encoding=NAME"
-        )
-    return text, notes
+            f"{path}: cannot be read as a table ({error}); name its encoding with --set data.csv.encoding=NAME"
+        ) from None
+    return text, [encoding] if encoding else []
 
 
 def _parse(text: str, separator: str, most: int | None = None) -> list[Row]:

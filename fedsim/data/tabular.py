@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedsim.data.config import CsvConfig, LinearConfig
+from fedsim.data.config import LinearConfig
+from fedsim.data.csv_config import CsvConfig
 from fedsim.data.npz import Array, IntArray, Part, split
 from fedsim.data.table_columns import TableColumn, understand
 from fedsim.data.table_encoding import Encoded, Encoding

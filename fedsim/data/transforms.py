@@ -15,12 +15,20 @@ _SHEAR, _SPREAD = 10.0, 0.2
 """Degrees and shares that images are changed by at most: those of MUFAC (arXiv:2311.02240)."""
 
 
-def normalize(x: Tensor, mean: tuple[float, ...] | Tensor, std: tuple[float, ...] | Tensor) -> Tensor:
-    """Return (x / 255 - mean) / std per channel for uint8 (..., C, H, W), (x - mean) / std for float (..., D)."""
+def normalize(
+    x: Tensor, mean: tuple[float, ...] | Tensor, std: tuple[float, ...] | Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Return what a model takes of raw samples.
+
+    Images uint8 (..., C, H, W) become (x / 255 - mean) / std per channel and rows (..., D) of floats (x - mean) / std,
+    in `dtype`; the characters (..., L) of a text, int16, stay numbers, int64.
+    """
+    if not (x.is_floating_point() or x.dtype == torch.uint8):
+        return x.long()
     centre, scale = (torch.as_tensor(values, dtype=torch.float32, device=x.device) for values in (mean, std))
     if x.dtype != torch.uint8:
-        return (x - centre) / scale
-    return x.float().sub_(255 * centre[:, None, None]).div_(255 * scale[:, None, None])
+        return ((x - centre) / scale).to(dtype)
+    return x.float().sub_(255 * centre[:, None, None]).div_(255 * scale[:, None, None]).to(dtype)
 
 
 def crop_padding(input_shape: tuple[int, ...]) -> int:

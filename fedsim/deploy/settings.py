@@ -44,7 +44,9 @@ def require_deployable(config: RunConfig) -> None:
         "faults: real nodes have their own; leave them out": any(config.faults.model_dump().values()),
         "clients_unseen: every node takes part; leave it out": bool(config.clients_unseen),
         "data.stages: when whose samples arrive is the nodes' to say; leave it out": stages,
-        "data.canaries: are planted by who has all samples; leave them out": config.data.canaries is not None,
+        "data.canaries, data.label_noise, data.feature_shift: are drawn by who has all samples; leave them out": (
+            config.data.changes_samples
+        ),
         "data.labelled_fraction: nodes know all of their labels; leave it out": config.data.labelled_fraction < 1,
         "privacy.noise: must be secure; who has the configuration can compute seeded noise, and take it off": (
             private is not None and config.privacy.noise != "secure"

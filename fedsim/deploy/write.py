@@ -42,6 +42,8 @@ def write_app(source: str, out: Path) -> Path:
     dataset = load_dataset(config.data, config.seed)
     config, _ = settled(config, dataset)
     require_fitting(config, load_strategy(config.strategy.name), dataset)
+    if dataset.is_text:
+        raise FedsimError(f"data.name: nodes read images and tables, and {dataset.name} is a text; simulate it")
     federate(config.data, config.clients, config.seed, dataset)  # what a simulation of it would be refused for
     name = config.name or f"{config.strategy.name}-{config.data.name.partition(':')[0]}"
     samples = Samples.of(dataset)

@@ -20,9 +20,9 @@ def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: 
     config
         the model and its options
     input_shape
-        shape of one sample: (channels, height, width), or (dimension,)
+        shape of one sample: (channels, height, width), (dimension,) or (characters,)
     num_classes
-        number of logits; 1 where a number is predicted
+        number of logits; 1 where a number is predicted; of a text, the characters that there are
     seed
         the run's seed
     """
@@ -31,10 +31,13 @@ def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: 
         need = f"images (channels, height, width) of at least {entry.min_side}x{entry.min_side}"
         others = "mlp or logistic" if len(input_shape) == 1 else "mlp or cnn"
         raise FedsimError(f"model.name: {config.name} needs {need}; got inputs of shape {input_shape}; try {others}")
+    if entry.reads == "text" and len(input_shape) != 1:
+        raise FedsimError(f"model.name: {config.name} reads text; got inputs of shape {input_shape}; try mlp or cnn")
     module, function = config.builder
     builder = getattr(importlib.import_module(f"fedsim.models.{module}"), function)
     with torch_draws(torch_seed(seed, "model")), torch.device("cpu"):
-        features: Features = builder(input_shape, **config.options())
+        told = {} if entry.reads == "numbers" else {"num_classes": num_classes}
+        features: Features = builder(input_shape, **told, **config.options())
         model = Classifier(*features, num_classes, entry.intercept)
     model.input_shape = tuple(input_shape)
     if config.widths:

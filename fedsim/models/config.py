@@ -26,6 +26,8 @@ class ModelEntry(NamedTuple):
     norms: tuple[Norm, ...] = ("none",)
     options: tuple[str, ...] = ()
     intercept: bool = True
+    reads: Literal["numbers", "text", "any"] = "numbers"
+    """Images and rows, or the characters of a text: then, and of any, the builder is told the `num_classes`, too."""
 
 
 _ANY: tuple[Norm, ...] = ("none", "batch", "group")
@@ -52,14 +54,27 @@ MODELS = {
         (),
         ("width", "dropout", "depth", "heads", "patch", "mlp_ratio"),
     ),
+    "lstm": ModelEntry(
+        "LSTM for text, 2 layers of 256 units", "text", 0, options=("width", "dropout", "depth"), reads="text"
+    ),
+    "transformer": ModelEntry(
+        "small causal transformer for text, 64 features",
+        "text",
+        0,
+        (),
+        ("width", "dropout", "depth", "heads", "mlp_ratio"),
+        reads="text",
+    ),
 }
 
 
 _EXTERNAL = {
     "torchvision": ModelEntry("any classification network of torchvision with a linear head", "external", 1),
     "timm": ModelEntry("any network of timm with one feature vector, where timm is installed", "external", 1),
-    "installed": ModelEntry("a torch.nn.Module of an installed package", "external", 0),
-    "own": ModelEntry("a torch.nn.Module of your own with a linear head: the file and the class's name", "external", 0),
+    "installed": ModelEntry("a torch.nn.Module of an installed package", "external", 0, reads="any"),
+    "own": ModelEntry(
+        "a torch.nn.Module of your own with a linear head: the file and the class's name", "external", 0, reads="any"
+    ),
 }
 """Where networks outside of the zoo come from -> what is said of all of these; `KIND_model` builds one."""
 _OPTIONS = ("width", "hidden", "dropout", "depth", "heads", "patch", "mlp_ratio")
@@ -81,13 +96,14 @@ class ModelConfig(Config):
     norm: Norm | None = None
     """Normalisation layers."""
     width: Annotated[int, Field(ge=1)] | None = None
-    """Channels of the first convolution, which the others scale with; of a transformer, its embedding size."""
+    """Channels of the first convolution, which the others scale with; of a transformer, its embedding size; units of
+    each layer of an lstm."""
     hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
     """Units of each hidden layer of an mlp."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of activations dropped in training, at every place where the model drops any."""
     depth: Annotated[int, Field(ge=1)] | None = None
-    """Encoder blocks of a transformer."""
+    """Encoder blocks of a transformer, layers of an lstm."""
     heads: Annotated[int, Field(ge=1)] | None = None
     """Attention heads of a transformer."""
     patch: Annotated[int, Field(ge=1)] | None = None

@@ -66,10 +66,11 @@ def timm_model(input_shape: tuple[int, ...], name: str) -> Features:
         raise _unfit(f"timm:{name}", input_shape, error) from None
 
 
-def own_model(input_shape: tuple[int, ...], name: str) -> Features:
+def own_model(input_shape: tuple[int, ...], num_classes: int, name: str) -> Features:
     """Return a network of a user's file, `./net.py:Net`, without its last linear layer.
 
-    `Net` is called without arguments, or with those of `input_shape` and `num_classes` that it has.
+    `Net` is called without arguments, or with those of `input_shape` and `num_classes` that it has. Of a text it is
+    given the characters, int64 (B, L).
 
     Raises
     ------
@@ -85,10 +86,12 @@ def own_model(input_shape: tuple[int, ...], name: str) -> Features:
         for key, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
     }
-    return _without_head(chosen(kinds, path, wanted, "model.name", "a torch.nn.Module", ()), input_shape, name)
+    return _without_head(
+        chosen(kinds, path, wanted, "model.name", "a torch.nn.Module", ()), input_shape, num_classes, name
+    )
 
 
-def installed_model(input_shape: tuple[int, ...], name: str) -> Features:
+def installed_model(input_shape: tuple[int, ...], num_classes: int, name: str) -> Features:
     """Return a network of an installed package, by its entry point, without its last linear layer; as `own_model`.
 
     Raises
@@ -99,11 +102,11 @@ def installed_model(input_shape: tuple[int, ...], name: str) -> Features:
     kind = load_installed(installed("models", ())[name], "model.name")
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise FedsimError(f"model.name: {name} of an installed package is no torch.nn.Module; ask its author")
-    return _without_head(kind, input_shape, name)
+    return _without_head(kind, input_shape, num_classes, name)
 
 
-def _without_head(kind: type[nn.Module], input_shape: tuple[int, ...], name: str) -> Features:
-    known: dict[str, Any] = {"input_shape": input_shape, "num_classes": 2}
+def _without_head(kind: type[nn.Module], input_shape: tuple[int, ...], num_classes: int, name: str) -> Features:
+    known: dict[str, Any] = {"input_shape": input_shape, "num_classes": num_classes}
     taken = {key: value for key, value in known.items() if key in inspect.signature(kind).parameters}
     try:
         network: nn.Module = kind(**taken)
@@ -125,7 +128,14 @@ def _replace(network: nn.Module, layer: nn.Module) -> None:
 
 @torch.no_grad()
 def _num_features(network: nn.Module, input_shape: tuple[int, ...]) -> int:
-    features = network.eval()(torch.zeros(1, *input_shape))
+    network.eval()
+    try:
+        features = network(torch.zeros(1, *input_shape))
+    except (RuntimeError, IndexError) as error:  # of a network that embeds characters
+        try:
+            features = network(torch.zeros(1, *input_shape, dtype=torch.long))
+        except (RuntimeError, IndexError):
+            raise error from None
     network.train()
     if features.ndim != 2:
         raise ValueError(f"it puts out {tuple(features.shape)}")

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fedsim.atomic import fsync, write_atomically
+from fedsim.data.characters import Vocabulary
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from fedsim.models.build import build_model
@@ -43,7 +44,7 @@ class Description(BaseModel):
     model: ModelConfig
     """Which model, with its options."""
     input_shape: tuple[int, ...]
-    """(C, H, W) of an image, (D,) of a row."""
+    """(C, H, W) of an image, (D,) of a row, (L,) of a text."""
     outputs: int
     """Logits, one per class, or 1 where a number is predicted."""
     predicts: Literal["classes", "numbers", "labels"]
@@ -55,6 +56,8 @@ class Description(BaseModel):
     """Of the columns of rows."""
     target_scale: tuple[float, float] | None = None
     """(centre, unit) of predicted numbers: a number is centre + unit times the output."""
+    text: bool = False
+    """Whether inputs are characters, numbered as the classes are."""
     double: bool = False
     """Whether weights are float64."""
     source: dict[str, Any] = {}
@@ -62,7 +65,10 @@ class Description(BaseModel):
 
 
 class PortableModel(nn.Module):
-    """A classifier that takes raw inputs: pixels from 0 to 255, (N, C, H, W) or (N, H, W), or rows (N, D)."""
+    """A classifier that takes raw inputs: pixels from 0 to 255, (N, C, H, W) or (N, H, W), rows (N, D), or texts.
+
+    Texts are a list of N strings, of which the last L characters count, or numbers of characters (N, L).
+    """
 
     def __init__(self, classifier: Classifier, description: Description) -> None:
         super().__init__()
@@ -77,6 +83,9 @@ class PortableModel(nn.Module):
 
     def forward(self, raw: Tensor) -> Tensor:
         """Return the logits (N, C), or numbers (N, 1), of raw inputs (N, *input_shape) of any real type."""
+        if self.description.text:
+            following: Tensor = self.classifier(raw.long())
+            return following
         mean = self.get_buffer("mean")
         inputs = (raw.to(mean.dtype) - mean) / self.get_buffer("std")
         logits: Tensor = self.classifier(inputs.to(self.classifier.classifier.weight.dtype))
@@ -92,7 +101,10 @@ class PortableModel(nn.Module):
             If the inputs are of another shape.
         """
         shape = self.description.input_shape
-        x = raw if isinstance(raw, Tensor) else torch.from_numpy(np.asarray(raw))
+        array = raw if isinstance(raw, Tensor) else np.asarray(raw)
+        if isinstance(array, np.ndarray) and array.dtype.kind == "U" and self.description.text:
+            array = self._characters(array)
+        x = array if isinstance(array, Tensor) else torch.from_numpy(array)
         if len(shape) == 3 and x.ndim == 3 and shape[0] == 1:
             x = x[:, None]
         if tuple(x.shape[1:]) != shape:
@@ -100,10 +112,20 @@ class PortableModel(nn.Module):
         parts = [self(some.to(self.get_buffer("mean").device)).double().cpu() for some in torch.split(x, _BATCH)]
         return torch.cat(parts).numpy() if parts else np.empty((0, self.description.outputs))
 
+    def _characters(self, texts: npt.NDArray[np.str_]) -> npt.NDArray[np.int16]:
+        """Return the last characters of each text; what is missing in front counts as unknown."""
+        vocabulary, length = Vocabulary.named(self.description.class_names or ()), self.description.input_shape[0]
+        codes = np.full((texts.size, length), len(vocabulary) - 1, np.int16)
+        for row, text in zip(codes, texts.ravel().tolist(), strict=True):
+            if some := text[-length:]:
+                row[-len(some) :] = vocabulary.encode(some)
+        return codes
+
     def predict(self, raw: npt.ArrayLike | Tensor) -> npt.NDArray[Any]:
         """Return what is predicted of raw inputs.
 
-        Class numbers (N,) int64; numbers (N,) float64 in their own unit; of several labels, (N, L) bool, which hold.
+        Class numbers (N,) int64, of a text those of the next characters; numbers (N,) float64 in their own unit; of
+        several labels, (N, L) bool, which hold.
         """
         outputs = self.outputs(raw)
         if self.description.predicts == "classes":
@@ -179,8 +201,8 @@ def export(model: PortableModel, path: Path, form: Format) -> None:
     """Write a model to a file, atomically.
 
     `safetensors` holds the weights, and the description in its metadata; `torchscript` and `onnx` a function of raw
-    inputs, float32 (N, *input_shape), with the normalisation inside, and the description beside it (TorchScript's
-    extra file `fedsim.json`, ONNX's metadata `fedsim`).
+    inputs, float32 (N, *input_shape) or int64 characters (N, L), with the normalisation inside, and the description
+    beside it (TorchScript's extra file `fedsim.json`, ONNX's metadata `fedsim`).
 
     Raises
     ------
@@ -216,7 +238,8 @@ def _safetensors(model: PortableModel, path: Path) -> None:
 
 
 def _example(model: PortableModel, batch: int) -> Tensor:
-    return torch.zeros(batch, *model.description.input_shape)
+    kind = torch.long if model.description.text else torch.float32
+    return torch.zeros(batch, *model.description.input_shape, dtype=kind)
 
 
 def _torchscript(model: PortableModel, path: Path) -> None:

@@ -15,29 +15,33 @@ from fedsim.models.base import Features
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention in plain matrix products."""
+    """Multi-head self-attention in plain matrix products; `causal`: of a token to itself and those before it."""
 
-    def __init__(self, dim: int, heads: int = 4) -> None:
+    def __init__(self, dim: int, heads: int = 4, *, causal: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, T, dim) to (B, T, dim)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, T, d)
-        weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
-        mixed: Tensor = self.out((weights @ v).transpose(1, 2).flatten(-2))
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        if self.causal:
+            scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
+        mixed: Tensor = self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(-2))
         return mixed
 
 
 class EncoderBlock(nn.Module):
     """Attention and a two-layer perceptron, each behind a layer norm and beside a skip connection."""
 
-    def __init__(self, dim: int, dropout: float, heads: int = 4, hidden: int | None = None) -> None:
+    def __init__(
+        self, dim: int, dropout: float, heads: int = 4, hidden: int | None = None, *, causal: bool = False
+    ) -> None:
         super().__init__()
         hidden = 2 * dim if hidden is None else hidden
-        self.attention = nn.Sequential(nn.LayerNorm(dim), Attention(dim, heads), nn.Dropout(dropout))
+        self.attention = nn.Sequential(nn.LayerNorm(dim), Attention(dim, heads, causal=causal), nn.Dropout(dropout))
         self.mlp = nn.Sequential(
             *(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout)),
             *(nn.Linear(hidden, dim), nn.Dropout(dropout)),

@@ -66,7 +66,8 @@ def evaluate(
     model
         The folder of a run, of an unlearning or a pruning, or an exported .safetensors file.
     dataset
-        A name, `npz:FILE`, `csv:FILE`, `folder:FOLDER` or a file of one's own; needed where the model is a file alone.
+        A name, `npz:FILE`, `csv:FILE`, `text:FILE`, `folder:FOLDER` or a file of one's own; needed where the model is a
+        file alone.
     part
         Which rows; by default the test rows of the run's own and of named sets, and all of a file.
     overrides
@@ -115,6 +116,9 @@ def _data(run: tuple[Path, RunConfig] | None, dataset: str | None, overrides: Ma
         if dataset is None:
             return own
         return load_newcomers(_config(config.data, {"name": dataset}, given), config.seed, own)
+    if run is not None and dataset is not None and dataset.startswith("text:"):
+        cut = {"name": dataset, "text": run[1].data.text.model_dump(), "partition": "iid"}
+        return load_dataset(_config(DataConfig(), cut, given), 0)
     return load_dataset(_config(DataConfig(), {"name": dataset}, given), 0)
 
 
@@ -130,7 +134,11 @@ def _config(base: DataConfig, name: Mapping[str, Any], given: Mapping[str, Any])
 def _as_known(data: Dataset, model: Description, where: str) -> Dataset:
     """Return a data set whose inputs and classes are as the model knows them."""
     if data.input_shape != model.input_shape:
-        raise FedsimError(f"{where}: has inputs of shape {data.input_shape}, and the model takes {model.input_shape}")
+        remedy = f"; --set data.text.length={model.input_shape[0]}" if data.is_text and model.text else ""
+        shapes = f"has inputs of shape {data.input_shape}, and the model takes {model.input_shape}"
+        raise FedsimError(f"{where}: {shapes}{remedy}")
+    if data.is_text != model.text:
+        raise FedsimError(f"{where}: is {'a' if data.is_text else 'no'} text, and the model reads another kind of data")
     if data.targets != model.predicts:
         raise FedsimError(f"{where}: is labelled with {data.targets}, and the model predicts {model.predicts}")
     if data.targets == "classes":
@@ -149,6 +157,14 @@ def _numbered(data: Dataset, model: Description, where: str) -> Dataset:
         if data.num_classes > model.outputs:
             raise FedsimError(f"{where}: has {data.num_classes} classes, and the model knows {model.outputs}")
         return replace(data, num_classes=model.outputs, class_names=ours or theirs)
+    if data.is_text:
+        known = {name: place for place, name in enumerate(ours)}
+        numbers = np.array([known.get(name, len(ours) - 1) for name in theirs], np.int16)  # the last one: unknown
+        return replace(
+            data, x_train=numbers[data.x_train], y_train=numbers[data.y_train].astype(np.int64),
+            x_test=numbers[data.x_test], y_test=numbers[data.y_test].astype(np.int64), num_classes=model.outputs,
+            class_names=ours,
+        )  # fmt: skip
     if strange := [name for name in theirs if name not in ours]:
         raise FedsimError(f"{where}: has a class {strange[0]!r}, and the model knows {', '.join(ours)}")
     number = np.array([ours.index(name) for name in theirs])

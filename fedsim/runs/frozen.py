@@ -68,8 +68,8 @@ class Whole(NamedTuple):
 
 
 def whole_data(config: RunConfig) -> Whole:
-    """Return the data set of a configuration; canaries are planted in it, which takes reading all of it."""
-    if config.data.canaries is None:
+    """Return the data set of a configuration, as clients have it: to change their samples takes reading all of it."""
+    if not config.data.changes_samples:
         return Whole(load_dataset(config.data, config.seed), None)
     data = federate(config.data, config.clients, config.seed)
     return Whole(data.dataset, data.canaries)

@@ -16,7 +16,7 @@ from fedsim.federated.client import Client
 from fedsim.federated.registry import Strategy
 from fedsim.federated.types import State
 
-_FLAT_MODEL = "mlp"
+_FLAT_MODEL, _TEXT_MODEL = "mlp", "lstm"
 _FOR_NUMBERS = {"lr": 0.05, "clip_norm": 1.0}
 """Steps of that model against squared errors, whose gradients grow with the error: outliers would throw it far off."""
 
@@ -33,8 +33,9 @@ def settled(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, dict[str, s
     why: dict[str, str] = {} if dataset.reading is None else {"data": dataset.reading}
     if "name" not in config.model.model_fields_set and len(dataset.input_shape) == 1 and config.model.entry.min_side:
         options = config.model.model_dump(include=config.model.model_fields_set)
-        changes["model"] = {"name": _FLAT_MODEL, **options}
-        why["model"] = f"{_FLAT_MODEL}, as {config.model.name} is for images"
+        name = _TEXT_MODEL if dataset.is_text else _FLAT_MODEL
+        changes["model"] = {"name": name, **options}
+        why["model"] = f"{name}, as {config.model.name} is for images"
         if dataset.is_regression and not config.training.model_fields_set & _FOR_NUMBERS.keys():
             changes["training"] = config.training.model_dump() | _FOR_NUMBERS
             if config.privacy.example is not None:  # which clips by itself
@@ -45,6 +46,7 @@ def settled(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, dict[str, s
     if "partition" not in config.data.model_fields_set and not dataset.has_classes:
         changes["data"] = {**config.data.model_dump(), "partition": {"name": "iid"}}
         why["partition"] = f"iid, as {config.data.partition.name} goes by classes"
+    why |= _changed_samples(config)
     people = _people(config, dataset)
     if config.clients_by_data and people:
         changes["clients"] = people
@@ -69,21 +71,29 @@ def require_fitting(config: RunConfig, strategy: Strategy, dataset: Dataset) -> 
         raise FedsimError(
             f"model.name: {config.model.name} predicts one number, not {dataset.num_classes} classes; use logistic"
         )
+    reads = config.model.entry.reads
+    if reads != "any" and (reads == "text") != dataset.is_text:
+        fit, what = ("lstm or transformer", "is a text") if dataset.is_text else ("mlp or cnn", "is none")
+        raise FedsimError(f"model.name: {config.model.name} reads {reads}, and {dataset.name} {what}; use {fit}")
     if config.data.augment != "none" and len(dataset.input_shape) < 3:
-        raise FedsimError(f"data.augment: {config.data.augment} is for images, and {dataset.name} is a table; use none")
+        raise FedsimError(f"data.augment: {config.data.augment} is for images, and {dataset.name} has none; use none")
     if not dataset.has_classes and strategy.client.needs_classes:
         what = "several labels" if dataset.has_several_labels else "numbers to predict"
         raise FedsimError(f"strategy.name: {strategy.name} needs classes, and {dataset.name} has {what}; try fedavg")
 
 
-def require_trainable(config: RunConfig, client: Client, start: State) -> None:
-    """Refuse a model that leaves a phase of the method nothing to train, as one without features does.
+def require_trainable(config: RunConfig, client: Client, start: State, dataset: Dataset) -> None:
+    """Refuse a model that leaves a phase of the method nothing to train, and views of data that have none.
 
     Raises
     ------
     FedsimError
-        With the model.
+        With the model, or the method.
     """
+    if dataset.is_text and any(phase.strong is not None for phase in client.phases()):
+        raise FedsimError(
+            f"strategy.name: {config.strategy.name} augments its samples, and a text cannot be; try fedavg"
+        )
     names = {*start.params, *client.personal(0, start).params}
     if not all(any(map(phase.trains, names)) for phase in client.phases()):
         raise FedsimError(
@@ -106,6 +116,19 @@ def as_given(config: RunConfig) -> dict[str, Any]:
         if key not in given.model_fields_set:
             del part[key]
     return dumped
+
+
+def _changed_samples(config: RunConfig) -> dict[str, str]:
+    """Return in words what clients' samples have that the data set has not."""
+    told = {}
+    if (wrong := config.data.label_noise) is not None:
+        share = f"{wrong.low:.0%}" if wrong.low == wrong.high else f"{wrong.low:.0%} to {wrong.high:.0%}"
+        told["label_noise"] = f"{share} of each client's training labels are wrong"
+    if (shift := config.data.feature_shift) is not None:
+        given = shift.model_dump(exclude_defaults=True)
+        how = ", ".join(f"{name} {value}" for name, value in given.items()) or "nothing"
+        told["feature_shift"] = f"each client's inputs have their own {how}; those of the shared test set do not"
+    return told
 
 
 def _people(config: RunConfig, dataset: Dataset) -> int:

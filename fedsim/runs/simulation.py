@@ -84,7 +84,7 @@ class Simulation:
         self.worker = Worker(config, self.data)
         model = to_run_format(self.new_model(config), config.training, self.worker.device)
         self.server = self.strategy.server(config, model, seen)
-        require_trainable(config, self.worker.client, self.server.local_start())
+        require_trainable(config, self.worker.client, self.server.local_start(), self.data.dataset)
         require_possible(config, model, self.server, self.worker.client)
         require_keepable(config, self.server)
         config, why_chunks = choose_vectorize(config, self.worker, self.server.local_start(), self.server.constants())
@@ -341,7 +341,7 @@ def described(config: RunConfig, dataset: Dataset) -> Description:
     mean, std = dataset.input_scale or (dataset.mean, dataset.std)
     return Description(
         model=config.model, input_shape=dataset.input_shape, outputs=dataset.num_classes,
-        predicts=dataset.targets, mean=mean, std=std,
+        predicts=dataset.targets, text=dataset.is_text, mean=mean, std=std,
         class_names=dataset.class_names, input_names=dataset.input_names, target_scale=dataset.target_scale,
         double=config.training.precision == "float64",
         source={"run": config.name, "recipe_sha256": recipe},

@@ -23,7 +23,8 @@ class TrainingData:
     """The training set on the worker's device, shared by all clients."""
 
     x: Tensor
-    """(N, C, H, W) uint8 images, or (N, D) float32 rows; or other items, (N, ...), that a method made of them."""
+    """(N, C, H, W) uint8 images, (N, D) float32 rows or (N, L) int16 characters; or other items, (N, ...), that a
+    method made of them."""
     y: Tensor
     """(N,) int64 classes, -1 where hidden; numbers (N,) or (N, C) in `dtype`; or labels (N, L) uint8, 0 or 1."""
     mean: Tensor
@@ -41,7 +42,7 @@ class TrainingData:
         x = self.x.flatten(1).index_select(0, index.flatten()).view(*index.shape, *self.x.shape[1:])
         if draws is not None:
             x = augment(x.flatten(0, index.dim() - 1), draws.flatten(0, -2), self.pad).view_as(x)
-        return normalize(x, self.mean, self.std).to(self.dtype), self.y[index]
+        return normalize(x, self.mean, self.std, self.dtype), self.y[index]
 
 
 def training_data(data: FederatedData, how: Augment, device: torch.device, dtype: torch.dtype) -> TrainingData:

@@ -17,7 +17,7 @@ class View:
     """The samples of one role (forget, retain, test, unseen) on the device; nobody writes to them."""
 
     x: Tensor
-    """(N, C, H, W) uint8 or (N, D) float32, as stored."""
+    """(N, C, H, W) uint8, (N, D) float32 or (N, L) int16, as stored."""
     y: Tensor | None = None
     """(N,) int64, or several labels (N, L) uint8; None for a method that needs no labels."""
     mean: tuple[float, ...] = (0.0,)
@@ -53,4 +53,4 @@ class View:
         return self._inputs(self.x), self.y
 
     def _inputs(self, x: Tensor) -> Tensor:
-        return normalize(x, self.mean, self.std).to(self.dtype)
+        return normalize(x, self.mean, self.std, self.dtype)

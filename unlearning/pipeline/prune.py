@@ -171,6 +171,8 @@ def _asked(source: Source, data: Data, samples: int) -> Ask | None:
         return None
     dataset, seed = source.data.dataset, source.config.seed
     if data == "synthetic":
+        if dataset.is_text:
+            raise FedsimError("--data synthetic: noise is no text; use --data train or none")
         noise = generator(seed, "prune-noise").standard_normal((samples, *dataset.input_shape), np.float32)
         inputs = torch.from_numpy(noise).to(source.device, source.model.classifier.weight.dtype)
         return ask_here(source.model, dataset.input_shape, lambda: [inputs])

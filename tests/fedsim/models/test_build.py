@@ -30,7 +30,10 @@ def test_logits_are_the_classifier_of_the_features(name: str, norm: Any) -> None
 def test_common_input_shapes_work_or_are_refused_in_one_line(name: str, shape: tuple[int, ...]) -> None:
     width = {"width": 8} if "width" in MODELS[name].options else {}
     config = ModelConfig(name=name, **width)
-    if MODELS[name].min_side > (shape[-1] if len(shape) == 3 else 0):
+    if MODELS[name].reads == "text" and len(shape) != 1:
+        with pytest.raises(FedsimError, match=rf"^model.name: {name} reads text; .*\Z"):
+            build_model(config, shape, 7, seed=0)
+    elif MODELS[name].min_side > (shape[-1] if len(shape) == 3 else 0):
         with pytest.raises(FedsimError, match=rf"^model.name: {name} needs images .*\Z"):
             build_model(config, shape, 7, seed=0)
     else:
@@ -105,6 +108,8 @@ def test_batch_coupling_is_what_the_outputs_show(name: str, norm: Any) -> None:
         (ModelConfig(name="resnet18"), (3, 32, 32), 10, 11_173_962),
         (ModelConfig(name="tv_resnet18"), (3, 32, 32), 1000, 11_689_512),
         (ModelConfig(name="logistic"), (64,), 10, 650),
+        # LEAF's for Shakespeare (arXiv:1812.01097), of 80 characters; torch and TensorFlow differ in biases only
+        (ModelConfig(name="lstm"), (80,), 80, 80 * 8 + 4 * 256 * (8 + 1 + 256) + 4 * 256 * (256 + 1 + 256) + 80 * 257),
     ],
 )
 def test_sizes_are_those_of_the_literature(

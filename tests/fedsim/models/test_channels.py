@@ -20,14 +20,24 @@ _SMALL = {"resnet18": 8, "resnet34": 8, "resnet32": 4}
 
 NETWORKS = [
     (name, norm) for name, entry in MODELS.items() for norm in entry.norms or (None,)
-    if norm != "group" and name not in ("linear", "logistic")
+    if norm != "group" and name not in ("linear", "logistic", "lstm")
 ]  # fmt: skip
+
+
+def shape_of(name: str) -> tuple[int, ...]:
+    return (6,) if MODELS[name].reads == "text" else SHAPE
+
+
+def samples_for(name: str, number: int, draws: torch.Generator) -> torch.Tensor:
+    if MODELS[name].reads == "text":
+        return torch.randint(10, (number, *shape_of(name)), generator=draws)
+    return torch.randn(number, *SHAPE, dtype=torch.float64, generator=draws)
 
 
 def trained_like(name: str, norm: str | None) -> Classifier:
     """Return a model whose biases, shifts and running statistics are not those of a new one."""
     config = ModelConfig(name=name, norm=norm, width=_SMALL.get(name))
-    model = build_model(config, SHAPE, 10, 0).double().eval()
+    model = build_model(config, shape_of(name), 10, 0).double().eval()
     draws = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -39,28 +49,28 @@ def trained_like(name: str, norm: str | None) -> Classifier:
 @pytest.mark.parametrize(("name", "norm"), NETWORKS)
 def test_masked_is_narrowed(name: str, norm: str | None) -> None:
     model = trained_like(name, norm)
-    groups = channel_groups(model, SHAPE)
+    groups = channel_groups(model, shape_of(name))
     assert groups
     draws = torch.Generator().manual_seed(2)
     keep = {
         group.name: torch.randperm(group.channels, generator=draws)[: 1 + group.channels // 2].sort().values
         for group in groups.values()
     }
-    x = torch.randn(4, *SHAPE, dtype=torch.float64, generator=draws)
+    x = samples_for(name, 4, draws)
     small, zeroed = narrowed(model, groups, keep), masked(model, groups, keep)
-    positions = layer_positions(model, SHAPE)
+    positions = layer_positions(model, shape_of(name))
     counts = {name: len(channels) for name, channels in keep.items()}
     assert cost(model, positions, groups, counts) == cost(small, positions)
     assert (small(x) - zeroed(x)).abs().max() < 1e-12 * zeroed(x).abs().max().clamp_min(1)
     assert (zeroed(x) - model(x)).abs().max() > 1e-6
-    again = channel_groups(small, SHAPE)
+    again = channel_groups(small, shape_of(name))
     assert {group: again[group].channels for group in again} == {group: len(keep[group]) for group in groups}
 
 
 @pytest.mark.parametrize(("name", "norm"), NETWORKS)
 def test_all_kept_is_the_same_bits(name: str, norm: str | None) -> None:
     model = trained_like(name, norm)
-    groups = channel_groups(model, SHAPE)
+    groups = channel_groups(model, shape_of(name))
     same = narrowed(model, groups, {group.name: torch.arange(group.channels) for group in groups.values()})
     assert list(same.state_dict()) == list(model.state_dict())
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in same.state_dict().items())
@@ -153,3 +163,9 @@ def test_impossible_widths(widths: dict[str, int], says: str) -> None:
     config = ModelConfig(name="resnet8", norm="batch", widths=widths)
     with pytest.raises(FedsimError, match=rf"^model.widths: .*{says}"):
         build_model(config, SHAPE, 10, 0)
+
+
+def test_the_steps_of_an_lstm_are_not_followed() -> None:
+    model = build_model(ModelConfig(name="lstm", width=4), (6,), 10, 0)
+    with pytest.raises(FedsimError, match=r"^model.name: its channels cannot be followed \(.*\); use another\Z"):
+        channel_groups(model, (6,))

@@ -86,7 +86,7 @@ def test_clients_of_a_cohort_drop_different_units(name: str) -> None:
     model = small_model(name, dropout=0.5)
     view = FunctionalModel(model)
     params, buffers = stack_module_state([model, model])
-    x = inputs(name, BATCH).expand(2, -1, -1, -1, -1)
+    x = torch.stack([inputs(name, BATCH)] * 2)
     forward = vmap(view.logits, in_dims=(0, 0, 0), randomness="different")
     torch.manual_seed(0)
     first, second = forward(params, buffers, x, train=True)

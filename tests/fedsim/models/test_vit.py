@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -31,12 +32,14 @@ def test_fedavg_of_a_transformer_is_the_same_with_all_clients_at_once() -> None:
         assert not torch.equal(value, first[name])
 
 
-def test_attention_is_that_of_torch() -> None:
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_is_that_of_torch(causal: bool) -> None:
     generator = torch.Generator().manual_seed(0)
-    attention, twin = Attention(24).double(), nn.MultiheadAttention(24, 4, batch_first=True).double()
+    attention, twin = Attention(24, causal=causal).double(), nn.MultiheadAttention(24, 4, batch_first=True).double()
     for parameter in attention.parameters():
         nn.init.normal_(parameter, generator=generator)
     weights = [tensor.clone() for tensor in attention.state_dict().values()]
     twin.load_state_dict(dict(zip(twin.state_dict(), weights, strict=True)))
     x = torch.randn(3, 7, 24, dtype=torch.float64, generator=generator)
-    torch.testing.assert_close(attention(x), twin(x, x, x, need_weights=False)[0])
+    mask = nn.Transformer.generate_square_subsequent_mask(7, dtype=torch.float64) if causal else None
+    torch.testing.assert_close(attention(x), twin(x, x, x, need_weights=False, attn_mask=mask)[0])

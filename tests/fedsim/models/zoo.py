@@ -22,6 +22,8 @@ def small_config(name: str, norm: Any = None, **options: Any) -> ModelConfig:
 
 
 def input_shape(name: str, channels: int = 2) -> tuple[int, ...]:
+    if MODELS[name].reads == "text":
+        return (6,)
     side = max(8, MODELS[name].min_side)
     return (channels, side, side)
 
@@ -31,4 +33,7 @@ def small_model(name: str, norm: Any = None, seed: int = 0, **options: Any) -> C
 
 
 def inputs(name: str, *batch: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*batch, *input_shape(name), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    if MODELS[name].reads == "text":
+        return torch.randint(NUM_CLASSES, (*batch, *input_shape(name)), generator=generator)
+    return torch.randn(*batch, *input_shape(name), generator=generator)
