@@ -3,7 +3,8 @@
 min_θ E_{D_r} ℓ(x, y) + E_{D_f} ℓ(x, ỹ) over the union, ỹ ≠ y uniform and drawn once.
 "Amnesiac Machine Learning" (arXiv:2010.10981).
 Differs from the authors' code: each step sees a batch of D_r and one of D_f, weighted by the sizes of the two sets,
-not a mixed batch of the union; the expected gradient is the same. SGD, where theirs is Adam.
+not a mixed batch of the union; the expected gradient is the same. SGD, where theirs is Adam. Batch norm
+keeps the original's statistics.
 """
 
 from dataclasses import replace
@@ -18,11 +19,7 @@ from unlearning.parts.steps import RepairConfig, descend, other_labels, relabell
 
 
 class RandomLabelsConfig(RepairConfig):
-    """Options of random labels.
-
-    What an ordinary client has taught, others have taught too: wrong labels for it cost kept samples, with batch norm
-    most (13 to 16 points on a small Fashion-MNIST, 5 to 6 at a third of the rate, which hardly forgets).
-    """
+    """Options of random labels."""
 
 
 @unlearning("random_labels", RandomLabelsConfig, Needs(one_label=False), {"class", "samples", "clients"})

@@ -3,7 +3,8 @@
 m = 1 for the share τ of all weights with the largest |∇_θ E_{D_f} ℓ(θ_o)|;  after every step
 θ = m ⊙ θ_RL + (1−m) ⊙ θ_o.
 "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency" (arXiv:2310.12508).
-Differs from the authors' code before 2026-02-28: there momentum and weight decay moved the masked weights.
+Differs from the authors' code before 2026-02-28: there momentum and weight decay moved the masked weights. Batch
+norm keeps the original's statistics.
 """
 
 from dataclasses import replace
@@ -31,11 +32,7 @@ from unlearning.parts.steps import (
 
 
 class SalUnConfig(RepairConfig):
-    """Options of SalUn.
-
-    What an ordinary client has taught, others have taught too: wrong labels for it cost kept samples, with batch norm
-    most (13 to 16 points on a small Fashion-MNIST, 5 to 6 at a third of the rate, which hardly forgets).
-    """
+    """Options of SalUn."""
 
     threshold: float = Field(0.5, ge=0, le=1, json_schema_extra=searched(0.1, 1.0))
     """τ, the share of weights that may move; 1 is exactly random labels."""

@@ -152,13 +152,15 @@ def relabelled_losses(
 ) -> Iterator[Tensor]:
     """Yield, in one pass over the kept samples, (n_r CE(B_r) + n_f CE(B_f)) / (n_r + n_f): the loss of their union.
 
-    `forget` has the labels that are to be taught; its batches are shuffled by `others`.
+    `forget` has the labels that are to be taught; its batches are shuffled by `others`. Both are in evaluation mode:
+    batch norm keeps the original's statistics. Were kept batches normalised by their own, the model would learn to tell
+    the two sides apart by that, and give wrong labels to all that it is asked afterwards.
     """
     share = len(forget) / (len(forget) + len(retain))
     pairs = zip(retain.batches(batch_size, rng), endless(forget, batch_size, others), strict=False)
+    model.eval()
     for (x, y), (x_f, y_f) in pairs:
-        keep = mean_loss(kept_logits(model, x), required(y))
-        yield (1 - share) * keep + share * mean_loss(forgotten_logits(model, x_f), required(y_f))
+        yield (1 - share) * mean_loss(model(x), required(y)) + share * mean_loss(model(x_f), required(y_f))
 
 
 def batch_gradients(
