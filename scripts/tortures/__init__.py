@@ -1,0 +1,1 @@
+"""What `scripts/torture.py` is made of: a trial, and the kinds of trouble on one machine and on Ray."""

@@ -1,0 +1,82 @@
+"""A cluster of Ray of two nodes on this machine, and what its processes have begun."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from fedsim.scratch import scratch_folder
+
+RAY = Path(sys.executable).parent / "ray"
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Return {process: command line} of all that a process has begun, and what these have."""
+    table: dict[int, tuple[int, str]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            table[int(folder.name)] = (parent, words)
+    found: dict[int, str] = {}
+    wanted = {pid}
+    while wanted:
+        wanted = {child for child, (parent, _) in table.items() if parent in wanted and child not in found}
+        found |= {child: table[child][1] for child in wanted}
+    return found
+
+
+class TwoNodes:
+    """A head and a second node, a CPU each, and what their users need to know."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.token = secrets.token_hex(32)
+        self.environment = {
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "OMP_NUM_THREADS": "1",
+        }
+        self.folder = scratch_folder(Path("/tmp"))
+        common = ["--num-cpus=1", "--disable-usage-stats", "--block"]
+        head = ["--head", f"--port={self.port}", "--include-dashboard=false", f"--temp-dir={self.folder}", *common]
+        self.nodes = [self._start(head)]
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    break
+            time.sleep(0.2)
+        self.nodes.append(self._start([f"--address=127.0.0.1:{self.port}", *common]))
+        while time.monotonic() < deadline and not self._joined():
+            time.sleep(0.5)
+
+    def _start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
+        with (self.folder / "out").open("ab") as log:
+            return subprocess.Popen(
+                [RAY, "start", *arguments], env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def _joined(self) -> bool:
+        """Tell whether both nodes are there, by the processes of raylets' agents."""
+        agents = [
+            sum("ray::RuntimeEnvAgent" in words for words in descendants(node.pid).values()) for node in self.nodes
+        ]
+        return min(agents) > 0
+
+    def kill(self, node: int) -> None:
+        """Kill a node with all of its processes, which `ray start` has put into sessions of their own."""
+        for pid in [*descendants(self.nodes[node].pid), self.nodes[node].pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.nodes[node].wait()
