@@ -17,7 +17,9 @@ _MARKED = {  # by the marks at their beginnings; the longer one first
     b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32",
     b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
 }  # fmt: skip
-_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+_MARK = "\ufeff"
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1b]")
+"""What no text holds; what ends lines elsewhere, U+001C to U+001F and U+0085, may stand inside a line."""
 
 
 def read_regular(path: Path, most: int = _MOST_BYTES) -> bytes:
@@ -58,23 +60,39 @@ def decoded(content: bytes) -> tuple[str, str]:
     Raises
     ------
     ValueError
-        If it is no text in UTF-8, UTF-16, UTF-32 or Windows-1252.
+        If it is no text in UTF-8, UTF-16, UTF-32 or Windows-1252, or one line is in another encoding than the others.
     """
     marked = next((name for mark, name in _MARKED.items() if content.startswith(mark)), None)
     if marked is not None:
-        return content.decode(marked), "" if marked == "utf-8-sig" else f"encoded in {marked.upper()}"
+        return content.decode(marked).lstrip(_MARK), "" if marked == "utf-8-sig" else f"encoded in {marked.upper()}"
     zeros = [content[place:2000:2].count(0) for place in (0, 1)]
     if max(zeros) > len(content[:2000]) // 4:  # UTF-16 without a mark: every other byte is 0
         name = "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
         return content.decode(name), f"encoded in {name.upper()}"
+    if line := _foreign_line(content):
+        raise ValueError(f"it is UTF-8 but for line {line}; mend that line")
     text, encoding = "\x00", ""
     for name, words in (("utf-8", ""), ("cp1252", "no UTF-8, so read as Windows-1252 (Latin-1)")):
         with contextlib.suppress(UnicodeDecodeError):
             text, encoding = content.decode(name), words
             break
+    text = text.rstrip("\x1a")  # the end of a file of DOS
     if _CONTROL.search(text):
         raise ValueError("no text in UTF-8, UTF-16 or Windows-1252")
     return text, encoding
+
+
+def _foreign_line(content: bytes) -> int:
+    """Return the number of the first line that is no UTF-8 among others that are, beyond ASCII; 0 if there is none."""
+    well, wrong = 0, []
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.isascii():
+            try:
+                line.decode()
+                well += 1
+            except UnicodeDecodeError:
+                wrong.append(number)
+    return wrong[0] if wrong and well >= len(wrong) else 0
 
 
 class StrictLoader(yaml.SafeLoader):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Kind = Literal["empty", "numbers", "dates", "booleans", "words", "mixed"]
+Kind = Literal["empty", "numbers", "dates", "booleans", "words", "mixed", "mixed dates"]
 
 _SPELLED = """
     ? - -- --- . .. \u2013 \u2014 na n/a #n/a #na nan -nan null none nil missing <na>
@@ -37,20 +38,37 @@ _NUMBER = re.compile(
     rf"(?P<body>\d[\d.,'\u2019{_SPACES}]*|[.,]\d+)(?P<power>[eE][+-]?\d+)?"
     rf"\s*(?P<after>(?:{_UNIT})(?:{_UNIT}|[/^.\-]|[mM][23]\b)*)?(?P<close>\))?"
 )
+_PLURAL = 3
+"""A unit of more letters that ends in s is the plural of one without."""
 _EXACT_DIGITS = 15  # longer whole numbers do not fit into a float: they are codes
 _CATEGORICAL = 12
 """Different whole numbers beside words that still may be categories, such as grades 1, 2, 3a, 3b."""
 _MOSTLY = 0.5
 
+FEW_ROWS = 10
+"""So few words that differ in every row may still be categories."""
+_INDEX = re.compile(
+    r"(unnamed: \d+|index|level_\d|rownames?|(row|record|patient|subject|sample|case)?[ _-]?(id|no|nr|#))", re.I
+)
+
 _DATE_FORMATS = {
     "%Y/%m/%d": "year/month/day", "%d.%m.%Y": "day.month.year", "%d/%m/%Y": "day/month/year",
     "%m/%d/%Y": "month/day/year", "%d-%m-%Y": "day-month-year", "%m-%d-%Y": "month-day-year",
-    "%d.%m.%y": "day.month.year", "%d/%m/%y": "day/month/year", "%m/%d/%y": "month/day/year",
+    "%d.%m.%y": "day.month.year", "%d/%m/%y": "day/month/year", "%m/%d/%y": "month/day/year", "%Y%m%d": "yearmonthday",
     "%d-%b-%Y": "day-month-year", "%d %b %Y": "day month year", "%b %d, %Y": "month day, year",
     "%d-%b-%y": "day-month-year", "%d %B %Y": "day month year", "%B %d, %Y": "month day, year",
+    "%Y-%m": "year-month", "%m/%Y": "month/year", "%b %Y": "month year", "%B %Y": "month year",
 }  # fmt: skip
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
+_HOURS = ("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p")
+_COMPACT = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
+"""20200131; a few such numbers are dates by chance, hence so many of them."""
+_COMPACT_LEAST = 3
+_TRIED = 200
+"""So many words tell whether a form is worth trying on all."""
 _SECONDS_PER_DAY = 86_400
+_ENDLESS = re.compile(r"([+\-\u2212]?)(inf|infinity|\u221e)", re.IGNORECASE)
+_ADDRESS = re.compile(r"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +84,26 @@ class TableColumn:
     note: str = ""
     """How its values are to be read, where they are not plain."""
     odd: tuple[int, str] = (0, "")
-    """Row and text of the first value of a mixed column that is no number."""
+    """Row and text of the first value of a mixed column that is no number, or no date."""
 
     @property
     def blank(self) -> npt.NDArray[np.bool_]:
         """(n,) whether there is no value."""
         return np.isnan(self.values) if len(self.values) else self.text == ""
+
+    def names_rows(self, unnamed: bool) -> str:
+        """Return by what it is a mere name of its rows, "" if it is not: a count, or a number or word for each."""
+        there = self.text[self.text != ""]
+        many = len(there) > FEW_ROWS
+        if self.kind == "words":
+            return "another word in every row" if many and len(np.unique(there)) == len(there) else ""
+        if self.kind != "numbers" or not (unnamed or _INDEX.fullmatch(self.name)):
+            return ""
+        values = self.values
+        if len(values) > 1 and all(after - before == 1 for before, after in pairwise(values.tolist())):
+            return "counts rows"
+        whole = np.isfinite(values).all() and (values == np.floor(values)).all()
+        return "another number in every row" if many and whole and len(np.unique(values)) == len(values) else ""
 
 
 @dataclass
@@ -91,6 +123,14 @@ class _Spelling:
         for match in self.matches:
             allowed &= _marks(match["body"].rstrip(_SPACES)) if match else allowed
         return allowed
+
+    @property
+    def units(self) -> frozenset[tuple[str, str]]:
+        """What stands before and after the numbers, in the singular: 1 day, 2 days."""
+        afters = [(match["before"] or "", match["after"] or "") for match in self.matches if match]
+        return frozenset(
+            (before, after.removesuffix("s") if len(after) > _PLURAL else after) for before, after in afters
+        )
 
     @property
     def ambiguous(self) -> str:
@@ -129,7 +169,9 @@ def understand(
         value_of, kind, note = _meaning(there, spelling, mark, dates)
         if not value_of:
             out.append(
-                _words(name, text, kind, none if kind != "words" else none - _ALSO_WORDS - _codes(there, distinct))
+                _words(
+                    name, text, kind, note, none if kind != "words" else none - _ALSO_WORDS - _codes(there, distinct)
+                )
             )
             continue
         values = np.array([value_of.get(word, np.nan) for word in distinct.tolist()])[codes]
@@ -166,16 +208,30 @@ def _meaning(there: list[str], spelling: _Spelling, mark: str, dates: str | None
     if lower <= _TRUE | _FALSE and not lower <= {"0", "1"}:
         return {word: float(word.lower() in _TRUE) for word in there}, "booleans", ""
     numbers = {word: _number(match, mark) for word, match in zip(there, spelling.matches, strict=True)}
-    units = {(match["before"] or "", match["after"] or "") for match in spelling.matches if match}
     good = {word: number for word, number in numbers.items() if number is not None}
-    if len(good) == len(there) and len(units) == 1:
-        codes = any(match and _is_code(match["body"]) for match in spelling.matches)
-        return ({}, "words", "") if codes else (good, "numbers", _how(spelling, units, mark))
+    endless = {word: _endless(word) for word in there if _ENDLESS.fullmatch(word)} if good else {}
+    if len(good) + len(endless) == len(there) and len(spelling.units) == 1:
+        if any(match and _is_code(match["body"]) for match in spelling.matches) or all(map(_is_address, there)):
+            return {}, "words", ""
+        compact = len(there) >= _COMPACT_LEAST and all(map(_COMPACT.fullmatch, there))
+        if compact and (found := _dates(there, dates)) and found[0]:
+            return found
+        return good | endless, "numbers", _how(spelling, mark)
     if found := _dates(there, dates):
         return found
-    bodies = [match["body"] for match in spelling.matches if match]
+    bodies = [match["body"] for match in spelling.matches if match and _marks(match["body"].rstrip(_SPACES))]
     quantities = len(bodies) > _CATEGORICAL or any(not body.isdigit() for body in bodies)
     return {}, "mixed" if quantities and len(bodies) >= _MOSTLY * len(there) else "words", ""
+
+
+def _endless(word: str) -> float:
+    return -np.inf if word[0] in "-\u2212" else np.inf
+
+
+def _is_address(word: str) -> bool:
+    """Tell whether a word is the address of a computer, which 192.168.100.101 is and a number in points is not."""
+    match = _ADDRESS.fullmatch(word)
+    return match is not None and all(int(part) < 256 for part in match.groups())
 
 
 def _number(match: re.Match[str] | None, mark: str) -> float | None:
@@ -186,7 +242,7 @@ def _number(match: re.Match[str] | None, mark: str) -> float | None:
         return None
     digits = re.sub(f"[{re.escape({'.': ',', ',': '.'}[mark])}'\u2019{_SPACES}]", "", body).replace(mark, ".")
     negative = (match["sign"] or match["minus"] or "+") in "-\u2212" or bool(match["open"])
-    return (-1 if negative else 1) * float(digits + (match["power"] or ""))
+    return (-1 if negative else 1) * float(digits + (match["power"] or "")) + 0.0  # -0 is 0
 
 
 def _is_code(body: str) -> bool:
@@ -194,7 +250,7 @@ def _is_code(body: str) -> bool:
     return body.isdigit() and (len(body) > _EXACT_DIGITS or (len(body) > 1 and body[0] == "0"))
 
 
-def _how(spelling: _Spelling, units: set[tuple[str, str]], mark: str) -> str:
+def _how(spelling: _Spelling, mark: str) -> str:
     bodies = [match["body"] for match in spelling.matches if match]
     said = []
     if mark == "," and any("," in body for body in bodies):
@@ -204,7 +260,9 @@ def _how(spelling: _Spelling, units: set[tuple[str, str]], mark: str) -> str:
             said.append(f"thousands by {what}")
     if any(re.search(rf"\d[{_SPACES}]\d", body) for body in bodies):
         said.append("thousands by spaces")
-    if unit := " ".join(filter(None, next(iter(units)))):
+    if len(spelling.marks) > 1 and mark == spelling.ambiguous == ".":
+        said.append("decimal points (as well thousands by points: --set data.csv.decimal=,)")
+    if unit := " ".join(filter(None, next(iter(spelling.units)))):
         said.append(f"in {unit}")
     return ", ".join(said)
 
@@ -215,42 +273,53 @@ def _codes(there: list[str], distinct: npt.NDArray[np.str_]) -> set[str]:
     return {"na"} if there and not short and "NA" in distinct.tolist() else set()
 
 
-def _words(name: str, text: npt.NDArray[np.str_], kind: Kind, none: Iterable[str]) -> TableColumn:
+def _words(name: str, text: npt.NDArray[np.str_], kind: Kind, odd_one: str, none: Iterable[str]) -> TableColumn:
+    """Return a column that is to stay words; `odd_one` is what is no date among dates."""
     blank = np.isin(np.char.lower(text), list(none))
     odd = (0, "")
-    if kind == "mixed":
-        words = ((row, word) for row, word in enumerate(text.tolist(), 1) if not _NUMBER.fullmatch(word))
-        odd = next(((row, word) for row, word in words if not blank[row - 1]), odd)
+    if kind.startswith("mixed"):
+        words = ((row, word) for row, word in enumerate(text.tolist(), 1) if not blank[row - 1])
+        odds = (at for at in words if (at[1] == odd_one if odd_one else not _NUMBER.fullmatch(at[1])))
+        odd = next(odds, odd)
     return TableColumn(name, kind, np.where(blank, "", text), odd=odd)
 
 
 def _dates(there: list[str], order: str | None) -> tuple[dict[str, float], Kind, str] | None:
-    """Return days since 1970 by word, if all words are dates or times of one form."""
-    if not all(re.match(r"[\dA-Za-z]{1,9}[-/. ,:]", word) and any(map(str.isdigit, word)) for word in there):
+    """Return days since 1970 by word, if all words are dates or times of one form; nothing by word if most are."""
+    like = [bool(re.match(r"\d{8}|[\dA-Za-z]{1,9}[-/. ,:]", word)) and any(map(str.isdigit, word)) for word in there]
+    if sum(like) < _MOSTLY * len(there):
         return None
     import pandas as pd  # half a second
 
+    words = pd.Series(there)
     found: dict[str, tuple[Floats, str]] = {}
+    closest: pd.Series[bool] | None = None
 
     def attempt(form: str, how: str, unit: str = "days", utc: bool = False) -> None:
-        read = pd.to_datetime(pd.Series(there), format=form, errors="coerce", utc=utc)
+        nonlocal closest
+        for some in (words[:_TRIED], words):
+            read = pd.to_datetime(some, format=form, errors="coerce", utc=utc)
+            if read.notna().mean() < _MOSTLY:
+                return
+        if closest is None or read.notna().sum() > closest.sum():
+            closest = read.notna()
         if not read.isna().any():
             zero = pd.Timestamp("1900-01-01" if unit == "hours" else "1970-01-01", tz="UTC" if utc else None)
             seconds = (read - zero).dt.total_seconds().to_numpy(np.float64)
             found[how] = seconds / (3600 if unit == "hours" else _SECONDS_PER_DAY), f"{unit}, from {how}"
 
-    if all(re.match(r"\d{4}-\d{1,2}-\d{1,2}", word) for word in there):
+    if sum(bool(re.match(r"\d{4}-\d{1,2}-\d{1,2}", word)) for word in there) >= _MOSTLY * len(there):
         attempt("ISO8601", "year-month-day", utc=True)
         if not found:
             attempt("%Y-%m-%d", "year-month-day")
-    for form in ("%H:%M", "%H:%M:%S"):
+    for form in _HOURS:
         attempt(form, "hour:minute", "hours")
     for form, how in _DATE_FORMATS.items():
         for time in _TIMES if not found or how.startswith(("day", "month")) else ():
             if how not in found:
                 attempt(form + time, how)
     if not found:
-        return None
+        return None if closest is None or closest.sum() < 2 else ({}, "mixed dates", there[int(closest.argmin())])
     hows = [how for how in found if order is None or how.startswith({"dmy": "day", "mdy": "month"}[order])] or [*found]
     values, note = found[hows[0]]
     if len(hows) > 1 and not np.array_equal(values, found[hows[1]][0]):

@@ -9,9 +9,11 @@ import bz2
 import csv
 import errno
 import gzip
+import hashlib
 import io
 import lzma
 import re
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.data.csv_config import CsvConfig
+from fedsim.data.table_columns import BLANK
 from fedsim.errors import FedsimError
 from fedsim.reading import decoded, require_regular
 
@@ -37,11 +40,21 @@ _FOREIGN = {
     b"\xd0\xcf\x11\xe0": "an old Excel workbook; save it as CSV",
     b"PAR1": "a Parquet file; save it as CSV",
     b"%PDF": "a PDF; save the table in it as CSV",
+    b"<!DOCTYPE": "a page of the web; save the table in it as CSV",
+    b"<html": "a page of the web; save the table in it as CSV",
+    b"{": "JSON; save it as CSV",
+    b"[{": "JSON; save it as CSV",
+    b"@relation": "an ARFF file of Weka's; save it as CSV",
 }
+_EDGES = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff\u200b\u200e\u200f\u2060"
+"""White space, and marks that cannot be seen, which are no part of a value that they begin or end."""
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "vertical bars", ",": "commas"}
 """Those first that rarely stand inside a value: decimal commas are many."""
 _SAMPLE_ROWS = 1000
+_LONGEST = 200
 _CONSISTENT = 0.9  # share of rows with one number of values
+_RARE = 0.25
+"""A row that stands oftener than in this share of rows is no header that is repeated."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -75,6 +88,7 @@ def read_cells(path: Path, config: CsvConfig, least: int = 2) -> Cells:
     try:
         require_regular(path)
         text, notes = _decode(path, _decompress(path, path.read_bytes()), config.encoding)
+        text = unicodedata.normalize("NFC", text)  # the same word may be written in two ways
         first = re.match(r'"?sep=(.)"?\r?\n', text)  # Excel's own line
         if first:
             text = text[first.end() :]
@@ -82,7 +96,9 @@ def read_cells(path: Path, config: CsvConfig, least: int = 2) -> Cells:
         rows = _parse(text, separator)
     except FileNotFoundError:
         raise FedsimError(f"{path}: no such file; give the path of a table with a header as csv:PATH") from None
-    except (OSError, UnicodeDecodeError, LookupError, EOFError, zlib.error, lzma.LZMAError, csv.Error) as error:
+    except csv.Error as error:
+        raise FedsimError(f"{path}: {error}") from None
+    except (OSError, UnicodeDecodeError, LookupError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise FedsimError(f"{path}: cannot be read as a table ({reason}); give a .csv or .csv.gz file") from None
     rows, outside = _inner(rows)
@@ -123,9 +139,11 @@ def _decompress(path: Path, content: bytes) -> bytes:
 def _decode(path: Path, content: bytes, given: str | None) -> tuple[str, list[str]]:
     """Return the text and what is to be said about its encoding."""
     if given is not None:
-        return content.decode(given).removeprefix("\ufeff"), [f"encoded in {given}"]
+        return content.decode(given).lstrip("\ufeff"), [f"encoded in {given}"]
     try:
         text, encoding = decoded(content)
+    except UnicodeDecodeError:
+        raise
     except ValueError as error:
         raise FedsimError(
             f"{path}: cannot be read as a table ({error}); name its encoding with --set data.csv.encoding=NAME"
@@ -134,17 +152,39 @@ def _decode(path: Path, content: bytes, given: str | None) -> tuple[str, list[st
 
 
 def _parse(text: str, separator: str, most: int | None = None) -> list[Row]:
-    """Return the rows that are not blank, each as long as it is."""
+    """Return the rows that are not blank, each as long as it is.
+
+    Raises
+    ------
+    csv.Error
+        In words, with the line, where quotation marks are amiss.
+    """
     if separator == " ":
         text, separator = re.sub(r"[ \t]+", " ", re.sub(r"(?m)^[ \t]+|[ \t]+$", "", text)), " "
     rows: list[Row] = []
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
-    for row in reader:
-        if any(cells := [value.strip() for value in row]):
-            rows.append(cells)
-            if len(rows) == most:
-                break
+    begun = 0
+    try:
+        for row in reader:
+            begun = reader.line_num
+            if any(cells := [value.strip(_EDGES) for value in row]):
+                rows.append([value if len(value) <= _LONGEST else _shortened(value) for value in cells])
+                if len(rows) == most:
+                    break
+    except csv.Error as error:
+        if "unexpected end" in str(error):
+            raise csv.Error(f"a quotation mark in line {begun + 1} is never closed; close it, or double it") from None
+        raise csv.Error(
+            f"something follows a quotation mark that closes a value in line {reader.line_num}; double the marks "
+            "inside of a value"
+        ) from None
     return rows
+
+
+def _shortened(value: str) -> str:
+    """Return the beginning of a long value, and a hash of it all: one alone would make arrays of text wide."""
+    return f"{value[:_LONGEST]}... {hashlib.sha256(value.encode(errors='surrogatepass')).hexdigest()[:16]}"
 
 
 def _sniff_separator(text: str) -> str:
@@ -168,7 +208,8 @@ def _inner(rows: list[Row]) -> tuple[list[Row], list[str]]:
     start, stop = 0, len(rows)
 
     def outside(row: Row) -> bool:
-        return sum(map(bool, row)) == 1 and (len(row) == 1 < usual or (usual > 2 and bool(row[0])))
+        alone = sum(map(bool, row)) == 1 and (len(row) == 1 < usual or (usual > 2 and bool(row[0])))
+        return alone or (row[0].startswith("#") and len(row) != usual)
 
     while start < stop and outside(rows[start]):
         start += 1
@@ -187,31 +228,67 @@ def _header(path: Path, rows: list[Row], config: CsvConfig) -> tuple[list[str], 
     if below and {len(row) for row in below} == {len(first) + 1}:
         if all(not row[-1] for row in below):
             below = [row[:-1] for row in below]  # the lines of values alone do
-        elif not _is_number(first):
+        elif not any(map(_is_number, first)):
             first = ["", *first]  # R's row names
-    if _is_header(path, first, below, config):
-        return first, below, []
+    others = [row for row in below if row != first] if below.count(first) <= _RARE * len(below) else below
+    if _is_header(path, first, others, config):
+        again = len(below) - len(others)
+        return first, others, [f"the header stands again in {again} rows, left out"] if again else []
     names = [f"column_{number}" for number in range(1, len(first) + 1)]
     return names, [first, *below], [f"no header, so the columns are called column_1 to column_{len(first)}"]
 
 
-def _is_number(cells: Row) -> bool:
-    return any(_NUMBER.fullmatch(cell.replace(",", ".")) for cell in cells)
+def _is_number(cell: str) -> bool:
+    return _NUMBER.fullmatch(cell.replace(",", ".")) is not None
 
 
-def _is_header(path: Path, first: Row, below: list[Row], config: CsvConfig) -> bool:
-    """Tell whether the first row names columns: names are no numbers, or whole ones that count up."""
+def _is_header(path: Path, first: Row, others: list[Row], config: CsvConfig) -> bool:
+    """Tell whether the first row names columns, by what stands in the rows that differ from it."""
     if config.header is not None:
         return config.header
-    asked = {config.target, config.client, *config.drop}
-    numbers = [cell for cell in first if _NUMBER.fullmatch(cell.replace(",", "."))]
-    if not numbers or (asked - {None}) & set(first):
+    asked = {config.target, config.client, *config.drop} - {None}
+    columns = [[row[place] for row in others if len(row) > place] for place in range(len(first))]
+    named = [place for place, cell in enumerate(first) if cell.lower() not in BLANK and not _is_number(cell)]
+    known = [place for place in named if first[place] in columns[place]]
+    if asked & set(first):
         return True
+    if len(named) == len([*filter(None, first)]):  # names are no numbers, nor what is written as the values are
+        alike = any(_shape(first[place]) and _mostly(columns[place], first[place]) for place in named)
+        return not alike and (len(first) == 1 or len(known) < len(named))
+    if known:
+        return False
+    if any(_names(first[place], columns[place]) for place in named):
+        return True
+    return _counts_up(path, first, bool(named))
+
+
+def _shape(cell: str) -> str:
+    """Return a date, an amount or a share with 0 for each of its numbers; "" of all else."""
+    mark = re.sub(r"[\d.,\s]", "", cell)
+    shape = f"0{mark}" if re.fullmatch("[^\\w\\s-]", mark) else re.sub(r"\d+", "0", cell)
+    return shape if re.match("[^\\w\\s]?0[^\\w]|[^\\w\\s]0", shape) else ""
+
+
+def _mostly(column: Row, cell: str) -> bool:
+    """Tell whether most values of a column look like this one."""
+    there = [value for value in column if value]
+    return sum(_shape(value) == _shape(cell) for value in there) >= _CONSISTENT * max(1, len(there))
+
+
+def _names(cell: str, column: Row) -> bool:
+    """Tell whether a word is the name of its column, in which it does not stand: others are numbers or come again."""
+    there = [value for value in column if value.lower() not in BLANK]
+    numbers = sum(map(_is_number, there))
+    return bool(there) and (numbers >= _CONSISTENT * len(there) or (not numbers and 2 * len(set(there)) <= len(there)))
+
+
+def _counts_up(path: Path, first: Row, words: bool) -> bool:
+    """Tell whether the numbers in the first row name columns: whole ones that count up."""
+    numbers = [*filter(_is_number, first)]
     counts = [int(cell) for cell in numbers if cell.isascii() and cell.isdigit()]
-    rising = len(counts) == len(numbers) and all(a < b for a, b in pairwise(counts))
-    words = [place for place, cell in enumerate(first) if cell and cell not in numbers]
-    known = any(first[place] in {row[place] for row in below if len(row) > place} for place in words)
-    if not rising or known:
+    if not numbers:
+        return True
+    if len(counts) != len(numbers) or not all(a < b for a, b in pairwise(counts)):
         return False
     consecutive = len(counts) > 2 and counts[-2] - counts[0] == len(counts) - 2  # the last one may be the target
     if counts[0] == 0 or words or consecutive:

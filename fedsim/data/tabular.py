@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from fedsim.data.config import LinearConfig
 from fedsim.data.csv_config import CsvConfig
 from fedsim.data.npz import Array, IntArray, Part, split
-from fedsim.data.table_columns import TableColumn, understand
+from fedsim.data.table_columns import FEW_ROWS, TableColumn, understand
 from fedsim.data.table_encoding import Encoded, Encoding
 from fedsim.data.table_text import Cells, read_cells
 from fedsim.errors import FedsimError, nearest
@@ -28,12 +27,7 @@ EMBEDDED_TABLES = ("breast_cancer", "diabetes")
 
 _MOST_CLASSES = 25
 """Different numbers of a target that may as well be classes."""
-_FEW_ROWS = 10
-"""So few words that differ in every row may still be categories."""
 _SHOWN = 5
-_INDEX = re.compile(
-    r"(unnamed: \d+|index|level_\d|rownames?|(row|record|patient|subject|sample|case)?[ _-]?(id|no|nr|#))", re.I
-)
 _TEST = {"test": True, "holdout": True, "true": True, "1": True, "yes": True}
 _TEST |= {"train": False, "training": False, "false": False, "0": False, "no": False}
 
@@ -105,17 +99,11 @@ def read_csv(path: Path, config: CsvConfig, test_fraction: float, seed: int, kno
     config = config if known is None else _asked_of(cells, config)
     other = _test_file(cells, config)
     rows = cells.rows + ([] if other is None else _like(cells, other))
-    text = np.array(rows, dtype=np.str_).reshape(len(rows), -1)
     target = config.target or (known and known.target) or cells.names[-1]
     marker = config.test if other is None else None
-    wanted = {"target": (target,), "client": (config.client,), "test": (marker,), "drop": config.drop}
-    for option, asked in wanted.items():
-        for name in asked:
-            if name is not None and name not in cells.names:
-                raise FedsimError(f"data.csv.{option}: {path} has no column {name!r}; {nearest(name, cells.names)}")
-    if config.target is None and target in (config.client, marker, *config.drop):
-        raise FedsimError(f"{path}: name the column to predict with --set data.csv.target=NAME")
-    named = {name: text[:, place] for place, name in enumerate(cells.names) if name not in config.drop}
+    _require_columns(cells, config, target, marker)
+    columns_of_text = zip(cells.names, zip(*rows, strict=True), strict=True)
+    named = {name: np.array(text, dtype=np.str_) for name, text in columns_of_text if name not in config.drop}
     whose, clients = _client_codes(cells, config.client, named.pop(config.client or "", None))
     is_test = None if marker is None else _test_rows(cells, marker, named.pop(marker))
     if other is not None:
@@ -139,7 +127,8 @@ def read_csv(path: Path, config: CsvConfig, test_fraction: float, seed: int, kno
     inputs = [_encoded(said, column, train.x[:, 0], each) for column, each in _chosen(said, columns, known)]
     said.about_columns()
     if not inputs:
-        raise FedsimError(f"{path}: has no column besides the target {target!r} that is not dropped or blank")
+        why = next((f"; {what}" for what in said.said if what.startswith("left out")), "")
+        raise cells.error(f"has no column besides the target {target!r} that is not dropped or blank{why}")
     if clients:
         said.add(f"{config.client}: {len(clients)} clients ({_listed(clients)})")
     said.add(
@@ -255,7 +244,11 @@ def _target(cells: Cells, column: TableColumn, as_classes: bool) -> tuple[Array,
         raise cells.error(f"the target {column.name!r} is blank in row {blank[0] + 1}; leave out rows without one")
     if column.kind in ("numbers", "dates") and not as_classes:
         if not np.isfinite(column.values).all():
-            raise cells.error("holds infinite values; mend the file or leave the column out with data.csv.drop")
+            raise cells.error(f"the target {column.name!r} holds infinite values; mend the file or leave out such rows")
+        if (column.values == column.values[0]).all():
+            raise cells.error(
+                f"the target {column.name!r} is {column.text[0]!s} in every row: there is nothing to learn"
+            )
         return column.values, None
     if column.kind in ("booleans", "numbers"):
         values, places, y = np.unique(column.values, return_index=True, return_inverse=True)
@@ -270,15 +263,16 @@ def _target(cells: Cells, column: TableColumn, as_classes: bool) -> tuple[Array,
         words = distinct.tolist()
     if len(words) < 2:
         raise cells.error(f"the target {column.name!r} has one class only")
-    if np.bincount(y).max() == 1 and len(y) > _FEW_ROWS:
+    if np.bincount(y).max() == 1 and len(y) > FEW_ROWS:
         raise cells.error(f"the target {column.name!r} has another word in every row, so there are no classes to learn")
     return y.astype(np.int64), tuple(map(str, words))
 
 
 def _require_one_kind(cells: Cells, column: TableColumn) -> None:
-    if column.kind == "mixed":
+    if column.kind.startswith("mixed"):
         row, word = column.odd
-        what = f"numbers and, in row {row}, {word!r}" if row else "numbers in several units or spellings"
+        kind = "dates" if column.kind == "mixed dates" else "numbers"
+        what = f"{kind} and, in row {row}, {word!r}" if row else "numbers in several units or spellings"
         blank = f"take the word for a blank with --set data.csv.blank='{word}', " if row else ""
         raise cells.error(
             f"the column {column.name!r} holds {what}; mend it, {blank}or leave it out with "
@@ -301,15 +295,10 @@ def _useful(said: Reading, columns: list[TableColumn]) -> list[TableColumn]:
     """Return the columns that are not blank, nor mere names of rows; says which are left out."""
     kept, left = [], []
     for column in columns:
-        values = column.values
-        counting = len(values) > 1 and bool((np.diff(values) == 1).all())
-        named = column.name in said.cells.unnamed or _INDEX.fullmatch(column.name)
-        there = column.text[column.text != ""]
-        different = column.kind == "words" and len(there) > _FEW_ROWS and len(np.unique(there)) == len(there)
-        if column.kind == "empty":
-            left.append(f"{column.name} (blank)")
-        elif (named and counting) or different:
-            left.append(f"{column.name} ({'counts rows' if counting else 'another word in every row'})")
+        unnamed = column.name in said.cells.unnamed and column.name == said.cells.names[0]
+        why = "blank" if column.kind == "empty" else column.names_rows(unnamed)
+        if why:
+            left.append(f"{column.name} ({why})")
         else:
             kept.append(column)
     if left:
@@ -324,6 +313,23 @@ def _chosen(
     if known is None or known.columns is None:
         return [(column, None) for column in _useful(said, [*columns.values()])]
     return [(_like_known(said.cells, columns.get(each.name), each), each) for each in known.columns]
+
+
+def _require_columns(cells: Cells, config: CsvConfig, target: str, marker: str | None) -> None:
+    wanted = {"target": (target,), "client": (config.client,), "test": (marker,), "drop": config.drop}
+    for option, asked in wanted.items():
+        for name in asked:
+            if name is not None and name not in cells.names:
+                raise FedsimError(
+                    f"data.csv.{option}: {cells.path} has no column {name!r}; {nearest(name, cells.names)}"
+                )
+    if config.target is None and target in (config.client, marker, *config.drop):
+        raise cells.error("name the column to predict with --set data.csv.target=NAME")
+    if len(cells.names) == 1:
+        raise cells.error(
+            f"has no column besides the target {target!r}; if it has, name what separates its values with "
+            "--set data.csv.separator=..."
+        )
 
 
 def _asked_of(cells: Cells, config: CsvConfig) -> CsvConfig:
@@ -341,7 +347,10 @@ def _encoded(
     if known is None or known.kind != "words":
         _require_one_kind(said.cells, column)
     if np.isinf(column.values).any():
-        raise said.cells.error("holds infinite values; mend the file or leave the column out with data.csv.drop")
+        raise said.cells.error(
+            f"the column {column.name!r} holds infinite values; mend it, or leave it out with "
+            f"--set data.csv.drop='{column.name}'"
+        )
     encoded = known or Encoded.learned(column, train)
     if encoded.kind == "words":
         said.words.append(column.name)

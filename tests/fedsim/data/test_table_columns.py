@@ -31,6 +31,15 @@ NUMBERS = {  # cells -> (value of each, what is said)
     ("12/31/1969", "1/2/1970"): ([-1, 1], "days, from month/day/year"),
     ("02-Jan-1970", "31-Dec-1969"): ([1, -1], "days, from day-month-year"),
     ("12:30", "06:00"): ([12.5, 6], "hours, from hour:minute"),
+    ("1:30 PM", "6:00 AM"): ([13.5, 6], "hours, from hour:minute"),
+    ("19700102", "19691231", "19700201"): ([1, -1, 31], "days, from yearmonthday"),
+    ("1970-02", "1969-12"): ([31, -31], "days, from year-month"),
+    ("Feb 1970", "Dec 1969"): ([31, -31], "days, from month year"),
+    ("1 day", "2 days", "10 days"): ([1, 2, 10], "in day"),
+    ("-0", "0", "-0.0", "2"): ([0, 0, 0, 2], ""),
+    ("\u200b3", "4\ufeff", "5\u2028"): ([3, 4, 5], ""),
+    ("1.5e-3", "2.5E+02"): ([0.0015, 250], ""),
+    ("2.345", "1.250"): ([2.345, 1.25], "as well thousands by points"),
 }
 
 
@@ -71,3 +80,24 @@ def test_spellings_of_nothing(tmp_path, blank):
     x, _ = rows(data)
     assert (data.input_names, set(np.rint(x[:, 0]).tolist()) <= {1, 5, 9}) == (("a",), True)
     assert "a: 3 blanks, filled with the training median 5" in data.reading
+
+
+def test_addresses_and_versions_are_words(tmp_path):
+    path = tmp_path / "t.csv"
+    for cells in (["192.168.100.101", "192.168.100.102"], ["10.0.0.1", "10.0.0.2"], ["1.0.2", "1.1.0"]):
+        path.write_text(table(cells))
+        assert read(f"csv:{path}").input_names == tuple(f"a={cell}" for cell in cells)
+
+
+def test_numbers_for_people_are_no_inputs(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("Patient ID,a,y\n" + "".join(f"{1000 + 3 * i},{i % 4},{i}\n" for i in range(20)))
+    data = read(f"csv:{path}")
+    assert data.input_names == ("a",)
+    assert "left out: Patient ID (another number in every row)" in data.reading
+
+
+def test_a_class_that_is_spelled_in_two_ways_is_one(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("x,y\n" + "".join(f"{i},{('-0', '0', '1')[i % 3]}\n" for i in range(12)))
+    assert read(f"csv:{path}", {"classes": True}).class_names == ("0", "1")

@@ -83,7 +83,7 @@ BAD = {
     "no column besides the target 'y' that is not dropped or blank": (many(51), {}),
     "infinite": ("a,b\n1,2\n1e200,4\n2e200,4\n1,2\n", {}),
     "one class only": ("a,b\n1,2\n3,2\n", {"classes": True}),
-    "cannot be read as a table": ('a,b\n1,2\n"3,4', {}),
+    "a quotation mark in line 3 is never closed": ('a,b\n1,2\n"3,4', {}),
 }
 
 
