@@ -8,11 +8,20 @@ from pathlib import Path
 from fedsim.errors import FedsimError
 
 
-def write_atomically(path: Path, content: bytes) -> Path:
-    """Write `content` to `path`, making its folder when missing, and return `path`; readers never see a part of it."""
+def write_atomically(path: Path, content: bytes, *, folders: bool = False) -> Path:
+    """Write `content` to `path` and return `path`; readers never see a part of it.
+
+    Its folder has to be there, lest one that was removed or renamed comes back in part, or `folders` are to be made.
+
+    Raises
+    ------
+    FedsimError
+        With the path, if it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if folders:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()

@@ -1,12 +1,15 @@
 """Signals at the right moment: Ctrl-C, and what a cluster's scheduler sends before it kills."""
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_AT_ONCE_S = 1.0
 _checkpoint_wanted = threading.Event()
 
 
@@ -15,11 +18,13 @@ class Heard:
 
     ending: signal.Signals | None = None
     """The newest signal that ended the work."""
+    at: float = -math.inf
+    """When it came, by the clock that only goes forward."""
 
 
 @contextmanager
 def heeding_signals() -> Iterator[Heard]:
-    """Have SIGTERM and SIGHUP end the block as Ctrl-C does, and SIGUSR1 ask for a checkpoint.
+    """Have SIGTERM and SIGHUP end the block as Ctrl-C does, several at once as one; SIGUSR1 asks for a checkpoint.
 
     Those that somebody handles or ignores, as under `nohup`, are left as they are.
     """
@@ -29,21 +34,25 @@ def heeding_signals() -> Iterator[Heard]:
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        heard.ending = signal.Signals(number)
+        now = time.monotonic()
+        if now - heard.at < _AT_ONCE_S:  # of several at once the first ends the work, and its line is being written
+            return
+        heard.ending, heard.at = signal.Signals(number), now
         raise KeyboardInterrupt
 
     def want_checkpoint(number: int, frame: FrameType | None) -> None:
         _checkpoint_wanted.set()
 
-    handlers = {signal.SIGTERM: end, signal.SIGHUP: end, signal.SIGUSR1: want_checkpoint}
-    taken = [number for number in handlers if signal.getsignal(number) is signal.SIG_DFL]
+    handlers = {**dict.fromkeys(_ENDING, end), signal.SIGUSR1: want_checkpoint}
+    usual = {number: signal.getsignal(number) for number in handlers}
+    taken = {n: was for n, was in usual.items() if was in (signal.SIG_DFL, signal.default_int_handler)}
     for number in taken:
         signal.signal(number, handlers[number])
     try:
         yield heard
     finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
+        for number, was in taken.items():
+            signal.signal(number, was)
 
 
 def checkpoint_wanted() -> bool:

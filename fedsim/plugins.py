@@ -104,7 +104,7 @@ def allow(name: object, where: str) -> None:
     path = plugin[0]
     _named[str(path)] = plugin_hash(path, where)
     with contextlib.suppress(OSError, FedsimError):  # without a place to write, for this process
-        write_atomically(_known_file(), json.dumps(_known() | _named, indent=1).encode())
+        write_atomically(_known_file(), json.dumps(_known() | _named, indent=1).encode(), folders=True)
 
 
 def _known() -> dict[str, str]:

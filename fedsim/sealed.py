@@ -6,6 +6,8 @@ They tell of disks and copies that have changed a file. Who wants to forge one c
 import hashlib
 from pathlib import Path
 
+from fedsim.errors import FedsimError
+
 _KEY = b',\n "seal": "'
 
 
@@ -69,3 +71,19 @@ def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_sum(file: Path, digest: str, remedy: str) -> None:
+    """Refuse a file of another SHA-256, or one that cannot be read, with what to do about it.
+
+    Raises
+    ------
+    FedsimError
+        One line.
+    """
+    try:
+        found = sha256(file)
+    except OSError as error:
+        found = f"cannot be read: {error.strerror}"
+    if found != digest:
+        raise FedsimError(f"{file}: is not what the run wrote (its hash differs); {remedy}")

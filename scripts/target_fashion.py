@@ -122,7 +122,9 @@ def main(
     print(f"\n| | {' | '.join(COLUMNS)} | critic | s |\n|{'---|' * (len(COLUMNS) + 3)}")
     for name in sorted(results, key=lambda name: -mean(run["global/accuracy"] for run in results[name])):
         print(line(name, results[name]))
-    write_atomically(out / ("tuning.json" if tune else "results.json"), json.dumps(results, indent=1).encode())
+    write_atomically(
+        out / ("tuning.json" if tune else "results.json"), json.dumps(results, indent=1).encode(), folders=True
+    )
     accuracy = {name: 100 * mean(run["global/accuracy"] for run in runs) for name, runs in results.items()}
     for rival, margin in GATES.items():
         if {"TARGET", rival} <= accuracy.keys():

@@ -32,7 +32,7 @@ def init_command(
     allow_named({"strategy.name": strategy})
     command = f"fedsim run --config {shlex.quote(str(file))}"
     try:
-        write_atomically(file, starter(strategy, command).encode())
+        write_atomically(file, starter(strategy, command).encode(), folders=True)
     except OSError as error:
         raise FedsimError(f"{file}: cannot be written ({error.strerror}); choose another place") from None
     Screen(soft_wrap=True).print(f"{file}; to run it: {command}", highlight=False, markup=False)

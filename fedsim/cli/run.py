@@ -143,7 +143,7 @@ def _resumed(folder: Path, rounds: int | None, progress: Progress, machine: dict
     from fedsim.runs import runner
     from fedsim.runs.folder import RunFolder
 
-    if "unlearn" in RunFolder.open(folder).config:
+    if "unlearn" in RunFolder.open(folder, anew=True).config:
         from unlearning.pipeline.continued import continue_outcome
 
         return continue_outcome(folder, rounds, progress, machine)

@@ -126,7 +126,7 @@ def _decode(root: Path, files: Sequence[str], form: tuple[int, int], folder: Pat
         for what, array in facts.items():
             with io.BytesIO() as content:
                 np.save(content, array)
-                write_atomically(folder / f"{key}.{what}.npy", content.getvalue())
+                write_atomically(folder / f"{key}.{what}.npy", content.getvalue(), folders=True)
         temporary.replace(folder / f"{key}.npy")
     finally:
         temporary.unlink(missing_ok=True)

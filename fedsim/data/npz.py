@@ -118,14 +118,16 @@ def _parts(archive: _Archive, test_fraction: float, seed: int, known_classes: in
     if train.y.shape[1:] != test.y.shape[1:]:
         raise archive.error(f"training samples have {train.y.shape[1:]} labels, test samples {test.y.shape[1:]}")
     if train.y.dtype.kind != "i":  # numbers, or several labels
+        if known_classes is None and train.y.dtype.kind == "f" and (train.y == train.y[0]).all():
+            raise archive.error(f"all training targets are {train.y[0]:g}: there is nothing to learn")
         return train, test
     if known_classes is not None:
         if (top := max(train.y.max(), test.y.max())) >= known_classes:
             raise archive.error(f"has label {top}, and the run's classes are 0..{known_classes - 1}; give such labels")
         return train, test
     classes = int(train.y.max()) + 1
-    if classes < 2:
-        raise archive.error("all training labels are 0, so there is one class only; needs two or more")
+    if (train.y == train.y[0]).all():
+        raise archive.error(f"all training labels are {train.y[0]}, so there is one class only; needs two or more")
     if len(np.unique(train.y)) != classes:
         raise archive.error(f"training labels must be all of 0..{classes - 1}; number the classes without gaps")
     if test.y.max() >= classes:
@@ -166,7 +168,10 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise FedsimError(f"{path}: no such file; give the path of a NumPy archive as npz:PATH") from None
     except _UNREADABLE as error:
-        raise FedsimError(f"{path}: not a sound NumPy .npz archive ({' '.join(str(error).split())})") from error
+        reason = " ".join(str(error).split())
+        if "pickle" in reason:  # NumPy would have one load it unsafely
+            reason = "it holds Python objects, or is something else; save arrays of numbers with numpy.savez"
+        raise FedsimError(f"{path}: not a sound NumPy .npz archive ({reason})") from error
 
 
 class _Archive:
@@ -219,13 +224,16 @@ class _Archive:
 
     def _targets(self, key: str, x: Array) -> Array:
         values = self._array(key)
-        if values.ndim == 2 and values.shape[1] > 1 and values.dtype.kind in "iub":
+        if values.ndim == 2 and values.shape[1] > 1 and values.dtype.kind in "iubf":
+            if len(values) == len(x) and np.isin(values, (0, 1)).all() and (values.sum(1) == 1).all():
+                classes: IntArray = np.argmax(values, axis=1).astype(np.int64)  # one-hot
+                return classes
             return self._labels(key, len(x))
         if x.ndim > 2 or values.dtype.kind != "f":
             return self._integers(key, len(x))
         y = values.reshape(len(values), -1).astype(np.float64)
         if y.shape != (len(x), 1) or not np.isfinite(y).all():
-            raise self.error(f"{key} has shape {values.shape}; needs {len(x)} finite numbers, one per row")
+            raise self.error(f"{key} has shape {values.shape}; needs {len(x)} finite numbers (no NaN), one per row")
         return y[:, 0]
 
     def _labels(self, key: str, length: int) -> npt.NDArray[np.uint8]:

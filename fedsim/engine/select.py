@@ -101,7 +101,7 @@ def _remembered_speedup(config: RunConfig, worker: Worker, start: State, constan
     if key not in known:
         known[key] = measure_speedup(config, worker, start, constants)
         with contextlib.suppress(FedsimError):  # a home that cannot be written to costs the next run a measurement
-            write_atomically(path, json.dumps(known).encode())
+            write_atomically(path, json.dumps(known).encode(), folders=True)
     return known[key]
 
 

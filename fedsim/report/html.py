@@ -45,7 +45,7 @@ class _ReportRow:
 
 def write_report(folders: Sequence[RunFolder], out: Path, sections: Sequence[Section] = ()) -> Path:
     """Write the report of the runs to the file `out`, whole or not at all, and return `out`."""
-    return write_atomically(out, render_report(folders, sections).encode("utf-8"))
+    return write_atomically(out, render_report(folders, sections).encode("utf-8"), folders=True)
 
 
 def render_report(folders: Sequence[RunFolder], sections: Sequence[Section] = ()) -> str:
@@ -134,7 +134,7 @@ def write_page(out: Path, title: str, subtitle: str, sections: Sequence[Section]
     """Write a page of nothing but sections to the file `out`, whole or not at all, and return `out`."""
     empty: dict[str, Any] = {"notices": [], "cards": [], "overview": [], "metrics": {}, "plots": [], "settings": []}
     page = _render(title=title, subtitle=subtitle, single=True, labels=[title], sections=sections, marks="", **empty)
-    return write_atomically(out, page.encode("utf-8"))
+    return write_atomically(out, page.encode("utf-8"), folders=True)
 
 
 def _render(**parts: Any) -> str:

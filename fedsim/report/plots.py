@@ -35,13 +35,16 @@ __all__ = [
 
 def write_plots(folder: RunFolder) -> list[Path]:
     """Write all plots that the run has data for as PNG files into its `plots/` and return their paths."""
-    return [write_atomically(folder.path / "plots" / f"{p.name}.png", p.png) for p in all_plots([folder])]
+    return [write_atomically(folder.path / "plots" / f"{p.name}.png", p.png, folders=True) for p in all_plots([folder])]
 
 
 def write_figures(folders: Sequence[RunFolder], out: Path, form: str) -> list[Path]:
     """Write all plots of the runs as "pdf" or "svg" files into the folder `out`, for a paper; returns their paths."""
     plots = all_plots(folders) if (groups := seeds_grouped(folders)) is None else group_curves(groups)
-    return [write_atomically(out / f"{plot.name}.{form}", drawn_as(plot.figure, form, plot.name)) for plot in plots]
+    return [
+        write_atomically(out / f"{plot.name}.{form}", drawn_as(plot.figure, form, plot.name), folders=True)
+        for plot in plots
+    ]
 
 
 def all_plots(folders: Sequence[RunFolder]) -> list[Plot]:

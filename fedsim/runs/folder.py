@@ -25,7 +25,7 @@ from fedsim.reading import load_yaml, read_regular, require_regular
 from fedsim.runs import purging
 from fedsim.runs.pictures import PICTURES, read_pictures
 from fedsim.runs.rows import Count, MetricRow, StageRow
-from fedsim.sealed import Damaged, sha256, unseal
+from fedsim.sealed import Damaged, require_sum, unseal
 
 Status: TypeAlias = Literal["finished", "diverged", "stopped", "failed", "unfinished"]
 
@@ -101,8 +101,11 @@ class RunFolder:
     metrics: tuple[MetricRow, ...]
 
     @classmethod
-    def open(cls, path: str | Path) -> "RunFolder":
-        """Return the run in the folder `path`, or refuse with one line that says what is wrong with it."""
+    def open(cls, path: str | Path, *, anew: bool = False) -> "RunFolder":
+        """Return the run in the folder `path`, or refuse with one line that says what is wrong with it.
+
+        Damaged metrics are no metrics when they are to be written `anew`.
+        """
         folder = Path(path)
         _require_run_folder(folder)
         purging.require_none(folder)
@@ -110,11 +113,13 @@ class RunFolder:
         environment_file, summary_file = folder / "environment.json", folder / "summary.json"
         environment = _read_mapping(environment_file) if environment_file.exists() else {}
         summary = _read_summary(summary_file) if summary_file.exists() else None
-        run = cls(folder, config, environment, summary, _read_metrics(folder / "metrics.jsonl"))
-        if summary is not None and "metrics.jsonl" in summary.files:
-            again = f"fedsim run --resume {folder} writes it anew"
-            _require_sum(folder / "metrics.jsonl", summary.files["metrics.jsonl"], again)
-        return run
+        try:
+            metrics = _read_metrics(folder / "metrics.jsonl", summary)
+        except FedsimError:
+            if not anew:
+                raise
+            metrics = ()
+        return cls(folder, config, environment, summary, metrics)
 
     @property
     def status(self) -> Status:
@@ -166,7 +171,7 @@ class RunFolder:
         if not file.exists():
             return None
         if digest := dict(self.environment.get("files", {})).get("partition.npz"):
-            _require_sum(file, digest, "delete that file to go on without it, or give another run")
+            require_sum(file, digest, "delete that file to go on without it, or give another run")
         return _read_label_counts(file)
 
     @cached_property
@@ -176,7 +181,7 @@ class RunFolder:
         if not file.exists():
             return {}
         if digest := self.summary and self.summary.pictures_sha256:
-            _require_sum(file, digest, "delete that file to go on without it, or give another run")
+            require_sum(file, digest, "delete that file to go on without it, or give another run")
         return read_pictures(file)
 
     @property
@@ -297,15 +302,6 @@ def _read_bytes(file: Path) -> bytes:
         raise FedsimError(f"{file}: cannot be read ({err.strerror}); mend its permissions or give another run") from err
 
 
-def _require_sum(file: Path, digest: str, remedy: str) -> None:
-    try:
-        found = sha256(file)
-    except OSError as error:
-        found = f"cannot be read: {error.strerror}"
-    if found != digest:
-        raise FedsimError(f"{file}: is not what the run wrote (its hash differs); {remedy}")
-
-
 def _read_mapping(file: Path) -> Mapping[str, Any]:
     """Read YAML, or JSON which is a part of it as far as these files go, whose top level is a mapping."""
     remedy = "restore that file or give another run"
@@ -333,9 +329,10 @@ def _read_summary(file: Path) -> Summary:
         raise FedsimError(f"{file}: malformed ({_first_error(err)}); restore that file or give another run") from err
 
 
-def _read_metrics(file: Path) -> tuple[MetricRow, ...]:
+def _read_metrics(file: Path, summary: Summary | None) -> tuple[MetricRow, ...]:
     if not file.exists():
         return ()
+    again = f"fedsim run --resume {file.parent} writes it anew"
     lines = [(number, line) for number, line in enumerate(_read_bytes(file).split(b"\n"), start=1) if line.strip()]
     rows: dict[int, MetricRow] = {}
     for number, line in lines:
@@ -344,11 +341,12 @@ def _read_metrics(file: Path) -> tuple[MetricRow, ...]:
         except ValidationError as err:
             if number == lines[-1][0]:
                 break  # torn: the run was killed, or is just now writing it
-            detail = f"line {number} is malformed ({_first_error(err)})"
-            raise FedsimError(f"{file}: {detail}; delete that line or give another run") from err
+            raise FedsimError(f"{file}: line {number} is malformed ({_first_error(err)}); {again}") from err
         if row.round in rows:
             row = row.model_copy(update={"metrics": rows[row.round].metrics | row.metrics})
         rows[row.round] = row
+    if summary is not None and "metrics.jsonl" in summary.files:
+        require_sum(file, summary.files["metrics.jsonl"], again)
     return tuple(rows[key] for key in sorted(rows))
 
 

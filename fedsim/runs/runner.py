@@ -146,7 +146,7 @@ def resume(
     machine = dict(overrides or {})
     root = machine.pop(MOVED, None)
     require_machine_settings(machine, "overrides of a run that goes on")
-    run = RunFolder.open(folder)
+    run = RunFolder.open(folder, anew=True)
     with held(run.path):
         recorded = recorded_config(run.path)
         config = resolve(user_settings(), recorded, relocated(recorded, root), machine)
@@ -262,7 +262,7 @@ def _continue(
     observers: Sequence[RoundObserver] = (),
 ) -> RunResult:
     tracker_classes(simulation.config.log)
-    run = RunFolder.open(folder)
+    run = RunFolder.open(folder, anew=True)
     require_same_data(run, simulation.data)
     began_with = dict(run.environment.get("files", {})).get("config.yaml")
     if began_with is not None and began_with != sha256(folder / "config.yaml"):

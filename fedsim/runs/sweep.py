@@ -241,7 +241,7 @@ def _keep_plan(sweep: Sweep) -> None:
                     f"{sweep.folder}: {name} in it has {key}={shown(before.get(key))}, not {shown(record.get(key))}; "
                     f"{_AGAIN}"
                 )
-    write_atomically(path, seal(json.dumps({"runs": known}, indent=1)))
+    write_atomically(path, seal(json.dumps({"runs": known}, indent=1)), folders=True)
 
 
 def _record(config: RunConfig) -> dict[str, Any]:

@@ -83,5 +83,5 @@ def kept_id(folder: Path, tracker: str, make: Callable[[], str]) -> str:
     if path.is_file() and re.fullmatch(r"[0-9a-f]{8,64}", text := path.read_text(encoding="utf-8", errors="replace")):
         return text
     new = make()
-    write_atomically(path, new.encode())
+    write_atomically(path, new.encode(), folders=True)
     return new

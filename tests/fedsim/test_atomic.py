@@ -8,7 +8,10 @@ from fedsim.errors import FedsimError
 
 def test_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
-    assert write_atomically(path, b"one") == path
+    with pytest.raises(FedsimError, match="No such file"):
+        write_atomically(path, b"one")
+    assert not path.parent.exists()  # a run that was removed does not come back in part
+    assert write_atomically(path, b"one", folders=True) == path
     write_atomically(path, b"two")
     assert path.read_bytes() == b"two"
     assert list(path.parent.iterdir()) == [path]

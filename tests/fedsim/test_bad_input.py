@@ -180,7 +180,7 @@ CASES = [
     ("run --set training.lr=[1", "--set training.lr=[1: ... not valid YAML; quote it"),
     ("run --dataset npz:absent.npz", "absent.npz: no such file"),
     ("run --dataset npz:cut.npz", "cut.npz: not a sound NumPy .npz archive"),
-    ("run --dataset npz:pickled.npz", "pickled.npz: ... allow_pickle=False"),
+    ("run --dataset npz:pickled.npz", "pickled.npz: ... it holds Python objects"),
     ("run --dataset npz:lacking.npz", "lacking.npz: lacks y_train; needs x_train"),
     ("run --dataset npz:lengths.npz", "lengths.npz: y ... int64 of shape (7,); needs integers of shape (8,)"),
     ("run --dataset npz:notrun", "notrun: not a sound NumPy .npz archive"),
@@ -239,7 +239,7 @@ CASES = [
     ("show", "'RUN' ... see: fedsim show --help"),
     (
         "show runs/broken_metrics",
-        "runs/broken_metrics/metrics.jsonl: line 1 is malformed (round: Field required); delete that line",
+        "runs/broken_metrics/metrics.jsonl: line 1 is malformed (round: Field required); fedsim run --resume",
     ),
     ("report", "'RUNS...' ... see: fedsim report --help"),
     ("report runs/tiny absent", "absent: no such run folder"),

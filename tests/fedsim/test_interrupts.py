@@ -32,6 +32,20 @@ def test_a_signal_ends_a_run_as_ctrl_c_does(number: signal.Signals, tmp_path: Pa
     assert sha256(fedsim.resume(run).folder / "model.safetensors") == sha256(whole / "model.safetensors")
 
 
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda n: n.name)
+def test_of_two_signals_at_once_the_first_ends_the_work(second: signal.Signals) -> None:
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    with heeding_signals() as heard:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(second)  # while the line that tells of the first is being written
+        assert heard.ending == signal.SIGTERM
+        heard.at -= 60
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(second)
+    assert {n: signal.getsignal(n) for n in before} == before
+
+
 def test_the_early_signal_of_a_scheduler_leaves_a_checkpoint(tmp_path: Path) -> None:
     kept: list[int] = []
 
@@ -57,7 +71,7 @@ def test_signals_wait_for_what_must_not_be_interrupted_and_others_handlers_stay(
                 seen.append(number.name)
         except KeyboardInterrupt:
             seen.append("ended")
-        assert heard.ending == (None if number == signal.SIGINT else number)
+        assert heard.ending == number
     assert seen == ["SIGTERM", "ended", "SIGHUP", "ended", "SIGINT", "ended"]
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
     try:

@@ -12,7 +12,6 @@ import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
 from fedsim.config.run import HistoryConfig, RunConfig
-from fedsim.config.schedule import Constant
 from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError, RunFailed
 from fedsim.federated.server import Server
@@ -251,11 +250,11 @@ class Federation:
         return self._run_rounds(begun, self._simulation, self._record)
 
     def go_on(self, model: Tensors, rounds: int) -> Tensors:
-        """Return a model after further rounds of the recipe, without the clients to forget.
-
-        Learning rates are those of the recipe without its schedules: these have ended, some of them at 0.
-        """
-        simulation = Simulation(_longer(self.config, rounds), self._progress, self.left)
+        """Return what further rounds of the recipe, without the clients to forget, make of a model."""
+        total = self.config.rounds + rounds
+        simulation = Simulation(
+            self.config.model_copy(update={"rounds": total, "eval_every": total}), self._progress, self.left
+        )
         begun = replace(simulation.begin(), tensors=model, round=self.config.rounds)
         return self._run_rounds(begun, simulation)
 
@@ -336,12 +335,3 @@ def _final(run: Path, rounds: int, server: Server) -> Tensors | None:
 def emptied(data: FederatedData, left: FederatedData) -> frozenset[int]:
     """Return the clients that had data and have none left."""
     return frozenset(np.flatnonzero((data.partition.sizes > 0) & (left.partition.sizes == 0)).tolist())
-
-
-def _longer(config: RunConfig, rounds: int) -> RunConfig:
-    total = config.rounds + rounds
-    constant = {
-        name: part.model_copy(update={"schedule": Constant()})
-        for name, part in (("training", config.training), ("server", config.server))
-    }
-    return config.model_copy(update={"rounds": total, "eval_every": total, **constant})

@@ -114,7 +114,7 @@ def add_receipt(run: Path, receipt: Receipt, signer: Signer | None = None) -> Pa
     """Write a receipt, its page and its signature, and enter it into the ledger; returns its file."""
     folder, name = run / RECEIPTS, f"{receipt.number:04d}"
     content = receipt.model_dump_json(indent=1).encode() + b"\n"
-    file = write_atomically(folder / f"{name}.json", content)
+    file = write_atomically(folder / f"{name}.json", content, folders=True)
     if signer is not None:
         write_atomically(folder / f"{name}.sig", signer.sign(content))
     ledger, digest = read_deletions(run), hashlib.sha256(content).hexdigest()

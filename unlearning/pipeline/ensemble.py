@@ -233,7 +233,7 @@ def _trained(config: RunConfig, source: Source, missing: dict[Path, Member], kee
     workers = num_processes(config, len(missing))
     if workers == 1:
         for file, member in missing.items():
-            yield write_atomically(file, _train(config, source.data, member, keep, source.device))
+            yield write_atomically(file, _train(config, source.data, member, keep, source.device), folders=True)
         return
     # joblib's processes do not run the caller's script anew, as those of multiprocessing do that are no forks.
     jobs = (
@@ -258,4 +258,4 @@ def _train_in_process(
     torch.set_num_threads(config.engine.threads)
     for plugin in config.plugins:
         plugin.admit()
-    return write_atomically(file, _train(config, data, member, keep, device))
+    return write_atomically(file, _train(config, data, member, keep, device), folders=True)

@@ -112,7 +112,7 @@ def _write_files(
     drawn = plots(comparison, {name: measured for name, (_, measured) in outcome.firsts.items()})
     drawn += plot_changes(comparison, {name: model for name, (model, _) in outcome.firsts.items()})
     for plot in drawn:
-        write_atomically(folder / "plots" / f"{plot.name}.png", plot.png)
+        write_atomically(folder / "plots" / f"{plot.name}.png", plot.png, folders=True)
     write_page(folder / "report.html", outcome.folder.name, comparison, drawn)
 
 

@@ -278,7 +278,7 @@ def _write_pictures(folder: Path) -> None:
 
     opened = RunFolder.open(folder)
     plot = layers_plot(read_pruning(folder))
-    write_atomically(folder / "plots" / f"{plot.name}.png", png(plot.figure))
+    write_atomically(folder / "plots" / f"{plot.name}.png", png(plot.figure), folders=True)
     write_report([opened], folder / "report.html", pruning_sections([opened]))
 
 

@@ -164,3 +164,29 @@ def test_damaged_archives_are_read_or_refused(tmp_path_factory, data):
     with contextlib.suppress(FedsimError):  # and nothing else
         loaded = load_dataset(DataConfig(name=f"npz:{path}"), 0)
         assert len(loaded.x_train) == len(loaded.y_train)
+
+
+def test_labels_that_are_one_hot_are_classes(tmp_path):
+    for kind in (np.int64, np.float32):
+        data = load(tmp_path, **halves(TABLE, np.eye(4, dtype=kind)[Y]))
+        assert (data.num_classes, data.y_train.tolist()) == (4, Y.tolist())
+
+
+@pytest.mark.parametrize(
+    ("y", "told"),
+    [
+        (np.full(N, 3), "all training labels are 3, so there is one class only"),
+        (np.full(N, 3.5), "all training targets are 3.5: there is nothing to learn"),
+        (np.where(Y > 2, np.nan, Y), "finite numbers"),
+    ],
+)
+def test_targets_that_teach_nothing(tmp_path, y, told):
+    with pytest.raises(FedsimError, match=told):
+        load(tmp_path, **halves(TABLE, y))
+
+
+def test_nobody_is_told_to_load_unsafely(tmp_path):
+    (tmp_path / "data.npz").write_bytes(b"\x80\x04K\x01.")
+    with pytest.raises(FedsimError, match="it holds Python objects, or is something else") as caught:
+        load_dataset(DataConfig(name=f"npz:{tmp_path / 'data.npz'}"), 0)
+    assert "allow_pickle" not in str(caught.value)

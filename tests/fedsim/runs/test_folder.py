@@ -1,11 +1,14 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import fedsim
 from fedsim.errors import FedsimError
 from fedsim.runs.folder import RunFolder, flatten, run_labels
 from tests.fedsim.conftest import ROWS, MakeRun
+from tests.tiny_runs import TINY, Cli
 
 
 def refusal(path: Path) -> str:
@@ -95,7 +98,7 @@ def test_a_malformed_line_in_the_middle_is_refused(make_run: MakeRun, line: str)
     (path / "metrics.jsonl").write_text("\n".join([*lines[:2], line, *lines[2:]]))
     text = refusal(path)
     assert text.startswith(f"{path / 'metrics.jsonl'}: line 3 is malformed")
-    assert "delete that line" in text
+    assert f"fedsim run --resume {path} writes it anew" in text
 
 
 def test_rounds_that_were_run_again_are_merged_in_order(make_run: MakeRun) -> None:
@@ -220,3 +223,21 @@ def test_labels_of_runs_differ(make_run: MakeRun) -> None:
     )
     assert run_labels([a, b, c]) == [str(a.path), str(b.path), "m"]
     assert run_labels([a, a]) == [f"{a.path} (1)", f"{a.path} (2)"]
+
+
+@pytest.mark.parametrize("damage", ["a digit", "a mark", "gone"])
+def test_damaged_metrics_are_written_anew_as_the_line_says(
+    damage: str, tmp_path: Path, cli: Cli, no_pictures: None
+) -> None:
+    run = fedsim.run(TINY, overrides={"out": str(tmp_path)}).folder
+    file = run / "metrics.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(
+        {"a digit": whole.replace(b"0.", b"1.", 1), "a mark": whole.replace(b":", b";", 1)}.get(damage, b"")
+    )
+    shown = cli("show", str(run))
+    assert (shown.code, shown.err.count("\n")) == (2, 1)
+    assert f"fedsim run --resume {run} writes it anew" in shown.err.replace("\n", " ")
+    assert cli("run", "--resume", str(run)).code == 0
+    assert [json.loads(line)["round"] for line in file.read_text().splitlines()] == [1, 2, 3]
+    assert cli("show", str(run)).code == 0
