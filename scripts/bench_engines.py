@@ -3,6 +3,7 @@
     python scripts/bench_engines.py                              # W1, W2, W3 and FLUTE, all rows: about 15 minutes
     python scripts/bench_engines.py --workloads W1 --rows bare,auto --repeats 5 --json w1.json
     python scripts/bench_engines.py --startup                    # import to first round of the quickstart
+    python scripts/bench_engines.py --sweep                      # twelve runs, one after another and packed
 
 The peers are optional: `pip install 'fedsim[bench]'`, which takes NumPy below 2 for pfl's sake; to keep a newer one,
 `pip install --no-deps pfl==0.6.0 dp-accounting==0.4.4 prv-accountant==0.2.0 absl-py==1.4.0 dm-tree==0.1.10`. A row that
@@ -26,6 +27,7 @@ from typing import Annotated
 import typer
 from bench.compare import compare, disagreements, names, show, table_title, write
 from bench.rows import ROWS
+from bench.sweep import sweep
 from bench.workloads import WORKLOADS
 
 
@@ -54,14 +56,17 @@ def main(
     rounds: Annotated[int | None, typer.Option(help="Timed rounds of a start; by default the workload's own.")] = None,
     repeats: Annotated[int, typer.Option(help="Starts of each row, taking turns.")] = 3,
     quickstart: Annotated[bool, typer.Option("--startup", help="Measure the quickstart's first round.")] = False,
+    packing: Annotated[bool, typer.Option("--sweep", help="Measure a sweep of twelve runs.")] = False,
     out: Annotated[Path | None, typer.Option("--json", help="File for all numbers.")] = None,
 ) -> None:
     """Measure, print a table per workload, and write JSON."""
-    if quickstart:
-        seconds = startup(repeats)
+    if quickstart or packing:
+        seconds = startup(repeats) if quickstart else sweep(repeats)
+        first = median(next(iter(seconds.values())))
         for key, values in seconds.items():
-            print(f"{key}: median {median(values):.2f}, min {min(values):.2f}")
-        write(out, {"startup": seconds})
+            share = f", {median(values) / first:.2f} of the first" if packing else ""
+            print(f"{key}: median {median(values):.2f} s, min {min(values):.2f} s{share}")
+        write(out, {"startup" if quickstart else "sweep": seconds})
         return
     chosen = {name: WORKLOADS[name] for name in names(workloads, WORKLOADS, "--workloads")}
     results = compare(chosen, names(rows, ROWS, "--rows"), repeats=repeats, rounds=rounds)

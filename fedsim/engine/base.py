@@ -88,11 +88,13 @@ def cut(messages: Iterable[Message], size: int) -> list[Chunk]:
     """Cut messages into chunks of at most `size`, each of one kind and with no client twice."""
     chunks: list[list[Message]] = []
     clients: set[int] = set()
+    kind_before = None
     for message in messages:
-        client, kind = message.metadata.dst_node_id, message.metadata.message_type
-        if not chunks or len(chunks[-1]) == size or client in clients or kind != chunks[-1][0].metadata.message_type:
+        about = message.metadata
+        client, kind = about.dst_node_id, about.message_type
+        if not chunks or len(chunks[-1]) == size or client in clients or kind != kind_before:
             chunks.append([])
-            clients = set()
+            clients, kind_before = set(), kind
         chunks[-1].append(message)
         clients.add(client)
     return [Chunk(chunk) for chunk in chunks]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedsim.models.base import Classifier
+from fedsim.models.lanes import for_lanes, linear
 
 Tensors = Mapping[str, Tensor]
 """Tensors by the module's full names, such as `features.0.weight`; names of no such tensor are ignored."""
@@ -27,7 +28,7 @@ class FunctionalModel:
     def __init__(self, model: Classifier) -> None:
         # Meta tensors: a tensor that a caller forgets raises instead of silently falling back on a copy's weights.
         # One copy per mode, as switching the mode walks all modules at every call.
-        train = copy.deepcopy(model.features).to("meta").train()
+        train = for_lanes(copy.deepcopy(model.features).to("meta").train())
         self._modules: dict[bool, nn.Module] = {True: train, False: copy.deepcopy(train).eval()}
         self._parameters = {f"features.{name}": name for name, _ in train.named_parameters()}
         self._buffers = {f"features.{name}": name for name, _ in train.named_buffers()}
@@ -41,7 +42,7 @@ class FunctionalModel:
 
     def classify(self, params: Tensors, features: Tensor) -> Tensor:
         """Return the logits (B, num_classes) of features (B, feature_dim)."""
-        return nn.functional.linear(features, params["classifier.weight"], params.get("classifier.bias"))
+        return linear(features, params["classifier.weight"], params.get("classifier.bias"))
 
     def logits(self, params: Tensors, buffers: Tensors, x: Tensor, *, train: bool) -> Tensor:
         """Return the logits (B, num_classes) of inputs (B, *input_shape)."""

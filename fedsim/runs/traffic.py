@@ -20,9 +20,16 @@ class Traffic:
     """Counts what real clients would be sent and send, wherever they run, in all waves of a round."""
 
     def __init__(self) -> None:
-        self.down, self.up = 0, 0
-        """Bytes to the clients, failed ones among them, and from those that answered."""
+        self.down = 0
+        """Bytes to the clients, failed ones among them."""
+        self._up = 0
         self._summed, self._good, self._largest = False, 0, 0
+        """Of the newest wave: whether one client of a chunk carries the sum of all, good replies, and the largest."""
+
+    @property
+    def up(self) -> int:
+        """Bytes from the clients that answered: where one carries the sum of all, each would send as much alone."""
+        return self._up + self._good * self._largest
 
     @property
     def counts(self) -> dict[str, int]:
@@ -31,27 +38,36 @@ class Traffic:
 
     def begin_wave(self, wave: Iterable[Message]) -> None:
         """Count what a wave sends."""
-        self._summed, self._good, self._largest = False, 0, 0
-        known: dict[int, int] = {}  # the messages of a broadcast share their records
+        self._up, self._summed, self._good, self._largest = self.up, False, 0, 0
+        known: dict[int, int] = {}  # the messages of a broadcast share their content, or their records
         for message in wave:
-            for record in message.content.values():
-                if isinstance(record, ArrayRecord):
-                    size = known.get(id(record))
-                    size = known[id(record)] = _bytes_of(record) if size is None else size
-                    self.down += size
-            if wire.CONFIG in message.content:
-                self._summed = wire.told_in(message.content).get(wire.REPLY) == wire.SUM
+            content = message.content
+            if id(content) not in known:
+                known[id(content)] = self._size(content, known)
+                if wire.CONFIG in content:
+                    self._summed = wire.told_in(content).get(wire.REPLY) == wire.SUM
+            self.down += known[id(content)]
+
+    def _size(self, content: RecordDict, known: dict[int, int]) -> int:
+        total = 0
+        for record in content.values():
+            if isinstance(record, ArrayRecord):
+                if id(record) not in known:
+                    known[id(record)] = _bytes_of(record)
+                total += known[id(record)]
+        return total
 
     def heard(self, content: RecordDict) -> None:
-        """Count a good reply. Where one client of a chunk carries the sum of all, each would send as much alone."""
-        own = content.get(wire.OWN_ARRAYS)
-        size = _bytes_of(own) if isinstance(own, ArrayRecord) else payload_bytes(content)
-        if not self._summed:
-            self.up += size
-            return
-        self._good += 1
-        before, self._largest = self._largest, max(self._largest, size)
-        self.up += self._good * self._largest - (self._good - 1) * before
+        """Count a good reply."""
+        size = 0
+        if len(content):
+            own = content.get(wire.OWN_ARRAYS)
+            size = _bytes_of(own) if isinstance(own, ArrayRecord) else payload_bytes(content)
+        if self._summed:
+            self._good += 1
+            self._largest = max(self._largest, size)
+        else:
+            self._up += size
 
 
 def _bytes_of(record: ArrayRecord) -> int:

@@ -18,6 +18,7 @@ from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedsim.flower.records import Tensors
+from fedsim.models.lanes import is_table
 from fedsim.randomness import torch_draws
 
 Step = Callable[..., tuple[Tensors, ...]]
@@ -58,6 +59,8 @@ class _Scribe(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
     def __init__(self, given: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch
         self.graph = fx.Graph()
+        self.tables: Tensors = {}
+        """Tensors that nobody writes to."""
         self._nodes: dict[Hashable, fx.Node] = {}
         self._seen: list[Tensor] = []  # while they live, no other tensor takes their place in memory
         for number, tensor in enumerate(given):
@@ -78,7 +81,13 @@ class _Scribe(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 
         What shows the same numbers in the same place is the same tensor: autograd keeps copies of the objects.
         """
-        return self._nodes[_place(value)] if isinstance(value, Tensor) else value
+        if not isinstance(value, Tensor):
+            return value
+        if _place(value) not in self._nodes and is_table(value):
+            name = f"table_{len(self.tables)}"
+            self.tables[name] = value
+            self._note(value, self.graph.get_attr(name))
+        return self._nodes[_place(value)]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do and note one operation."""
@@ -115,7 +124,8 @@ class _Recording:
         self._names = [list(some) for some in results]
         scribe.graph.output([scribe.node_of(tensor) for tensor in _flat(results)])
         _drop_idle_views(scribe.graph)
-        self._replay: Callable[..., list[Tensor]] = fx.GraphModule(torch.nn.Module(), scribe.graph).forward
+        root: dict[str, Any] = dict(scribe.tables)
+        self._replay: Callable[..., list[Tensor]] = fx.GraphModule(root, scribe.graph).forward
 
     @torch.no_grad()
     def __call__(self, *given: Tensors) -> tuple[Tensors, ...]:

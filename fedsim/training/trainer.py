@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import vmap
 
 from fedsim.config.run import TrainingConfig
 from fedsim.federated.types import Audit, Batch, Extras, Phase, State
@@ -23,7 +23,6 @@ from fedsim.training.step_cache import Recorder, Step
 from fedsim.training.streams import Annotated, Feed, Feeder
 
 _BLOCK_FLOATS = 4_000_000  # 16 MB of normalised samples read ahead
-_WIDE = 50_000  # weights of a linear layer
 
 Rows = slice | Ints
 """Some clients of a chunk; a slice is taken as a view."""
@@ -154,8 +153,7 @@ class Trainer:
 
     def _stacked(self, phase: Phase, extras: Extras) -> StepFn:
         """Return the step of several clients at once."""
-        wide = any(value.dim() == 2 and value.numel() > _WIDE for value in extras.of(0).start.values())
-        lanes = _lanes(phase, wide=wide, own_start=extras.stacked)
+        lanes = _lanes(phase, own_start=extras.stacked)
 
         def step(moving: Tensors, fixed: Tensors, buffers: Tensors, begun: Tensors, batch: Batch) -> Gradients:
             there = {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
@@ -214,12 +212,12 @@ StepFn = Callable[[Tensors, Tensors, Tensors, Tensors, Batch], Gradients]
 """(trained params, other params, buffers, start, batch) -> gradients; all (clients, ...), but for a shared start."""
 
 
-def _lanes(phase: Phase, *, wide: bool, own_start: bool) -> Step:
+def _lanes(phase: Phase, *, own_start: bool) -> Step:
     """Return the gradients of several clients.
 
     They are given (trained params, other params, buffers, start, constants, about the round, batch, notes). Constants
     and round are the same for all of them, and so is the start unless each has its own; everything else is stacked,
-    (clients, ...). `wide` tells whether there are large linear layers.
+    (clients, ...).
     """
 
     def loss(
@@ -231,8 +229,6 @@ def _lanes(phase: Phase, *, wide: bool, own_start: bool) -> Step:
         return value, {"loss": value.detach()} | {name: metric.detach() for name, metric in metrics.items()}
 
     in_dims = (0, 0, 0, 0 if own_start else None, None, None, 0, 0)
-    if wide:  # from outside of vmap the gradients of linear layers come transposed, which slows their update
-        return vmap(grad(loss, has_aux=True), in_dims=in_dims, randomness="different")
     losses = vmap(loss, in_dims=in_dims, randomness="different")
 
     def step(moving: Tensors, *given: Tensors) -> tuple[Tensors, Tensors]:

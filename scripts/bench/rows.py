@@ -110,26 +110,29 @@ class _LocalClock:
         return {"overhead": share("_run_phase"), "overhead_outside_trainer": share("train")}
 
 
-def fedsim(workload: Workload, meter: Meter, *, mode: str, workers: int = 0, name: str = "ray") -> Outcome:
-    """Run fedsim in this process, or on so many workers: Ray's, or forks."""
+def fedsim(workload: Workload, meter: Meter, *, mode: str, name: str = "inprocess", workers: int = 0) -> Outcome:
+    """Run fedsim on an engine, with so many workers where it is told how many."""
     from fedsim.config.resolve import resolve
     from fedsim.runs.simulation import Simulation
 
-    engine: dict[str, Any] = {"engine.name": "inprocess", "engine.device": str(meter.device)}
+    engine: dict[str, Any] = {"engine.name": name, "engine.device": str(meter.device)}
     if workers:
-        engine |= {"engine.name": name, "engine.num_workers": workers, "training.chunk": workload.ray_chunk}
+        engine |= {"engine.num_workers": workers, "training.chunk": workload.ray_chunk}
     simulation = Simulation(resolve(workload.config(), {"training.vectorize": mode, **engine}))
-    clock = None if workers else _LocalClock(simulation.worker.trainer)
+    clock = _LocalClock(simulation.worker.trainer) if name == "inprocess" else None
     names = simulation.server.first.params
     with contextlib.closing(simulation.engine()) as grid:
         state = simulation.begin()
         start = flat([state.tensors[name] for name in names])
         for _ in range(meter.total):
             simulation.step(state, grid)
+            grid.report({"round": state.round})  # by which `auto` chooses
             meter.lap()
             if clock is not None:
                 clock.lap()
-    notes: dict[str, Any] = {"choice": simulation.choices["vectorize"], "failures": state.failures}
+        chosen = grid.notes.get("engine")
+    choice = simulation.choices["vectorize"] + (f"; {chosen}" if chosen else "")
+    notes: dict[str, Any] = {"choice": choice, "failures": state.failures}
     if clock is not None and meter.device.type == "cpu":  # kernels run on after the trainer has returned
         notes |= clock.outside(meter.seconds)
     return Outcome(start, flat([state.tensors[name] for name in names]), clock.steps if clock else None, notes)
@@ -153,13 +156,14 @@ ROWS: dict[str, Row] = {
     "sequential": partial(fedsim, mode="never"),
     "vectorized": partial(fedsim, mode="always"),
     "auto": partial(fedsim, mode="auto"),
-    "local-2": partial(fedsim, mode="auto", workers=2, name="local"),
-    "ray-1": partial(fedsim, mode="auto", workers=1),
-    "ray-2": partial(fedsim, mode="auto", workers=2),
+    "default": partial(fedsim, mode="auto", name="auto"),
+    "local-2": partial(fedsim, mode="auto", name="local", workers=2),
+    "ray-1": partial(fedsim, mode="auto", name="ray", workers=1),
+    "ray-2": partial(fedsim, mode="auto", name="ray", workers=2),
     "flower": _flower,
     "pfl": _pfl,
 }
-"""fedsim in-process by cohort mode, fedsim on two forks, on Ray with one and two workers, and the peers."""
+"""fedsim in-process by cohort mode, as it is by default, on two forks, on Ray with one and two workers; the peers."""
 
 
 def main(task_file: str) -> None:

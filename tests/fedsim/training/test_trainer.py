@@ -119,16 +119,6 @@ assert "torch._dynamo" not in sys.modules, "its import takes longer than many a 
     assert done.returncode == 0, done.stderr
 
 
-def test_wide_layers_are_differentiated_to_the_same(monkeypatch):
-    _, trainer, start = _setup()
-    results = []
-    for wide in (10**9, 0):
-        monkeypatch.setattr("fedsim.training.trainer._WIDE", wide)
-        results.append(_together(trainer, start, _jobs()))
-    for lane, name in itertools.product(range(len(SIZES)), start.params):
-        assert torch.allclose(results[0][lane][name], results[1][lane][name], rtol=0, atol=1e-12)
-
-
 def test_a_single_sample_takes_no_step_under_batch_norm_but_does_without():
     for norm, stays in [("batch", True), ("group", False)]:
         _, trainer, start = _setup(norm)
