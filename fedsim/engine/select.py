@@ -21,10 +21,12 @@ from fedsim.engine.worker import Worker, resolve_device
 from fedsim.errors import FedsimError
 from fedsim.federated.types import State
 from fedsim.flower.records import Tensors
+from fedsim.plugins import plugin_of
 from fedsim.training.trainer import Trainer
 
 _CHUNK = {"always": 50, "never": 5}
 _WORTHWHILE = 1.1  # vectorised has to be this much faster: a coin toss should not decide
+_IMPOSSIBLE = 0.0  # times faster
 _TRIED_CLIENTS = 20
 _TRIED_BATCHES = 2
 
@@ -73,13 +75,26 @@ def choose_vectorize(config: RunConfig, worker: Worker, start: State, constants:
     """Return the configuration with a definite `training.vectorize` and chunk size, and why.
 
     Auto tries both once on this device, from the global state `start` and what the server sends beside it, and
-    remembers the outcome for this machine, so that a run repeats.
+    remembers the outcome for this machine, so that a run repeats. A user's own model is tried when asked for, too.
+
+    Raises
+    ------
+    FedsimError
+        If clients are to be trained at once and the model cannot be.
     """
     mode, why = config.training.vectorize, "as asked"
-    if mode == "auto":
+    if mode == "auto" or (mode == "always" and plugin_of(config.model.name)):
         speedup = _remembered_speedup(config, worker, start, constants)
+        if mode == "always" and speedup == _IMPOSSIBLE:
+            raise FedsimError(
+                f"training.vectorize: always: clients cannot train {config.model.name} at once, since torch.func.vmap "
+                "does not know all of its operations; use auto or never"
+            )
+    if mode == "auto":
         mode = "always" if speedup > _WORTHWHILE else "never"
-        why = f"clients trained at once take {1 / speedup:.2f} of the time of one after another"
+        why = f"clients trained at once take {1 / speedup:.2f} of the time of one after another" if speedup else (
+            "torch.func.vmap does not know all operations of the model"
+        )  # fmt: skip
     chunk = config.training.chunk or _CHUNK[mode]
     training = config.training.model_copy(update={"vectorize": mode, "chunk": chunk})
     return config.model_copy(update={"training": training}), f"{mode} ({why}), {chunk} clients a chunk"
@@ -106,7 +121,10 @@ def _remembered_speedup(config: RunConfig, worker: Worker, start: State, constan
 
 
 def measure_speedup(config: RunConfig, worker: Worker, start: State, constants: Tensors) -> float:
-    """Return how many times faster a few batches of some clients are when trained together from `start`."""
+    """Return how many times faster a few batches of some clients are when trained together from `start`.
+
+    It is 0 where that fails.
+    """
     sizes = worker.data.at(1).sizes
     clients = np.argsort(-sizes, kind="stable")[: min(config.cohort_size, _TRIED_CLIENTS)].tolist()
     if len(clients) < 2:
@@ -131,4 +149,8 @@ def measure_speedup(config: RunConfig, worker: Worker, start: State, constants: 
         seconds(together)  # the first call pays for what both need
         return min(seconds(together) for _ in range(2))
 
-    return best(together=False) / best(together=True)
+    alone = best(together=False)
+    try:
+        return alone / best(together=True)
+    except RuntimeError:  # of vmap, or for want of memory
+        return _IMPOSSIBLE

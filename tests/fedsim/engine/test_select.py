@@ -1,4 +1,6 @@
-"""Which engine `auto` stands for."""
+"""Which engine `auto` stands for, and whether clients are trained at once."""
+
+from pathlib import Path
 
 import pytest
 
@@ -6,6 +8,7 @@ from fedsim.config.resolve import resolve
 from fedsim.engine.forks import can_fork
 from fedsim.engine.select import choose_engine
 from fedsim.errors import FedsimError
+from tests.tiny_runs import Cli
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="this system does not fork")
 
@@ -20,3 +23,30 @@ def test_what_auto_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen(device="cpu", name="local") == "local (as asked)"
     with pytest.raises(FedsimError, match=r"engine.name: local has no use here, as a worker takes all cores"):
         chosen(device="cpu", name="local", threads=2)
+
+
+NET = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.head = nn.Linear(64, num_classes)
+
+    def forward(self, x):
+        return self.head(x.flatten(1) * float(x.abs().max() > 0))  # a value that vmap cannot give
+"""
+
+
+def test_a_model_that_cannot_be_vectorised_is_trained_one_client_at_a_time(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    options = [f"--out={tmp_path}", f"--model={tmp_path / 'net.py'}:Net", "--clients=4", "--rounds=1"]
+    done = cli("run", *options, "--name=auto")
+    assert done.code == 0
+    assert "torch.func.vmap does not know all operations of the model" in done.out
+    refused = cli("run", *options, "--name=always", "--set=training.vectorize=always")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert refused.err.startswith("error: training.vectorize: always: clients cannot train ")
+    assert not (tmp_path / "always").exists()
