@@ -33,6 +33,12 @@ def notes(
             how = "raise training.batch_size" if config.training.batch_size == 1 else "use fewer clients"
             raise FedsimError(f"model.norm: {what}, and no client can make one; {how}, or set model.norm=group")
         said["idle"] = f"{what}, so {int(idle[able].sum())} of {int(able.sum())} clients take no step"
+    if config.training.lr_at(config.rounds) == 0:
+        still = next(t for t in range(1, config.rounds + 1) if config.training.lr_at(t) == 0)
+        said["still"] = (
+            f"the learning rate is 0 from round {still} on, so nothing is learned; set training.schedule.rounds="
+            f"{config.rounds}, or training.schedule=constant"
+        )
     return said | _about_measuring(config, data, client)
 
 

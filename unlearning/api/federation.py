@@ -12,6 +12,7 @@ import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
 from fedsim.config.run import HistoryConfig, RunConfig
+from fedsim.config.schedule import Constant
 from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError, RunFailed
 from fedsim.federated.server import Server
@@ -250,11 +251,17 @@ class Federation:
         return self._run_rounds(begun, self._simulation, self._record)
 
     def go_on(self, model: Tensors, rounds: int) -> Tensors:
-        """Return what further rounds of the recipe, without the clients to forget, make of a model."""
+        """Return a model after further rounds of the recipe, without the clients to forget.
+
+        Learning rates are those of the recipe without its schedules: these have ended, some of them at 0.
+        """
         total = self.config.rounds + rounds
-        simulation = Simulation(
-            self.config.model_copy(update={"rounds": total, "eval_every": total}), self._progress, self.left
-        )
+        constant = {
+            name: part.model_copy(update={"schedule": Constant()})
+            for name, part in (("training", self.config.training), ("server", self.config.server))
+        }
+        config = self.config.model_copy(update={"rounds": total, "eval_every": total, **constant})
+        simulation = Simulation(config, self._progress, self.left)
         begun = replace(simulation.begin(), tensors=model, round=self.config.rounds)
         return self._run_rounds(begun, simulation)
 

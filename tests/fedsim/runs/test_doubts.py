@@ -30,6 +30,13 @@ def test_clients_of_one_sample_are_counted():
     assert "train/idle_clients" not in finished("fedavg", everybody).state.metrics[-1]["metrics"]
 
 
+def test_rounds_without_a_learning_rate_are_told():
+    cosine = {"rounds": 4, "training.schedule.name": "cosine"}
+    told = begin("fedavg", {**cosine, "training.schedule.rounds": 2}).simulation.choices["still"]
+    assert told.startswith("the learning rate is 0 from round 3 on")
+    assert "still" not in begin("fedavg", cosine).simulation.choices
+
+
 def test_how_many_clients_an_accuracy_is_a_mean_over_is_told():
     few = {"clients": 40, "data.client_test": "split", "data.client_test_fraction": 0.1, "model.norm": "none"}
     run = begin("ditto", {**few, "data.partition": "dirichlet"})
@@ -56,7 +63,7 @@ def test_a_method_with_features_refuses_a_model_without(method):
 
 
 def test_no_picture_is_cut_out_of_a_table():
-    with pytest.raises(FedsimError, match=r"data\.augment: crop is for images, and breast_cancer is a table"):
+    with pytest.raises(FedsimError, match=r"data\.augment: crop is for images, and breast_cancer has none; use none"):
         Simulation(resolve({"data.name": "breast_cancer", "data.augment": "crop", "clients": 4}))
 
 
