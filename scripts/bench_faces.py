@@ -56,21 +56,11 @@ AUTHORS: dict[str, dict[str, Any]] = {
 """The authors' recipes as far as the methods here have them: their sum of two losses is twice the mean, hence the lr of
 neggrad_plus; their SCRUB passes over the kept samples first. And retraining from scratch for ten epochs, eu_k."""
 
-COLUMNS = (
-    "where",
-    "place",
-    "verdict",
-    "test",
-    "forget",
-    "MIA",
-    "sign",
-    "FS",
-    "NoMUS",
-    "gap",
-    "worst class",
-    "time",
-    "flags",
-)
+COLUMNS = ("verdict", "test", "forget", "MIA", "NoMUS", "gap", "place")
+HEADINGS = {
+    "central": "Central: pools the clients' raw data on the server", "federated": "Federated", None: "", "": "",
+}  # fmt: skip
+MORE = ("where", "sign", "FS", "worst class", "time", "flags")
 
 
 @dataclass(frozen=True)
@@ -105,7 +95,10 @@ class Benchmark:
         if asked:
             given = {f"{_stem(name)}.{key}": value for name, own in asked.items() for key, value in own.items()}
             theirs = self._rows(folder, "authors", list(asked), given)
-            rows += [{**row, "model": f"{row['model']}, authors'"} for row in theirs if row["kind"] == "method"]
+            rows += [
+                {**row, "model": f"{row['model'].removeprefix('authors_')}, authors'", "place": None}  # not among these
+                for row in theirs if row["kind"] == "method"
+            ]  # fmt: skip
         self._write(rows, comparison)
 
     def _rows(
@@ -155,7 +148,8 @@ class Benchmark:
             for method, *values in zip(METHODS, *table, strict=True)
         ]
         return [
-            Section("Models", about, rows=[["Model", *COLUMNS], *(_cells(row) for row in rows)]),
+            Section("Models", about, rows=_grouped(rows, COLUMNS), compact=True),
+            Section("More of each model", rows=_grouped(rows, MORE), folded=True),
             Section("Notes", " ".join(f"{note}." for note in [*self.notes, *comparison.notes]) or "None."),
             Section("Noise of the attack", "Differences below two of these are no results.", rows=noise),
             Section("Recall of each class", "Percent of test images, first seed.", rows=[names, *recall]),
@@ -181,17 +175,29 @@ def facts(row: Row) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _grouped(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[list[str]]:
+    """Return a table in which what is ranked apart stands apart."""
+    table, last = [["Model", *columns]], "references"
+    for row in rows:
+        group = "The authors' recipes" if row["model"].endswith("authors'") else HEADINGS[row["where"]]
+        if group != last and row["kind"] == "method":
+            table.append([group])
+            last = group
+        table.append(_cells(row, columns))
+    return table
+
+
+def _cells(row: Mapping[str, Any], columns: Sequence[str] = COLUMNS + MORE) -> list[str]:
     percent = {"test", "forget", "worst class"}
     cells = [str(row["model"])]
-    for column in COLUMNS:
+    for column in columns:
         value = row[column]
         if value is None or value != value:  # NaN
             cells.append("-")
         elif column == "sign":
             cells.append("+" if value > 0 else "-" if value < 0 else "0")
         elif isinstance(value, float):
-            cells.append(f"{100 * value:.1f}" if column in percent else f"{value:.3f}")
+            cells.append(f"{100 * value:.1f}" if column in percent else f"{value:.{1 if column == 'gap' else 3}f}")
         else:
             cells.append(str(value))
     return cells
@@ -199,7 +205,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the table for a text."""
-    lines = [f"| model | {' | '.join(COLUMNS)} |", "|" + "---|" * (len(COLUMNS) + 1)]
+    columns = COLUMNS + MORE
+    lines = [f"| model | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
     return "\n".join([*lines, *(f"| {' | '.join(_cells(row))} |" for row in rows)])
 
 
@@ -209,7 +216,7 @@ def latex(rows: Sequence[Mapping[str, Any]]) -> str:
     def escaped(text: str) -> str:
         return text.replace("_", r"\_").replace("%", r"\%")
 
-    lines = [" & ".join(map(escaped, _cells(row))) + r" \\" for row in rows]
+    lines = [" & ".join(map(escaped, _cells(row, COLUMNS))) + r" \\" for row in rows]
     head = " & ".join(["model", *COLUMNS]) + r" \\"
     return "\n".join([rf"\begin{{tabular}}{{l{'r' * len(COLUMNS)}}}", r"\toprule", head, r"\midrule", *lines,
                       r"\bottomrule", r"\end{tabular}", ""])  # fmt: skip
