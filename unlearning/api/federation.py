@@ -255,13 +255,7 @@ class Federation:
 
         Learning rates are those of the recipe without its schedules: these have ended, some of them at 0.
         """
-        total = self.config.rounds + rounds
-        constant = {
-            name: part.model_copy(update={"schedule": Constant()})
-            for name, part in (("training", self.config.training), ("server", self.config.server))
-        }
-        config = self.config.model_copy(update={"rounds": total, "eval_every": total, **constant})
-        simulation = Simulation(config, self._progress, self.left)
+        simulation = Simulation(_longer(self.config, rounds), self._progress, self.left)
         begun = replace(simulation.begin(), tensors=model, round=self.config.rounds)
         return self._run_rounds(begun, simulation)
 
@@ -342,3 +336,12 @@ def _final(run: Path, rounds: int, server: Server) -> Tensors | None:
 def emptied(data: FederatedData, left: FederatedData) -> frozenset[int]:
     """Return the clients that had data and have none left."""
     return frozenset(np.flatnonzero((data.partition.sizes > 0) & (left.partition.sizes == 0)).tolist())
+
+
+def _longer(config: RunConfig, rounds: int) -> RunConfig:
+    total = config.rounds + rounds
+    constant = {
+        name: part.model_copy(update={"schedule": Constant()})
+        for name, part in (("training", config.training), ("server", config.server))
+    }
+    return config.model_copy(update={"rounds": total, "eval_every": total, **constant})
