@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from rich.console import Console
@@ -63,6 +64,16 @@ class QuietProgress:
 
     def end(self) -> None:
         """Ignore."""
+
+
+@contextlib.contextmanager
+def shown(progress: Progress, config: RunConfig, rounds_done: int) -> Iterator[None]:
+    """Show the rounds of a configuration that go on after some, until the block ends."""
+    progress.begin(config, {}, rounds_done)
+    try:
+        yield
+    finally:
+        progress.end()
 
 
 def headline_of(config: RunConfig, choices: dict[str, str]) -> str:

@@ -23,7 +23,7 @@ from fedsim.models.base import Classifier
 from fedsim.privacy.ledger import Ledger
 from fedsim.runs.checkpoint import load_latest, load_model
 from fedsim.runs.history import KeptRound, Participation, SentModel, open_history
-from fedsim.runs.progress import Progress
+from fedsim.runs.progress import Progress, shown
 from fedsim.runs.simulation import Simulation
 from fedsim.runs.state import RunState
 from fedsim.training.first_model import build_run_model
@@ -262,7 +262,8 @@ class Federation:
     def _run_rounds(self, state: RunState, simulation: Simulation, record: ReplayRecord | None = None) -> Tensors:
         self._require("clients")
         self._spent.append(state.ledger)  # it goes on from nothing, and counts these rounds
-        with contextlib.closing(simulation.engine()) as engine:
+        at = shown(simulation.progress, simulation.config, state.round)
+        with contextlib.closing(simulation.engine()) as engine, at:
             while state.round < simulation.config.rounds:
                 simulation.step(state, engine, [] if record is None else [record.writer])
                 self._staying.rounds += 1
