@@ -36,7 +36,7 @@ RECIPES = {
 FORGET = ["--method=finetune", "--forget=client=1", "--name=forgotten"]
 MORE = ["--method=finetune", "--forget=client=2", "--name=more"]
 BAD = ("lost", "silent", "crash")
-PATIENCE_S = 300
+PATIENCE_S = 1800
 _CODES = (0, 1, 2, 129, 130, 143, *(-number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)))
 """As commands end; by the signal itself, as shells and schedulers want it, where it has been told."""
 _HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
