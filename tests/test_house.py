@@ -59,7 +59,7 @@ COVERED_BY = {
         "fedsim/runs/observers fedsim/trackers/mlflow fedsim/trackers/tensorboard fedsim/trackers/wandb"
     ),
     "tests/fedsim/training/test_trainer.py": "fedsim/training/audits fedsim/training/data fedsim/training/precision",
-    "tests/docs/test_extending.py": "fedsim/own_metrics",
+    "tests/docs/test_extending.py": "fedsim/engine/registry fedsim/own_metrics",
     "tests/docs/test_forgetting.py": "unlearning/evaluation/catalogue unlearning/evaluation/metric",
     "tests/scripts/test_to_safetensors.py": "fedsim/models/start",
     "tests/unlearning/parts/test_cutting.py": "unlearning/api/pruner unlearning/magnitude unlearning/random_channels",

@@ -50,7 +50,7 @@ def run_command(
     ] = None,
     metric: Annotated[list[str] | None, typer.Option(help="A metric of your own, ./FILE.py:NAME. Repeatable.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto, inprocess, local or ray.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, inprocess, local, ray, or a file of your own.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,
     dashboard: Annotated[bool, typer.Option("--dashboard", help="Serve Ray's dashboard on 127.0.0.1.")] = False,
     log: Annotated[str | None, typer.Option(help="Trackers: tensorboard, wandb, mlflow, joined with commas.")] = None,

@@ -18,10 +18,10 @@ from fedsim.config.machine import (
     without_machine_settings,
 )
 from fedsim.config.renamed import renamed, tell_renamed
-from fedsim.config.run import NAMED_SECTIONS, RunConfig, flatten
+from fedsim.config.run import NAMED_SECTIONS, EngineConfig, RunConfig, flatten
 from fedsim.config.texts import text_kind
 from fedsim.errors import FedsimError, nearest
-from fedsim.federated.registry import describe, load_strategy
+from fedsim.federated.registry import declared, describe, load_strategy
 from fedsim.plugins import PluginFile, allow, plugin_hash, plugin_of, require_allowed
 from fedsim.reading import load_yaml, read_regular
 from fedsim.schema import Config
@@ -205,16 +205,25 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
     except ValidationError as error:
         raise FedsimError(one_line(error, method.config, "strategy", owner=name)) from None
     try:
-        return _with_plugins(RunConfig.model_validate(merged))
+        config = _with_plugins(RunConfig.model_validate(merged))
     except ValidationError as error:
         options = option_paths(method.config, "strategy.")
         raise FedsimError(one_line(error, RunConfig, besides=options)) from None
+    _require_engine(config.engine.name)
+    return config
+
+
+def _require_engine(name: str) -> None:
+    if name == EngineConfig().name or plugin_of(name) is not None:  # most runs are spared the look
+        return
+    if name not in (known := declared("fedsim.engine", "engine")):
+        raise FedsimError(f"engine.name: no such engine {name!r}; {nearest(name, known)}")
 
 
 def allow_named(layer: Mapping[str, Any]) -> None:
     """Let the user's own files run that a layer names which comes from the user: flags, `--set`, Python."""
     for key, value in flatten(layer):
-        if key in ("strategy.name", "model.name", "data.name", "data.partition.name"):
+        if key in ("strategy.name", "model.name", "data.name", "data.partition.name", "engine.name"):
             allow(value, key)
         if key == "metrics":
             for name in [value] if isinstance(value, str) else value or ():
@@ -247,6 +256,7 @@ def _with_plugins(config: RunConfig) -> RunConfig:
     changes: dict[str, Any] = {
         "strategy": section(config.strategy, "strategy"),
         "model": section(config.model, "model"),
+        "engine": section(config.engine, "engine"),
         "data": data if cut is config.data.partition else data.model_copy(update={"partition": cut}),
         "metrics": tuple(absolute(name, "metrics") for name in config.metrics),
     }

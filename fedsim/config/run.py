@@ -88,8 +88,9 @@ class TrainingConfig(Config):
 class EngineConfig(Config):
     """Where clients run. None of it changes a result."""
 
-    name: Literal["auto", "inprocess", "local", "ray"] = "auto"
-    """inprocess: in this process; local: in processes forked from it; ray: on Ray actors; auto measures two rounds."""
+    name: str = "auto"
+    """inprocess: in this process; local: in processes forked from it; ray: on Ray actors; auto measures two rounds; or
+    a file of your own."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int = Field(1, ge=1)

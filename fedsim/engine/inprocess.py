@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from fedsim.config.run import RunConfig
 from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer
+from fedsim.engine.registry import engine
 from fedsim.engine.reply import Reply
 from fedsim.engine.states import ClientStates
+from fedsim.engine.worker import Worker
 
 
 class InProcessEngine(Engine):
@@ -20,3 +23,9 @@ class InProcessEngine(Engine):
         """Yield each chunk's replies in order; nothing is computed before it is asked for."""
         for chunk in chunks:
             yield answer(self.worker, chunk.kind, chunk.contents, chunk.clients, self.states_of(chunk))
+
+
+@engine("inprocess")
+def in_process(worker: Worker, config: RunConfig, chunk: int) -> InProcessEngine:
+    """Return the engine of a run."""
+    return InProcessEngine(worker, config.clients, chunk, ClientStates(config.engine.state_memory_mb << 20))

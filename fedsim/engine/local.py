@@ -7,12 +7,14 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from fedsim.config.run import EngineConfig
+from fedsim.config.run import EngineConfig, RunConfig
 from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer
 from fedsim.engine.client_state_file import size_bytes
 from fedsim.engine.forks import Pool
+from fedsim.engine.registry import engine
 from fedsim.engine.reply import Reply
 from fedsim.engine.states import ClientStates
+from fedsim.engine.worker import Worker
 
 _MEASURED = 2  # rounds: the first pays for what all need
 _START_S = 1.0
@@ -121,6 +123,13 @@ class LocalEngine(Engine):
         if self._pool is not None:
             self._pool.close()
         super().close()
+
+
+@engine("auto")
+@engine("local")
+def local(worker: Worker, config: RunConfig, chunk: int) -> LocalEngine:
+    """Return the engine of a run."""
+    return LocalEngine(worker, config.clients, chunk, config.engine, config.rounds)
 
 
 def _makespan(seconds: Sequence[float], workers: int) -> float:

@@ -8,18 +8,21 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from flwr.app import ArrayRecord, RecordDict
 
-from fedsim.config.run import EngineConfig
+from fedsim.config.run import EngineConfig, RunConfig
 from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer, key_of, lost, predecessors
 from fedsim.engine.client_state_file import size_bytes
 from fedsim.engine.ray_cluster import Cluster, metrics_address
 from fedsim.engine.ray_metrics import RayGauges
+from fedsim.engine.registry import engine
 from fedsim.engine.reply import Reply
 from fedsim.engine.states import ClientStates
+from fedsim.engine.worker import Worker
 from fedsim.environment import code_in_use
 from fedsim.errors import FedsimError
 from fedsim.flower.records import TensorArray, copy_records
@@ -277,6 +280,12 @@ def _require_same_code(here: Mapping[str, str], there: Mapping[str, str]) -> Non
                 f"engine: a Ray worker computes with another {name} ({there.get(name, 'none')[:12]}, not "
                 f"{value[:12]}); install the same versions on every node"
             )
+
+
+@engine("ray")
+def on_ray(worker: Worker, config: RunConfig, chunk: int) -> RayEngine:
+    """Return the engine of a run."""
+    return RayEngine(partial(Worker, config, worker.data), config.clients, chunk, config.engine)
 
 
 def _owning_state(reply: Reply) -> Reply:

@@ -19,10 +19,8 @@ from fedsim.data.datasets import Dataset, load_dataset
 from fedsim.data.federation import FederatedData, federate
 from fedsim.data.longtail import shot_groups
 from fedsim.engine.base import Engine
-from fedsim.engine.inprocess import InProcessEngine
-from fedsim.engine.local import LocalEngine
+from fedsim.engine.registry import load_engine
 from fedsim.engine.select import choose_engine, choose_vectorize
-from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Worker
 from fedsim.errors import FedsimError, TooFewReplies
 from fedsim.evaluation import Score, TestSet, head_metrics
@@ -109,15 +107,9 @@ class Simulation:
 
     def engine(self) -> Engine:
         """Return the engine that the configuration names; the caller closes it."""
-        options, chunk = self.config.engine, self.config.training.chunk
+        chunk = self.config.training.chunk
         assert chunk is not None  # choose_vectorize has set it
-        if options.name == "ray":
-            from fedsim.engine.ray import RayEngine
-
-            return RayEngine(partial(Worker, self.config, self.data), self.config.clients, chunk, options)
-        if options.name in ("auto", "local"):
-            return LocalEngine(self.worker, self.config.clients, chunk, options, self.config.rounds)
-        return InProcessEngine(self.worker, self.config.clients, chunk, ClientStates(options.state_memory_mb << 20))
+        return load_engine(self.config.engine.name)(self.worker, self.config, chunk)
 
     def begin(self) -> RunState:
         """Return the state before the first round."""

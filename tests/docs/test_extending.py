@@ -32,8 +32,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) -
 
 
 def test_every_command_of_the_page(folder: Path, cli: Cli) -> None:
-    assert set(FILES) == {"entropy.py", "shrink.py", "net.py", "waves.py", "cut.py", "top.py"}
-    assert len(COMMANDS) == 6
+    assert set(FILES) == {"entropy.py", "shrink.py", "net.py", "waves.py", "cut.py", "top.py", "timed.py"}
+    assert len(COMMANDS) == 7
     for command in COMMANDS:
         program, *arguments = shlex.split(command)
         done = cli(*arguments, "--quiet")
@@ -48,6 +48,18 @@ def test_every_command_of_the_page(folder: Path, cli: Cli) -> None:
     shown = cli("show", folder / "runs" / "top").out
     assert "Share of test samples whose class is among the two that are thought likeliest" in shown
     assert fedsim.load_run_model(folder / "runs" / "mine").feature_dim == 16
+
+
+def test_an_engine_of_ones_own_comes_to_the_same_bits(folder: Path, cli: Cli) -> None:
+    options = ["--clients=4", "--rounds=2", "--model=mlp", "--set=training.chunk=3", "--quiet"]
+    done = cli("run", "--engine=./timed.py", "--name=timed", *options)
+    assert (done.code, done.err) == (0, "")
+    assert [line.split(" in ")[0] for line in done.out.splitlines()[:2]] == ["round 1: 2 chunks", "round 2: 2 chunks"]
+    assert cli("run", "--engine=inprocess", "--name=plain", *options).code == 0
+    timed, plain = (folder / "runs" / name / "model.safetensors" for name in ("timed", "plain"))
+    assert timed.read_bytes() == plain.read_bytes()
+    assert f"name: {folder}/timed.py" in (folder / "runs" / "timed" / "config.yaml").read_text()
+    assert cli("run", "--resume", folder / "runs" / "timed", "--rounds=3", "--quiet").code == 0
 
 
 def test_a_run_finds_its_file_again_and_says_when_it_is_gone_or_changed(folder: Path, cli: Cli) -> None:
@@ -91,7 +103,7 @@ def test_a_configuration_cannot_make_a_file_run_that_its_reader_has_not_named(
     (folder / "evil.py").write_text("raise SystemExit('it ran')\n")
     for section, line in (("strategy", "strategy: ./evil.py"), ("model", "model: ./evil.py"),
                           ("data", "data: {name: ./evil.py}"), ("partition", "data: {partition: ./evil.py}"),
-                          ("metric", "metrics: ./evil.py")):  # fmt: skip
+                          ("metric", "metrics: ./evil.py"), ("engine", "engine: {name: ./evil.py}")):  # fmt: skip
         (folder / "sent.yaml").write_text(f"{line}\n")
         done = cli("run", "--config=sent.yaml", "--quiet")
         option = "dataset" if section == "data" else section
