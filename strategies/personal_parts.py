@@ -6,7 +6,7 @@ a run reports no global accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Set
 
 from torch import Tensor
 
@@ -17,9 +17,6 @@ from fedsim.federated.server import Server
 from fedsim.federated.types import State
 from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
-
-PartOf = Callable[[Classifier], Set[str]]
-"""Returns the names, of a model's parameters and buffers, that clients keep."""
 
 
 def head(model: Classifier) -> Set[str]:

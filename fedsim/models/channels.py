@@ -1,12 +1,9 @@
-"""Channels that can be removed: who makes each, who normalises it, who reads it; masked models and narrowed ones.
+"""Channels that can be removed: who makes each, who normalises it, who reads it; and models without some of them.
 
 A *group* is a set of channels that stand or fall together: channel i of a residual stream is made by every convolution
 that is added to the stream, normalised by their norms, and read by every layer behind it, the classifier included. The
 network is traced (`torch.fx`) and its channels are followed from layer to layer. Channels that meet an operation which
 mixes or reorders them, such as attention, are left as they are.
-
-A channel is masked where it is read: its consumers' weights on it become zero. A zero filter in front of a norm would
-not do, since the norm's shift and running mean would remain. A masked model and the narrowed one put out the same.
 """
 
 from __future__ import annotations
@@ -202,27 +199,10 @@ def channel_groups(model: Classifier, input_shape: tuple[int, ...]) -> dict[str,
     return dict(sorted(groups.items(), key=lambda item: order[item[1].producers[0]]))
 
 
-def _all_kept(group: ChannelGroup, keep: Keep) -> Tensor:
-    return keep[group.name] if group.name in keep else torch.arange(group.channels)
-
-
 def _inputs(consumer: Consumer, channels: Tensor) -> Tensor:
     """Return which inputs of a consumer belong to the channels."""
     each = torch.arange(consumer.inputs_per_channel, device=channels.device)
     return (channels[:, None] * consumer.inputs_per_channel + each).reshape(-1)
-
-
-def masked(model: Classifier, groups: Mapping[str, ChannelGroup], keep: Keep) -> Classifier:
-    """Return a copy of the same size in which no layer reads a channel that is not kept."""
-    model = copy.deepcopy(model)
-    with torch.no_grad():
-        for group in groups.values():
-            dropped = torch.ones(group.channels, dtype=torch.bool)
-            dropped[_all_kept(group, keep)] = False
-            for consumer in group.consumers:
-                weight = model.get_parameter(f"{consumer.name}.weight")
-                weight[:, _inputs(consumer, dropped.nonzero()[:, 0]).to(weight.device)] = 0
-    return model
 
 
 def narrowed(model: Classifier, groups: Mapping[str, ChannelGroup], keep: Keep) -> Classifier:

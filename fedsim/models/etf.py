@@ -47,12 +47,6 @@ def pairwise_angles(vectors: Tensor) -> Tensor:
     return torch.rad2deg(torch.arccos((unit @ unit.T)[rows, cols].clamp(-1.0, 1.0)))
 
 
-def simplex_etf(num_classes: int, dim: int, generator: np.random.Generator) -> Tensor:
-    """Return the dense frame M0 (d, C), float64: unit columns that sum to 0, at equal angles, randomly rotated."""
-    with _one_blas_thread():
-        return torch.from_numpy(_simplex(num_classes, dim, generator))
-
-
 def largest_sparsity(num_classes: int, dim: int) -> float:
     """Return the largest share of zeros, in [0, 1), allowed in a sparse frame of C vectors in d dimensions.
 
@@ -86,8 +80,8 @@ def sparse_etf(
         C and d, with d >= C.
     sparsity
         beta in [0, 1), at most `largest_sparsity(C, d)`: exactly floor(beta*d*C) entries are 0 ("adam" also brings
-        the weight of a feature that only one class may use to 0). With 0 the result is the dense frame, `norm` times
-        the transpose of `simplex_etf`.
+        the weight of a feature that only one class may use to 0). With 0 the result is the dense frame: columns
+        at equal angles that sum to 0, randomly rotated.
     norm
         gamma > 0. "lbfgs" meets it to rounding, "adam" to about 1 % where gamma <= 1.
     generator

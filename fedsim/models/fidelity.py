@@ -207,11 +207,6 @@ def similarity_of(moments: Tensor, w: Tensor) -> Tensor:
     return torch.einsum("cip,ipjq,cjq->cij", w, moments.view(inputs, k, inputs, k), w)
 
 
-def similarity(u: Tensor, w: Tensor, *, centred: bool = False) -> Tensor:
-    """Return all Q_c, (C, I, I), of patches (M, I, K) and slices (C, I, K): means over samples and positions."""
-    return similarity_of(PatchSums.of(u).moments(centred=centred), w)
-
-
 def compensated(moments: Tensor, w: Tensor, kept: Tensor, ridge: float = 1e-4) -> Tensor:
     """Return the slices (C, I, K), zero off `kept` and each kept one times its best factor δ_ci.
 
@@ -233,13 +228,6 @@ def compensated(moments: Tensor, w: Tensor, kept: Tensor, ridge: float = 1e-4) -
         factors = rescaling(similarity_of(moments, w[c : c + 1]), kept, ridge)
         new[c] = w[c] * factors[0, :, None]
     return new
-
-
-def subset_fidelity(q: Tensor, subset: Tensor) -> Tensor:
-    """Return FS(C) in [0, 1], shape (), of one channel's Q (I, I) and the component ids C (N,), N >= 1."""
-    r = q.sum(1)[subset]
-    share: Tensor = r @ torch.linalg.solve(q[subset][:, subset], r) / q.sum()
-    return share
 
 
 def rescaling(q: Tensor, subset: Tensor, ridge: float = 1e-4) -> Tensor:

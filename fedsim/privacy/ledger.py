@@ -257,10 +257,5 @@ def without(item: str, release: Release) -> Release:
     return release.model_copy(update={"covers": tuple(pattern for pattern in release.covers if pattern != item)})
 
 
-def undeclared(items: Iterable[str], releases: Sequence[Release]) -> list[str]:
-    """Return the items of replies that no release covers, sorted."""
-    return sorted({item for item in items if not any(release.matches(item) for release in releases)})
-
-
 def _of(value: float | tuple[float, ...], client: int) -> float:
     return value[client] if isinstance(value, tuple) else value

@@ -11,7 +11,7 @@ from fedsim.federated.client import Client
 from fedsim.federated.registry import describe
 from fedsim.federated.types import Update
 from fedsim.flower.records import scalars
-from fedsim.privacy.ledger import undeclared
+from tests.declarations import undeclared
 from tests.strategies.small_runs import begin, halves
 
 METRICS = {"train": "metrics", "evaluate": "evaluation"}

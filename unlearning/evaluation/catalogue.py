@@ -32,8 +32,3 @@ METRICS: dict[str, Metric] = {metric.name: metric for file in _FILES for metric 
 
 FEDERATION_COSTS = ("rounds", "clients_woken", "traffic_mb", "history_mb", "averaging_error")
 """What a model cost the federation."""
-
-
-def many_oracle_metrics() -> dict[str, int]:
-    """Return the metrics that need N oracles and N unlearned models, and the smallest N of each."""
-    return {name: metric.models for name, metric in METRICS.items() if metric.models > 1}

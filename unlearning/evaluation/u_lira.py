@@ -38,8 +38,6 @@ class ULira:
     floor's where that is larger."""
     auc: float
     """In [0, 1], over samples and held-out models of a fold; mean over folds."""
-    sample_accuracies: Floats
-    """(n,) accuracy per sample over the held-out models: where forgetting fails although the mean looks well."""
 
 
 def likelihood_ratio(phi: Floats, members: Floats, others: Floats, *, shared_variance: bool = False) -> Floats:
@@ -95,7 +93,7 @@ def u_lira(
         reading="0.5: as if never seen; above: told apart, remembered if the sign is -1, over-forgotten if it is +1",
         floor=floor,
     )
-    return ULira(attack, float(np.mean(aucs)), accuracies.mean(0))
+    return ULira(attack, float(np.mean(aucs)))
 
 
 def as_ensemble(margins: Array) -> Floats:

@@ -89,8 +89,6 @@ class Verdict:
     label: Label
     why: str
     """The attacks or losses behind it, in a sentence."""
-    told_by: tuple[str, ...] = ()
-    """The attacks that tell it from the oracles."""
 
 
 @dataclass(frozen=True)
@@ -132,14 +130,13 @@ def judge(attacks: Mapping[str, Evidence | OfDistribution], uses: Mapping[str, E
     live = [name for name, original in originals.items() if original.found]
     if not live:
         return Verdict("cannot be told here", "no attack tells the original from retraining")
-    told, words = [], []
+    words = []
     for name in live:
         found = attacks[name].of_model(_LEVEL / len(live))
         if not found.found:
             continue
-        told.append(name)
         towards = np.sign(found.mean) == np.sign(originals[name].mean)
         words.append(name if towards else f"{name} (beyond retraining: over-forgotten)")
-    if told:
-        return Verdict("not forgotten", f"still told from retraining by {', '.join(words)}", tuple(told))
+    if words:
+        return Verdict("not forgotten", f"still told from retraining by {', '.join(words)}")
     return Verdict("forgotten", f"not told from retraining by what tells the original apart: {', '.join(live)}")

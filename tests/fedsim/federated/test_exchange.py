@@ -15,9 +15,9 @@ from fedsim.federated.exchange import conduct
 from fedsim.flower.apps import AppWorker, FlowerStrategy, client_app
 from fedsim.flower.internals import client_of, new_run, node_of
 from fedsim.flower.records import copy_records, to_record, to_tensors
-from fedsim.privacy.ledger import undeclared
 from fedsim.runs.checkpoint import load_latest
 from fedsim.runs.simulation import Simulation
+from tests.declarations import undeclared
 from tests.fedsim.federated.asking import UNWILLING, AskingClient, AskingServer, messages_to
 from tests.strategies.small_runs import assert_same_bits, begin, halves
 from tests.strategies.test_releases import items_sent

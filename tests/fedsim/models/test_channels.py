@@ -11,7 +11,7 @@ from torch import nn
 from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from fedsim.models.build import build_model
-from fedsim.models.channels import channel_groups, cost, layer_positions, masked, narrowed
+from fedsim.models.channels import _inputs, channel_groups, cost, layer_positions, narrowed
 from fedsim.models.config import MODELS, ModelConfig
 from fedsim.models.vit import vit
 
@@ -43,6 +43,22 @@ def trained_like(name: str, norm: str | None) -> Classifier:
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             for value in (module.weight, module.bias, module.running_mean, module.running_var):
                 value.data = torch.rand(value.shape, generator=draws, dtype=value.dtype) + 0.1
+    return model
+
+
+def masked(model, groups, keep) -> Classifier:
+    """Return a copy of the same size in which no layer reads a channel that is not kept.
+
+    A zero filter in front of a norm would not do, since the norm's shift and running mean would remain.
+    """
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for group in groups.values():
+            dropped = torch.ones(group.channels, dtype=torch.bool)
+            dropped[keep.get(group.name, torch.arange(group.channels))] = False
+            for consumer in group.consumers:
+                weight = model.get_parameter(f"{consumer.name}.weight")
+                weight[:, _inputs(consumer, dropped.nonzero()[:, 0])] = 0
     return model
 
 

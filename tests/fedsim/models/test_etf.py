@@ -10,19 +10,23 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from fedsim.errors import FedsimError
 from fedsim.models.etf import (
     ANGLE_TOLERANCE,
+    _simplex,
     adam,
     angle_loss,
     gram_loss,
     ideal_angle,
     largest_sparsity,
     pairwise_angles,
-    simplex_etf,
     sparse_etf,
 )
 
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def simplex_etf(num_classes: int, dim: int, generator: np.random.Generator) -> torch.Tensor:
+    return torch.from_numpy(_simplex(num_classes, dim, generator))
 
 
 def literal_angle_loss(weights: torch.Tensor, norm: float) -> torch.Tensor:

@@ -16,10 +16,9 @@ from fedsim.models.fidelity import (
     edit_components,
     patches,
     rescaling,
-    similarity,
+    similarity_of,
     singleton_fidelity,
     slices,
-    subset_fidelity,
     sum_components,
     top_components,
 )
@@ -30,6 +29,18 @@ CONVS = [
     {"kernel_size": (3, 1), "padding": (0, 2), "dilation": 2, "stride": (1, 2)},
     {"kernel_size": 1},
 ]
+
+
+def similarity(u, w, *, centred=False):
+    """Return all Q_c, (C, I, I), of patches (M, I, K) and slices (C, I, K): means over samples and positions."""
+    return similarity_of(PatchSums.of(u).moments(centred=centred), w)
+
+
+def subset_fidelity(q, subset):
+    """Return FS(C) in [0, 1], shape (), of one channel's Q (I, I) and the component ids C (N,), N >= 1."""
+    r = q.sum(1)[subset]
+    share = r @ torch.linalg.solve(q[subset][:, subset], r) / q.sum()
+    return share
 
 
 def random(*shape, seed=0):

@@ -1,7 +1,8 @@
 import pytest
 
 from fedsim.errors import FedsimError
-from fedsim.privacy.ledger import Ledger, Release, Spent, undeclared
+from fedsim.privacy.ledger import Ledger, Release, Spent
+from tests.declarations import undeclared
 
 UPDATE = Release(what="updates", covers=("model",))
 LOSS = Release(what="loss", covers=("metrics/loss", "metrics/loss_*"))

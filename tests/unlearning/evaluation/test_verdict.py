@@ -17,7 +17,7 @@ def on(model: list[float], original: list[float] = ORIGINAL, uses: dict[str, Evi
 def test_the_four_verdicts() -> None:
     assert on([0.51, 0.49, 0.50]).label == "forgotten"
     assert on(ORIGINAL).label == "not forgotten"
-    assert on(ORIGINAL).told_by == ("loss",)
+    assert on(ORIGINAL).why == "still told from retraining by loss"
     assert on(ORIGINAL, original=[0.51, 0.53, 0.49]).label == "cannot be told here"
     worse = {"accuracy on test samples": Evidence([0.4, 0.9, 0.4], [0.91, 0.9, 0.92], [0.9, 0.9, 0.9], 0.02)}
     assert on([0.5, 0.5, 0.5], uses=worse).label == "damaged"
@@ -52,7 +52,7 @@ def told(model: float, original: float = 0.3) -> Verdict:
 def test_what_many_models_tell_counts() -> None:
     assert told(0.01).label == "forgotten"
     assert told(0.3).label == "not forgotten"
-    assert told(0.3).told_by == ("U-LiRA",)
+    assert told(0.3).why == "still told from retraining by U-LiRA"
     assert "over-forgotten" in told(-0.3).why
     assert told(0.3, original=0.02).label == "cannot be told here"
 

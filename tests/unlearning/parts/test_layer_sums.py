@@ -16,10 +16,10 @@ from fedsim.data.federation import FederatedData, federate
 from fedsim.flower.records import to_tensors
 from fedsim.models.base import Classifier
 from fedsim.models.channels import channel_groups, narrowed
-from fedsim.privacy.ledger import undeclared
 from fedsim.randomness import generator
 from fedsim.training.data import training_data
 from fedsim.training.first_model import build_run_model
+from tests.declarations import undeclared
 from unlearning.api.pruner import load_pruner
 from unlearning.parts.cutting import Corrections, Target, cut
 from unlearning.parts.layer_sums import LayerClient, LayerSums, ask_clients, ask_here
