@@ -51,6 +51,13 @@ def link(source: str | Path, target: str | Path) -> None:
         shutil.copyfile(source, target)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder; it is renamed first, so that it is never there in part."""
+    hidden = folder.with_name(f".{folder.name}.old")
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
+
+
 def size_on_disk(path: Path) -> int:
     """Return the bytes of a file, or of all files below a folder; 0 if there is none."""
     files = path.rglob("*") if path.is_dir() else [path]

@@ -35,7 +35,7 @@ from fedsim.data.config import StrongView
 from fedsim.federated.client import Client
 from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
-from fedsim.federated.types import Annotation, Batch, Extras, Phase, State, Update
+from fedsim.federated.types import Annotation, Batch, Extras, Phase, State, Update, per_client
 from fedsim.flower.records import Tensors
 from fedsim.privacy.ledger import Release, without
 from fedsim.training.objectives import kl_divergence, pseudo_labels
@@ -177,8 +177,7 @@ class FedLabelClient(Client):
 
 def _mean_where(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Return (a + b) / 2 in some rows and a in the others."""
-    chosen = rows.to(a.device).view(-1, *[1] * (a.dim() - 1))
-    return torch.where(chosen, (a + b) / 2, a)
+    return torch.where(per_client(rows.to(a.device), a), (a + b) / 2, a)
 
 
 def audit(annotation: Annotation, labels: Tensor) -> Tensors:

@@ -17,7 +17,7 @@ from fedsim.config.strategy import StrategyConfig
 from fedsim.federated.client import Client
 from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
-from fedsim.federated.types import Extras, Update
+from fedsim.federated.types import Extras, Update, per_client
 from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
 from fedsim.privacy.ledger import Release
@@ -41,7 +41,7 @@ class FedNovaClient(Client):
         for name, start in extras.start.items():
             moved: Tensor = sent[name] - start
             # Below 1 it is only for a client that took no step.
-            sent[name] = moved / a.clamp_min(1).to(start).view(-1, *[1] * start.dim())
+            sent[name] = moved / per_client(a.clamp_min(1).to(start), moved)
         return update._replace(sent=sent | {"a": a})
 
     def moved(self, sent: Tensors, start: Tensors) -> Tensors:

@@ -24,7 +24,7 @@ from fedsim.federated.aggregation import WeightedMean
 from fedsim.federated.client import Client
 from fedsim.federated.registry import strategy
 from fedsim.federated.server import Server
-from fedsim.federated.types import Batch, Extras, State, Update
+from fedsim.federated.types import Batch, Extras, State, Update, per_client
 from fedsim.flower.records import Tensors
 from fedsim.models.base import Classifier
 from fedsim.privacy.ledger import Release
@@ -65,7 +65,7 @@ class ScaffoldClient(Client):
         lr = training.lr_at(int(extras.server_round))
         kept, changes = {}, {}
         for name, x in extras.start.items():
-            control, k_lr = _CONTROL + name, (lr * steps).to(x).view(-1, *[1] * x.dim())
+            control, k_lr = _CONTROL + name, per_client((lr * steps).to(x), update.sent[name])
             gradient = (x - update.sent[name]) / k_lr
             # A client that took no step has nothing to tell.
             changes[control] = torch.where(k_lr > 0, gradient - extras.constants[control], 0.0)

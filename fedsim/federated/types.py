@@ -172,3 +172,8 @@ class Update(NamedTuple):
     """(clients, phases) float64 on the CPU: how many different samples each phase had to learn from."""
     drawn: Tensor
     """(clients, phases) float64 on the CPU: how many samples its batches held."""
+
+
+def per_client(values: Tensor, like: Tensor) -> Tensor:
+    """Return values (clients,) in the shape that multiplies stacked tensors such as `like`, (clients, ...)."""
+    return values.view(-1, *[1] * (like.dim() - 1))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fedsim.errors import FedsimError
-from fedsim.federated.types import Update
+from fedsim.federated.types import Update, per_client
 from fedsim.flower.records import Tensors
 from fedsim.privacy.address import Secrets, digest
 from fedsim.privacy.config import ClientPrivacyConfig
@@ -45,7 +45,7 @@ def clipped_updates(update: Update, start: Tensors, clip_norm: float, *, adaptiv
     deltas = {name: value - start[name] for name, value in update.sent.items()}
     norms = joint_norms(deltas)
     factors = clip_factors(norms, clip_norm)
-    sent = {name: value * factors.to(value.dtype).view(-1, *[1] * (value.dim() - 1)) for name, value in deltas.items()}
+    sent = {name: value * per_client(factors.to(value.dtype), value) for name, value in deltas.items()}
     if adaptive:
         sent[UNCLIPPED] = (norms <= clip_norm).float() - 0.5
     return update._replace(sent=sent, weights=torch.ones_like(update.weights))

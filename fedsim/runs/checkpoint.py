@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 from typing_extensions import TypedDict
 
-from fedsim.atomic import fsync
+from fedsim.atomic import fsync, remove_folder
 from fedsim.engine.states import ClientStates, file_name
 from fedsim.errors import FedsimError
 from fedsim.flower.records import Tensors
@@ -87,11 +86,13 @@ class Checkpoint:
         for path in [*new, temporary / "state.json", temporary / "clients"]:
             fsync(path)
         fsync(temporary)
-        _remove([final] if final.exists() else [])
+        if final.exists():
+            remove_folder(final)
         temporary.rename(final)
         fsync(folder)
         self.clients.moved_to(final / "clients")
-        _remove(sorted(folder.glob("round-*"))[:-_KEPT])
+        for old in sorted(folder.glob("round-*"))[:-_KEPT]:
+            remove_folder(old)
 
 
 def load_latest(run_folder: Path) -> Checkpoint | None:
@@ -187,13 +188,6 @@ def _write_server(tensors: Tensors, folder: Path, temporary: Path) -> tuple[str,
             return name, digest, False
     (temporary / name).write_bytes(content)
     return name, digest, True
-
-
-def _remove(folders: Sequence[Path]) -> None:
-    for old in folders:  # renamed first: a checkpoint is never there in part
-        hidden = old.with_name(f".{old.name}.old")
-        old.rename(hidden)
-        shutil.rmtree(hidden)
 
 
 def _saveable(tensors: Tensors) -> Tensors:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from flwr.app import Message, RecordDict
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedsim.atomic import fsync, size_on_disk, write_atomically
+from fedsim.atomic import fsync, remove_folder, size_on_disk, write_atomically
 from fedsim.config.run import HistoryConfig
 from fedsim.engine.client_state_file import read_records, size_bytes, write_records
 from fedsim.errors import FedsimError, RunFailed
@@ -97,7 +97,7 @@ class HistoryWriter(RoundObserver):
         """Drop what lies beyond a round: of a run that was killed, and will come to the same rounds again."""
         for path in self.folder.glob("round-*"):
             if path.name > _name(server_round):
-                _remove(path)
+                remove_folder(path)
         self.discard()
         self._bytes = size_on_disk(self.folder)
 
@@ -274,12 +274,6 @@ def open_history(run: Path, rounds: int) -> list[KeptRound]:
         If one is missing or cannot be read.
     """
     return [KeptRound(run / FOLDER / _name(number)) for number in range(1, rounds + 1)]
-
-
-def _remove(folder: Path) -> None:
-    hidden = folder.with_name(f".{folder.name}.old")  # a round is never there in part
-    folder.rename(hidden)
-    shutil.rmtree(hidden)
 
 
 def _name(server_round: int) -> str:

@@ -25,7 +25,7 @@ from torch.func import vmap
 
 from fedsim.config.run import TrainingConfig
 from fedsim.data.transforms import draw_augmentation, no_draws
-from fedsim.federated.types import Batch, Extras, Phase, State
+from fedsim.federated.types import Batch, Extras, Phase, State, per_client
 from fedsim.flower.records import Tensors
 from fedsim.models.sample_gradients import sample_gradients
 from fedsim.privacy.address import Secrets, digest
@@ -121,7 +121,7 @@ class PrivateSteps:
                 sums, metrics = clipped_sums(moving, params, buffers, x, y, mask)
             grads = [
                 (total if phase.stays(name) else total + self._noise(total, noises[:active]))
-                / _per_lane(expected[:active], total)
+                / per_client(expected[:active].to(total.dtype), total)
                 for name, total in sums.items()
             ]
             slots = {slot: {n: value[:active] for n, value in held.items()} for slot, held in optimizer.state.items()}
@@ -193,7 +193,3 @@ def _factors(phase: Phase, grads: Tensors, bound: float) -> Tensors:
         norms = torch.stack([grads[name].reshape(len(grads[name]), -1).square().sum(1) for name in names]).sum(0).sqrt()
         factors |= dict.fromkeys(names, clip_factors(norms, bound / len(objectives) ** 0.5))
     return factors
-
-
-def _per_lane(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.dtype).view(-1, *[1] * (like.dim() - 1))

@@ -11,6 +11,7 @@ from torch.optim.sgd import sgd
 
 from fedsim.config.run import RunConfig, TrainingConfig
 from fedsim.errors import FedsimError
+from fedsim.federated.types import per_client
 from fedsim.flower.records import Tensors
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
@@ -60,7 +61,7 @@ def clip(grads: Sequence[Tensor], max_norm: float, objectives: Sequence[str] = (
         squares = torch.stack([grad.flatten(1).square().sum(1) for grad in own]).sum(0)
         factors[part] = (max_norm / squares.sqrt().clamp_min(1e-12)).clamp_max(1.0)
     scaled = zip(grads, (factors[part] for part in parts), strict=True)
-    return [grad * factor.view(-1, *[1] * (grad.dim() - 1)) for grad, factor in scaled]
+    return [grad * per_client(factor, grad) for grad, factor in scaled]
 
 
 def require_sgd(config: RunConfig) -> None:

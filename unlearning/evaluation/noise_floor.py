@@ -56,9 +56,15 @@ def never_seen_halves(
     None for fewer than 20 values or 2 halvings. Where samples are correlated, as the images of one person are, the
     true floor is wider than this one.
     """
-    values = as_values(unseen, "unseen values")
+    return of_halves(attack, as_values(unseen, "unseen values"), rng, halvings, _MIN_HALF)
+
+
+def of_halves(
+    attack: Callable[[Floats, Floats], float], values: Floats, rng: np.random.Generator, halvings: int, least: int
+) -> NoiseFloor | None:
+    """Return what `attack` gives on random halves of the rows of `values`; None for fewer than `least` rows a half."""
     half = len(values) // 2
-    if half < _MIN_HALF or halvings < 2:
+    if half < least or halvings < 2:
         return None
     drawn = []
     for _ in range(halvings):

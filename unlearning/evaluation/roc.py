@@ -6,8 +6,8 @@ import math
 from functools import cache
 
 import numpy as np
-from scipy.stats import rankdata
 
+from fedsim import evaluation
 from fedsim.randomness import generator
 from unlearning.evaluation.scores import Array, Floats, as_values
 
@@ -15,8 +15,7 @@ from unlearning.evaluation.scores import Array, Floats, as_values
 def auc(positive: Array, negative: Array) -> float:
     """Return P(s+ > s-) + P(s+ = s-) / 2 over all pairs, in [0, 1]: the area under the ROC curve (Mann-Whitney)."""
     pos, neg = as_values(positive, "scores"), as_values(negative, "scores")
-    ranks = rankdata(np.concatenate([pos, neg]))[: len(pos)]
-    return float((ranks.sum() - len(pos) * (len(pos) + 1) / 2) / (len(pos) * len(neg)))
+    return evaluation.auc(np.concatenate([pos, neg]), np.arange(len(pos) + len(neg)) < len(pos))
 
 
 def auc_null_sd(num_positive: int, num_negative: int) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unlearning.evaluation.metric import Metric
-from unlearning.evaluation.noise_floor import Attack, NoiseFloor
+from unlearning.evaluation.noise_floor import Attack, NoiseFloor, of_halves
 from unlearning.evaluation.roc import auc
 from unlearning.evaluation.scores import Array, Floats
 
@@ -120,12 +120,7 @@ def _cross_fit(
 
 
 def _floor(v: Floats, rng: np.random.Generator, folds: int, shared_variance: bool, halvings: int) -> NoiseFloor | None:
-    half = len(v) // 2
-    if half < MIN_PAIRS or halvings < 2:
-        return None
-    values = []
-    for _ in range(halvings):
-        order = rng.permutation(len(v))
-        sides = v[order[:half]], v[order[half : 2 * half]]
-        values.append(float(_cross_fit(*sides, rng, folds, shared_variance)[0].mean()))
-    return NoiseFloor(float(np.mean(values)), float(np.std(values, ddof=1)), half)
+    def attack(ours: Floats, theirs: Floats) -> float:
+        return float(_cross_fit(ours, theirs, rng, folds, shared_variance)[0].mean())
+
+    return of_halves(attack, v, rng, halvings, MIN_PAIRS)
