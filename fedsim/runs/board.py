@@ -14,7 +14,7 @@ from rich.text import Text
 from fedsim.runs.progress import measures
 
 _STYLES = {"waiting": "dim", "running": "", "finished": "green", "failed": "bold red"}
-_MARGIN = 6  # lines of a terminal that the table leaves free
+_MARGIN = 6  # lines of the terminal that the table does not use
 _REFRESH_PER_S = 4
 
 
@@ -26,11 +26,11 @@ class _RunStatus:
     metrics: dict[str, float] = field(default_factory=dict)
     begun: float = 0.0
     begun_at: int | None = None
-    """The round that it went on from."""
+    """The round after which this process continued the run."""
     error: str = ""
 
     def left(self) -> str:
-        """Return the time that it still needs, at the pace so far."""
+        """Return the estimated remaining time, from the speed so far."""
         done = self.round - (self.begun_at or 0)
         if self.state != "running" or done < 1:
             return ""
@@ -99,7 +99,7 @@ class LiveTable(BoardLines):
             table.add_column(head, no_wrap=True)
         room = self._console.height - _MARGIN
         shown = self.rows
-        if len(shown) > room:  # what goes on, and what went wrong
+        if len(shown) > room:  # show only the running and the failed runs
             shown = {name: row for name, row in shown.items() if row.state in ("running", "failed")}
         for name, row in list(shown.items())[:room]:
             told = row.error or measures(row.metrics)

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on bit for bit, as safetensors and JSON, there whole or not at all."""
+"""Checkpoints: all state that a run needs to continue bit for bit, as safetensors and JSON, written atomically."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from fedsim.errors import FedsimError
 from fedsim.flower.records import Tensors
 from fedsim.sealed import Damaged, seal, sha256, unseal_in_run
 
-_SERVER = "server-"  # before the digest in the name of the file of the server's tensors
-_KEPT = 2  # the newest, and the one before in case a disk fails
+_SERVER = "server-"  # prefix of the name of the file with the server's tensors; a digest follows
+_KEPT = 2  # the newest, and the one before it in case the disk fails
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Checkpoint:
     server: tuple[Tensors, dict[str, Any]]
     """The server's `state_dict()`."""
     clients: ClientStates
-    """The state of each client that has one: written one by one, read when asked for."""
+    """States of the clients that have one; each is written to a file of its own and read on demand."""
     trained: list[int]
     """Clients that have trained."""
     metrics: list[dict[str, Any]]
@@ -45,13 +45,13 @@ class Checkpoint:
     failures: int
     """Client replies lost so far."""
     recipe: dict[str, Any]
-    """`RunConfig.recipe()` of the run: what must be as it was for the run to go on."""
+    """`RunConfig.recipe()` of the run: the options that must not change when the run continues."""
     took_part: list[int]
-    """Per client, the rounds that it was drawn for, as the ledger has them."""
+    """Number of rounds for which each client was drawn, as in the ledger."""
     clip_norm: float | None
-    """The clipping norm of the next round, where client-level privacy has one."""
+    """The clipping norm of the next round, if client-level privacy is on."""
     released: int | None = None
-    """Rounds of the ledger, where they are not those done: before a kill the run had got further."""
+    """Rounds in the ledger, if more than `round`: the run was killed after it had released later rounds."""
 
     def save(self, run_folder: Path) -> None:
         """Write this checkpoint under a run folder and drop old ones.
@@ -60,10 +60,10 @@ class Checkpoint:
         file there.
         """
         folder = run_folder / "checkpoints"
-        for rest in folder.glob(".round-*"):  # of a process that was killed here
+        for rest in folder.glob(".round-*"):  # left behind by a process that was killed here
             shutil.rmtree(rest)
         final, temporary = folder / _name(self.round), folder / f".{_name(self.round)}.tmp"
-        folder.mkdir(exist_ok=True)  # the run's own folder has to be there
+        folder.mkdir(exist_ok=True)  # the run's own folder must already exist
         (temporary / "clients").mkdir(parents=True)
         new = self.clients.write_committed(temporary / "clients")
         groups = {"model": self.model, "server": self.server[0]}
@@ -96,12 +96,12 @@ class Checkpoint:
 
 
 def load_latest(run_folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint of a run; None if it got to none.
+    """Return the newest checkpoint of a run; None if the run has none.
 
     Raises
     ------
     FedsimError
-        If the newest checkpoint is not what was written; it tells whether an older one is.
+        If the newest checkpoint is damaged; the message says whether an older one is usable.
     """
     folders = sorted((run_folder / "checkpoints").glob("round-*"))
     if not folders:
@@ -119,7 +119,7 @@ def load_latest(run_folder: Path) -> Checkpoint | None:
 def _load(folder: Path) -> Checkpoint:
     try:
         state = _StateFile.model_validate_json(unseal_in_run(folder / "state.json", folder.parent.parent))
-        if not state.files:  # of a version without checksums: they are taken as they are
+        if not state.files:  # of a version without checksums: the files are not checked
             state.files = {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*.safetensors")}
         for name, digest in state.files.items():
             if sha256(folder / name) != digest:
@@ -154,7 +154,7 @@ class _RoundMetrics(TypedDict):
 
 
 class _StateFile(BaseModel):
-    """What state.json holds."""
+    """Content of state.json."""
 
     model_config = ConfigDict(strict=True)
 
@@ -183,7 +183,7 @@ def _write_server(tensors: Tensors, folder: Path, temporary: Path) -> tuple[str,
     digest = hashlib.sha256(content).hexdigest()
     name = f"{_SERVER}{digest[:16]}.safetensors"
     for before in sorted(folder.glob("round-*"))[-1:]:
-        with contextlib.suppress(OSError):  # it is not there, or the disk knows no links
+        with contextlib.suppress(OSError):  # the file does not exist, or the file system has no hard links
             os.link(before / name, temporary / name)
             return name, digest, False
     (temporary / name).write_bytes(content)

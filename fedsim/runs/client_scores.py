@@ -1,4 +1,4 @@
-"""How a run's clients do, one by one: the spread of their accuracies, and clients.csv."""
+"""Scores of single clients: the spread of their accuracies, and clients.csv."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class ClientScore:
 
     client: int
     unseen: bool
-    """Whether it is never trained."""
+    """Whether the client is never trained."""
     metrics: dict[str, float]
-    """Of the method's own way to predict, `num-examples` among them."""
+    """Metrics of the method's own predictions; `num-examples` is one of them."""
 
     @property
     def samples(self) -> int:
-        """Test samples."""
+        """Number of test samples."""
         return int(self.metrics["num-examples"])
 
 
 def evaluated(
     config: RunConfig, sizes: npt.NDArray[np.int64], trained: Set[int], *, personalised: bool
 ) -> dict[str, list[int]]:
-    """Return the clients that are to measure themselves, by the group that they are in: "clients" or "unseen".
+    """Return the clients to evaluate, by group: "clients" or "unseen".
 
-    `sizes` are (K,) their training samples, `trained` those that have been.
+    `sizes` (K,) are the numbers of training samples; `trained` are the clients that have been trained.
     """
     which = config.eval_clients
     if which == "auto":
@@ -53,7 +53,7 @@ def evaluated(
 
 
 def noted(replies: Iterable[Message], scores: list[ClientScore], *, unseen: bool) -> Iterator[Message]:
-    """Yield the replies of a wave, having added what they say of clients' test samples to `scores`."""
+    """Yield the replies of a wave, and add each client's test metrics to `scores`."""
     for reply in replies:
         if not reply.has_error() and reply.metadata.message_type == "evaluate":
             metrics = scalars(reply.content.metric_records["metrics"])
@@ -64,10 +64,10 @@ def noted(replies: Iterable[Message], scores: list[ClientScore], *, unseen: bool
 
 
 def spread(scores: Sequence[ClientScore]) -> dict[str, float]:
-    """Return how clients' accuracies differ: standard deviation, 10th percentile, mean of the worst tenth.
+    """Return the spread of clients' accuracies: standard deviation, 10th percentile, mean of the worst tenth.
 
-    With them come the accuracy over all samples together, and how many clients and samples the figures rest on. The
-    worst tenth is at least one client. Empty where there are no accuracies.
+    It also returns the accuracy over all samples together, and the numbers of clients and samples measured. The
+    worst tenth is at least one client. The result is empty if there are no accuracies.
     """
     measured = [score for score in scores if "accuracy" in score.metrics]
     if not measured:
@@ -86,7 +86,7 @@ def spread(scores: Sequence[ClientScore]) -> dict[str, float]:
 
 
 def write_csv(path: Path, scores: Sequence[ClientScore], train_sizes: Sequence[int]) -> None:
-    """Write one line per client: its number, whether it was unseen, how many samples it has, how it does."""
+    """Write one line per client: number, whether it was unseen, number of samples, and metrics."""
     columns = [name for name in _COLUMNS if any(name in score.metrics for score in scores)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

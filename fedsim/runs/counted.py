@@ -1,4 +1,4 @@
-"""What a round hears of its clients."""
+"""Counts the replies of a round."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fedsim.flower.internals import client_of
 from fedsim.runs.observers import RoundObserver
 from fedsim.runs.traffic import Traffic
 
-_RECORDED = 100  # clients per reason and round, and reasons per round
+_RECORDED = 100  # most clients per reason and round, and most reasons per round
 
 
 class Counted:
-    """Replies on their way to the strategy, counted, and shown to observers."""
+    """Passes replies on to the strategy, counts them, and shows them to observers."""
 
     def __init__(self, observers: Sequence[RoundObserver]) -> None:
         self._observers = observers
@@ -23,9 +23,9 @@ class Counted:
         self.heard = 0
         """Replies of all waves."""
         self.failed = 0
-        """Clients lost in any wave; there is no wave after that for them."""
+        """Clients that failed in some wave; they get no message of a later wave."""
         self.failures: dict[str, list[int]] = {}
-        """Clients that failed, by the first line of the reason."""
+        """Failed clients, by the first line of the reason."""
         self.traffic = Traffic()
 
     def of(self, wave: Sequence[Message], replies: Iterator[Message]) -> Iterator[Message]:

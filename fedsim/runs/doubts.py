@@ -1,4 +1,4 @@
-"""What would finish without a word, and is told before a run: clients that do nothing, or that nobody measures."""
+"""Warnings before a run about what would otherwise stay silent: clients that cannot train or are not measured."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from fedsim.data.federation import FederatedData
 from fedsim.errors import FedsimError
 from fedsim.federated.client import Client
 
-_FEW = 0.5  # share of clients with test samples below which their mean is said to be over some only
+_FEW = 0.5  # below this share of clients with test samples, a note says that the mean covers only some
 
 
 def notes(
     config: RunConfig, data: FederatedData, client: type[Client], remarks: tuple[str, ...], coupled: bool
 ) -> dict[str, str]:
-    """Return what to say before the first round, with the method's own remarks.
+    """Return the notes to show before the first round, the method's own remarks included.
 
     `coupled` tells whether samples of a batch depend on each other, as with BatchNorm.
 
     Raises
     ------
     FedsimError
-        If the run could come to nothing: no client can take a step, or none can be measured where that is the point.
+        If the run would be pointless: no client can take a step, or none can be measured although that is the aim.
     """
     said = {"note": "; ".join(remarks)} if remarks else {}
     idle, able = idle_clients(config, data, coupled), data.partition.sizes > 0
@@ -43,7 +43,7 @@ def notes(
 
 
 def idle_clients(config: RunConfig, data: FederatedData, coupled: bool) -> npt.NDArray[np.bool_]:
-    """Return which clients take no step, (K,): those without two samples for a batch, where BatchNorm needs them."""
+    """Return (K,) bool, the clients that take no step: BatchNorm needs batches of two samples or more."""
     samples = data.partition.sizes + data.unlabelled.sizes
     if not coupled:
         return np.zeros(len(samples), np.bool_)

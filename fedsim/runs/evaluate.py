@@ -1,4 +1,4 @@
-"""How a finished model does on any data set: that of its run, a named one, or a file."""
+"""Evaluates a finished model on a data set: that of its run, a named one, or a file."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def evaluate(
     model: str | Path, dataset: str | None = None, *, part: Part | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Evaluation:  # fmt: skip
-    """Return how a model does on the test samples of its own run, or on another data set.
+    """Return the metrics of a model on the test samples of its own run, or on another data set.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def evaluate(
     Raises
     ------
     FedsimError
-        If there is no model, no data, or the data is not such as the model takes.
+        If there is no model or no data, or the model cannot take the data as input.
     """
     portable = load_model(model)
     run = _run_of(Path(model))
@@ -95,7 +95,7 @@ def evaluate(
 
 
 def _run_of(folder: Path) -> tuple[Path, RunConfig] | None:
-    """Return the folder of a run, or of an outcome in one, and the run's configuration; None for a file."""
+    """Return the folder of a run, or of an outcome inside a run, and the run's configuration; None for a file."""
     for place in (folder, *folder.resolve().parents[1:2]):
         if folder.is_dir() and (place / "config.yaml").is_file():
             recorded = recorded_config(place)
@@ -132,7 +132,7 @@ def _config(base: DataConfig, name: Mapping[str, Any], given: Mapping[str, Any])
 
 
 def _as_known(data: Dataset, model: Description, where: str) -> Dataset:
-    """Return a data set whose inputs and classes are as the model knows them."""
+    """Return the data set with the inputs and class numbers that the model was trained with."""
     if data.input_shape != model.input_shape:
         remedy = f"; --set data.text.length={model.input_shape[0]}" if data.is_text and model.text else ""
         shapes = f"has inputs of shape {data.input_shape}, and the model takes {model.input_shape}"

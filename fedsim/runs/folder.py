@@ -1,6 +1,6 @@
-"""Read a run folder: the files that a run writes and that every command taking a run starts from.
+"""Reads run folders: the files that a run writes and that every later command reads.
 
-Nothing here writes, and nothing here needs matplotlib or torch, so `fedsim show` answers at once.
+Nothing here writes files or imports matplotlib or torch, so that `fedsim show` starts fast.
 """
 
 import math
@@ -30,11 +30,11 @@ from fedsim.sealed import Damaged, require_sum, unseal
 Status: TypeAlias = Literal["finished", "diverged", "stopped", "failed", "unfinished"]
 
 _LISTED_RUNS = 8
-"""At most so many neighbouring runs are named in an error line."""
+"""An error line names at most this many neighbouring runs."""
 
 
 class Summary(BaseModel):
-    """`summary.json`, written when a run ends; keys that are not named here are kept as they are."""
+    """`summary.json`, written when a run ends; unknown keys are kept."""
 
     model_config = ConfigDict(
         frozen=True, strict=True, allow_inf_nan=False, extra="allow", use_attribute_docstrings=True
@@ -48,29 +48,29 @@ class Summary(BaseModel):
     rounds_done: Count | None = None
     rounds: Count | None = None
     ended: str | None = None
-    """Why it has fewer rounds than were run or asked for."""
+    """Why the run has fewer rounds than were run or asked for."""
     engine: dict[str, Any] | str | None = None
     wall_time_s: float | None = None
     versions: dict[str, Any] = {}
     model_sha256: str | None = None
     files: dict[str, str] = {}
-    """SHA-256 of files beside it that do not change any more."""
+    """SHA-256 of the files in the folder that no longer change."""
     metrics: dict[str, float | None] = {}
     per_class_accuracy: list[float | None] | None = None
     """In [0, 1], one per class; null where the test set holds no sample of the class."""
     class_counts: list[Count] | None = None
     """Training samples per class."""
     class_names: list[str] | None = None
-    """What the classes are called, where they have names."""
+    """Names of the classes, if they have any."""
     client_names: list[str] | None = None
-    """What the clients are called, where a column of the table names them."""
+    """Names of the clients, if a column of the table has them."""
     class_groups: list[str] | None = None
     """Per class "many", "medium" or "few"; by FedLoGe's rule on `class_counts` where the run does not say."""
     pictures_sha256: str | None = None
     stages: list[StageRow] | None = None
-    """Which classes arrived when; null where all were there from the first round."""
-    shows: list[str] = []  # the metrics that matter most for the method
-    own_metrics: dict[str, str] = {}  # what its own metrics and heads are
+    """The classes of each stage; null if all classes were present from the first round."""
+    shows: list[str] = []  # the most important metrics of the method
+    own_metrics: dict[str, str] = {}  # descriptions of its own metrics and heads
     failures: Count | None = None
     reason: str | None = None
 
@@ -86,11 +86,11 @@ class RunFolder:
     config
         The resolved configuration, nested.
     environment
-        Python, platform, CPU and versions; empty when the run did not get so far.
+        Python, platform, CPU and versions; empty if the run stopped before it wrote them.
     summary
-        How the run ended; None while it has not.
+        How the run ended; None while it is not finished.
     metrics
-        One row per round in order of rounds. A round that is there twice, as after a resume, is merged: the later
+        One row per round, in order. Rows of a round that occurs twice, as after a resume, are merged: the later
         line wins.
     """
 
@@ -123,7 +123,7 @@ class RunFolder:
 
     @property
     def status(self) -> Status:
-        """How the run ended; "unfinished" while it goes on, or when it was killed."""
+        """How the run ended; "unfinished" while it is running, or if it was killed."""
         return self.summary.status if self.summary else "unfinished"
 
     @property
@@ -133,14 +133,14 @@ class RunFolder:
 
     @property
     def rounds_done(self) -> int:
-        """The last round that the run has finished, 0 before the first."""
+        """The number of finished rounds."""
         if self.summary and self.summary.rounds_done is not None:
             return self.summary.rounds_done
         return self.metrics[-1].round if self.metrics else 0
 
     @property
     def rounds(self) -> int | None:
-        """How many rounds were asked for, None when the run does not say."""
+        """The configured number of rounds; None if the run does not record it."""
         if self.summary and self.summary.rounds is not None:
             return self.summary.rounds
         rounds = self.option("rounds")
@@ -148,25 +148,25 @@ class RunFolder:
 
     @property
     def metric_names(self) -> list[str]:
-        """All metrics that appear in some round, sorted."""
+        """The names of all metrics of any round, sorted."""
         return sorted({name for row in self.metrics for name in row.metrics})
 
     @property
     def final_metrics(self) -> dict[str, float]:
-        """The metrics of the summary, or the newest value of each while there is none; an absent value is NaN."""
+        """The metrics of the summary, or without one the newest value of each metric; a missing value is NaN."""
         if self.summary and self.summary.metrics:
             return {name: _number(value) for name, value in self.summary.metrics.items()}
         return {name: _number(value) for row in self.metrics for name, value in row.metrics.items()}
 
     def series(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the rounds `(N,)` in which the metric `name` was measured and its values `(N,)`; N may be 0."""
+        """Return the rounds `(N,)` in which the metric `name` was measured, and its values `(N,)`; N may be 0."""
         rows = [row for row in self.metrics if name in row.metrics]
         rounds = np.array([row.round for row in rows], dtype=np.int64)
         return rounds, np.array([_number(row.metrics[name]) for row in rows], dtype=np.float64)
 
     @cached_property
     def label_counts(self) -> NDArray[np.int64] | None:
-        """Samples per client and class `(K, C)`, read when first asked for; None when the run recorded none."""
+        """Numbers of samples per client and class `(K, C)`, read on demand; None if the run did not record them."""
         file = self.path / "partition.npz"
         if not file.exists():
             return None
@@ -193,7 +193,7 @@ class RunFolder:
 
     @property
     def per_class_accuracy(self) -> NDArray[np.float64] | None:
-        """The final model's accuracy per class `(C,)` in [0, 1], NaN where it is not known; None when not measured."""
+        """The final model's accuracy per class `(C,)` in [0, 1], NaN where unknown; None if it was not measured."""
         if self.summary is None or not self.summary.per_class_accuracy:
             return None
         return np.array([_number(value) for value in self.summary.per_class_accuracy], dtype=np.float64)
@@ -202,7 +202,7 @@ class RunFolder:
     def stage_matrix(self) -> NDArray[np.float64] | None:
         """The accuracy on the classes of stage j after stage i `(T, T)`; None for a run without stages, or unfinished.
 
-        NaN where stage j was yet to come.
+        NaN where stage j comes after stage i.
         """
         rows = {row.round: row.per_class for row in self.metrics if row.per_class is not None}
         stages = self.summary and self.summary.stages
@@ -214,19 +214,19 @@ class RunFolder:
         return accuracy_matrix(ends, [np.array(stage.classes, np.int64) for stage in stages])
 
     def class_labels(self, number: int) -> list[str]:
-        """Return what that many classes are called: their names, or their numbers."""
+        """Return the labels of that many classes: names, or numbers if there are none."""
         names = self.summary.class_names if self.summary else None
         return names if names is not None and len(names) == number else list(map(str, range(number)))
 
     @property
     def long_tailed(self) -> bool:
-        """Whether many, medium and few differ: the largest class has at least twice the samples of the smallest."""
+        """Whether the class sizes are uneven: the largest class has at least twice the samples of the smallest."""
         counts = self.class_counts
         return counts is None or bool(counts.max() >= 2 * counts.min())
 
     @property
     def class_groups(self) -> list[str] | None:
-        """Per class "many", "medium" or "few"; None for a run that did not measure these apart, or on even classes."""
+        """Per class "many", "medium" or "few"; None if the run did not measure these groups, or classes are even."""
         counts = self.class_counts
         measured = any(name.endswith("/accuracy_many") for name in self.final_metrics)
         if counts is None or not measured or not self.long_tailed:
@@ -303,10 +303,10 @@ def _read_bytes(file: Path) -> bytes:
 
 
 def _read_mapping(file: Path) -> Mapping[str, Any]:
-    """Read YAML, or JSON which is a part of it as far as these files go, whose top level is a mapping."""
+    """Read a YAML or JSON file (these JSON files are valid YAML) whose top level is a mapping."""
     remedy = "restore that file or give another run"
     try:
-        # A depth that flatten cannot walk, as of an alias to itself, is refused here rather than half-way later.
+        # Refuse here what `flatten` cannot walk, such as an alias to itself.
         data = load_yaml(unseal(_read_bytes(file)))
         if isinstance(data, Mapping):
             flatten(data)

@@ -1,4 +1,4 @@
-"""Who may be trained on what after a deletion: `federation.npz` in the folder of a run, or of an unlearned model.
+"""The data that remains after a deletion: `federation.npz` in the folder of a run, or of an unlearned model.
 
 Cutting the data anew would need the labels of what is gone, and its inputs for the normalisation. So what is left is
 kept as it was cut: row numbers per client, and the constants of the data set.
@@ -32,11 +32,11 @@ FILE = "federation.npz"
 _LEDGER = "deletions.json"
 _PARTS = ("partition", "client_test", "unlabelled")
 _VALIDATION = "validation"
-"""Where clients hold samples out."""
+"""Present only if clients hold samples out for validation."""
 
 
 def freeze(folder: Path, data: FederatedData) -> None:
-    """Write what the model in `folder` may be trained on from now on; `data` is what a deletion has left."""
+    """Write which data the model in `folder` may be trained on from now on; `data` is what remains after a deletion."""
     dataset = data.dataset
     arrays = {
         f"{part}_{side}": getattr(getattr(data, part), side)
@@ -54,14 +54,14 @@ def freeze(folder: Path, data: FederatedData) -> None:
 
 
 def write_partition(folder: Path, data: FederatedData) -> None:
-    """Write `partition.npz`: how many samples of each class each client has."""
+    """Write `partition.npz`: the number of samples of each class that each client has."""
     counts = data.partition.label_counts(data.dataset.strata_train, data.dataset.num_strata)
     with (folder / "partition.npz").open("wb") as file:
         np.savez_compressed(file, label_counts=counts)
 
 
 class Whole(NamedTuple):
-    """A data set before anything was forgotten."""
+    """A data set before any deletion."""
 
     dataset: Dataset
     canaries: Canaries | None
@@ -76,19 +76,19 @@ def whole_data(config: RunConfig) -> Whole:
 
 
 def run_data(folder: Path, config: RunConfig, whole: Whole | None = None) -> FederatedData:
-    """Return the data that the model in `folder` may be trained on: all of it, or what deletions have left.
+    """Return the data that the model in `folder` may be trained on: all data, or what remains after deletions.
 
-    Of a run that has forgotten, no forgotten row is read beyond loading the file that it may still be in.
+    After a deletion, forgotten rows are not read, except that a file which still contains them is loaded.
 
     Parameters
     ----------
     whole
-        The data set of the configuration, where it has been loaded already.
+        The data set of the configuration, if it is already loaded.
 
     Raises
     ------
     FedsimError
-        If the data cannot be had, or the file is damaged.
+        If the data cannot be loaded, or the file is damaged.
     """
     file = folder / FILE
     if not file.exists():
@@ -125,7 +125,7 @@ def run_data(folder: Path, config: RunConfig, whole: Whole | None = None) -> Fed
 
 
 def _tests(archive: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """Return the rows of the test set that are left; None for all."""
+    """Return the rows of the test set that remain; None for all."""
     if "tests" not in archive:
         return None
     rows = archive["tests"]
@@ -135,14 +135,14 @@ def _tests(archive: Mapping[str, np.ndarray]) -> np.ndarray | None:
 
 
 class Inherited(NamedTuple):
-    """What a new run may be trained on, as an older one has had samples deleted."""
+    """The data for a new run that is based on an older run with deleted samples."""
 
     data: FederatedData
     folder: Path
-    """Of the older run, or of an unlearned model."""
+    """The folder of the older run, or of an unlearned model."""
 
     def tell(self, run: Path) -> None:
-        """Enter what was deleted into the ledger of a new run; the receipts stay with the older one."""
+        """Copy the deletions into the ledger of a new run; the receipts stay with the older run."""
         if (file := self.folder / _LEDGER).exists():
             told = json.loads(unseal(file.read_bytes()))
             write_atomically(run / _LEDGER, seal(json.dumps({**told, "receipts": []}, indent=1)))

@@ -24,16 +24,16 @@ class GridCell:
     name: str
     """Of its folder."""
     options: Mapping[str, Any]
-    """What sets it apart from the others, by dotted key; `seed` among it."""
+    """The options in which it differs from the other runs, by dotted key; `seed` is one of them."""
 
 
 def read_seeds(text: str) -> list[int]:
-    """Return the seeds that `0-4`, `7` or `0-2,9` names, in that order.
+    """Return the seeds of a text such as `0-4`, `7` or `0-2,9`, in that order.
 
     Raises
     ------
     FedsimError
-        If it names none, or one twice.
+        If the text names no seed, or one seed twice.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -49,7 +49,7 @@ def read_seeds(text: str) -> list[int]:
 def split_axes(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Return (options that all runs share, values of those that are swept) of dotted overrides.
 
-    A list is swept. An option that holds a list itself is swept over a list of lists; one that holds texts never is.
+    A list is swept. An option whose value is a list is swept over a list of lists. A list of texts is never swept.
     """
     shared: dict[str, Any] = {}
     swept: dict[str, list[Any]] = {}
@@ -70,12 +70,12 @@ def split_axes(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 
 def combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Return every combination of the values, the last option's changing first."""
+    """Return every combination of the values; the value of the last option changes fastest."""
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def cells(points: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[GridCell]:
-    """Return all runs of points that have the same options, seed after seed: cut short, it has whole repetitions."""
+    """Return the runs of all points, seed by seed: a sweep that stops early then has complete repetitions."""
     keys = list(points[0])
     slugs: dict[str, dict[str, str]] = {}
     for key in keys:
@@ -92,7 +92,7 @@ def cells(points: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[Gri
 
 
 def _label(key: str, axes: Sequence[str]) -> str:
-    """Return what names an option in a folder's name: nothing where its values do."""
+    """Return the part of a folder's name that names an option; empty if the values are clear without it."""
     last = key.rpartition(".")[2]
     if last == "name":
         return ""
@@ -101,7 +101,7 @@ def _label(key: str, axes: Sequence[str]) -> str:
 
 
 def _slugs(label: str, values: Sequence[Any]) -> list[str]:
-    """Return a different text for each value, without the sign that joins them."""
+    """Return a different text for each value; no text contains the separator."""
     slugs: list[str] = []
     for value in values:
         slug = label + re.sub(r"[^A-Za-z0-9.]+", "_", _text(value)).strip("_.")

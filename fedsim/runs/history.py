@@ -1,7 +1,7 @@
-"""What a run keeps of its rounds, for methods that make clients forgotten: a folder for each, whole or not at all.
+"""The history of a run: one folder per round, written atomically, for methods that make it forget clients.
 
-history/round-00000003/round.json            who was drawn, who answered, how far they moved, and checksums
-history/round-00000003/model.safetensors     the global model as it was sent, and the server's own state
+history/round-00000003/round.json            the clients drawn, those that answered, norms of their updates, checksums
+history/round-00000003/model.safetensors     the global model as it was sent, and the server's state
 history/round-00000003/client-7.safetensors  what client 7 sent
 """
 
@@ -37,15 +37,15 @@ class Participation(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     weight: float | None = None
-    """Of its update in the server's mean; None, as all below, in a round that was not kept."""
+    """Weight of its update in the server's mean; None, like the fields below, in a round that was not kept."""
     norm: float | None = None
-    """‖U_k‖₂, how far its parameters moved."""
+    """‖U_k‖₂, the norm of its update."""
     sha256: str | None = None
-    """Of what it sent; None where only norms are kept."""
+    """SHA-256 of the file of what it sent; None if only norms are kept."""
 
 
 class _RoundFile(BaseModel):
-    """What round.json holds."""
+    """Content of round.json."""
 
     round: int = Field(ge=1)
     cohort: list[int]
@@ -53,7 +53,7 @@ class _RoundFile(BaseModel):
     clients: dict[int, Participation]
     """Those that answered, in the order in which the server took them."""
     server: dict[str, Any] | None = None
-    """The JSON half of the server's state; None in a round that was not kept."""
+    """The JSON part of the server's state; None in a round that was not kept."""
     sha256: str | None = None
     """Of model.safetensors."""
 
@@ -63,7 +63,7 @@ class SentModel(NamedTuple):
 
     tensors: Tensors
     metrics: dict[str, float]
-    """Its `weight` and `num-examples` among them."""
+    """The client's metrics, including `weight` and `num-examples`."""
 
 
 def norm(update: Tensors) -> float:
@@ -72,19 +72,19 @@ def norm(update: Tensors) -> float:
 
 
 def difference(sent: Tensors, params: Tensors) -> Tensors:
-    """Return U_k = θ_k − θ of the parameters θ, as far as the client sent them."""
+    """Return U_k = θ_k − θ for those of the parameters θ that the client sent."""
     return {name: sent[name] - value.to(sent[name].device) for name, value in params.items() if name in sent}
 
 
 Moved = Callable[[Tensors, Tensors], Tensors]
-"""(sent, θ) -> U_k, of a client half: see `Client.moved`."""
+"""(sent, θ) -> U_k; see `Client.moved`."""
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
 class HistoryWriter(RoundObserver):
-    """Keeps the rounds of a run as they end."""
+    """Writes the rounds of a run to its history, one by one."""
 
     def __init__(self, run: Path, config: HistoryConfig, moved: Moved | None = None) -> None:
         self.folder, self.config = run / FOLDER, config
@@ -94,7 +94,7 @@ class HistoryWriter(RoundObserver):
         self._round = _RoundFile(round=1, cohort=[], clients={})
 
     def rewind(self, server_round: int) -> None:
-        """Drop what lies beyond a round: of a run that was killed, and will come to the same rounds again."""
+        """Drop the rounds after `server_round`: a run that was killed will run these again."""
         for path in self.folder.glob("round-*"):
             if path.name > _name(server_round):
                 remove_folder(path)
@@ -102,7 +102,7 @@ class HistoryWriter(RoundObserver):
         self._bytes = size_on_disk(self.folder)
 
     def damaged(self) -> list[str]:
-        """Return a line for each kept round that is not what the run wrote: nothing reads it before it is needed."""
+        """Return a line for each kept round that is damaged; nothing else would read it before it is needed."""
         lines = []
         for folder in sorted(self.folder.glob("round-*")):
             try:
@@ -116,7 +116,7 @@ class HistoryWriter(RoundObserver):
     ) -> bool:
         """Begin a round that starts from `model`; returns whether clients are asked for their own updates."""
         self.discard()
-        self.folder.mkdir(exist_ok=True)  # the run's own folder has to be there
+        self.folder.mkdir(exist_ok=True)  # the run's own folder must already exist
         self._temporary.mkdir()
         kept = (server_round - 1) % self.config.every == 0
         self._model = model
@@ -131,7 +131,7 @@ class HistoryWriter(RoundObserver):
         return kept
 
     def add(self, client: int, content: RecordDict) -> None:
-        """Keep a client's good reply."""
+        """Store the good reply of a client."""
         share = Participation()
         if self._round.sha256 is not None:
             update = own_update(content)
@@ -147,7 +147,7 @@ class HistoryWriter(RoundObserver):
         return self.begin(beginning.server_round, beginning.cohort, beginning.model, beginning.state.server)
 
     def reply(self, message: Message) -> None:
-        """Keep a good reply."""
+        """Store a good reply."""
         if not message.has_error():
             self.add(client_of(message.metadata.src_node_id), message.content)
 
@@ -185,7 +185,7 @@ class HistoryWriter(RoundObserver):
 
 
 def require_room(config: HistoryConfig, model: Tensors, rounds: int, cohort: int) -> None:
-    """Refuse a history that is sure to grow beyond its quota.
+    """Refuse a history that will exceed its quota.
 
     Raises
     ------
@@ -206,7 +206,7 @@ def require_room(config: HistoryConfig, model: Tensors, rounds: int, cohort: int
 
 
 class KeptRound:
-    """One round of a history."""
+    """One round of a history, read from its folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -224,11 +224,11 @@ class KeptRound:
 
     @property
     def is_kept(self) -> bool:
-        """Whether there is more than who answered."""
+        """Whether the round was kept; otherwise only the list of clients that answered is there."""
         return self._file.sha256 is not None
 
     def model(self) -> tuple[Tensors, tuple[Tensors, dict[str, Any]]]:
-        """Return the global tensors as they were sent, and the server's `state_dict()` of then."""
+        """Return the global tensors as they were sent, and the server's `state_dict()` at that time."""
         records = self._read(self.folder / _MODEL, self._file.sha256).array_records
         return to_tensors(records["model"]), (to_tensors(records["server"]), self._file.server or {})
 
@@ -238,7 +238,7 @@ class KeptRound:
         return SentModel(to_tensors(records.array_records[ARRAYS]), scalars(records.metric_records[METRICS]))
 
     def require_whole(self) -> None:
-        """Refuse files that are not what the run kept.
+        """Check the round's files against their hashes.
 
         Raises
         ------
@@ -266,7 +266,7 @@ def round_folders(run: Path) -> list[tuple[int, Path]]:
 
 
 def open_history(run: Path, rounds: int) -> list[KeptRound]:
-    """Return the rounds that a finished run of `rounds` rounds has kept, from the first; their files are read later.
+    """Return all rounds in the history of a finished run of `rounds` rounds; their tensors are read on demand.
 
     Raises
     ------

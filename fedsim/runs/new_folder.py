@@ -1,4 +1,4 @@
-"""Reserves the folder of a new run, and makes it: whole or not at all."""
+"""Reserves the folder of a new run, and creates it atomically."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ELSEWHERE = "choose another --out"
 
 @contextlib.contextmanager
 def reserved(config: RunConfig, force: bool) -> Iterator[Path]:
-    """Hold the folder of a new run, which nobody else will make meanwhile, having refused one that may not be made."""
+    """Hold the lock on the folder of a new run; refuse a folder that must not be created or replaced."""
     dataset = Path(config.data.name.partition(":")[2] or config.data.name).stem
     dataset = short_name(config.data.name) if plugin_of(config.data.name) else dataset
     name = config.name or f"{short_name(config.strategy.name)}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -37,7 +37,7 @@ def reserved(config: RunConfig, force: bool) -> Iterator[Path]:
             _require_free(first, force)
             yield first
         return
-    for number in itertools.count(1):  # several runs may begin in one second
+    for number in itertools.count(1):  # several runs may start in the same second
         folder = first if number == 1 else first.with_name(f"{name}-{number}")
         with contextlib.ExitStack() as stack:
             try:
@@ -57,9 +57,9 @@ def _require_free(folder: Path, force: bool) -> None:
 
 
 def make_folder(folder: Path, simulation: Simulation, frozen: bool = False) -> None:
-    """Make a run folder with configuration, environment and partition, whole or not at all; replace an old one.
+    """Create a run folder with configuration, environment and partition atomically; an old one is replaced.
 
-    `frozen` keeps to the data that the simulation has, whatever the configuration would make of it.
+    With `frozen`, later commands use exactly the simulation's data and do not derive it from the configuration.
     """
     try:
         with new_content(folder) as temporary:

@@ -1,4 +1,4 @@
-"""How a run shows its progress to Python: a bar in a notebook or on a terminal, nothing in a script's log."""
+"""Progress of runs that are started from Python: a bar in a notebook or on a terminal, nothing in a script's log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def auto_progress() -> Progress:
 
 
 def in_notebook() -> bool:
-    """Return whether a kernel runs this, whose reader sees HTML."""
+    """Return whether this runs in a notebook kernel, which shows HTML."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return type(shell).__name__ == "ZMQInteractiveShell"
@@ -52,7 +52,7 @@ class Notebook(QuietProgress):
         self._handle = display(HTML(self._html()), display_id=True)
 
     def working(self, what: str, done: int, total: int) -> None:
-        """Show it beside the bar."""
+        """Show the server's work beside the bar."""
         self._note = f"{what} {done}/{total}"
         self._update()
 
@@ -63,12 +63,12 @@ class Notebook(QuietProgress):
         self._update()
 
     def warn(self, text: str) -> None:
-        """Show it below the bar."""
+        """Show the warning below the bar."""
         self._warnings.append(text)
         self._update(now=True)
 
     def end(self) -> None:
-        """Show where it ended."""
+        """Leave the bar as it is."""
         self._update(now=True)
 
     def _update(self, *, now: bool = False) -> None:

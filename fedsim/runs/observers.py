@@ -1,4 +1,4 @@
-"""Who looks on while a simulation runs its rounds: progress, history, ledger, files, trackers. One class for each."""
+"""Observers of a simulation's rounds: progress, history, ledger, files and trackers are each a class of this kind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsim.runs.state import Metrics, RunState
 
 @dataclass(frozen=True)
 class Beginning:
-    """A round before anything of it is sent."""
+    """A round before its first message is sent."""
 
     server_round: int
     cohort: Sequence[int]
@@ -22,26 +22,26 @@ class Beginning:
     model: State
     """The global model that they start from."""
     state: RunState
-    """Of the round before; its ledger knows of this one."""
+    """The state after the round before; its ledger already contains this round."""
     new: bool
-    """Whether nothing of this round, to the same bits, has been released before."""
+    """False if this round has been released before, with the same bits."""
 
 
 class RoundObserver:
-    """Is told of every round by `Simulation.step`. No hook does anything here; a subclass takes those that it needs."""
+    """`Simulation.step` calls these hooks in every round. All are empty here; a subclass overrides what it needs."""
 
     def round_begins(self, beginning: Beginning) -> bool:
-        """See a round that is about to begin; returns whether each client's own update is needed beside sums."""
+        """Handle the start of a round; return whether each client's own update is needed besides the sums."""
         return False
 
     def reply(self, message: Message) -> None:
-        """See a client's reply, which may hold an error."""
+        """Handle a client's reply, which may be an error."""
 
     def round_whole(self) -> None:
-        """Keep what was seen of the round: it counts from now on. Ctrl-C waits until all observers have."""
+        """Store the round, which is now complete. Ctrl-C is delayed until all observers have returned."""
 
     def round_done(self, state: RunState, metrics: Metrics) -> None:
-        """See the state after the round, and the round's own metrics by name."""
+        """Handle the end of a round, given the state after it and the metrics of the round by name."""
 
 
 class Shown(RoundObserver):

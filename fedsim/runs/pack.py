@@ -1,4 +1,4 @@
-"""Runs side by side: each in a process of its own, so many at a time, and none of them outlives this process."""
+"""Runs several runs in parallel, each in its own process; all processes end with this one."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from fedsim.runs.progress import QuietProgress
 
 @dataclass(frozen=True)
 class RunJob:
-    """A run that is to be brought to its end."""
+    """A run to be started, or continued, until it is finished."""
 
     name: str
     folder: Path
-    """Of the run: one that is there goes on."""
+    """The run folder; a run that exists is continued."""
     layers: Sequence[Mapping[str, Any]]
-    """Of its configuration, but for its name and place."""
+    """Layers of the configuration, without the run's name and folder."""
     allowed: Sequence[Mapping[str, Any]]
-    """Those of the layers that the user has typed, whose files may run."""
+    """The layers that the user has typed; plugin files named in them may be run."""
     log: Path
-    """What the process prints; removed when all went well."""
+    """File for the output of the process; removed if the run succeeds."""
     machine: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of this machine, for a run that goes on."""
+    """Machine settings for a run that is continued."""
     like: Path | None = None
-    """The run folder that the first layer is from, if it is."""
+    """The run folder that the first layer comes from, if any."""
     cwd: Path = field(default_factory=Path.cwd)
-    """Where relative paths begin, on a machine that has such a folder."""
+    """Working directory for relative paths, used if it exists on the machine."""
 
 
 class RunNews(NamedTuple):
-    """How far a run is."""
+    """Progress of a run."""
 
     number: int
     of: int
@@ -53,36 +53,36 @@ class RunNews(NamedTuple):
 
 
 class Board(Protocol):
-    """What is told of runs side by side."""
+    """Receives the progress of runs that are executed in parallel."""
 
     def began(self, name: str) -> None:
-        """Say that a run has a process."""
+        """Show that a run has started."""
 
     def round_done(self, name: str, server_round: int, rounds: int, metrics: Mapping[str, float]) -> None:
-        """Say how far a run is."""
+        """Show the progress of a run."""
 
     def ended(self, name: str, error: str | None) -> None:
-        """Say that a run is finished, or why it is not."""
+        """Show that a run is finished, or why it failed."""
 
 
 class RunProcess:
-    """A job at work in a process of its own, which ends with this one."""
+    """A job in a process of its own, which ends when this process ends."""
 
     def __init__(self, job: RunJob, gpus: str | None) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["fedsim.runs.runner"])  # which costs seconds, once
         self.job = job
         self.pipe, there = context.Pipe(duplex=False)
-        """What becomes readable when it has something to tell, or has ended."""
+        """The pipe becomes readable when there is a message; `there` when the process has ended."""
         self.error: str | None = None
-        """Why the run is not finished, once the process has ended."""
+        """Why the run failed, after the process has ended; None if it succeeded."""
         self._told = False
         self._process = context.Process(target=_work, args=(job, gpus, there), name=job.name)
         self._process.start()
         there.close()
 
     def news(self) -> RunNews | None:
-        """Return what it tells; None when it has ended."""
+        """Return the next message; None if the process has ended."""
         while True:
             try:
                 kind, *what = self.pipe.recv()
@@ -98,7 +98,7 @@ class RunProcess:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Hold it: its folder is as a kill would leave it, and it goes on afterwards."""
+        """Pause the process; its folder is then in the state that a kill would leave."""
         pid = self._process.pid
         assert pid is not None
         with contextlib.suppress(ProcessLookupError):
@@ -111,18 +111,18 @@ class RunProcess:
                 os.kill(pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """Have it keep its last round and end; `end` waits for that."""
+        """Ask the process to save its last round and to end; `end` waits for that."""
         self._process.terminate()
 
     def end(self) -> None:
-        """Wait until it is gone."""
+        """Wait until the process has ended."""
         self._process.join()
 
 
 def pack(jobs: Sequence[RunJob], slots: Sequence[str | None], board: Board) -> dict[str, str]:
-    """Bring all runs to their ends, as many at a time as there are slots; returns why those failed that did, by name.
+    """Execute all runs, as many at a time as there are slots; return the reasons of failed runs, by name.
 
-    A run that fails, or whose process dies, costs no other run anything. An interrupt stops all at their last rounds.
+    A run that fails, or whose process dies, does not affect other runs. An interrupt stops all after their last rounds.
     A slot is the GPU that its process sees, as CUDA_VISIBLE_DEVICES has it, or None for whatever this process sees.
     """
     waiting, free = deque(jobs), deque(slots)
@@ -156,7 +156,7 @@ def pack(jobs: Sequence[RunJob], slots: Sequence[str | None], board: Board) -> d
 
 
 def _wait_until_stopped(pid: int) -> None:
-    """Wait for a signal to take effect, where the system tells."""
+    """Wait until the process has stopped, on systems that report it."""
     with contextlib.suppress(OSError):
         for _ in range(1000):
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "TtZX":
@@ -172,23 +172,23 @@ def _ending(code: int | None) -> str:
 
 
 class _Telling(QuietProgress):
-    """Sends how a run goes to the process that packs the runs."""
+    """Sends the progress of a run to the parent process."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._rounds = pipe, 0
 
     def begin(self, config: RunConfig, choices: dict[str, str], rounds_done: int) -> None:
-        """Tell where it begins."""
+        """Send the first round."""
         self._rounds = config.rounds
         self._pipe.send(("round", rounds_done, config.rounds, {}))
 
     def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
-        """Tell of a round."""
+        """Send the metrics of a round."""
         self._pipe.send(("round", server_round, self._rounds, metrics))
 
 
 def _work(job: RunJob, gpus: str | None, pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that packs the runs says when to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides when to stop
     _end_with_parent()
     if job.cwd.is_dir():
         os.chdir(job.cwd)
@@ -228,7 +228,7 @@ def _run(job: RunJob, progress: QuietProgress) -> None:
 
 
 def _end_with_parent() -> None:
-    """Have this process killed when the one that packs the runs is gone: a run can go on from any kill."""
+    """Have this process killed when its parent ends; the run can be continued after any kill."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

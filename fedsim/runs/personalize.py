@@ -1,4 +1,4 @@
-"""A model for single clients from a finished run: those of the run, seen or not, or new ones from a file."""
+"""Models for single clients from a finished run: its own clients, seen or unseen, or new ones from a file."""
 
 from __future__ import annotations
 
@@ -46,31 +46,31 @@ _UNLEARNED = "unlearn"
 
 @dataclass
 class Personal:
-    """What a client got, and what it is worth to it."""
+    """The model of one client, with its metrics and costs."""
 
     client: int
     group: str
     """seen, unseen or new."""
     samples: int
-    """Training samples that it has."""
+    """Number of its training samples."""
     name: str = ""
-    """What its table calls it, if one does."""
+    """Its name in the table, if it has one."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """On its own test samples; `num-examples` alone where it has none."""
+    """Metrics on its own test samples; only `num-examples` if it has none."""
     bytes: int = 0
-    """Of the tensors in all messages between it and the server."""
+    """Bytes of the tensors in all messages between the client and the server."""
     seconds: float = 0.0
-    """Of its own work."""
+    """Seconds of the client's own work."""
     untrained: bool = False
-    """Whether it predicts with a part that only training makes its own, and that has had none."""
+    """Whether a personal part of its model has never been trained on its samples."""
     trained: bool = False
-    """Whether a part of it was trained on its own samples alone, which no noise hides."""
+    """Whether a part of the model was trained on its samples alone, without noise."""
     model: Tensors = field(default_factory=dict)
-    """The state dict of its model."""
+    """State dict of its model."""
     description: Description | None = None
-    """What that is the state dict of."""
+    """Description of that model."""
     error: str = ""
-    """Why there is no model."""
+    """Why there is no model, if there is none."""
 
 
 def personalize(
@@ -94,17 +94,17 @@ def personalize(
     adapt_steps
         Local steps in which a client trains what it keeps for itself, or, where it keeps nothing, all of its model.
     no_privacy
-        Let clients of a run adapt its model, although that shows what the run promises to hide.
+        Let clients adapt the model although this breaks the run's privacy promise.
 
     Raises
     ------
     FedsimError
-        If the run is not finished, its checkpoint or its data is not what it was, or there are no such clients.
+        If the run is not finished, its checkpoint or data has changed, or there are no such clients.
     """
     if clients is not None and dataset is not None:
         raise FedsimError("--clients: names clients of the run, and --dataset brings new ones; give one of them")
     asked = RunFolder.open(run)
-    forgetful = _UNLEARNED in asked.config  # its outcomes lie two folders below a run
+    forgetful = _UNLEARNED in asked.config  # outcomes are two folders below their run
     folder = RunFolder.open(asked.path.resolve().parents[1]) if forgetful else asked
     if folder.status != "finished":
         astray = folder.status == "diverged"
@@ -113,7 +113,7 @@ def personalize(
     if adapt_steps and dataset is None and not no_privacy:
         _require_no_promise(folder)
     recorded = resolve(user_settings(), recorded_config(folder.path))
-    simulation = Simulation(recorded, data=run_data(asked.path, recorded))  # nothing of what was forgotten
+    simulation = Simulation(recorded, data=run_data(asked.path, recorded))  # without what was forgotten
     require_same_data(asked, simulation.data)
     checkpoint = load_latest(folder.path)
     config = simulation.config
@@ -138,7 +138,7 @@ def models_for(
     engine: InProcessEngine,
     adapt_steps: int = 0,
 ) -> list[Personal]:
-    """Return what a run in this state, whose clients' own states the engine has, makes for each client."""
+    """Return the model of each client, given the run's state and an engine that has the clients' own states."""
     engine.cohort = wanted
     desk = _Desk(worker, engine, adapt_steps, {c: _new(c, simulation, worker.data) for c in wanted})
     arrays = to_record(state.tensors)
@@ -147,7 +147,7 @@ def models_for(
 
 
 def _require_no_promise(folder: RunFolder) -> None:
-    """Refuse to train on samples whose privacy a run promises."""
+    """Refuse to train without noise on samples if the run promises privacy."""
     if not ledgers.exists(folder.path):
         return
     if units := promised_units(ledgers.Ledger.read(folder.path), ended=False):
@@ -158,7 +158,7 @@ def _require_no_promise(folder: RunFolder) -> None:
 
 
 def _plain_model(folder: RunFolder, simulation: Simulation) -> Tensors:
-    """Return the global tensors of an unlearned or a pruned model, if nothing else has to do with what clients get."""
+    """Return the global tensors of an unlearned or pruned model; refuse if clients' models need more than these."""
     name, server = simulation.config.strategy.name, simulation.server
     tensors = load_run_tensors(folder)
     if simulation.worker.client.personalised or tensors.keys() != server.initial().keys():
@@ -178,7 +178,7 @@ def _new(client: int, simulation: Simulation, data: FederatedData) -> Personal:
 
 
 class _Desk:
-    """Carries the waves of an evaluation to clients; what they would evaluate is worked out here, and kept."""
+    """Executes the waves of an evaluation in this process, and stores the model that each client evaluates."""
 
     def __init__(self, worker: Worker, engine: InProcessEngine, adapt_steps: int, clients: dict[int, Personal]) -> None:
         self.worker, self.engine, self.adapt_steps, self.clients = worker, engine, adapt_steps, clients
@@ -212,7 +212,7 @@ class _Desk:
 
 
 def chosen(clients: str | None, simulation: Simulation) -> Sequence[int]:
-    """Return the clients that `90-99,3` names; of None those unseen, or all."""
+    """Return the clients of a text such as `90-99,3`; for None the unseen ones, or all if there are none."""
     config, sizes = simulation.config, simulation.data.partition.sizes
     if clients is None:
         some: Sequence[int] = range(config.clients_seen if config.clients_unseen else 0, config.clients)
@@ -232,7 +232,7 @@ def chosen(clients: str | None, simulation: Simulation) -> Sequence[int]:
 
 
 def newcomers(simulation: Simulation, name: str) -> FederatedData:
-    """Return the data of new clients, numbered on from those of the run, seen as the run sees its own.
+    """Return the data of new clients, encoded like the run's data; their numbers continue those of the run.
 
     One for each identity of the training part of the file, or one for all of it; tests are the test part, or that of
     the same identity.
@@ -253,10 +253,10 @@ def newcomers(simulation: Simulation, name: str) -> FederatedData:
 
 
 def personal_ledger(run: Path, made: Sequence[Personal]) -> ledgers.Ledger | None:
-    """Return what the models of clients have cost in privacy; None where the run has no ledger.
+    """Return the privacy ledger of the clients' models; None if the run has no ledger.
 
-    They are made of what the run has released, and parts that are trained on a client's samples alone, if there are
-    any, show these without noise. New clients were promised nothing.
+    They use what the run has released. Parts that were trained on the samples of one client alone, if there are
+    any, reveal these without noise. New clients have no privacy promise.
     """
     if not ledgers.exists(run):
         return None
@@ -272,12 +272,12 @@ def personal_ledger(run: Path, made: Sequence[Personal]) -> ledgers.Ledger | Non
 def write_personal(out: Path, made: Sequence[Personal], ledger: ledgers.Ledger | None = None) -> None:
     """Write a folder with the table, one model per client, for `fedsim.load_model`, and the ledger of all of them.
 
-    It is there whole or not at all; one of an earlier call is replaced.
+    The folder is written atomically and replaces that of an earlier call.
 
     Raises
     ------
     FedsimError
-        If there is something else.
+        If something else is in that place.
     """
     if out.exists() and not (out / TABLE).is_file():
         raise FedsimError(f"{out}: exists, and holds no {TABLE}; choose another --out")

@@ -1,4 +1,4 @@
-"""Images that a method shows in the report of its run, as one archive in the run's folder."""
+"""Images of a method for the report, stored as one archive in the run folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REMEDY = "delete that file to go on without it, or give another run"
 
 
 def write_pictures(folder: Path, pictures: Mapping[str, Tensor]) -> None:
-    """Write images by title, (N, C, H, W) uint8 of one or three channels, into a run's folder; nothing for none."""
+    """Write images by title, (N, C, H, W) uint8 with C 1 or 3, into a run folder; write no file if there are none."""
     if pictures:
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {title: images.cpu().numpy() for title, images in pictures.items()}
@@ -37,7 +37,7 @@ def read_pictures(file: Path) -> dict[str, npt.NDArray[np.uint8]]:
     Raises
     ------
     FedsimError
-        If it holds anything else.
+        If it contains anything else.
     """
     try:
         with np.load(file, allow_pickle=False) as archive:

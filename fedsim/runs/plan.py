@@ -1,6 +1,6 @@
-"""What a run is going to be, found out without running it: sizes, traffic, privacy, and about how long it takes.
+"""A preview of a run without running it: sizes, traffic, privacy, and an estimate of its time.
 
-Two rounds of a few clients are tried in this process, and thrown away. Nothing is written.
+Two rounds of a few clients are run in this process and discarded. Nothing is written.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ _TRIED_ROUNDS = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is going to be."""
+    """The preview of a run."""
 
     config: RunConfig
-    """Resolved, with all that was left open decided."""
+    """The resolved configuration, with all automatic choices made."""
     choices: Mapping[str, str]
-    """What was decided, and why; and doubts."""
+    """The automatic choices with their reasons, and warnings."""
     samples: Sequence[int]
-    """Labelled training samples of each client."""
+    """Number of labelled training samples of each client."""
     test_samples: int
-    """Of the global test set."""
+    """Number of samples of the global test set."""
     parameters: int
-    """Numbers that the server sends as the global model."""
+    """Number of values in the global model."""
     bytes_down: float
-    """To all clients of a round."""
+    """Bytes sent to all clients of a round."""
     bytes_up: float
-    """From them."""
+    """Bytes sent by all clients of a round."""
     guarantees: Sequence[Guarantee]
-    """What holds at the end; none where nothing is protected."""
+    """Privacy guarantees at the end; empty if nothing is protected."""
     seconds: float
-    """About, by one worker of this machine, evaluations included."""
+    """Estimated seconds with one worker of this machine, evaluations included."""
     memory_bytes: int
-    """Of this process, at most so far."""
+    """Peak memory of this process so far."""
     gpu_bytes: int
-    """Of its GPU; 0 without one."""
+    """Peak memory of its GPU; 0 without a GPU."""
 
 
 def plan(*layers: Mapping[str, Any]) -> Plan:
@@ -95,7 +95,7 @@ def plan(*layers: Mapping[str, Any]) -> Plan:
 
 @dataclass
 class _Trial:
-    """What a round of some clients took."""
+    """Measurements of a round with a few clients."""
 
     clients: int = 1
     traffic: Traffic = field(default_factory=Traffic)
@@ -104,7 +104,7 @@ class _Trial:
     failures: list[str] = field(default_factory=list)
 
     def of(self, wave: Sequence[Message], engine: InProcessEngine) -> Iterator[Message]:
-        """Yield the replies of a wave, counted."""
+        """Yield the replies of a wave and count them."""
         self.traffic.begin_wave(wave)
         begun = time.perf_counter()
         for reply in engine.stream(wave):
@@ -118,7 +118,7 @@ class _Trial:
 
 
 def _try_round(simulation: Simulation, engine: InProcessEngine, state: RunState, server_round: int) -> _Trial:
-    """Run a round of a part of its cohort; `state` has its model afterwards, if there is one."""
+    """Run a round with a part of its cohort; afterwards `state` contains the new model, if there is one."""
     config, server = simulation.config, simulation.server
     cohort = draw_cohort(config, simulation.data.at(server_round).sizes, server_round)
     if not cohort:  # of a Poisson cohort
@@ -154,7 +154,7 @@ def _clients_evaluation_seconds(simulation: Simulation, engine: InProcessEngine,
 
 
 def _guarantees(simulation: Simulation, state: RunState) -> list[Guarantee]:
-    """Return what the ledger adds up to after all rounds, their cohorts drawn as they will be."""
+    """Return the guarantees after all rounds, with the cohorts that the run will draw."""
     config = simulation.config
     if not any(release.mechanism != "none" for part in state.ledger.parts for release in part.releases):
         return []

@@ -1,4 +1,4 @@
-"""What a run's `privacy:` section comes to before the first round: refusals, the amount of noise, the ledger."""
+"""Evaluates the `privacy:` section before the first round: refusals, the amount of noise, and the ledger."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ _COHORTS = Release(what="which clients answer", covers=("cohorts/*",), note="tak
 
 
 def calibrated(config: RunConfig, sizes: Sizes, new_client: Callable[[], Client]) -> tuple[RunConfig, dict[str, str]]:
-    """Return the configuration with every `target_epsilon` turned into a noise multiplier, and words on each.
+    """Return the configuration with every `target_epsilon` replaced by a noise multiplier, and a note on each.
 
     Parameters
     ----------
     sizes
         (C,) samples of each client.
     new_client
-        Returns the client half, whose phases tell the number of steps.
+        Returns the client half; its phases determine the number of steps.
 
     Raises
     ------
     FedsimError
-        If a target is too small to be reached, or a delta too large to promise anything.
+        If a target is too small to be reached, or a delta is too large for a meaningful guarantee.
     """
     chosen: dict[str, str] = {}
     central, example = config.privacy.client, config.privacy.example
@@ -72,7 +72,7 @@ def calibrated(config: RunConfig, sizes: Sizes, new_client: Callable[[], Client]
     if example is not None and example.target_epsilon is not None:
         rates, steps = _example_schedule(config, sizes, new_client())
         rounds = Counter(client for number in range(config.rounds) for client in draw_cohort(config, sizes, number + 1))
-        if central is not None:  # who will be drawn depends on the noise that is looked for
+        if central is not None:  # the cohorts depend on the noise, which is not known yet
             rounds = Counter(dict.fromkeys(np.flatnonzero(sizes).tolist(), config.rounds))
         schedules = [(rates[client], steps[client] * count) for client, count in rounds.items()]
         example, chosen["example privacy"] = _with_noise(example, "example", schedules)
@@ -86,7 +86,7 @@ def require_possible(config: RunConfig, model: nn.Module, server: Server, client
     Raises
     ------
     FedsimError
-        If model or method break an assumption of the mechanism.
+        If the model or the method breaks an assumption of the mechanism.
     """
     name = config.strategy.name
     levels = [level for level in ("client", "example") if getattr(config.privacy, level) is not None]
@@ -143,7 +143,7 @@ def central_privacy(config: RunConfig, data: FederatedData) -> CentralPrivacy | 
 
 
 def new_ledger(config: RunConfig, sizes: Sizes, client: Client) -> Ledger:
-    """Return the ledger of a run that has not begun."""
+    """Return the ledger of a run that has not started."""
     releases = [*client.releases(), _FOLDER, _PUBLIC]
     releases += [_VALIDATION] if config.data.validation_fraction else []
     central = config.privacy.client
@@ -179,7 +179,7 @@ def inherited_ledger(config: RunConfig) -> Ledger | None:
     Raises
     ------
     FedsimError
-        If that run promises privacy of a unit that this one does not protect, and nobody has given it up.
+        If that run promises privacy for a unit that this run does not protect, unless `privacy.given_up` is set.
     """
     if config.start is None:
         return None
@@ -198,7 +198,7 @@ def inherited_ledger(config: RunConfig) -> Ledger | None:
 
 
 def _client_releases(config: RunConfig, sizes: Sizes) -> list[Release]:
-    """Return what client-level privacy releases, for each thing that may happen to a client.
+    """Return the releases of client-level privacy, one for each adjacency.
 
     In cohorts of one size, of fewer than all, another client takes the place of one that leaves: the sum moves by up to
     2 S, as it does where the client is replaced. Where it is still drawn and adds nothing, by up to S, and no sampling
@@ -230,7 +230,7 @@ def _client_releases(config: RunConfig, sizes: Sizes) -> list[Release]:
 
 
 def _has_substitutes(config: RunConfig) -> bool:
-    """Return whether cohorts have one size and leave clients out."""
+    """Return whether cohorts have a fixed size that is smaller than the number of clients."""
     central = config.privacy.client
     return central is not None and central.sampling == "fixed" and config.cohort_size < config.clients_seen
 
@@ -245,20 +245,20 @@ def _client_rate(config: RunConfig, sizes: Sizes) -> float:
 
 
 def _example_schedule(config: RunConfig, sizes: Sizes, client: Client) -> tuple[list[float], list[int]]:
-    """Return every client's sampling rate, and its steps in a round that it takes part in."""
+    """Return every client's sampling rate, and the number of its steps in a round in which it takes part."""
     phases = [phase for phase in client.phases() if _releases(phase, client)]
     steps = [sum(steps_of(phase, config.training, int(size)) for phase in phases) for size in sizes]
     return [sampling_rate(int(size), config.training.batch_size) for size in sizes], steps
 
 
 def _releases(phase: Phase, client: Client) -> bool:
-    """Return whether a phase trains anything that leaves the client."""
+    """Return whether a phase trains tensors that the client sends to the server."""
     names = client.initial.keys() | client.personal(0, State(client.initial, {})).params.keys()
     return any(phase.trains(name) and not phase.stays(name) for name in names)
 
 
 def _steers(item: str) -> bool:
-    """Return whether an item of a reply is something besides the model that a server computes with."""
+    """Return whether the server computes with this item of a reply, and the item is not the model."""
     return item.startswith(("arrays/", "query.")) and not item.endswith("/num-examples")
 
 

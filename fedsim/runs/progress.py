@@ -1,4 +1,4 @@
-"""How a run shows its progress: a bar on a terminal, plain lines elsewhere, or nothing."""
+"""Progress displays of a run: a bar on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from fedsim.config.run import RunConfig
 
 
 class Progress(Protocol):
-    """What a run tells while it goes on."""
+    """Receives the progress of a run."""
 
     def begin(self, config: RunConfig, choices: dict[str, str], rounds_done: int) -> None:
-        """Say what is run; `choices` are what auto picked and why."""
+        """Show what is run; `choices` are the automatic choices with their reasons."""
 
     def working(self, what: str, done: int, total: int) -> None:
-        """Say how far the server is with its own work between rounds."""
+        """Show the progress of the server's own work between rounds."""
 
     def reply(self) -> None:
         """Count one client's reply."""
@@ -31,13 +31,13 @@ class Progress(Protocol):
         """Count one round."""
 
     def tell(self, text: str) -> None:
-        """Say what was decided on the way."""
+        """Show a note."""
 
     def warn(self, text: str) -> None:
-        """Say that something is wrong; the run goes on."""
+        """Show a warning; the run continues."""
 
     def end(self) -> None:
-        """Leave the terminal tidy."""
+        """Clean up the display."""
 
 
 class QuietProgress:
@@ -59,7 +59,7 @@ class QuietProgress:
         """Ignore."""
 
     def warn(self, text: str) -> None:
-        """Write it where errors go: it is no result."""
+        """Write the warning to stderr, as it is not a result."""
         sys.stderr.write(f"warning: {text}\n")
 
     def end(self) -> None:
@@ -77,7 +77,7 @@ def shown(progress: Progress, config: RunConfig, rounds_done: int) -> Iterator[N
 
 
 def headline_of(config: RunConfig, choices: dict[str, str]) -> str:
-    """Return what is run, in a line, and what was decided, in lines below it."""
+    """Return one line that says what is run, followed by one line for each automatic choice."""
     cohort = f"{config.cohort_size} of {config.clients}" if config.cohort_size < config.clients else str(config.clients)
     return (
         f"{config.strategy.name} on {config.data.name}: {cohort} clients, {config.rounds} rounds, "
@@ -87,7 +87,7 @@ def headline_of(config: RunConfig, choices: dict[str, str]) -> str:
 
 
 def measures(metrics: Mapping[str, float]) -> str:
-    """Return the numbers of a round that one watches, as "acc 0.9100  loss 0.3200"."""
+    """Return the main metrics of a round, as "acc 0.9100  loss 0.3200"."""
     names = {
         "acc": "global/accuracy",
         "mse": "global/mse",
@@ -162,12 +162,12 @@ class Live(QuietProgress):
         self._bar.start()
 
     def working(self, what: str, done: int, total: int) -> None:
-        """Show it in place of the round's numbers."""
+        """Show the server's work in place of the round's metrics."""
         if self._bar is not None:
             self._bar.update(self._task, description=f"{what}  {done}/{total}")
 
     def reply(self) -> None:
-        """Tell now and then how far the round is."""
+        """Update the number of replies from time to time."""
         self._replies += 1
         if self._bar is not None and self._replies % max(1, self._cohort // 50) == 0:
             self._bar.update(self._task, description=f"{self._text()}  {self._replies}/{self._cohort} clients")

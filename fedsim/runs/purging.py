@@ -1,4 +1,4 @@
-"""What a purge that is not over leaves in the folder of a run: what it is to do, for the command that ends it."""
+"""The plan file of a purge: it stays in the run folder until the purge is complete."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ FILE = "purging.json"
 
 
 def require_none(run: Path) -> None:
-    """Refuse a run in the middle of a purge: some of it is gone, and some that must go is there.
+    """Refuse a run whose purge is not complete: only a part of what must be destroyed is gone.
 
     Raises
     ------
     FedsimError
-        If a purge was interrupted, or another process is at it.
+        If a purge was interrupted, or is in progress in another process.
     """
     if (run / FILE).exists():
         raise FedsimError(f"{run}: a purge of it was interrupted, or is going on; fedsim receipts {run} --finish")

@@ -1,4 +1,4 @@
-"""Data that have moved since a run: where a later command finds them; that they are the same is checked by hash."""
+"""Finds data that were moved after a run; their hash is checked elsewhere."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MOVED = "data.root"
 
 
 def relocated(recorded: Mapping[str, Any], root: object) -> dict[str, Any]:
-    """Return the dotted keys that let a run's recorded configuration find its data in the folder `root`.
+    """Return dotted keys that make a run's configuration find its data in the folder `root`.
 
-    A data set with a name is looked for there as ever; a file by its own name, the table of test rows beside it.
+    A named data set is looked up there as usual; a file by its own name, with its table of test rows beside it.
 
     Raises
     ------
     FedsimError
-        If a file is not there.
+        If a file is missing there.
     """
     if root is None:
         return {}

@@ -1,7 +1,7 @@
-"""Who may write to a run folder: one process at a time, from before the folder is made until it is done with.
+"""Locks on run folders: one process at a time may write, from before the folder exists until the work is done.
 
-The lock is a file beside the folder, so that it is there before the folder and while one folder replaces another. What
-killed processes leave there is swept away by the next one.
+The lock is a file beside the folder, so it exists before the folder and while one folder replaces another. Files
+that killed processes leave there are removed by the next process.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _LEFT = re.compile(r"\.(?P<name>.+?)(\.\d+\.(?P<kind>tmp|old)|\.lock)")
 def held(
     folder: Path, *, shared: bool = False, remedy: str = "mend its permissions or give another place"
 ) -> Iterator[None]:
-    """Keep other processes from working on `folder`, whether it is there or not; the lock ends with its process.
+    """Keep other processes from working on `folder`, which need not exist; the lock ends with its process.
 
     Parameters
     ----------
     folder
-        Of a run, or of an unlearning.
+        The folder of a run or of an unlearning.
     shared
-        Beside others that hold it so: they read it, and write to folders of their own under it.
+        Allow other shared holders: they read the folder, and write only to their own folders inside it.
     remedy
-        Ends the line that tells of a place that cannot be written to.
+        End of the error line if the place is not writable.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def held(
         yield
     finally:
         if handle >= 0:
-            with contextlib.suppress(OSError):  # others may hold it, too: the last one removes it
+            with contextlib.suppress(OSError):  # others may hold it too: the last one removes it
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 place.with_name(f".{place.name}.lock").unlink()
             os.close(handle)
@@ -72,7 +72,7 @@ def held(
 
 
 def put_in_place(new: Path, folder: Path) -> None:
-    """Rename `new` to `folder`, in place of what is there; killed at any moment, one of the two is there or comes back.
+    """Rename `new` to `folder` and replace what is there; after a kill at any moment, one of the two survives.
 
     The caller holds `folder`.
     """
@@ -85,7 +85,7 @@ def put_in_place(new: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def new_content(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of `folder` when all is in it; if something fails, it is gone again.
+    """Yield an empty folder that replaces `folder` at the end; if something fails, it is removed.
 
     The caller holds `folder`.
     """
@@ -99,12 +99,12 @@ def new_content(folder: Path) -> Iterator[Path]:
 
 
 def temporary_for(folder: Path) -> Path:
-    """Return where the next content of `folder` is made, which is swept away if this process is killed."""
+    """Return the temporary place for the next content of `folder`; it is removed later if this process is killed."""
     return folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
 
 
 def sweep(parent: Path) -> None:
-    """Remove what killed processes have left in a folder of runs."""
+    """Remove the temporary files of killed processes from a folder of runs."""
     with contextlib.suppress(OSError):
         for name in {match["name"] for path in parent.iterdir() if (match := _LEFT.fullmatch(path.name))}:
             with contextlib.suppress(FedsimError), held(parent / name):
@@ -112,7 +112,7 @@ def sweep(parent: Path) -> None:
 
 
 def _locked(file: Path, kind: int) -> int:
-    """Return an open lock file that is there under its name, locked as far as the file system has locks."""
+    """Return the open and locked lock file; it is not locked if the file system has no locks."""
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -121,7 +121,7 @@ def _locked(file: Path, kind: int) -> int:
             there = os.stat(file)
             if (there.st_dev, there.st_ino) == (os.fstat(handle).st_dev, os.fstat(handle).st_ino):
                 return handle
-        except FileNotFoundError:  # the one who held it has just removed it
+        except FileNotFoundError:  # the previous holder has just removed it
             pass
         except OSError:
             os.close(handle)
@@ -130,7 +130,7 @@ def _locked(file: Path, kind: int) -> int:
 
 
 class _NoLocks(Exception):
-    """The file system knows no locks."""
+    """The file system has no locks."""
 
 
 def _flock(handle: int, kind: int) -> None:
@@ -143,7 +143,7 @@ def _flock(handle: int, kind: int) -> None:
 
 
 def _sweep_away(place: Path) -> None:
-    """Remove the folders that a killed process was making, or replacing, when `place` is held by this one alone."""
+    """Remove the temporary folders of a killed process; `place` must be held by this process alone."""
     for path in place.parent.iterdir():
         match = _LEFT.fullmatch(path.name)
         if match is None or match["name"] != place.name or match["kind"] is None:

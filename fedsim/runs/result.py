@@ -1,4 +1,4 @@
-"""What a run gives back in Python: a table of its metrics, curves, its model, and a few words for a notebook."""
+"""The result of a run in Python: a table of its metrics, curves, its model, and a summary for notebooks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RunResult:
 
     folder: Path
     config: RunConfig
-    """Resolved: it reruns the run."""
+    """The resolved configuration; it repeats the run."""
     metrics: list[dict[str, Any]]
     """The lines of metrics.jsonl: {"round", "time_s", "metrics"}."""
     final: Metrics
@@ -37,7 +37,7 @@ class RunResult:
     """The final global model, in evaluation mode."""
 
     def frame(self) -> pd.DataFrame:
-        """Return all metrics as a tidy table: columns round, metric and value; NaN where a value was none."""
+        """Return all metrics as a tidy table with the columns round, metric and value; missing values are NaN."""
         import pandas as pd
 
         rows = [(line["round"], name, value) for line in self.metrics for name, value in line["metrics"].items()]
@@ -47,14 +47,14 @@ class RunResult:
     def plot(self, *metrics: str) -> Plot:
         """Return curves of these metrics over rounds, by default of the accuracies (or errors).
 
-        A notebook shows it; `.figure` is matplotlib's, `.png` the picture.
+        A notebook shows it; `.figure` is a matplotlib figure, `.png` the image.
 
         Raises
         ------
         FedsimError
             If the run has no such metric.
         """
-        from fedsim.report.curves import curves_of  # matplotlib: not before it is asked for
+        from fedsim.report.curves import curves_of  # import matplotlib only when needed
 
         run = RunFolder.open(self.folder)
         for name in metrics:
@@ -63,7 +63,7 @@ class RunResult:
         return curves_of(run, metrics)
 
     def _shown(self) -> list[tuple[str, str, str]]:
-        """Return title, value and sentence of the metrics that matter."""
+        """Return title, value and description of the most important metrics."""
         summary = RunFolder.open(self.folder).summary
         names = headline(self.final, summary.shows if summary else ())
         said = [meaning(name, summary.own_metrics if summary else None) for name in names]

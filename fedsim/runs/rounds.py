@@ -1,4 +1,4 @@
-"""The rounds of a run, and all that looks on as they end: the files of its folder, warnings and progress."""
+"""Executes the rounds of a run with its observers: the files of its folder, warnings and progress."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _GAUGES = {"accuracy": "global/accuracy", "clients_per_second": "train/clients_p
 
 
 class LedgerJournal(RoundObserver):
-    """Writes down what a round releases before anything of it is shown."""
+    """Records the releases of a round before its first message is sent."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -45,7 +45,7 @@ class MetricsFile(RoundObserver):
 
     def __init__(self, folder: Path, state: RunState) -> None:
         self._path = folder / "metrics.jsonl"
-        # What was logged after the checkpoint is run, and logged, again.
+        # Rounds after the checkpoint are run, and logged, again.
         write_atomically(self._path, "".join(map(_line, state.metrics)).encode())
 
     def round_done(self, state: RunState, metrics: Metrics) -> None:
@@ -55,21 +55,21 @@ class MetricsFile(RoundObserver):
 
 
 class Checkpoints(RoundObserver):
-    """Saves a checkpoint every so many rounds, after the last one, and when a signal asks for it."""
+    """Saves a checkpoint every `checkpoint_every` rounds, after the last one, and on request by a signal."""
 
     def __init__(self, folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> None:
         self._folder, self._simulation, self._engine = folder, simulation, engine
         self._saved = state.round
 
     def round_done(self, state: RunState, metrics: Metrics) -> None:
-        """Save, if it is time."""
+        """Save a checkpoint if one is due."""
         config = self._simulation.config
         due = state.round % config.checkpoint_every == 0 or state.round == config.rounds
         if checkpoint_wanted() or due:
             self.save(state)
 
     def save(self, state: RunState) -> None:
-        """Save what is newer than the last checkpoint."""
+        """Save the state if it is newer than the last checkpoint."""
         if state.round > self._saved:
             self._simulation.checkpoint(state, self._engine).save(self._folder)
             state.ledger.save(self._folder)
@@ -77,31 +77,31 @@ class Checkpoints(RoundObserver):
 
 
 class EngineGauges(RoundObserver):
-    """Shows the numbers of a round to the engine and whoever watches it, and tells what the engine chose by them."""
+    """Passes the metrics of a round to the engine, which may show them, and announces the engine's choices."""
 
     def __init__(self, engine: Engine, simulation: Simulation) -> None:
         self._engine, self._simulation = engine, simulation
 
     def round_done(self, state: RunState, metrics: Metrics) -> None:
-        """Report them."""
+        """Report the metrics."""
         numbers = {name: metrics[metric] for name, metric in _GAUGES.items() if metric in metrics}
         self._engine.report({"round": state.round, "failures": state.failures, **numbers})
         choices, choice = self._simulation.choices, self._engine.notes.get("engine")
         if choice is not None and choice != choices["engine"]:
             stays = choices["engine"].startswith("auto") and choice.startswith("inprocess")
             choices["engine"] = choice
-            if not stays:  # which is recorded, and no news
+            if not stays:  # which is recorded, but not announced
                 self._simulation.progress.tell(f"engine: {choice}")
 
 
 def run_rounds(
     folder: Path, simulation: Simulation, engine: Engine, state: RunState, own: Sequence[RoundObserver] = ()
 ) -> RunState:
-    """Run what is left of a run's rounds, and keep the last whole one if they end early.
+    """Run the remaining rounds of a run, and save the last complete round if they end early.
 
-    `own` are observers that the caller brings; what they raise ends the run as any error does.
+    `own` are observers of the caller; their exceptions end the run like any other error.
 
-    Returns the state that the run ends in; `simulation.config` then has the number of its rounds.
+    Returns the final state; afterwards `simulation.config` has the actual number of rounds.
     """
     config, there = simulation.config, Presence(folder)
     moved = simulation.worker.client.moved
@@ -113,7 +113,7 @@ def run_rounds(
             history.rewind(state.round)
             for line in history.damaged()[:_WARNINGS]:
                 simulation.progress.warn(f"{line}, or go on without what needs it")
-        for rest in folder.glob(".*.tmp"):  # of a process that was killed as it wrote
+        for rest in folder.glob(".*.tmp"):  # left by a process that was killed while it wrote
             rest.unlink()
         engine.states.spill_to(folder / ".states")
         (folder / "summary.json").unlink(missing_ok=True)
@@ -148,12 +148,12 @@ def _leave(
     checkpoints: Checkpoints,
     error: BaseException,
 ) -> None:
-    """Keep the last whole round of a run that ends early."""
+    """Save the last complete round of a run that ends early."""
     interrupted = isinstance(error, KeyboardInterrupt)
     status = "stopped" if interrupted or isinstance(error, TooFewReplies) else "failed"
     status = "diverged" if isinstance(error, Diverged) else status
     engine.states.discard()
-    # The disk may be what failed; the error itself is on its way up.
+    # The disk may be the cause; the original error is raised anyway.
     unwritable = (FedsimError, OSError, SafetensorError)
     with uninterrupted():
         with contextlib.suppress(*unwritable):
@@ -163,7 +163,7 @@ def _leave(
 
 
 def disk_cause(error: Exception) -> str | None:
-    """Return what the disk has to say, if it was the disk."""
+    """Return the error text of the disk if the disk caused the error."""
     if isinstance(error, SafetensorError) and "I/O error" in str(error):
         return str(error)
     cause = error.__cause__ if isinstance(error, FedsimError) else error

@@ -1,4 +1,4 @@
-"""From a configuration to a finished run folder; and on from where one was left."""
+"""Creates run folders from configurations, and continues runs that were stopped or killed."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def run_layers(
 ) -> RunResult:
     """Run the configuration that the layers make, see `fedsim.config.resolve`, in a new run folder.
 
-    `like` is the run folder that the first of them is from: what was deleted from it, this run does not bring back.
+    `like` is the run folder that the first layer comes from; the new run excludes what was deleted from that run.
     Without `pictures` the folder has neither plots nor a report.
     """
     config = resolve(user_settings(), *layers)
@@ -120,19 +120,19 @@ def resume(
     pictures: bool = True,
     observers: Sequence[RoundObserver] = (),
 ) -> RunResult:
-    """Continue a run that was stopped or killed, from its last checkpoint, to the bits it would have come to.
+    """Continue a stopped or killed run from its last checkpoint; the result is bit for bit that of an undisturbed run.
 
     Parameters
     ----------
     folder
-        Of the run; one that is finished goes on where `rounds` are more than it has.
+        The run folder; a finished run is continued if `rounds` is larger than its number of rounds.
     progress
         Shows how it goes.
     rounds
-        How many it is to have in the end, in place of what its configuration says; kept there.
+        The total number of rounds, in place of the configured one; written to the configuration.
     overrides
-        Settings of this machine, such as `{"engine.device": "cpu"}`: a run folder makes none; and "data.root", the
-        folder that its data have been moved to.
+        Settings of this machine, such as `{"engine.device": "cpu"}`, which a run folder does not store; and
+        "data.root", the folder to which its data have been moved.
     pictures
         Whether plots and report are drawn at the end.
     observers
@@ -141,7 +141,7 @@ def resume(
     Raises
     ------
     FedsimError
-        If `folder` is no run, its checkpoint is damaged, its data is another than it began with, or it has more rounds.
+        If `folder` is no run, its checkpoint is damaged, its data has changed, or it already has more rounds.
     """
     machine = dict(overrides or {})
     root = machine.pop(MOVED, None)
@@ -159,12 +159,12 @@ def resume(
 
 
 def with_rounds(run: RunFolder, config: RunConfig, rounds: int) -> RunConfig:
-    """Return the configuration of a run that is to have so many rounds.
+    """Return the configuration of a run with a larger number of rounds.
 
     Raises
     ------
     FedsimError
-        If it has had as many, or its privacy was planned for another number.
+        If the run already has that many rounds, or its privacy was planned for another number.
     """
     if rounds <= run.rounds_done:
         raise FedsimError(f"--rounds: {run.path} has done {run.rounds_done}; give more, got {rounds}")
@@ -179,9 +179,9 @@ def with_rounds(run: RunFolder, config: RunConfig, rounds: int) -> RunConfig:
 def continue_model(
     folder: Path, simulation: Simulation, start: Callable[[Engine], RunState], beside: Callable[[Path], None]
 ) -> RunResult:
-    """Train a model on in a new run folder, which the caller holds; `start` returns the state that it is in.
+    """Continue to train a model in a new run folder, which the caller holds; `start` returns its state.
 
-    The folder can be resumed like any other, and keeps to the data that the simulation has. `beside` puts into it what
+    The folder can be resumed like any other, and is bound to the data of the simulation. `beside` adds to it what
     else belongs to the model.
     """
     config = simulation.config
@@ -195,7 +195,7 @@ def continue_model(
 
 
 def begin_or_resume(folder: Path, simulation: Simulation, *, pictures: bool = True) -> RunResult:
-    """Bring a run to its end in `folder`, from its last checkpoint if it is there already.
+    """Run to the end in `folder`, from the last checkpoint if the run exists.
 
     Without `pictures` the folder has neither plots nor a report.
     """
@@ -204,7 +204,7 @@ def begin_or_resume(folder: Path, simulation: Simulation, *, pictures: bool = Tr
 
 
 def require_same_data(run: RunFolder, data: FederatedData) -> None:
-    """Refuse data that is not, bit for bit and client for client, what the run began with."""
+    """Refuse data that differs, in any bit or in its distribution over clients, from that at the start of the run."""
     if run.environment.get("data_sha256") != data.content_hash:
         what = f"{data.dataset.name} or its partition is not what this run was trained on (its hash differs)"
         raise FedsimError(f"{run.path}: {what}; restore the data, or run it anew")
@@ -226,7 +226,7 @@ def load_run_tensors(run: RunFolder) -> dict[str, torch.Tensor]:
     Raises
     ------
     FedsimError
-        If it is not the one that the run recorded.
+        If its hash is not the recorded one.
     """
     path = run.path / "model.safetensors"
     tensors = load_model(path)
@@ -246,7 +246,7 @@ def _begin(
     config = simulation.config
     tracker_classes(config.log)
     require_room(config.history, simulation.server.initial(), config.rounds, config.cohort_size)
-    with contextlib.closing(simulation.engine()) as engine:  # first: it may not be to be had
+    with contextlib.closing(simulation.engine()) as engine:  # first, because the data may not be available
         make_folder(folder, simulation, frozen=inherited is not None)
         if inherited is not None:
             inherited.tell(folder)
@@ -280,7 +280,7 @@ def _continue(
 
 
 def _require_ledger(folder: Path, state: RunState) -> None:
-    """Take up what the run had released when it ended, which may be more than its checkpoint knows of."""
+    """Load the run's releases from its ledger, which may contain more than the checkpoint does."""
     if not ledger.exists(folder):
         return
     told = Ledger.read(folder)
@@ -291,12 +291,12 @@ def _require_ledger(folder: Path, state: RunState) -> None:
                 "undo the change to config.yaml, or start a new run"
             )
         state.ledger = told
-    elif told.recipe == state.ledger.recipe:  # a checkpoint does not know of what the model comes from
+    elif told.recipe == state.ledger.recipe:  # a checkpoint has no record of the run that the model comes from
         state.ledger = state.ledger.model_copy(update={"before": told.before})
 
 
 def _keep_config(run: RunFolder, config: RunConfig) -> None:
-    """Put a configuration in the place of a run's own."""
+    """Replace the configuration file of a run."""
     write_atomically(run.path / "config.yaml", config.to_yaml().encode())
     files = dict(run.environment.get("files", {})) | {"config.yaml": sha256(run.path / "config.yaml")}
     made_on = {**run.environment, "files": files}
@@ -312,13 +312,13 @@ def _finish(
     pictures: bool = True,
     observers: Sequence[RoundObserver] = (),
 ) -> RunResult:
-    """Run what is left of a run, and write all of its folder."""
+    """Run the remaining rounds of a run, and complete its folder."""
     go_on = f"fedsim run --resume {shlex.quote(str(folder))}"
     try:
         with heeding_signals():
             began_as = simulation.config
             state = run_rounds(folder, simulation, engine, state, observers)
-            if simulation.config != began_as:  # it has ended as one of fewer rounds
+            if simulation.config != began_as:  # it has stopped early
                 _keep_config(RunFolder.open(folder), simulation.config)
                 discard_best(folder)
         exported = simulation.server.export(state.tensors)
@@ -350,7 +350,7 @@ def _finish(
 
 
 def _write_pictures(folder: Path) -> None:
-    from fedsim.report.html import write_report  # matplotlib: not before the first round
+    from fedsim.report.html import write_report  # import matplotlib only after the rounds
     from fedsim.report.plots import write_plots
 
     opened = RunFolder.open(folder)

@@ -1,4 +1,4 @@
-"""What a configuration leaves to the data: the model, the split of numbers, and how many clients there are."""
+"""Fills in options that depend on the data: the model, the partition of regression data, and the number of clients."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from fedsim.federated.types import State
 
 _FLAT_MODEL, _TEXT_MODEL = "mlp", "lstm"
 _FOR_NUMBERS = {"lr": 0.05, "clip_norm": 1.0}
-"""Steps of that model against squared errors, whose gradients grow with the error: outliers would throw it far off."""
+"""Training defaults for squared errors: gradients grow with the error, so outliers would otherwise cause huge steps."""
 
 
 def settled(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, dict[str, str]]:
-    """Return the configuration with what it leaves open, and why; what was given is never changed.
+    """Return the configuration with open options filled in, and the reasons; given options are never changed.
 
     Raises
     ------
     FedsimError
-        If what was given does not fit what the data decide.
+        If a given option does not fit the data.
     """
     changes: dict[str, Any] = {}
     why: dict[str, str] = {} if dataset.reading is None else {"data": dataset.reading}
@@ -53,14 +53,14 @@ def settled(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, dict[str, s
     if not changes:
         return config, why
     try:
-        # The sections as they are: a dump would lose what kind of options the method has.
+        # Pass the sections as objects: a dump would lose the type of the method's options.
         return RunConfig.model_validate({**dict(config), **changes}), why
     except ValidationError as error:
         raise FedsimError(one_line(error, RunConfig)) from None
 
 
 def require_fitting(config: RunConfig, strategy: Strategy, dataset: Dataset) -> None:
-    """Refuse a model or a method that cannot learn what the data ask for.
+    """Refuse a model or a method that does not fit the data's targets.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def require_trainable(config: RunConfig, client: Client, start: State, dataset: 
 
 
 def as_given(config: RunConfig) -> dict[str, Any]:
-    """Return a configuration without what it leaves to the data: settled again, it gives the same."""
+    """Return the configuration without the options that `settled` filled in; settled again, it gives the same."""
     dumped = config.model_dump()
     open_keys = (
         (dumped, config, "clients"),
@@ -132,7 +132,7 @@ def _changed_samples(config: RunConfig) -> dict[str, str]:
 
 
 def _people(config: RunConfig, dataset: Dataset) -> int:
-    """Return how many clients the natural partition makes."""
+    """Return the number of clients of the natural partition."""
     if dataset.client_names is not None:
         return len(dataset.client_names)
     owners = owners_of(config.data, dataset)

@@ -55,10 +55,10 @@ _LONG_TAIL = 2.0  # class sizes that differ by less make no "few" and "many"
 
 
 class Simulation:
-    """One run, prepared but not begun: whatever a bad configuration can break has been tried by then.
+    """One run, prepared but not started: by then, errors of the configuration have been raised.
 
-    It is run on `data` in place of what the configuration describes, where that is given; `self.data` is what the
-    method makes of it.
+    If `data` is given, it replaces the data that the configuration describes; `self.data` is the result of the
+    method's preparation.
     """
 
     def __init__(self, config: RunConfig, progress: Progress | None = None, data: FederatedData | None = None) -> None:
@@ -73,11 +73,11 @@ class Simulation:
         self.data = data if self.strategy.prepare is None else self.strategy.prepare(config, data)
         dataset = self.data.dataset
         require_fitting(config, self.strategy, dataset)
-        # What unseen clients have reaches the server in no way.
+        # The server never sees the data of unseen clients.
         unseen = [self.data.partition[client] for client in range(config.clients_seen, config.clients)]
         seen = self.data.without(np.concatenate(unseen)) if unseen else self.data
         self.sizes = sizes = seen.partition.sizes
-        """Training samples of each client, none of those unseen."""
+        """Number of training samples of each client; 0 for unseen clients."""
         config, why_noise = calibrated(config, sizes, lambda: self.strategy.client(config, self.new_model(config)))
         self.worker = Worker(config, self.data)
         model = to_run_format(self.new_model(config), config.training, self.worker.device)
@@ -120,12 +120,12 @@ class Simulation:
         return RunState(self.server.initial(), self.server.state_dict(), ledger, clip_norm=clip_norm)
 
     def restore(self, checkpoint: Checkpoint, engine: Engine) -> RunState:
-        """Return the state that a checkpoint holds, having given server and clients theirs.
+        """Return the state in a checkpoint, after loading the states of server and clients.
 
         Raises
         ------
         FedsimError
-            If it is of another recipe, or of a version that made other tensors of it.
+            If the checkpoint belongs to another recipe, or to a version whose tensors differ.
         """
         _require_recipe(self.config, checkpoint.recipe)
         shapes = {name: value.shape for name, value in self.server.initial().items()}
@@ -153,7 +153,7 @@ class Simulation:
         )  # fmt: skip
 
     def checkpoint(self, state: RunState, engine: Engine) -> Checkpoint:
-        """Return all that is needed to go on after `state.round`."""
+        """Return a checkpoint from which the run can continue after `state.round`."""
         return Checkpoint(
             state.round, state.tensors, state.server, engine.states, sorted(engine.trained),
             state.metrics, state.failures, self.config.recipe(), state.ledger.took_part, state.clip_norm,
@@ -161,12 +161,12 @@ class Simulation:
         )  # fmt: skip
 
     def step(self, state: RunState, engine: Engine, observers: Sequence[RoundObserver] = ()) -> Metrics:
-        """Run one round, writing to `state` once it is whole; returns its metrics. `observers` are told of it.
+        """Run one round and return its metrics. `state` changes when the round is complete; `observers` are notified.
 
         Raises
         ------
         TooFewReplies
-            If too many clients failed; but for its ledger, `state` is as it was.
+            If too many clients failed; `state` is then unchanged except for its ledger.
         """
         begun, server_round = time.perf_counter(), state.round + 1
         told = [*observers, Shown(self.progress)]
@@ -177,7 +177,7 @@ class Simulation:
         if self._evaluates(server_round):
             scores, clients, measured, extra = self._evaluated(server_round, state, tensors, engine)
             metrics |= measured
-        with uninterrupted():  # the round counts as a whole or not at all
+        with uninterrupted():  # the round is stored completely or not at all
             for observer in told:
                 observer.round_whole()
             engine.states.commit()
@@ -197,7 +197,7 @@ class Simulation:
     def _begin_round(
         self, server_round: int, state: RunState, engine: Engine, observers: Sequence[RoundObserver]
     ) -> ConfigRecord:
-        """Draw the cohort and enter it into the ledger; returns what all messages of the round say."""
+        """Draw the cohort and record it in the ledger; return the config that all messages of the round contain."""
         central = self.server.central
         if central is not None and state.clip_norm is not None:
             central.clip_norm = state.clip_norm
@@ -212,16 +212,16 @@ class Simulation:
     def _train(
         self, server_round: int, state: RunState, engine: Engine, message: ConfigRecord, replies: Counted
     ) -> tuple[Tensors, Metrics]:
-        """Return the next global model, and what the clients and the server measured on the way to it."""
+        """Return the next global model, and the metrics of clients and server during training."""
         begun, drawn, central = time.perf_counter(), list(engine.cohort or ()), self.server.central
         start = self.server.prepare_round(server_round, state.tensors, self.progress.working)
         asked = time.perf_counter()
         exchange = self.server.exchange(server_round, to_record(start), message, engine)
         aggregated, measured = conduct(exchange, lambda wave: replies.of(wave, engine.stream(_by_cohort(wave, engine))))
-        # A Poisson cohort may be small, or empty, without anybody having failed.
+        # A Poisson cohort may be small or empty although no client has failed.
         needed = self.config.min_replies if central is None else min(self.config.min_replies, len(drawn))
         if not replies.heard:
-            needed = 0  # a server that has no question in this round
+            needed = 0  # a server that sends no message in this round
         if replies.good < needed or aggregated is None:
             first = f"; the first failure: {next(iter(replies.failures))}" if replies.failures else ""
             raise TooFewReplies(
@@ -248,7 +248,7 @@ class Simulation:
     def _evaluated(
         self, server_round: int, state: RunState, tensors: Tensors, engine: Engine
     ) -> tuple[dict[str, Score], list[ClientScore], Metrics, dict[str, Any]]:
-        """Return how heads and clients do, that as metrics, and what else the round's line in metrics.jsonl holds."""
+        """Return the scores of heads and clients, the metrics from them, and further entries for metrics.jsonl."""
         scores, stages, extra = self.scores(tensors, server_round), self.data.stages, dict[str, Any]()
         of_clients, clients = self.evaluate_clients(server_round, tensors, engine)
         metrics = head_metrics("global", scores, self.groups) | of_clients
@@ -262,14 +262,14 @@ class Simulation:
         return scores, clients, metrics, extra
 
     def scores(self, tensors: Tensors, server_round: int | None = None) -> dict[str, Score]:
-        """Return how every global head does on the test samples of all classes, or of those there by a round."""
+        """Return the test scores of every global head, on all classes or on those that have arrived by a round."""
         current, seen = self.server.split(tensors), None if server_round is None else self.data.seen(server_round)
         return self._tests.score(lambda x: self.server.heads(current, x), seen)
 
     def evaluate_clients(
         self, server_round: int, tensors: Tensors, engine: Engine
     ) -> tuple[Metrics, list[ClientScore]]:
-        """Return how clients do on their own test samples: in the mean, as far as they differ, and each of them."""
+        """Return the clients' scores on their own test samples: means, spread, and each client's."""
         sizes, personalised = self.data.partition.sizes, self.strategy.client.personalised
         groups = evaluated(self.config, sizes, engine.trained, personalised=personalised)
         metrics: Metrics = {}
@@ -288,22 +288,22 @@ class Simulation:
         self, server_round: int, tensors: Tensors, engine: Engine, cohort: Sequence[int], scores: list[ClientScore],
         message: ConfigRecord | None = None,
     ) -> Metrics:  # fmt: skip
-        """Return the means over some clients of what they measure, having added that of each to `scores`.
+        """Return the mean metrics of some clients, and add each client's metrics to `scores`.
 
-        `message` is what they are told beside the model.
+        `message` is the config that they receive besides the model.
         """
         engine.cohort, trained = cohort, set(engine.trained)
         unseen = cohort[0] >= self.config.clients_seen
         exchange = self.server.exchange_evaluate(server_round, to_record(tensors), message or ConfigRecord(), engine)
         measured = conduct(exchange, lambda wave: noted(engine.stream(wave), scores, unseen=unseen))
-        engine.trained = trained  # what a method has clients do to be evaluated is no part of the run
+        engine.trained = trained  # the evaluation of a method must not change the run
         return scalars(measured or {})
 
 
 def _require_recipe(config: RunConfig, recorded: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another recipe; the first key that differs is named, names of parts before options.
+    """Refuse a checkpoint of another recipe; the error names the first different key, names of parts before options.
 
-    A key that one of them lacks has its default: a version of before, or of later, had no such option.
+    A missing key has its default value: an older or newer version did not have the option.
     """
     method = type(config.strategy)(name=config.strategy.name)
     default = dict(flatten(RunConfig(strategy=method).model_dump(mode="json")))
@@ -317,7 +317,7 @@ def _require_recipe(config: RunConfig, recorded: Mapping[str, Any]) -> None:
 
 
 def _with_start(config: RunConfig) -> RunConfig:
-    """Return the configuration with the hash of the weights that the run starts from, and their absolute path."""
+    """Return the configuration with the absolute path and the hash of the weights that the run starts from."""
     if config.start is None:
         return config
     path = expanded(config.start).resolve()
@@ -328,7 +328,7 @@ def _with_start(config: RunConfig) -> RunConfig:
 
 
 def described(config: RunConfig, dataset: Dataset) -> Description:
-    """Return what the models of a run are, for those who have no data."""
+    """Return the description of a run's models, which is stored with the model so that it can be used without data."""
     recipe = hashlib.sha256(json.dumps(config.recipe(), sort_keys=True).encode()).hexdigest()
     mean, std = dataset.input_scale or (dataset.mean, dataset.std)
     return Description(

@@ -1,4 +1,4 @@
-"""What stages, classes that arrive over time, mean for a run: refusals, its metrics, and what its summary tells."""
+"""Stages (classes that arrive over time) of a run: refusals, metrics, and their part of the summary."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fedsim.federated.server import Server
 
 
 def require_stageable(config: RunConfig, strategy: Strategy, data: FederatedData) -> None:
-    """Refuse what goes by who holds what in the whole run.
+    """Refuse parts that assume that clients' data do not change during the run.
 
     Raises
     ------
     FedsimError
-        If the run has stages and such a part.
+        If the run has stages and one of these parts.
     """
     if data.stages is None:
         return
@@ -35,12 +35,12 @@ def require_stageable(config: RunConfig, strategy: Strategy, data: FederatedData
 
 
 def works_between_rounds(server: Server) -> bool:
-    """Return whether a server half does work of its own before rounds."""
+    """Return whether the server half does work of its own between rounds."""
     return type(server).prepare_round is not Server.prepare_round
 
 
 def require_keepable(config: RunConfig, server: Server) -> None:
-    """Refuse a history of rounds that are more than one message and one reply.
+    """Refuse to keep a history if a round consists of more than one message and one reply per client.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def stage_metrics(
     server_round
         The round.
     score
-        Of the method's own way to predict, on the classes that have arrived.
+        Scores of the method's own predictions, on the classes that have arrived.
     """
     before = [line for line in lines if "per_class" in line]
     table = np.array([*(line["per_class"] for line in before), score.per_class], dtype=np.float64)  # null is NaN
@@ -86,7 +86,7 @@ def stage_metrics(
 
 
 def schedule(stages: Stages, rounds: int) -> list[dict[str, Any]]:
-    """Return the classes and the first and last round of every stage, as JSON has them."""
+    """Return the classes and the first and last round of every stage, in JSON form."""
     last = len(stages.blocks) - 1
     return [
         {

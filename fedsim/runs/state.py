@@ -1,4 +1,4 @@
-"""What changes from round to round of a run."""
+"""The state of a run between rounds."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Metrics = dict[str, float]
 
 @dataclass
 class RunState:
-    """What changes from round to round, and goes into a checkpoint."""
+    """Everything that changes from round to round; checkpoints store it."""
 
     tensors: Tensors
     """The global model."""
     server: tuple[Tensors, dict[str, Any]]
     """The server's `state_dict()`."""
     ledger: Ledger
-    """What clients have shown."""
+    """The privacy ledger: what clients have released."""
     round: int = 0
     """Rounds done."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
@@ -33,14 +33,14 @@ class RunState:
     seconds: float = 0.0
     """Wall time spent in rounds."""
     scores: dict[str, Score] | None = None
-    """Of every head in the newest evaluation; None before the first one in this process."""
+    """Scores of every head in the newest evaluation; None before the first evaluation in this process."""
     clients: list[ClientScore] | None = None
-    """Of every client in the newest evaluation; None likewise."""
+    """Scores of every client in the newest evaluation; None before the first one in this process."""
     clip_norm: float | None = None
-    """The clipping norm of the next round, where client-level privacy has one."""
+    """The clipping norm of the next round, if client-level privacy is on."""
 
     def release(self, server_round: int, cohort: Sequence[int]) -> bool:
-        """Enter a round into the ledger; returns False for one that has been released before, to the same bits."""
+        """Record a round in the ledger; return False if it has been released before with the same bits."""
         new = not self.ledger.covers_round(server_round)
         if new:
             self.ledger.add_round(cohort)

@@ -1,6 +1,6 @@
-"""Training that ends early, by a metric on samples that clients hold out; the run then is one of fewer rounds.
+"""Early stopping by a metric on samples that clients hold out; the run then has fewer rounds.
 
-The run ends as if its best round had been its last: model, clients' own states, checkpoint, history and configuration
+The run ends as if the best round had been the last: model, clients' states, checkpoint, history and configuration
 are those of that round. What later rounds have released stays in the ledger, and their metrics in metrics.jsonl.
 """
 
@@ -26,32 +26,32 @@ _USUAL = ("validation_clients/accuracy", "validation_clients/mse", "validation/a
 
 
 class Stopping(RoundObserver):
-    """Follows the metric, keeps a checkpoint of the best round, and tells when it is over."""
+    """Tracks the metric, stores a checkpoint of the best round, and says when to stop."""
 
     def __init__(self, folder: Path, simulation: Simulation, engine: Engine, state: RunState) -> None:
         self._folder, self._simulation, self._engine = folder / _BEST, simulation, engine
         self._metric: str | None = None
         self.best, self.value, self._waited = 0, math.nan, 0
-        """The best round, its value, and the evaluations since."""
+        """The best round, its value, and the number of evaluations since then."""
         for line in state.metrics:  # of a run that goes on
             self._see(line["round"], line["metrics"])
 
     @property
     def over(self) -> bool:
-        """Whether training ends here."""
+        """Whether training stops after this round."""
         stop = self._simulation.config.stop
         return stop is not None and stop.patience is not None and self._waited >= stop.patience
 
     def round_done(self, state: RunState, metrics: Metrics) -> None:
-        """Look at a round's metrics; save it if it is the best one."""
+        """Read the round's metrics; save a checkpoint if it is the best round."""
         if self._see(state.round, metrics):
             self._folder.mkdir(exist_ok=True)
-            # By which a checkpoint is read as this version's.
+            # This marks the checkpoint as written by this version.
             shutil.copyfile(self._folder.parent / _MADE_ON, self._folder / _MADE_ON)
             self._simulation.checkpoint(state, self._engine).save(self._folder)
 
     def _see(self, server_round: int, metrics: Mapping[str, float | None]) -> bool:
-        """Return whether a round is the best so far; one that was not evaluated is none."""
+        """Return whether the round is the best so far; False if it was not evaluated."""
         stop = self._simulation.config.stop
         measured = [name for name in metrics if name.startswith("validation")]
         if stop is None or not measured:
@@ -70,7 +70,7 @@ class Stopping(RoundObserver):
         return False
 
     def settle(self, state: RunState, history: HistoryWriter | None) -> RunState:
-        """Make the run one of as many rounds as it is to have, and return its state then."""
+        """Reduce the run to its best round, and return the state after it."""
         simulation = self._simulation
         config, stop = simulation.config, simulation.config.stop
         if stop is None:
@@ -94,5 +94,5 @@ class Stopping(RoundObserver):
 
 
 def discard_best(folder: Path) -> None:
-    """Remove the checkpoint of a run's best round, which is the run's own by now."""
+    """Remove the checkpoint of the best round, which now is the run's own checkpoint."""
     shutil.rmtree(folder / _BEST, ignore_errors=True)

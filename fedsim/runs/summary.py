@@ -1,4 +1,4 @@
-"""Writes `summary.json`: how a run ended, and what it came to."""
+"""Writes `summary.json`: how a run ended, and its final metrics."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def newest(lines: list[dict[str, Any]]) -> Metrics:
 
 
 def server_hashes(tensors: Tensors) -> dict[str, str]:
-    """Return the SHA-256, hexadecimal, of what the server keeps, by the part of the names before the first slash.
+    """Return hexadecimal SHA-256 hashes of the server's tensors, grouped by the part of their names before the slash.
 
-    That of names, types, shapes and bytes, names ascending: what two runs both keep can be told to be the same.
+    Names, types, shapes and bytes are hashed in the order of names, so that the tensors of two runs can be compared.
     """
     found: dict[str, Any] = {}
     for name, value in sorted(tensors.items()):
@@ -41,10 +41,10 @@ def server_hashes(tensors: Tensors) -> dict[str, str]:
 def write_summary(
     folder: Path, simulation: Simulation, state: RunState, status: str, reason: str | None = None
 ) -> None:
-    """Write the summary of a run, whose model is there if it has finished; `reason` is why it has not."""
+    """Write the summary of a run. The model must exist if the run is finished; `reason` says why it is not."""
     config, counts = simulation.config, simulation.data.class_counts
     finished = state.round == config.rounds and status in ("finished", "diverged")
-    # The last round has been evaluated, unless it was in a process that was killed after its checkpoint.
+    # The last round has scores, unless its process was killed after the checkpoint.
     scores = (state.scores or simulation.scores(state.tensors, state.round)) if finished else {}
     head = next(iter(scores.values()), None)
     group_of = {int(c): group for group, classes in simulation.groups.items() for c in classes}

@@ -1,4 +1,4 @@
-"""What clients hold out of training, for choices that must not be made on the test set."""
+"""Validation samples that clients hold out of training, for choices that must not use the test set."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from fedsim.flower.wire import VALIDATION
 from fedsim.runs.state import Metrics
 
 Ask = Callable[[Sequence[int], ConfigRecord], Metrics]
-"""(clients, what they are told) -> the means of what they measure."""
+"""(clients, config of the message) -> their mean metrics."""
 
 
 class HeldOut:
-    """The samples that clients hold out, ready to be predicted; nothing is measured where they hold out none.
+    """The samples that clients hold out, prepared for evaluation; without such samples nothing is measured.
 
     Raises
     ------
     FedsimError
-        If samples are to be held out and the method makes something else of them.
+        If samples are to be held out and the method converts the samples into something else.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class HeldOut:
     def measure(
         self, heads: Callable[[Tensor], Tensors], seen: npt.NDArray[np.bool_] | None, ask: Ask
     ) -> Metrics:  # fmt: skip
-        """Return how the global heads do on the samples of all clients, and clients' own models each on its own."""
+        """Return scores of the global heads on all held-out samples, and of each client's own model on its own samples."""
         if self._pooled is None:
             return {}
         out = head_metrics("validation", self._pooled.score(heads, seen))

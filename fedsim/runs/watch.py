@@ -1,4 +1,4 @@
-"""What looks on while a run trains: whether it goes astray, and whether its folder is still there."""
+"""Checks during training: whether the run diverges, and whether its folder still exists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ASTRAY = 100.0  # times the loss of guessing
 
 
 def divergence(metrics: Mapping[str, float | None], dataset: Dataset) -> str | None:
-    """Return what shows that training has gone astray in a round of these metrics; None if nothing does.
+    """Return the sign of divergence in the metrics of a round; None if there is none.
 
     Guessing costs ln C nats on C classes, ln 2 on labels, and 1 on numbers, which are learned in units of their
     deviation.
@@ -31,14 +31,14 @@ def divergence(metrics: Mapping[str, float | None], dataset: Dataset) -> str | N
 
 
 class Watch(RoundObserver):
-    """Warns, once, when training goes astray, and stops it if asked to."""
+    """Warns once when training diverges, and stops it if the run asks for that."""
 
     def __init__(self, config: RunConfig, dataset: Dataset, progress: Progress) -> None:
         self._config, self._dataset, self._progress = config, dataset, progress
         self._warned = False
 
     def round_done(self, state: RunState, metrics: Metrics) -> None:
-        """Look at a round's metrics."""
+        """Check the metrics of a round."""
         astray = divergence(metrics, self._dataset)
         if astray is None:
             return
@@ -51,22 +51,22 @@ class Watch(RoundObserver):
 
 
 class Presence(RoundObserver):
-    """Tells when the folder that a run writes to is no longer there under its name."""
+    """Notices when the run's folder no longer exists under its name."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._was = folder, _identity(folder)
 
     def round_begins(self, beginning: Beginning) -> bool:
-        """Look before anything is released."""
+        """Check before anything is released."""
         self.require(beginning.state.round)
         return False
 
     def round_done(self, state: RunState, metrics: Metrics) -> None:
-        """Look before the round is written."""
+        """Check before the round is written."""
         self.require(state.round)
 
     def require(self, server_round: int) -> None:
-        """Refuse to go on where it is not: what is written would be of no use, or part of another run."""
+        """Raise an error if the folder is gone: further files would be useless, or would be part of another run."""
         if _identity(self._folder) != self._was:
             raise RunFailed(
                 f"{self._folder}: was removed, renamed or replaced after {server_round} rounds, so the run stops; if "
