@@ -1,1 +1,1 @@
-"""What a run is asked to do: typed models, and how files and flags become one of them."""
+"""The configuration of a run: typed models, and how files and flags are resolved to one of them."""

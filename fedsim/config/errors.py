@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a configuration, as one line: the dotted key, the rule, the value given, a remedy."""
+"""Turns pydantic's errors into one line: the dotted key, the rule, the given value, and a remedy."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ _SHOWN_CHARACTERS = 60
 def one_line(
     error: ValidationError, root: type[BaseModel], *prefix: str, owner: str = "", besides: Iterable[str] = ()
 ) -> str:
-    """Return the first mistake of a configuration that is a `root`.
+    """Return the first error of a configuration of type `root`, as one line.
 
     Parameters
     ----------
     error
-        What pydantic raised.
+        The error of pydantic.
     root
-        What was validated.
+        The validated model.
     prefix
         The dotted path of `root` in the whole configuration.
     owner
-        The method or the like whose options these are.
+        The method, or other part, that has these options.
     besides
-        Dotted keys that a whole configuration has beside those of `root`.
+        Dotted keys of a whole configuration that are not in `root`.
     """
     first = error.errors(include_url=False)[0]
     path, classes = _locate(first["loc"], root)
@@ -73,13 +73,13 @@ def one_line(
     message = _message(first)
     told = kind == "literal_error" or (isinstance(given, str) and repr(given) in message)
     if not where or isinstance(given, dict | BaseModel) or told:
-        return f"{where}: {message}" if where else message  # a rule about several keys names them itself
+        return f"{where}: {message}" if where else message  # the message of such a rule names its keys
     rule, semicolon, remedy = message.partition("; ")
     return f"{where}: {rule}, got {shown(given)}{semicolon}{remedy}"
 
 
 def shown(value: object) -> str:
-    """Return a value as an error line shows it: as YAML has it, and not at full length."""
+    """Return a value in the form for error lines: as YAML, and shortened."""
     text = {None: "null", True: "true", False: "false"}.get(value) if value is None or isinstance(value, bool) else None
     text = text or (repr(value) if isinstance(value, str | float | list | dict) else str(value))
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
@@ -104,13 +104,13 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _locate(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[str], list[type[BaseModel]]]:
-    """Return the keys on the way to a mistake, and the models that its last key is, or should be, in."""
+    """Return the keys on the path to an error, and the models that contain, or should contain, the last key."""
     classes, path = [root], []
     for part in loc:
         fields = [c.model_fields[part] for c in classes if isinstance(part, str) and part in c.model_fields]
         tagged = [c for c in classes if "name" in c.model_fields and c.model_fields["name"].default == part]
         if not fields and tagged:
-            classes = tagged  # the tag that pydantic puts in for a union's member; it is no key
+            classes = tagged  # a tag that pydantic inserts for the member of a union; it is not a key
             continue
         path.append(str(part))
         classes = [model for field in fields for model in models_in(field.annotation)] or classes
@@ -118,7 +118,7 @@ def _locate(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[str
 
 
 def _elsewhere(key: str, given: object, whole: Iterable[str]) -> list[str]:
-    """Return which keys of a whole configuration are meant by one at its top, or by the keys below that."""
+    """Return the keys of a whole configuration whose end is this key, or one of the keys below it."""
     known = sorted(set(whole))
     below = key
     while isinstance(given, dict) and given:

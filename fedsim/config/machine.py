@@ -1,7 +1,7 @@
 """Settings of this machine: where to write, what to compute on, whom to connect to, which port to open.
 
-They come from the command line, from Python, or from the user's own file, and never with a configuration: a preset, a
-file or a run folder may be another's, and would then choose whom this machine sends its data to.
+They come from the command line, from Python, or from the user's own file, and never from a configuration. A preset, a
+file or a run folder may come from somebody else, who could then choose to whom this machine sends its data.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MACHINE_SETTINGS = ("out", "log", "engine.device", "engine.ray_address", "engine
 
 
 def settings_file() -> Path:
-    """Return where the user's own settings are, whether there are any or not."""
+    """Return the path of the user's own settings, which need not exist."""
     try:
         home = Path.home()
     except RuntimeError:  # an account without one
@@ -26,7 +26,7 @@ def settings_file() -> Path:
 
 
 def without_machine_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested configuration, dotted keys allowed, without what is this machine's to say."""
+    """Return a nested configuration, dotted keys allowed, without settings of the machine."""
     return {
         key: without_machine_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
         for key, value in config.items()
@@ -35,7 +35,7 @@ def without_machine_settings(config: Mapping[str, Any], prefix: str = "") -> dic
 
 
 def require_machine_settings(given: Mapping[str, Any], where: str) -> None:
-    """Refuse keys that are no settings of this machine; `where` begins the line."""
+    """Refuse keys that are not settings of the machine; the error line starts with `where`."""
     for key in given:
         if key not in MACHINE_SETTINGS:
             raise FedsimError(f"{where}: {key} is no setting of this machine; {nearest(key, MACHINE_SETTINGS)}")

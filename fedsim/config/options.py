@@ -1,6 +1,6 @@
-"""Options for people: what each is called, what it is by default, what it may be, and what it does.
+"""Describes options for users: name, default, allowed values, and meaning.
 
-All of it comes from the models of the configuration: their fields, bounds and docstrings.
+Everything comes from the models of the configuration: their fields, bounds and docstrings.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fedsim.federated.registry import describe, load_strategy
 from fedsim.models.config import MODELS, ModelConfig
 
 _FILLED_IN = {"plugins", "start_sha256", "model.widths"}
-"""Options that a run writes and nobody gives."""
+"""Options that a run fills in and that users do not set."""
 _PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
 
 
@@ -30,29 +30,29 @@ class Option(NamedTuple):
     """One option."""
 
     key: str
-    """Dotted, as `--set` takes it."""
+    """Dotted key, as for `--set`."""
     default: str
-    """As YAML has it; "" for one that has to be given."""
+    """The default as YAML; "" if a value is required."""
     allowed: str
     summary: str
-    """What it does: one line."""
+    """Description in one line."""
 
 
 @dataclass(frozen=True)
 class Topic:
-    """Options that belong together."""
+    """A group of options."""
 
     title: str
     summary: str
     options: Sequence[Option] = ()
     sections: Sequence[tuple[str, str]] = ()
-    """What there is below it, by the words that `fedsim options` takes, and what it is about."""
+    """Groups below it: the arguments of `fedsim options`, and their descriptions."""
     starts_from: Sequence[tuple[str, str]] = ()
-    """Options outside of it that a method's runs begin with another value for."""
+    """Options outside of it for which the method has another default."""
 
 
 def options_of(model: type[BaseModel], prefix: str = "") -> list[Option]:
-    """Return a model's own options, without the name of its kind and sections; `prefix` stands before their keys."""
+    """Return a model's own options, without its `name` and its sections; `prefix` is put before their keys."""
     return [
         Option(f"{prefix}{name}", _default(field), _allowed(field.annotation, field.metadata), _words(field))
         for name, field in model.model_fields.items()
@@ -61,7 +61,7 @@ def options_of(model: type[BaseModel], prefix: str = "") -> list[Option]:
 
 
 def all_options_of(model: type[BaseModel], prefix: str) -> list[Option]:
-    """Return a method's options, those of its sections included."""
+    """Return a method's options, including those of its sections."""
     found = options_of(model, prefix)
     for name, field in model.model_fields.items():
         for inner in models_in(field.annotation):
@@ -70,7 +70,7 @@ def all_options_of(model: type[BaseModel], prefix: str) -> list[Option]:
 
 
 def topic(words: Sequence[str]) -> Topic:
-    """Return what is asked for as `fedsim options` takes it: `strategy fedprox`, `training`, `partition dirichlet`.
+    """Return the topic for arguments of `fedsim options`: `strategy fedprox`, `training`, `partition dirichlet`.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def topic(words: Sequence[str]) -> Topic:
 
 
 def method_topic(kind: str, name: str, config: type[BaseModel], summary: str) -> Topic:
-    """Return the options of a method that is no strategy, by the keys that its command's `--set` takes."""
+    """Return the options of a method that is not a strategy, with the keys for `--set` of its command."""
     return Topic(f"{kind} {name}", summary, all_options_of(config, f"{name}."))
 
 

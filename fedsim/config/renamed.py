@@ -1,4 +1,4 @@
-"""Keys of configurations that had another name before: old files still load, and one line says the name of today."""
+"""Keys of configurations that were renamed: old files still load, and one line says the new name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RENAMED: dict[str, tuple[str, dict[object, str]]] = {
 
 
 def renamed(key: str, value: Any) -> tuple[str, Any]:
-    """Return a dotted key and its value as they are called now."""
+    """Return a dotted key and its value under their current names."""
     if key not in _RENAMED:
         return key, value
     now, values = _RENAMED[key]
@@ -22,7 +22,7 @@ def renamed(key: str, value: Any) -> tuple[str, Any]:
 
 @functools.cache
 def tell_renamed(key: str) -> None:
-    """Say on standard error, once in a process, what an old key is called now."""
+    """Print the current name of an old key to stderr, once per process."""
     if key in _RENAMED:
         now, values = _RENAMED[key]
         changed = ", ".join(f"{new} for {old}" for old, new in values.items())

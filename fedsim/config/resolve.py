@@ -1,4 +1,4 @@
-"""From presets, YAML files and flags to one configuration; every mistake is told in one line."""
+"""Resolves presets, YAML files and flags to one configuration; every error is one line."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_yaml(path: Path) -> Nested:
     Raises
     ------
     FedsimError
-        If the file cannot be read or holds no mapping.
+        If the file cannot be read or does not contain a mapping.
     """
     try:
         content = load_yaml(read_regular(path).decode())
@@ -64,7 +64,7 @@ def read_yaml(path: Path) -> Nested:
         where = f"line {mark.line + 1}: " if mark else ""
         reason = " ".join(str(getattr(error, "problem", None) or error).split())
         raise FedsimError(f"{path}: {where}not valid YAML ({reason}); mend it") from None
-    except (RecursionError, ValueError) as error:  # an alias to what it is in; a date such as 2024-13-01
+    except (RecursionError, ValueError) as error:  # an alias to its own container; a date such as 2024-13-01
         raise FedsimError(f"{path}: not a configuration ({' '.join(str(error).split())}); mend it") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise FedsimError(f"{path}: must hold `key: value` lines, got {shown(content)}")
@@ -77,7 +77,7 @@ def find_config(name_or_path: str) -> Nested:
     Raises
     ------
     FedsimError
-        If there is none, or a file says what only this machine's user may.
+        If there is none, or the file contains settings that only the user of this machine may make.
     """
     given = Path(name_or_path)
     for path in (presets_folder() / f"{name_or_path}.yaml", given):
@@ -90,12 +90,12 @@ def find_config(name_or_path: str) -> Nested:
 
 
 def recorded_config(run_folder: Path) -> Nested:
-    """Return the configuration that a run folder keeps, without settings of the machine: they are not its to make."""
+    """Return the configuration in a run folder, without settings of the machine, which it may not make."""
     return without_machine_settings(read_yaml(run_folder / "config.yaml"))
 
 
 def user_settings() -> Nested:
-    """Return the settings of this machine in the user's own file, by dotted key; none where there is no file."""
+    """Return the settings of this machine in the user's own file, by dotted key; empty if there is no file."""
     file = settings_file()
     if not file.is_file():
         return {}
@@ -105,7 +105,7 @@ def user_settings() -> Nested:
 
 
 def _without_orders(path: Path, content: Nested) -> Nested:
-    # Files of older versions hold the defaults, which harm nobody.
+    # Files of older versions contain the defaults, which are harmless.
     default = dict(flatten(resolve().model_dump(mode="json")))
     for key, value in flatten(content):
         if key in MACHINE_SETTINGS and value != default[key]:
@@ -119,8 +119,8 @@ def _without_orders(path: Path, content: Nested) -> Nested:
 def parse_override(text: str) -> tuple[str, Any]:
     """Return (dotted key, value) of `key.path=value`.
 
-    The value is read as YAML, but for options that hold text and nothing else: `# rooms`, `10` and `no` are names of
-    columns there, and nothing needs quotes (which may stand around it all the same).
+    The value is read as YAML, except for options that hold only text: `# rooms`, `10` and `no` are names of
+    columns there, and quotes are allowed but not needed.
     """
     key, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", key.strip()):
@@ -144,19 +144,19 @@ def _text(value: str) -> str | None:
 
 
 def texts_in(value: str) -> list[str]:
-    """Return the parts of `[one, two]`, or the whole as one."""
+    """Return the parts of `[one, two]`, or the whole text as one part."""
     text = value.strip()
     if not (text.startswith("[") and text.endswith("]")):
         return [one] if (one := _text(value)) is not None else []
     try:
-        parts = yaml.load(text, yaml.BaseLoader)  # in which every scalar is text
+        parts = yaml.load(text, yaml.BaseLoader)  # this loader reads every scalar as text
     except yaml.YAMLError:  # a # in it, for one
         parts = text[1:-1].split(",")
     return [part.strip() if isinstance(part, str) else str(part) for part in parts]
 
 
 def set_key(target: Nested, key: str, value: Any) -> None:
-    """Set a dotted key in nested mappings, in place. Another `name` drops the options that belonged to the old one."""
+    """Set a dotted key in nested mappings, in place. A new `name` removes the options of the old one."""
     *parents, last = key.split(".")
     path = []
     for parent in parents:
@@ -174,21 +174,21 @@ def set_key(target: Nested, key: str, value: Any) -> None:
 
 
 def _apply(target: Nested, layer: Mapping[str, Any]) -> None:
-    # Names first, so that a section's other keys are set after the name they belong to.
+    # Names first, so that the options of a section are set after its name.
     for key, value in sorted(flatten(layer), key=lambda item: not item[0].endswith(".name")):
         tell_renamed(key)
         set_key(target, *renamed(key, value))
 
 
 def resolve(*layers: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration that the layers make, later ones over earlier ones, all over the method's defaults.
+    """Return the configuration of the layers: later ones override earlier ones, and all override the method's defaults.
 
     A layer is a nested mapping, as in YAML, or one of dotted keys, as on the command line.
 
     Raises
     ------
     FedsimError
-        One line naming the key, the rule, the value given, and the nearest valid name.
+        One line with the key, the rule, the given value, and the nearest valid name.
     """
     raw: Nested = {"strategy": {"name": NAMED_SECTIONS["strategy"]}}
     for layer in layers:
@@ -214,14 +214,14 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
 
 
 def _require_engine(name: str) -> None:
-    if name == EngineConfig().name or plugin_of(name) is not None:  # most runs are spared the look
+    if name == EngineConfig().name or plugin_of(name) is not None:  # most runs need no list of engines
         return
     if name not in (known := declared("fedsim.engine", "engine")):
         raise FedsimError(f"engine.name: no such engine {name!r}; {nearest(name, known)}")
 
 
 def allow_named(layer: Mapping[str, Any]) -> None:
-    """Let the user's own files run that a layer names which comes from the user: flags, `--set`, Python."""
+    """Allow the plugin files named in a layer that comes from the user: flags, `--set`, or Python."""
     for key, value in flatten(layer):
         if key in ("strategy.name", "model.name", "data.name", "data.partition.name", "engine.name"):
             allow(value, key)
@@ -231,7 +231,7 @@ def allow_named(layer: Mapping[str, Any]) -> None:
 
 
 def _with_plugins(config: RunConfig) -> RunConfig:
-    """Return the configuration with absolute paths of the user's files, and their hashes; refuse changed ones."""
+    """Return the configuration with absolute paths and hashes of plugin files; refuse files that have changed."""
     known = {file.path: file for file in config.plugins}
     files: dict[Path, PluginFile] = {}
 

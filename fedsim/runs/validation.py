@@ -53,7 +53,7 @@ class HeldOut:
     def measure(
         self, heads: Callable[[Tensor], Tensors], seen: npt.NDArray[np.bool_] | None, ask: Ask
     ) -> Metrics:  # fmt: skip
-        """Return scores of the global heads on all held-out samples, and of each client's own model on its own samples."""
+        """Return scores of the global heads on all held-out samples, and of each client's own model on its own."""
         if self._pooled is None:
             return {}
         out = head_metrics("validation", self._pooled.score(heads, seen))

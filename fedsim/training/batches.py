@@ -1,4 +1,4 @@
-"""Which samples a client sees in which step: drawn per (round, client, phase), so no schedule depends on another."""
+"""The samples of each client's steps: drawn per (round, client, phase), independently of all other clients."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The batches of N clients over S steps; a client that is done early has empty batches from there on."""
+    """The batches of N clients over S steps; a client with fewer steps has empty batches at the end."""
 
     index: Ints
-    """(S, N, B) rows of the training set; a batch is padded with a sample of its client."""
+    """(S, N, B) rows of the training set; a batch is padded with a sample of the same client."""
     counts: Ints
     """(S, N) samples in each batch, at most B."""
     draws: npt.NDArray[Any] | None
@@ -59,11 +59,11 @@ def plan_batches(
     address
         (run seed, round, phase).
     drop_single
-        Leave out a batch of one sample: BatchNorm has no variance to divide by there.
+        Leave out batches of one sample: BatchNorm needs a variance.
     augment, pad
         As for `fedsim.data.transforms.draw_augmentation`.
     steps
-        How many batches every client with samples gets, in place of `epochs`; all of one size.
+        Number of batches for every client with samples, in place of `epochs`; all of one size.
     fresh
         Draw each of these batches from all samples of the client, without replacement within it.
     purpose
@@ -90,9 +90,9 @@ def plan_shared(
     num: int, steps: Ints, clients: Sequence[int], address: tuple[int, int, int], *, batch_size: int,
     augment: Augment, pad: int,
 ) -> BatchPlan:  # fmt: skip
-    """Return batches of `num` samples that all clients share: one beside each step of each, `steps` (N,).
+    """Return batches of `num` samples that all clients share: one for each of the `steps` (N,) of each client.
 
-    Address and augmentation are as for `plan_batches`. A client's draws depend on nobody else's number of steps.
+    Address and augmentation are as for `plan_batches`. A client's draws do not depend on other clients' steps.
     """
     plans = [
         plan_batches(
@@ -115,7 +115,7 @@ def plan_shared(
 def _passes(
     samples: Sequence[Ints], rngs: Sequence[np.random.Generator], epochs: int, batch_size: int, drop_single: bool
 ) -> tuple[Ints, Ints]:
-    """Return index and counts of `epochs` shuffled passes, the last batch of each as small as it comes."""
+    """Return index and counts of `epochs` shuffled passes; the last batch of a pass may be smaller."""
     sizes = np.array([len(rows) for rows in samples], np.int64)
     used = sizes
     if drop_single:
@@ -147,7 +147,7 @@ def _steps(
 ) -> tuple[Ints, Ints]:
     """Return index and counts of `steps` batches of one size per client.
 
-    They are cut out of as many passes as they need, or, where they are `fresh`, each is drawn for itself.
+    They are consecutive parts of shuffled passes; with `fresh`, each batch is drawn independently.
     """
     sizes = [min(batch_size, len(rows)) for rows in samples]
     sizes = [0 if drop_single and size == 1 else size for size in sizes]
@@ -165,7 +165,7 @@ def _steps(
 
 
 def joined(plans: Sequence[BatchPlan], *, drop_single: bool, pad: int) -> BatchPlan:
-    """Return the plan whose every batch holds the samples of that batch in each of `plans`, in their order."""
+    """Return a plan in which each batch concatenates the corresponding batches of `plans`, in their order."""
     if len(plans) == 1:
         return plans[0]
     steps, lanes = (max(plan.counts.shape[axis] for plan in plans) for axis in (0, 1))

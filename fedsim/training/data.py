@@ -1,4 +1,4 @@
-"""What clients train on: the training set of a worker, and each client's job."""
+"""Training data: the training set of a worker, and the job of each client."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class TrainingData:
     y: Tensor
     """(N,) int64 classes, -1 where hidden; numbers (N,) or (N, C) in `dtype`; or labels (N, L) uint8, 0 or 1."""
     mean: Tensor
-    """(C,) float32, of pixels scaled to [0, 1]."""
+    """(C,) float32 means of the channels, with pixels scaled to [0, 1]."""
     std: Tensor
-    """(C,) float32."""
+    """(C,) float32 standard deviations of the channels."""
     augment: Augment
     pad: int
     dtype: torch.dtype = torch.float32
-    """Of the batches."""
+    """The dtype of the batches."""
 
     def batch(self, index: Tensor, draws: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return normalised samples (*index.shape, ...) and labels of the rows `index`."""
-        # The same as `self.x[index]`, which for images takes twenty times as long.
+        # The same as `self.x[index]`, but twenty times as fast for images.
         x = self.x.flatten(1).index_select(0, index.flatten()).view(*index.shape, *self.x.shape[1:])
         if draws is not None:
             x = augment(x.flatten(0, index.dim() - 1), draws.flatten(0, -2), self.pad).view_as(x)
@@ -46,7 +46,7 @@ class TrainingData:
 
 
 def training_data(data: FederatedData, how: Augment, device: torch.device, dtype: torch.dtype) -> TrainingData:
-    """Return the training set of a federation on `device`, with the labels that its clients know."""
+    """Return the training set of a federation on `device`, with only those labels that the clients know."""
     dataset = data.dataset
     mean, std = (torch.tensor(value, device=device) for value in (dataset.mean, dataset.std))
     return TrainingData(
@@ -56,21 +56,21 @@ def training_data(data: FederatedData, how: Augment, device: torch.device, dtype
 
 
 def targets_on(device: torch.device, y: npt.NDArray[Any], dtype: torch.dtype) -> Tensor:
-    """Return classes as they are, numbers to predict as `dtype`."""
+    """Return class labels unchanged, and numbers to predict converted to `dtype`."""
     tensor = from_numpy(y).to(device)
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 class ClientJob(NamedTuple):
-    """What one client is to train on."""
+    """The training job of one client."""
 
     client: int
     rows: Ints
-    """Of the training set, those with labels."""
+    """Its labelled rows of the training set."""
     personal: State
     unlabelled: Ints = np.empty(0, np.int64)
     start: State | None = None
-    """Global tensors that it begins with in place of those all begin with, or beside them; of all jobs or of none."""
+    """Global tensors of its own that replace, or extend, the common start; given for all jobs or for none."""
 
     def stream(self, stream: Stream) -> Ints:
         """Return the rows of a stream."""
@@ -78,5 +78,5 @@ class ClientJob(NamedTuple):
 
     @property
     def num_samples(self) -> int:
-        """Rows of all streams."""
+        """Number of rows of all streams."""
         return len(self.rows) + len(self.unlabelled)

@@ -5,13 +5,13 @@ Step of client k, whose n samples make L = ceil(n / batch_size) batches of an ep
     B ~ each sample with probability q        g_i = grad loss(sample i alone)
     g = (sum_{i in B} g_i * min(1, C / ||g_i||_2) + N(0, (z C)^2 I)) / (q n)
 
-Where a loss is a sum of G parts that share no parameter, each part's gradient is clipped to C / sqrt(G), so that none
-scales the step of another; together they have a norm of at most C. What never leaves a client, and changes nothing that
-does, is trained without clipping and noise: it is part of no release.
+If a loss is a sum of G parts that share no parameter, each part's gradient is clipped to C / sqrt(G), so that none
+scales the step of another; together their norm is at most C. Parameters that never leave a client, and do not affect
+any that do, are trained without clipping and noise: they are not part of a release.
 
-followed by the optimiser's step with g. The batches are Poisson samples, of which the accountant's rate is true: some
-are empty, and those take a step of noise as well. The gradient is that of each sample's own loss, so its norm is
-bounded whatever the loss does with a batch. A gradient entry that is not finite counts as 0.
+followed by the optimiser's step with g. The batches are Poisson samples, as the accountant assumes: some
+are empty, and they also cause a step, of noise alone. Gradients are computed for each sample alone, so that the norm is
+bounded for any loss. A gradient entry that is not finite counts as 0.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from fedsim.training.data import ClientJob, TrainingData
 from fedsim.training.optimizers import Optimizer
 from fedsim.training.precision import autocast
 
-_GRADIENT_FLOATS = 50_000_000  # 200 MB of per-sample gradients at once
+_GRADIENT_FLOATS = 50_000_000  # at most 200 MB of per-sample gradients at once
 
 
 def sampling_rate(samples: int, batch_size: int) -> float:
-    """Return q, the probability with which each of a client's samples is in a batch."""
+    """Return q, the probability that a given sample of the client is in a batch."""
     return 1 / max(1, -(-samples // batch_size))
 
 
 def steps_of(phase: Phase, config: TrainingConfig, samples: int) -> int:
-    """Return the steps of a phase of a client with so many samples, none if it has none."""
+    """Return the number of steps of a phase for a client with that many samples; 0 without samples."""
     steps, epochs = phase.steps, phase.epochs
     if steps is None and epochs is None:
         steps = config.steps
@@ -58,7 +58,7 @@ def plan_poisson(
     jobs: Sequence[ClientJob], rngs: Sequence[np.random.Generator], *, steps: Sequence[int], batch_size: int,
     data: TrainingData,
 ) -> BatchPlan:  # fmt: skip
-    """Return so many Poisson batches of each client, some of them empty, drawn by its generator."""
+    """Return `steps` Poisson batches of each client, drawn by its generator; some may be empty."""
     batches = []
     for job, rng, number in zip(jobs, rngs, steps, strict=True):
         rate = sampling_rate(len(job.rows), batch_size)
@@ -86,10 +86,10 @@ class PrivateSteps:
         self, phase: Phase, number: int, state: State, extras: Extras, jobs: Sequence[ClientJob], server_round: int,
         data: TrainingData,
     ) -> tuple[Tensors, Ints, Ints, Ints]:  # fmt: skip
-        """Take the steps of phase `number`, writing to `state` (clients, ...); jobs come longest first.
+        """Take the steps of phase `number` and update `state` (clients, ...); longest jobs come first.
 
-        Returns the mean of each metric over the samples seen, without noise; the steps; the samples that there are; and
-        how many its batches held, all (clients,).
+        Returns the mean of each metric over the samples seen, without noise; and the numbers of steps, of available
+        samples, and of samples in all batches, each (clients,).
         """
         config, device = self.config, data.x.device
         sizes = np.array([len(job.rows) for job in jobs])
@@ -110,7 +110,7 @@ class PrivateSteps:
         counts = torch.from_numpy(plan.counts).to(device, torch.float32)
         totals: Tensors = {}
         for step in range(len(plan.index)):
-            active = int((steps > step).sum())  # a prefix, as the longest come first
+            active = int((steps > step).sum())  # a prefix, as jobs are sorted by length
             index, draws = (None if a is None else torch.from_numpy(a[step, :active]) for a in (plan.index, plan.draws))
             assert index is not None
             x, y = data.batch(index.to(device), None if draws is None else draws.to(device))
@@ -132,7 +132,7 @@ class PrivateSteps:
         return means, steps, sizes, plan.counts.sum(0)
 
     def _noise(self, total: Tensor, noises: Sequence[torch.Generator | None]) -> Tensor:
-        """Return N(0, (z C)^2) for a sum of gradients (clients, ...), each client's from its own generator."""
+        """Return draws of N(0, (z C)^2) for a sum of gradients (clients, ...), from each client's own generator."""
         std = self.privacy.noise * self.privacy.max_grad_norm
         return torch.stack([gaussian_like(value, std, noise) for value, noise in zip(total, noises, strict=True)])
 
@@ -144,7 +144,7 @@ Address = tuple[int, int, int, int]
 def draw_addresses(
     jobs: Sequence[ClientJob], extras: Extras, server_round: int, number: int, data: TrainingData
 ) -> list[Address]:
-    """Return where each client's batches and noise of phase `number` come from: all that it starts with."""
+    """Return the address of each client's batches and noise in phase `number`, from all of its inputs."""
     shared = digest(extras.start, extras.constants) if not extras.stacked else None
     addresses = []
     for lane, job in enumerate(jobs):
@@ -160,9 +160,9 @@ ClippedSums = Callable[[Tensors, Tensors, Tensors, Tensor, Tensor, Tensor], tupl
 
 
 def clipped_gradient_sums(phase: Phase, extras: Extras, bound: float, *, lanes: int) -> ClippedSums:
-    """Return the function that clips each sample's gradient, over all trained tensors, and adds them up per client.
+    """Return a function that clips each sample's gradient, over all trained tensors, and sums them per client.
 
-    It works on at most `lanes` clients at once, at least on one.
+    It processes at most `lanes` clients at once, and at least one.
     """
 
     def loss(moving: Tensors, fixed: Tensors, buffers: Tensors, x: Tensor, y: Tensor) -> tuple[Tensor, Tensors]:
@@ -184,7 +184,7 @@ def clipped_gradient_sums(phase: Phase, extras: Extras, bound: float, *, lanes: 
 
 
 def _factors(phase: Phase, grads: Tensors, bound: float) -> Tensors:
-    """Return what clips the gradients (B, ...) of each tensor, (B,): over each objective, and over all to `bound`."""
+    """Return the clipping factors (B,) of each tensor's gradients (B, ...): per objective, and `bound` over all."""
     of = {name: phase.objective(name) for name in grads if not phase.stays(name)}
     factors = {name: torch.ones(len(g), device=g.device) for name, g in grads.items() if name not in of}
     objectives = dict.fromkeys(of.values())

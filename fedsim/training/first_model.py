@@ -1,4 +1,4 @@
-"""The model of a run, on the CPU in the run's number format: as its options make it, and as the run begins with it."""
+"""The initial model of a run, on the CPU in the run's number format."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fedsim.training.precision import to_run_format
 
 
 def build_run_model(config: RunConfig, dataset: Dataset) -> Classifier:
-    """Return a new model with the weights that the seed draws: for one whose weights are about to be loaded, too."""
+    """Return a new model with weights drawn by the seed; also used for models whose weights are loaded afterwards."""
     model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.seed)
     return to_run_format(model, config.training, torch.device("cpu"))
 
 
 def first_model(config: RunConfig, dataset: Dataset) -> Classifier:
-    """Return the model that server and clients begin with: drawn, or with the weights that `start` names."""
+    """Return the model with which server and clients start: drawn by the seed, or loaded from `start`."""
     model = build_run_model(config, dataset)
     if config.start is not None:
         load_start(model, config.start)

@@ -1,4 +1,4 @@
-"""torch's optimisers as functions on stacked parameters, (clients, ...): any rows of them can take a step."""
+"""torch's optimisers for stacked parameters (clients, ...), of which any rows can be updated."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
 
 
 class Optimizer:
-    """SGD, Adam or AdamW, its state shaped like the parameters, so that any slice of clients can take its step.
+    """SGD, Adam or AdamW; its state has the shape of the parameters, so that any slice of clients can take a step.
 
-    Outside of rounds the learning rate is that of the configuration, in one what its schedule makes of it.
+    The learning rate is that of the schedule for the round; outside of rounds it is the configured rate.
     """
 
     def __init__(self, config: TrainingConfig, params: Tensors, server_round: int = 0) -> None:
@@ -52,7 +52,7 @@ class Optimizer:
 def clip(grads: Sequence[Tensor], max_norm: float, objectives: Sequence[str] = ()) -> list[Tensor]:
     """Return gradients (clients, ...) scaled, per client, to a norm of at most `max_norm`.
 
-    It is the norm over all tensors of one objective; without `objectives`, (tensors,), they all have the same.
+    The norm is taken over all tensors of one objective; without `objectives`, (tensors,), over all tensors.
     """
     parts = objectives or [""] * len(grads)
     factors = {}
@@ -65,16 +65,16 @@ def clip(grads: Sequence[Tensor], max_norm: float, objectives: Sequence[str] = (
 
 
 def require_sgd(config: RunConfig) -> None:
-    """Refuse, with FedsimError, an optimiser that is not SGD for a method that reads gradients off SGD's steps."""
+    """Raise FedsimError if the optimiser is not SGD: the method derives gradients from the steps of SGD."""
     if config.training.optimizer != "sgd":
         name, got = config.strategy.name, config.training.optimizer
         raise FedsimError(f"training.optimizer: {name} reads gradients off the steps of SGD; set sgd, got {got}")
 
 
 def gradient_weight(steps: Tensor, momentum: float, nesterov: bool = False) -> Tensor:
-    """Return how often SGD applies its gradients in `steps` steps, float64: sum_i (1 - momentum^i) / (1 - momentum).
+    """Return the total weight of gradients in `steps` steps of SGD, float64: sum_i (1 - momentum^i) / (1 - momentum).
 
-    It is the number of steps without momentum, and up to 1 / (1 - momentum) times that with it (arXiv:2007.07481).
+    Without momentum it is the number of steps; with momentum up to 1 / (1 - momentum) times that (arXiv:2007.07481).
     Nesterov's momentum applies each gradient once more than that: step i is the (i + 1)-th of the sum.
     """
     steps = steps.double()

@@ -1,4 +1,4 @@
-"""Number formats of a run: of parameters, of the arithmetic inside a step, and of matrix units."""
+"""Number formats of a run: for parameters, for the arithmetic of a step, and for the matrix units of GPUs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def to_run_format(model: Classifier, config: TrainingConfig, device: torch.devic
 
 
 def autocast(config: TrainingConfig, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context that a forward pass runs in: bfloat16 where that is safe, in mixed precision."""
+    """Return the context for forward passes: in mixed precision, bfloat16 for operations where that is safe."""
     if config.precision == "bf16-mixed":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
 
 
 def set_matrix_units(config: TrainingConfig) -> None:
-    """Allow or forbid this process to round float32 factors to TF32; torch's own default differs by operation."""
+    """Allow or forbid TF32 for float32 matrix products in this process; torch's default depends on the operation."""
     torch.backends.cuda.matmul.allow_tf32 = config.tf32
     torch.backends.cudnn.allow_tf32 = config.tf32

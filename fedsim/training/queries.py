@@ -18,7 +18,7 @@ _TOGETHER = 500  # samples
 def rows_of(
     query: Query, rows: npt.NDArray[np.int64], seed: int, server_round: int, client: int
 ) -> npt.NDArray[np.int64]:
-    """Return which of a client's training rows (n,) a query is about."""
+    """Return the training rows (n,) of a client that a query uses."""
     if query.batch is None:
         return rows
     drawn = generator(seed, f"query {query.address}", server_round, client).permutation(len(rows))
@@ -28,9 +28,9 @@ def rows_of(
 def answer(
     query: Query, state: State, own: Tensors, constants: Tensors, data: TrainingData, rows: npt.NDArray[np.int64]
 ) -> Tensors:
-    """Return a client's answer from those training rows: sums over them, taken in their order.
+    """Return a client's answer to a query: sums over those training rows, in their order.
 
-    Clients are answered one by one, so that no bit depends on who else is asked.
+    Clients are processed one by one, so that no bit depends on which other clients are asked.
 
     Raises
     ------

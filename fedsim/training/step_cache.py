@@ -1,8 +1,8 @@
-"""What `torch.func` makes of a local step, written down once per shape and done from then on without asking it again.
+"""Records the operations of a local step under `torch.func` once per shape, and replays them afterwards.
 
-vmap and grad rewrite a loss operation by operation, in Python, in every call: for small models that takes longer than
-the operations themselves. A step that comes again and again with tensors of the same shapes is recorded, as the list of
-operations that it came to, and replayed, to the same bits.
+vmap and grad transform a loss operation by operation, in Python, in every call. For small models this takes longer than
+the operations themselves. A step that is called repeatedly with tensors of the same shapes is recorded as the list of
+its operations and then replayed, with the same bits.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from fedsim.models.lanes import is_table
 from fedsim.randomness import torch_draws
 
 Step = Callable[..., tuple[Tensors, ...]]
-"""(named tensors, ...) -> (named tensors, ...), which depends on nothing else, but may write to what it is given."""
+"""(named tensors, ...) -> (named tensors, ...); it depends on its arguments alone, and may write to them."""
 
-_PATIENCE = 20  # calls before a recording, which takes as long as some 50 of them save
+_PATIENCE = 20  # calls before a recording, which costs as much time as 50 replays save
 _REMEMBERED = 256  # shapes
 
 
 class Recorder:
-    """Calls steps; those called often with tensors of the same shapes it replays.
+    """Calls steps; a step that is called often with tensors of the same shapes is recorded and replayed.
 
-    A recording is used only if it repeats the step on its first tensors to the bit: a step that draws from elsewhere
-    than torch's generators, or holds a tensor of its own, is called as before.
+    A recording is used only if it repeats the step bit for bit on its first arguments. A step that draws from something
+    other than torch's generators, or has a tensor of its own, is called normally.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Recorder:
         self._recordings: OrderedDict[Hashable, _Recording | None] = OrderedDict()
 
     def __call__(self, name: Hashable, step: Step, *given: Tensors) -> tuple[Tensors, ...]:
-        """Return step(*given); equal names stand for the same step."""
+        """Return step(*given); equal names must stand for the same step."""
         tensors = _flat(given)
         key = (name, *map(tuple, given), *[(tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors])
         if key not in self._recordings:
@@ -54,7 +54,7 @@ class Recorder:
 
 
 class _Scribe(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
-    """Writes down every operation on plain tensors that happens while it is entered, as a graph."""
+    """Records, while it is entered, every operation on plain tensors as a graph."""
 
     def __init__(self, given: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch
@@ -62,7 +62,7 @@ class _Scribe(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         self.tables: Tensors = {}
         """Tensors that nobody writes to."""
         self._nodes: dict[Hashable, fx.Node] = {}
-        self._seen: list[Tensor] = []  # while they live, no other tensor takes their place in memory
+        self._seen: list[Tensor] = []  # kept alive, so that no other tensor gets their memory
         for number, tensor in enumerate(given):
             self._note(tensor, self.graph.placeholder(f"given_{number}"))
 
@@ -73,13 +73,13 @@ class _Scribe(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Say no, as torch's compiler is not in use here: to tell it would import it, for longer than many a run."""
+        """Return False: torch's compiler is not used here, and the default would import it, which takes seconds."""
         return False
 
     def node_of(self, value: Any) -> Any:
-        """Return what stands for a value in the graph: for a tensor its node, which raises KeyError if there is none.
+        """Return the representation of a value in the graph: for a tensor its node; KeyError if there is none.
 
-        What shows the same numbers in the same place is the same tensor: autograd keeps copies of the objects.
+        Tensors with the same memory and layout are the same tensor, as autograd keeps copies of the Python objects.
         """
         if not isinstance(value, Tensor):
             return value
@@ -90,7 +90,7 @@ class _Scribe(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         return self._nodes[_place(value)]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do and note one operation."""
+        """Execute and record one operation."""
         if _LOOKS & set(func.tags):
             raise ValueError(f"{func} depends on values")
         result = func(*args, **(kwargs or {}))
@@ -138,7 +138,7 @@ def _flat(given: Sequence[Tensors]) -> list[Tensor]:
 
 
 def _record(step: Step, given: Sequence[Tensors], device: torch.device) -> _Recording | None:
-    """Return a recording that does as the step does, None if there is none; nothing given is written to."""
+    """Return a recording that repeats the step, or None if that is impossible; the arguments are not changed."""
     try:
         with torch_draws(None, device):
             recording = _Recording(step, _copies(given))
@@ -147,13 +147,13 @@ def _record(step: Step, given: Sequence[Tensors], device: torch.device) -> _Reco
             own = _copies(given)
             with torch_draws(None, device):
                 outcomes.append((*call(*own), *own))
-    except Exception:  # whatever a loss does that cannot be written down, it can still be called
+    except Exception:  # a loss that cannot be recorded can still be called
         return None
     return recording if all(_same(*pair) for pair in zip(*outcomes, strict=True)) else None
 
 
 def _copies(given: Sequence[Tensors]) -> list[Tensors]:
-    """Return tensors to write to, laid out as those given."""
+    """Return copies to write to, with the same memory layout."""
 
     def copy(tensor: Tensor) -> Tensor:
         overlapping = any(step == 0 < size - 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
@@ -170,7 +170,7 @@ def _same(one: Tensors, other: Tensors) -> bool:
 
 
 def _drop_idle_views(graph: fx.Graph) -> None:
-    """Drop views, and chains of views, that show a tensor just as it was, and all that leads nowhere."""
+    """Drop views, and chains of views, that equal their base tensor, and nodes without users."""
     for node in graph.nodes:
         base = node
         while base.op == "call_function" and getattr(base.target, "is_view", False):

@@ -1,4 +1,4 @@
-"""What a phase trains on: samples of one or several streams, what was noted about them, and strong views of them."""
+"""The training data of a phase: samples of one or several streams, their annotations, and strong views of them."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _ANNOTATED_TOGETHER = 500  # samples
 
 
 class Annotated(NamedTuple):
-    """The samples of a client that a phase annotated; `rows` (n,) of the training set."""
+    """Annotations of a client's samples by a phase; `rows` (n,) are rows of the training set."""
 
     rows: Ints
     annotation: Annotation
 
 
 class Shared(NamedTuple):
-    """Samples that all clients were sent, and the batches of them beside each of the clients' own."""
+    """Samples that were sent to all clients, and batches of them to use beside each client's own batches."""
 
     data: TrainingData
     plan: BatchPlan
 
     def batches(self, steps: slice) -> Tensor:
-        """Return those of some steps, (steps, clients, B', ...)."""
+        """Return the shared batches of some steps, (steps, clients, B', ...)."""
         index, draws = (
             None if array is None else torch.from_numpy(array[steps]).to(self.data.x.device)
             for array in (self.plan.index, self.plan.draws)
@@ -51,21 +51,21 @@ class Feed(NamedTuple):
 
     plan: BatchPlan
     samples: Ints
-    """(clients,) different samples that there are to learn from."""
+    """(clients,) number of different samples in the phase."""
     strong: StrongView | None
     seeds: Sequence[int]
-    """(clients,) of the strong views."""
+    """(clients,) seeds of the strong views."""
     places: Ints | None = None
-    """(S, N, B) the samples of the plan as positions in the notes."""
+    """(S, N, B) positions of the plan's samples in `notes`."""
     notes: Tensors = {}  # noqa: RUF012 -- never written to
     """{name: (M, ...)}."""
     annotated: Sequence[Annotated | None] = ()
-    """Per client; None for one without samples."""
+    """Annotations per client; None for a client without samples."""
     shared: Shared | None = None
-    """What all clients were sent."""
+    """Samples that were sent to all clients."""
 
     def noted(self, steps: slice) -> Tensors:
-        """Return the notes of some steps' samples, {name: (steps, clients, B, ...)}."""
+        """Return the annotations of the samples of some steps, {name: (steps, clients, B, ...)}."""
         if self.places is None:
             return {}
         return {
@@ -88,7 +88,7 @@ class Feed(NamedTuple):
 
 
 class Feeder:
-    """Makes the feeds of a chunk's clients."""
+    """Creates the feeds of a chunk's clients."""
 
     def __init__(
         self, data: TrainingData, config: TrainingConfig, seed: int, batch_coupling: bool, jobs: Sequence[ClientJob]
@@ -96,7 +96,7 @@ class Feeder:
         self.data, self.config, self.seed, self.batch_coupling, self.jobs = data, config, seed, batch_coupling, jobs
 
     def feed(self, phase: Phase, server_round: int, number: int, state: State, extras: Extras) -> Feed:
-        """Return the batches of phase `number`, which begins with the clients' `state`, stacked (clients, ...)."""
+        """Return the feed of phase `number`; `state` is the clients' state at its start, stacked (clients, ...)."""
         feed = self._own(phase, server_round, number, state, extras)
         samples = extras.constants.get(phase.shared or "")
         if samples is None:
@@ -129,7 +129,7 @@ class Feeder:
         if phase.leave_out:
             kept = [annotation.keep.cpu().numpy() for annotation in annotations]
             positions = [some[keep] for some, keep in zip(positions, kept, strict=True)]
-        # Planned in positions of the notes, so that every sample finds its own.
+        # The plan uses positions in the notes, so that each sample finds its annotation.
         plan = self._plan(phase, server_round, number, positions, phase.streams[0])
         notes = whole.notes if phase.leave_out else {**whole.notes, "keep": whole.keep}
         num_kept = np.array([int(annotation.keep.sum()) for annotation in annotations])

@@ -1,4 +1,4 @@
-"""The SGD loop that `fedsim` owns: a chunk's clients one after another, or all at once under `torch.func.vmap`."""
+"""The SGD loop: trains a chunk's clients one after another, or all at once with `torch.func.vmap`."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ from fedsim.training.streams import Annotated, Feed, Feeder
 _BLOCK_FLOATS = 4_000_000  # 16 MB of normalised samples read ahead
 
 Rows = slice | Ints
-"""Some clients of a chunk; a slice is taken as a view."""
+"""Selects some clients of a chunk; a slice gives a view."""
 
 
 class TrainedLanes(NamedTuple):
-    """What clients trained together became; tensors are stacked, (clients, ...)."""
+    """The result of clients that were trained together; tensors are stacked, (clients, ...)."""
 
     lanes: list[int]
-    """Row by row, the position in `jobs`."""
+    """For each row, the position in `jobs`."""
     state: State
     extras: Extras
-    """What they could look at."""
+    """The extras that their losses could read."""
     metrics: Tensors
     steps: Tensor
-    """(clients,) float32, of all phases."""
+    """(clients,) float32 numbers of steps in all phases."""
     samples: Tensor
-    """(clients, phases) float64 on the CPU: how many different samples each phase had to learn from."""
+    """(clients, phases) float64 on the CPU: numbers of different samples in each phase."""
     drawn: Tensor
-    """(clients, phases) float64 on the CPU: how many samples its batches held."""
+    """(clients, phases) float64 on the CPU: total numbers of samples in the batches."""
     audits: list[tuple[Audit, Sequence[Annotated | None]]]
-    """What was annotated, per client, and what measures it."""
+    """Audits, each with the annotations per client that it measures."""
 
 
 class Trains(Protocol):
-    """What says how clients train: a client half, or a part of one."""
+    """Defines how clients train: a client half, or a part of one."""
 
     def phases(self) -> Sequence[Phase]:
-        """Return the stages of a client's round, in order."""
+        """Return the phases of a client's round, in order."""
 
 
 class Trainer:
-    """Trains the clients of a chunk, each by exactly its own steps, whatever the others do."""
+    """Trains the clients of a chunk; each takes exactly its own steps, independently of the others."""
 
     def __init__(
         self,
@@ -71,8 +71,8 @@ class Trainer:
         self._recorder = Recorder()
 
     def train(self, start: State, constants: Tensors, jobs: Sequence[ClientJob], server_round: int) -> TrainedLanes:
-        """Train `jobs` together from the global state `start`, or each from its own; nothing given is written to."""
-        # Longest first: the clients still at work in any step are then a prefix, reached without a copy.
+        """Train `jobs` together from the global state `start`, or each from its own; arguments are not changed."""
+        # Longest first: in any step the active clients are then a prefix, which is a view without a copy.
         lanes = sorted(range(len(jobs)), key=lambda lane: -len(jobs[lane].rows))
         jobs = [jobs[lane] for lane in lanes]
         own = [start.merged(job.start) for job in jobs if job.start is not None]
@@ -88,7 +88,7 @@ class Trainer:
         feeder = Feeder(self.data, self.config, self.seed, self.batch_coupling, jobs)
         counted: list[list[Ints]] = []
         audits: list[tuple[Audit, Sequence[Annotated | None]]] = []
-        # Dropout draws from torch's own generator: it is put to these clients' address, and back afterwards.
+        # Dropout draws from torch's global generator: it is seeded by these clients' address, and restored afterwards.
         with torch_draws(torch_seed(self.seed, "dropout", server_round, jobs[0].client), self.data.x.device):
             for number, phase in enumerate(self.client.phases()):
                 if self.private is not None:
@@ -108,7 +108,7 @@ class Trainer:
         )
 
     def _run_phase(self, phase: Phase, state: State, extras: Extras, feed: Feed, server_round: int) -> Tensors:
-        """Take the steps of one phase, writing to `state`; returns the mean of each metric, (clients,), NaN if none."""
+        """Take the steps of one phase and update `state`; return the mean of each metric, (clients,), NaN if none."""
         device, plan = self.data.x.device, feed.plan
         trained = [name for name in state.params if phase.trains(name)]
         optimizer = Optimizer(self.config, {name: state.params[name] for name in trained}, server_round)
@@ -165,7 +165,7 @@ class Trainer:
         return step
 
     def _batches(self, feed: Feed) -> Iterator[Batch]:
-        """Yield what each step trains on, every tensor (clients, B, ...); several steps are read at once."""
+        """Yield the inputs of each step, every tensor (clients, B, ...); several steps are read at once."""
         plan = feed.plan
         index = torch.from_numpy(plan.index).to(self.data.x.device)
         draws = None if plan.draws is None else torch.from_numpy(plan.draws).to(self.data.x.device)
@@ -198,7 +198,7 @@ def _put(tensors: Tensors, values: Tensors, rows: Rows) -> None:
 
 
 def _cut(batch: Batch, rows: Rows, width: int, mask: Tensor | None) -> Batch:
-    """Return some clients' batches without padding that all of them share."""
+    """Return some clients' batches without the padding that all of them have."""
     strong = None if batch.strong is None else batch.strong[rows, :width]
     notes = {name: value[rows, :width] for name, value in batch.notes.items()}
     shared = None if batch.shared is None else batch.shared[rows]
@@ -265,10 +265,10 @@ def _single(phase: Phase, extras: Extras, channels_last: bool) -> StepFn:
 
 
 def _groups(counts: Ints, *, exact: bool) -> Iterator[tuple[Rows, int]]:
-    """Yield (rows, batch width) of the clients that step together; `counts` (N,), 0 for a client that is done.
+    """Yield (rows, batch width) of the clients that step together; `counts` (N,) is 0 for a client without a step.
 
-    Padding leaves a mean over samples as it is, so one group serves, unless a sample's output depends on the rest
-    of its batch (`exact`): then only batches of equal size go together.
+    Padding does not change a mean over samples, so one group is enough, unless a sample's output depends on the rest
+    of its batch (`exact`): then only batches of equal size are processed together.
     """
     if counts.min() == counts.max():
         yield slice(len(counts)), int(counts[0])

@@ -1,4 +1,4 @@
-"""Accuracy over a set of samples and over each class of it."""
+"""Accuracies over all samples and over each class."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def class_accuracies(logits: Array, labels: Array) -> Floats:
 
 
 def right_answers(logits: Array, labels: Array) -> Floats:
-    """Return 1 for each sample whose largest logit is the true class, else 0; or which share of its labels is right."""
+    """Return 1 for each sample whose largest logit is the true class, else 0; of several labels the right share."""
     if has_several_labels(labels):
         shares: Floats = _right_labels(logits, labels).mean(1)
         return shares

@@ -1,4 +1,4 @@
-"""Backdoor success: how often a trigger that only the forgotten clients taught still works."""
+"""Backdoor success: the success rate of a trigger that only the forgotten clients have planted."""
 
 from unlearning.evaluation.metric import Metric, percent
 

@@ -1,4 +1,4 @@
-"""Every metric of the comparison, in the order in which tables show them; each is declared in its own file."""
+"""All metrics of the comparison, in the order of the tables; each is declared in its own file."""
 
 from __future__ import annotations
 
@@ -31,4 +31,4 @@ METRICS: dict[str, Metric] = {metric.name: metric for file in _FILES for metric 
 """By name, in the order shown."""
 
 FEDERATION_COSTS = ("rounds", "clients_woken", "traffic_mb", "history_mb", "averaging_error")
-"""What a model cost the federation."""
+"""Metrics of a model's costs for the federation."""

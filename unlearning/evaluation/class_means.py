@@ -1,8 +1,8 @@
-"""A nearest-class-mean probe on the features: it sees what a changed classifier hides.
+"""A nearest-class-mean probe on the features: it finds knowledge that a changed classifier hides.
 
 mu_c = mean of e(x) over training samples of class c;  the answer for x is argmin_c ||e(x) - mu_c||, e the features.
-Means of the kept classes come from kept samples. A class that is wholly forgotten has none: its mean is that of the
-first half of its forgotten samples, and only the second half is asked.
+Means of the kept classes come from kept samples. A class that is completely forgotten has none: its mean is that of the
+first half of its forgotten samples, and only the second half is tested.
 As the classifier of iCaRL (arXiv:1611.07725), here as an attack on forgetting.
 """
 
@@ -27,12 +27,12 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Probed:
-    """What the probe finds."""
+    """The accuracies of the probe."""
 
     forget: float
     """Its accuracy on forgotten samples, in [0, 1]."""
     unseen: float
-    """Its accuracy on never-seen ones: what it comes to by skill, not memory."""
+    """Its accuracy on never-seen samples: the part that is due to generalisation, not memory."""
 
 
 def probe(forget: Labelled, retain: Labelled, unseen: Labelled) -> Probed:

@@ -1,4 +1,4 @@
-"""The reference that looks at nothing: every method must beat it."""
+"""A reference that ignores its input: every method must be better."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model cost: time, memory, and what it asked of the federation."""
+"""The costs of a model: time, memory, and work of the federation."""
 
 from fedsim.report.wording import format_duration
 from unlearning.evaluation.metric import Metric

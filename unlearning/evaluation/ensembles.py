@@ -17,7 +17,7 @@ _NULL_SAMPLES = 300
 
 @dataclass(frozen=True)
 class Ensembles:
-    """Margins (N, n_s), from `scores.margins`, by name of the set: "forget", and "retain" and "test" where known."""
+    """Margins (N, n_s), from `scores.margins`, by set: "forget", and if known "retain" and "test"."""
 
     unlearned: dict[str, Floats]
     """Of models trained with the forget set, each with its own seed, and then unlearned."""
@@ -26,34 +26,34 @@ class Ensembles:
 
     @property
     def num_unlearned(self) -> int:
-        """Return how many unlearned models there are."""
+        """Return the number of unlearned models."""
         return len(self.unlearned["forget"])
 
     @property
     def num_oracles(self) -> int:
-        """Return how many oracles there are."""
+        """Return the number of oracles."""
         return len(self.oracles["forget"])
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One metric over many models, unlearned ones and oracles, and what to read it against."""
+    """One metric over many unlearned models and oracles, with reference values."""
 
     value: float
     null: float | None = None
-    """The value on what is alike by construction: halves of the oracles, or models simulated so."""
+    """The value for equal distributions: of halves of the oracles, or of simulated models."""
     low: float | None = None
-    """Lower end of the 95 % interval, and `high` the upper one; None where it is not known."""
+    """Lower end of the 95 % interval, `high` is the upper end; None if unknown."""
     high: float | None = None
     error: float | None = None
-    """Standard error, where it is known."""
+    """Standard error, if known."""
 
 
 def measure_ensembles(ensembles: Ensembles, rng: np.random.Generator) -> dict[str, Measurement]:
-    """Return KLOM, U-LiRA and forgetting quality, each where there are enough models.
+    """Return KLOM, U-LiRA and forgetting quality, each if there are enough models.
 
-    Uses the first N of each side where they differ in number. `null` is the value of alike models: of KLOM and
-    forgetting quality simulated with Gaussian margins at the same N, of U-LiRA that of two halves of the oracles.
+    The first N of each side are used if the numbers differ. `null` is the value for equal distributions: for KLOM and
+    forgetting quality simulated with Gaussian margins at the same N, for U-LiRA that of two halves of the oracles.
     """
     pairs = min(ensembles.num_unlearned, ensembles.num_oracles)
     sides = {

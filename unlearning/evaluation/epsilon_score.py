@@ -66,7 +66,7 @@ def forgetting_quality(unlearned: Array, retrained: Array) -> float:
 
 
 def _best_epsilon(fpr: Floats, fnr: Floats) -> float:
-    """Return the largest epsilon over rules, (k,) each; -inf where no rule is left."""
+    """Return the largest epsilon over rules, (k,) each; -inf if there is no valid rule."""
     fpr, fnr = (np.where(np.abs(rate) < 1e-12, 0.0, rate) for rate in (fpr, fnr))
     if ((fpr == 0) & (fnr == 0)).any():
         return math.inf

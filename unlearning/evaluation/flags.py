@@ -1,4 +1,4 @@
-"""Two ways to look well forgotten that are damage: over-forgotten and collapsed."""
+"""Flags for damage that looks like good forgetting: over-forgotten and collapsed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 from unlearning.evaluation.scores import Array, as_values, predictions
 
 MIN_FLAGGED = 10
-"""Fewest losses a side that are flagged."""
+"""Smallest number of losses on each side for a flag."""
 
 
 @dataclass(frozen=True)
 class OverForgotten:
-    """Whether the forget set fits worse than data that was never seen."""
+    """Whether the loss on the forget set is larger than on never-seen data."""
 
     flag: bool
     excess: float
     """Mean forget loss - mean unseen loss, nats."""
     standard_error: float
-    """Of the excess (Welch), nats."""
+    """Standard error of the excess (Welch), nats."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,16 @@ class Collapsed:
 
     flag: bool
     share: float
-    """Of the class predicted most, in [1/C, 1]."""
+    """Share of the most frequent prediction, in [1/C, 1]."""
     label: int
 
 
 def over_forgotten(forget: Array, unseen: Array, num_errors: float = 2.0) -> OverForgotten:
     """Judge losses (n,) of the forget set against (m,) of never-seen data of the same classes.
 
-    An oracle's forget loss is above the unseen one half of the time by chance: the flag asks for `num_errors`
-    standard errors, 0 for any excess, and for `MIN_FLAGGED` losses on both sides: of fewer no spread can be told.
+    By chance an oracle's forget loss is above the unseen one in half of the cases. So the flag requires an excess of
+    `num_errors` standard errors (0: any excess), and `MIN_FLAGGED` losses on both sides: the spread of fewer losses
+    is not reliable.
     """
     x, y = as_values(forget, "forget losses"), as_values(unseen, "unseen losses")
     excess = float(x.mean() - y.mean())

@@ -1,4 +1,4 @@
-"""How far a model's numbers lie from the oracle's."""
+"""Distances of a model's metrics to the oracle's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ METRICS = (
 )  # fmt: skip
 
 GAP_METRICS = ("accuracy_forget", "accuracy_retain", "accuracy_test", "mia_auc")
-"""What the average gap is over; the attack is left out where it is not known."""
+"""Metrics in the average gap; the attack is left out if it is unknown."""
 
 
 def average_gap(values: Mapping[str, float], oracle: Mapping[str, float]) -> float:

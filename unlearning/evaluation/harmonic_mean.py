@@ -1,4 +1,4 @@
-"""H of continual forgetting: how much of the forgotten classes is gone and how much of the kept ones is left, in one.
+"""H of continual forgetting: one number for the loss on forgotten classes and the accuracy left on kept classes.
 
 H = 2 Acc_r Drop / (Acc_r + Drop),   Drop = Acc_f(first model) - Acc_f,
 with Acc_r and Acc_f the test accuracies on the kept classes and on those of this request. The first model is that
@@ -18,7 +18,7 @@ METRICS = (
 
 
 def h_mean(kept: float, before: float, after: float) -> float:
-    """Return H in [0, 1] of accuracies in [0, 1]; 0 where nothing is gone.
+    """Return H in [0, 1] of accuracies in [0, 1]; 0 if nothing was forgotten.
 
     Parameters
     ----------

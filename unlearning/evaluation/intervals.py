@@ -16,7 +16,7 @@ class Interval:
 
     mean: float
     sd: float | None
-    """Over seeds, with n - 1."""
+    """Standard deviation over seeds, with n - 1."""
     low: float | None
     high: float | None
     seeds: int

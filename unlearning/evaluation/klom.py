@@ -52,7 +52,7 @@ def klom(unlearned: Array, oracle: Array) -> Floats:
     u, o = (np.clip(as_ensemble(side), -_CLIP, _CLIP) for side in (unlearned, oracle))
     if u.shape[1] != o.shape[1] or min(len(u), len(o)) < MIN_MODELS:
         raise ValueError(f"KLOM needs {MIN_MODELS} models per side on the same samples; got {u.shape} and {o.shape}")
-    ranges = [_range(side) for side in (u, o)]  # each by itself: far from the other side is no outlier
+    ranges = [_range(side) for side in (u, o)]  # each side by itself: a value far from the other side is no outlier
     low, high = np.minimum(*(r[0] for r in ranges)), np.maximum(*(r[1] for r in ranges))
     p, q = _histograms(u, low, high), np.maximum(_histograms(o, low, high), _FLOOR)
     terms = np.zeros_like(p)

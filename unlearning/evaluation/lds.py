@@ -1,9 +1,9 @@
-"""LDS, the linear datamodeling score: how rightly attributions rank real retrainings.
+"""LDS, the linear datamodeling score: how well attributions rank real retrainings.
 
-For models trained on masks z_m (M, U) that attribution never saw, the margins of a target t are held against what its
-attributions add up to, sum_u z_mu tau_tu, by rank correlation (Spearman) over the models; the score is the mean over
-targets. "TRAK: Attributing Model Behavior at Scale" (arXiv:2303.14186), section 2. Other seeds' noise in the margins
-bounds it: even the true effects come to less than 1.
+For models trained on masks z_m (M, U) that were not used for the attribution, the margins of a target t are compared
+with the sums of attributions, sum_u z_mu tau_tu, by rank correlation (Spearman) over the models; the score is the mean
+over targets. "TRAK: Attributing Model Behavior at Scale" (arXiv:2303.14186), section 2. Noise of other seeds in the
+margins limits it: even the true effects score less than 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Lds:
     """The score over all targets."""
 
     value: float
-    """In [-1, 1]; 0 where attributions tell nothing."""
+    """In [-1, 1]; 0 if attributions are uninformative."""
     low: float
     """Of the 95 % interval over models, drawn anew 500 times, and `high`."""
     high: float

@@ -29,7 +29,7 @@ _NULL_SD = 0.54  # times 1/sqrt(n): the sd measured at n = 100, 240, 500, 1500 p
 
 
 def logistic_accuracy(forget: Array, unseen: Array, rng: np.random.Generator, splits: int = 10) -> float:
-    """Return the cross-validated accuracy in [0, 1] of telling forget losses (n,) from unseen losses (m,)."""
+    """Return the cross-validated accuracy in [0, 1] of separating forget losses (n,) from unseen losses (m,)."""
     x, y = as_values(forget, "forget losses"), as_values(unseen, "unseen losses")
     size = min(len(x), len(y))
     if size < MIN_SIZE:

@@ -1,4 +1,4 @@
-"""What a reader needs to know of a metric; each is declared in the file that has its mathematics."""
+"""The description of a metric; each is declared in the file with its mathematics."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def percent(value: float) -> str:
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: its name, its column, how it is read, and what it needs."""
+    """One metric: its name, its column, its interpretation, and its requirements."""
 
     name: str
     head: str
     """The title of its column."""
     title: str
-    """What it is, in a few words."""
+    """A short description."""
     better: Literal["oracle", "low", "high"]
     """Best where it is near the oracle's value, low, or high."""
     low: float
@@ -28,20 +28,20 @@ class Metric:
     """The range of its values; None is unbounded."""
     unit: str = "fraction"
     reading: str = ""
-    """How it is read, and when it misleads."""
+    """How to interpret it, and when it misleads."""
     write: Callable[[float], str] = "{:.3f}".format
     brief: bool = False
-    """Whether it is in the terminal's table too."""
+    """Whether the table on the terminal contains it."""
     cost: bool = False
-    """Whether it tells what a model cost, not what it does."""
+    """Whether it is a cost of the model and not a quality."""
     models: int = 1
-    """Oracles and as many unlearned models that it needs; 1 for a metric of a single model."""
+    """Number of oracles, and of unlearned models, that it needs; 1 for a metric of a single model."""
     steady_from: int = 1
-    """Models of each kind from which on its noise is small."""
+    """Number of models of each kind above which its noise is small."""
 
     @property
     def meaning(self) -> str:
-        """What it is and how it is read, in one line."""
+        """Description and interpretation in one line."""
         best = {"oracle": "best near the oracle's", "low": "low is best", "high": "high is best"}[self.better]
         unit = self.unit if self.unit != "fraction" else ""
         few = f"steady from about {self.steady_from} models of each kind" if self.steady_from > 1 else ""

@@ -1,4 +1,4 @@
-"""What one model does on the four sets, without looking at another model."""
+"""Measurements of one model on the four sets, without any other model."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def model_facts(
 ) -> ModelFacts:
     """Return accuracies, losses, attacks and flags of one model.
 
-    Give each model that is to be compared a new generator of one seed: the attacks then see the same samples and
-    splits. Attacks and the over-forgotten flag look at rows with equal classes on both sides.
+    Give each compared model a new generator of the same seed, so that attacks use the same samples and
+    splits. Attacks and the over-forgotten flag use rows with equal classes on both sides.
 
     Parameters
     ----------

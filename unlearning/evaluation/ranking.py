@@ -1,4 +1,4 @@
-"""Places by distance to the oracle, where differences that retrained models show among themselves are ties."""
+"""Ranks by distance to the oracle; differences as small as those between retrained models are ties."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 
 def places(distances: Mapping[str, float | None], floor: float) -> dict[str, int]:
-    """Return the place of each name, from 1, nearest first; None, a model without a distance, comes last.
+    """Return the rank of each name, from 1, nearest first; a model without a distance (None) comes last.
 
     All that are at most `floor` from the oracle share the first place. Of the others, those that are at most `floor`
     farther than the nearest of their group share a place.

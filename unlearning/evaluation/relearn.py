@@ -1,4 +1,4 @@
-"""Relearn time: how many steps of fine-tuning bring the forgotten samples back."""
+"""Relearn time: the number of fine-tuning steps until the forgotten samples are learned again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Relearn:
     """Fine-tuning of one model until a threshold."""
 
     steps: int
-    """Taken until the threshold was seen; where it was not reached, all there were."""
+    """Steps until the threshold was reached; all steps if it was not reached."""
     reached: bool
     start: float
     """Value of the criterion on the forget set before the first step, and `end` after the last."""

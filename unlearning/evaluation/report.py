@@ -1,4 +1,4 @@
-"""What is known of models, one or many, as the metrics hand it on."""
+"""Data classes for measurements of models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Splits(Generic[T]):
-    """One thing for each of the four sets of samples."""
+    """One value for each of the four sets of samples."""
 
     forget: T
     retain: T
@@ -29,12 +29,12 @@ class Splits(Generic[T]):
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What one model does, without looking at another."""
+    """Measurements of one model, without any other model."""
 
     values: dict[str, float]
     per_class: dict[str, list[float | None]]
-    """Accuracy of each class by set; None where the set has no sample of it."""
+    """Accuracy of each class by set; None if the set has no sample of the class."""
     attacks: dict[str, Attack]
     over_forgotten: OverForgotten | None
-    """None where never-seen data have no class of the forget set; then `attacks` is empty too."""
+    """None if never-seen data have no class of the forget set; then `attacks` is empty too."""
     collapsed: Collapsed

@@ -1,4 +1,4 @@
-"""How well one score tells two samples apart, and what chance alone would give."""
+"""How well a score separates two samples, and the values that chance alone gives."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rates(positive: Array, negative: Array) -> tuple[Floats, Floats]:
 def best_balanced_accuracy(positive: Array, negative: Array) -> float:
     """Return the largest (TPR + TNR) / 2 over all thresholds, in [1/2, 1].
 
-    1/2 where the positives score below the negatives: one threshold and one direction.
+    It is 1/2 if the positives score below the negatives, as only one direction counts.
     """
     tpr, fpr = rates(positive, negative)
     return float((1 + (tpr - fpr).max()) / 2)

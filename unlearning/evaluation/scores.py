@@ -1,4 +1,4 @@
-"""What a model says of each sample: loss, margin, probabilities, prediction."""
+"""Scores of samples under a model: loss, margin, probabilities, prediction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a model has forgotten, in plain words, from differences that are larger than chance.
+"""Verdicts: whether a model has forgotten, from differences that are larger than chance.
 
 An attack is a number per model. Over S seeds a model's numbers v_1..v_S are compared with those of S oracles, models
 retrained without the forgotten samples:
@@ -31,39 +31,39 @@ from scipy.stats import t as student
 Label = Literal["forgotten", "not forgotten", "damaged", "cannot be told here"]
 
 MIN_SEEDS = 2
-"""Below, the spread of retrained models is not known, and there is no verdict."""
+"""With fewer seeds the spread of retrained models is unknown, and there is no verdict."""
 _LEVEL = 0.05
 _PRIOR_MODELS = 4
 _TOLERANCE = 0.01
 MIN_DISTRIBUTION = 16
-"""Models of each kind from which on an attack on their distributions counts."""
+"""Number of models of each kind above which an attack on their distributions counts."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One number per model over the seeds: of the one judged, of the oracles, and of the originals."""
+    """One number per model and seed: for the judged model, the oracles, and the originals."""
 
     model: Sequence[float]
     oracle: Sequence[float]
     original: Sequence[float]
     sampling: float
-    """s_0, the standard deviation that the finite number of samples alone gives."""
+    """s_0, the standard deviation that is due to the finite number of samples."""
 
     def of_model(self, level: float) -> Difference:
-        """Return how far the model is from the oracles."""
+        """Return the difference of the model to the oracles."""
         return compare(self.model, self.oracle, self.sampling, level)
 
     def of_original(self, level: float) -> Difference:
-        """Return how far the original is from the oracles."""
+        """Return the difference of the original to the oracles."""
         return compare(self.original, self.oracle, self.sampling, level)
 
 
 @dataclass(frozen=True)
 class OfDistribution:
-    """One number of N models against N oracles: how well the two are told apart, beyond chance, and its direction."""
+    """One number of N models against N oracles: how well they can be told apart, beyond chance, and the direction."""
 
     model: float
-    """In excess of chance; below 0 where the model is beyond the oracles, away from the original."""
+    """Excess over chance; negative if the model is beyond the oracles, seen from the original."""
     model_error: float
     original: float
     original_error: float
@@ -71,11 +71,11 @@ class OfDistribution:
     """N."""
 
     def of_model(self, level: float) -> Difference:
-        """Return how far the models are from the oracles."""
+        """Return the difference of the models to the oracles."""
         return Difference(self.model, self._chance(level) * self.model_error, 0)
 
     def of_original(self, level: float) -> Difference:
-        """Return how far the originals are from the oracles."""
+        """Return the difference of the originals to the oracles."""
         return Difference(self.original, self._chance(level) * self.original_error, 0)
 
     def _chance(self, level: float) -> float:
@@ -84,27 +84,27 @@ class OfDistribution:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What can be said of a model."""
+    """The verdict on a model."""
 
     label: Label
     why: str
-    """The attacks or losses behind it, in a sentence."""
+    """The reason, in a sentence: which attacks, or which loss."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a model's numbers are from the oracles'."""
+    """The difference of a model's numbers to the oracles'."""
 
     mean: float
     """mean v - mean o."""
     chance: float
-    """The largest |mean| that chance gives."""
+    """The largest |mean| that is compatible with chance."""
     seeds: int
-    """Seeds that are told apart on their own."""
+    """Number of seeds that differ on their own."""
 
     @property
     def found(self) -> bool:
-        """Whether it is more than chance."""
+        """Whether the difference is larger than chance."""
         return abs(self.mean) > self.chance or self.seeds > 0
 
 

@@ -1,4 +1,4 @@
-"""Runs one unlearning method on one model, with what it declared to need and nothing else."""
+"""Runs one unlearning method on one model; the method gets only the inputs that it declares."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ Options = TypeVar("Options", bound=Config)
 
 @dataclass(frozen=True, eq=False)
 class Unlearned:
-    """What a method made of a model."""
+    """The result of an unlearning method."""
 
     model: Classifier
     """In evaluation mode."""
     seconds: float
-    """Of the method alone, evaluation not included."""
+    """Time of the method alone, without evaluation."""
     costs: Mapping[str, float] = field(default_factory=dict)
-    """What else it took, by names of the catalogue."""
+    """Other costs, by their names in the catalogue."""
     spent: tuple[Ledger, ...] = ()
-    """What clients have shown to make it."""
+    """Privacy releases of clients during the method."""
     left: Path | None = None
-    """The folder that a federated method leaves for the next request: its model, and the history of its replay."""
+    """The folder that a federated method writes for the next request: its model, and the history of its replay."""
 
 
 def options_of(method: Method, given: Mapping[str, Any], kind: str = "class") -> UnlearningConfig:
-    """Return a method's options, where not given its defaults for this kind of request; `given` may be wrong."""
+    """Return a method's options: `given`, which is validated, over the defaults for this kind of request."""
     return validated(method.config, method.name, {**method.config.defaults_for.get(kind, {}), **given})
 
 
 def validated(config: type[Options], name: str, given: Mapping[str, Any]) -> Options:
-    """Return the options of the method called `name`; `given` may be wrong."""
+    """Return the validated options of the method called `name`."""
     try:
         return config.model_validate({"name": name, **given})
     except ValidationError as error:
@@ -72,12 +72,12 @@ def refusal(method: Method, request: Request, history: HistoryConfig) -> str | N
 
 
 def unlearn_with(method: Method, options: UnlearningConfig, model: Classifier, roles: Roles, seed: int) -> Unlearned:
-    """Return what the method makes of a copy of `model`; equal arguments give equal bits on one kind of machine."""
+    """Apply the method to a copy of `model`; equal arguments give equal bits on one kind of machine."""
     purpose = f"unlearn-{method.name}"
     forget, retain = views_for(roles, method.needs, generator(seed, f"{purpose}-noise"))
     device = forget.x.device
     private = copy.deepcopy(model).eval().requires_grad_(method.needs.gradients)
-    torch.optim.SGD([torch.zeros(())], lr=1.0)  # a process's first optimiser imports for seconds, which are not its own
+    torch.optim.SGD([torch.zeros(())], lr=1.0)  # the first optimiser of a process imports slowly
     draws = torch_draws(torch_seed(seed, f"{purpose}-torch"), device)
     with draws, peak_memory(device) as peak, torch.set_grad_enabled(method.needs.gradients):
         begun = time.perf_counter()
@@ -93,9 +93,9 @@ def unlearn_with(method: Method, options: UnlearningConfig, model: Classifier, r
 
 
 def unlearn_federated(method: Method, options: UnlearningConfig, federation: Federation, left: Path) -> Unlearned:
-    """Return what a method that works on the federation makes of it; its draws are those of the run.
+    """Apply a method that works on the federation; its random draws are those of the run.
 
-    `left` is the folder for what the next request needs of it.
+    `left` is the folder for the files that the next request needs.
     """
     with peak_memory(federation.device) as peak, federation:
         begun = time.perf_counter()

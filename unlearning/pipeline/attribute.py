@@ -1,4 +1,4 @@
-"""`fedsim attribute`: which training samples, or clients, the predictions on some test samples depend on."""
+"""`fedsim attribute`: attributes predictions on test samples to training samples or to clients."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from unlearning.pipeline.source import Source, open_source
 METHODS = ("trak", "datamodels")
 FOLDER = "attributions"
 HELD_OUT_APART = 500_000
-"""Added to the seeds of subset models: those that judge attributions."""
+"""Offset of the seeds of those subset models that judge attributions."""
 _CHECKPOINTS, _PER_UNIT, _FEWEST = 5, 10, 20
 
 
@@ -56,22 +56,22 @@ def attribute(
     machine: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Path, Attribution]:
-    """Return the folder under `attributions/` of the run, and what is in it.
+    """Attribute predictions; return the folder under `attributions/` of the run, and the attribution in it.
 
     Parameters
     ----------
     run
-        A finished run, or the outcome of a request to forget: what is deleted there is attributed nothing.
+        A finished run, or the outcome of a request to forget; deleted samples have no attribution.
     of
         The test samples whose margins are attributed: `test=0,5-9` or `class=3`.
     method
         One of `METHODS`.
     unit
-        What they are attributed to.
+        The units to which margins are attributed.
     models
         Checkpoints of TRAK, by default 5; or subset models, by default ten per client.
     judges
-        Further subset models that attributions are judged by (LDS); none by default.
+        Number of further subset models that judge the attributions (LDS); none by default.
     share
         The probability with which a subset model keeps a unit.
     dimension
@@ -81,7 +81,7 @@ def attribute(
     force
         Replace one of that name.
     no_privacy
-        Tell of samples and clients that the run promises to hide.
+        Show samples and clients although the run promises privacy.
     machine
         Settings of this machine.
     say
@@ -171,7 +171,7 @@ def _trak(
 
 
 def time_of(source: Source) -> float:
-    """Return how long a run's training is in learning rates times steps; infinite where those are no measure, of Adam.
+    """Return the training time of a run, the sum of learning rate times steps; infinite for Adam.
 
     A round moves the global model by the mean of its clients' moves.
     """
@@ -217,8 +217,8 @@ def _subset_margins(
 
 
 def _write(folder: Path, source: Source, made: Attribution) -> None:
-    """Write the folder, in place of an older one of its name."""
-    from unlearning.pipeline.attribution_page import write_page  # matplotlib: not before there is something to draw
+    """Write the folder, replacing an older one of the same name."""
+    from unlearning.pipeline.attribution_page import write_page  # import matplotlib only when needed
 
     try:
         with new_content(folder) as temporary:

@@ -1,4 +1,4 @@
-"""What predictions owe to parts of the training data."""
+"""The attribution of predictions to parts of the training data."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Unit = Literal["sample", "client"]
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """What predictions owe to units of the training data."""
+    """The attribution of predictions to units of the training data."""
 
     scores: Floats
-    """(T, U): by how much the margin of a target is higher for a unit; below 0 it is harmful."""
+    """(T, U): the increase of a target's margin that is due to a unit; negative if the unit is harmful."""
     targets: IntArray
     """(T,) test rows."""
     units: IntArray
@@ -27,13 +27,13 @@ class Attribution:
     unit: Unit
     method: str
     models: int
-    """Checkpoints of TRAK, or subset models."""
+    """Number of checkpoints of TRAK, or of subset models."""
     of: str
     lds: Lds | None = None
 
 
 def summary(made: Attribution) -> list[str]:
-    """Return what was found, in lines."""
+    """Return a summary of the attribution, in lines."""
     mean = made.scores.mean(0)
     order = np.argsort(-mean, kind="stable")
     name = "client" if made.unit == "client" else "training sample"

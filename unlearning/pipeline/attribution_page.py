@@ -1,4 +1,4 @@
-"""The page of an attribution: how far it can be trusted, who contributes what, and the samples that matter most."""
+"""The report of an attribution: how reliable it is, contributions of clients, and the most important samples."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PICTURES = (
 
 
 def write_page(path: Path, source: Source, made: Attribution) -> Path:
-    """Write the page of an attribution as one HTML file."""
+    """Write the report of an attribution as one HTML file."""
     sections = [_lead(source, made)]
     sections.append(_clients(source, made) if made.unit == "client" else _samples(source, made))
     return html.write_page(path, f"What {made.of} owes to whom", str(source.folder.path), sections)
@@ -57,7 +57,7 @@ def _lead(source: Source, made: Attribution) -> Section:
 
 
 def _clients(source: Source, made: Attribution) -> Section:
-    """Return what each client contributes, the most helpful first."""
+    """Return the contribution of each client, the most helpful first."""
     mean, low, high = made.scores.mean(0), made.scores.min(0), made.scores.max(0)
     helped = (made.scores > 0).mean(0)
     names = source.data.dataset.client_names
@@ -72,7 +72,7 @@ def _clients(source: Source, made: Attribution) -> Section:
 
 
 def _samples(source: Source, made: Attribution) -> Section:
-    """Return the training samples that matter most to each of the first test samples."""
+    """Return the most important training samples for each of the first test samples."""
     dataset, count = source.data.dataset, min(_SHOWN, len(made.units))
     rows, tiles = [["Test sample", "Class", "Most helpful (row: class, score)", "Most harmful"]], []
     for target, scores in zip(made.targets[:_TARGETS].tolist(), made.scores, strict=False):
@@ -88,7 +88,7 @@ def _samples(source: Source, made: Attribution) -> Section:
 
 
 def _pictures(tiles: list[np.ndarray]) -> list[Plot]:
-    """Return a sheet with a row per test sample, or none where samples are no images."""
+    """Return a figure with a row per test sample; None if samples are not images."""
     if tiles[0].dtype != np.uint8 or tiles[0].ndim != 4:
         return []
     blank = np.full_like(tiles[0], 255)

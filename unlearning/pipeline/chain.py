@@ -1,4 +1,4 @@
-"""Requests in sequence: what a model still answers on each request's samples, after each of them."""
+"""Requests in sequence: the accuracy on each request's samples, after each of the requests."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Step(BaseModel):
     spec: str
     """The request."""
     model: str
-    """The method that was delivered; "original" before the first request; "oracle"."""
+    """The method whose model was delivered; "original" before the first request; or "oracle"."""
     forgotten: list[float | None]
-    """Accuracy on what each request up to this one forgot, the first request first; None where that is gone."""
+    """Accuracy on the samples of each request up to this one, in order; None if the samples were deleted."""
     retain: float
-    """Accuracy on what is kept after this request."""
+    """Accuracy on the samples that are kept after this request."""
     test: float
 
 
@@ -37,7 +37,7 @@ def steps_of(
 ) -> Iterator[Step]:
     """Yield what these models, with what was measured of them, answer after the request `spec` to a source.
 
-    One whose outputs are not finite is left out.
+    Models whose outputs are not finite are left out.
     """
     views = [_rows(source, roles.retain, request.rows) for request in source.earlier]
     for name, (model, measured) in models.items():

@@ -1,4 +1,4 @@
-"""How much a method has changed of each block of a network, as bars."""
+"""How much a method has changed each block of a network, as a bar plot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsim.report.figures import COLORS, Plot, add_legend, tidy, width_of
 from unlearning.pipeline.comparison import Comparison
 
 TOUCHED = 1e-3
-"""Relative change from which on a block counts as touched."""
+"""Relative change above which a block counts as touched."""
 
 _MOST = len(COLORS)
 
@@ -41,7 +41,7 @@ def _block(name: str) -> str:
 
 
 def plot_changes(comparison: Comparison, models: Mapping[str, Classifier]) -> list[Plot]:
-    """Return the figure of what the methods of a comparison have changed; nothing where there is no method."""
+    """Return the figure of the changes by the methods of a comparison; None if there is no method."""
     made = {row.name: models[row.name] for row in comparison.rows if row.kind == "method"}
     if not made:
         return []

@@ -1,4 +1,4 @@
-"""The outcome of `fedsim unlearn`: models side by side, as `comparison.json` keeps it."""
+"""The outcome of `fedsim unlearn`: a comparison of models, stored as `comparison.json`."""
 
 from __future__ import annotations
 
@@ -38,32 +38,32 @@ class Row(BaseModel):
     name: str
     kind: Kind
     where: Where | None
-    """Where a method runs; None for what is no method."""
+    """Where the method runs; None for models that are not made by a method."""
     verdict: Label | None
-    """None where there is no oracle, or too few seeds."""
+    """The verdict; None without an oracle, or with too few seeds."""
     why: str
-    """What the verdict rests on."""
+    """The reason of the verdict."""
     place: int | None
     """By distance to the oracle among the methods that run in the same place and the references, from 1; ties share
     one."""
     metrics: dict[str, Interval]
     """By names of `unlearning.evaluation.catalogue.METRICS`."""
     null: dict[str, float]
-    """What a metric is between models, or samples, that are alike."""
+    """Values of metrics between models, or samples, of equal distributions."""
     attacks: dict[str, dict[str, Any]]
-    """Of the first seed: value, chance level, standard error, sign, noise floor."""
+    """Attacks of the first seed: value, chance level, standard error, sign, noise floor."""
     flags: dict[str, int]
-    """In how many seeds each was raised."""
+    """For each flag, the number of seeds in which it was raised."""
     class_accuracy: list[float | None]
-    """Of the first seed: the test accuracy of each class."""
+    """The test accuracy of each class, for the first seed."""
 
     def mean(self, metric: str) -> float:
-        """Return the mean of a metric over seeds, NaN where it is not known."""
+        """Return the mean of a metric over seeds; NaN if it is unknown."""
         return self.metrics[metric].mean if metric in self.metrics else math.nan
 
 
 class Comparison(BaseModel):
-    """Everything that a request came to."""
+    """The complete outcome of a request."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,29 +73,29 @@ class Comparison(BaseModel):
     num_forget: int
     num_retain: int
     num_unseen: int
-    """Never-seen samples that attacks tell the forgotten ones from."""
+    """Number of never-seen samples that attacks compare with the forgotten ones."""
     clients_left: int
-    """Clients that have data without the forgotten samples, of `clients` that had before."""
+    """Number of clients that still have data, of the `clients` that had data before."""
     clients: int
     forgotten_classes: list[int]
-    """Forgotten samples of each class."""
+    """Number of forgotten samples of each class."""
     class_names: list[str]
-    """What the classes are called."""
+    """Names of the classes."""
     seeds: int
     rows: list[Row]
     """Original, oracle and baselines, then federated methods and central ones, each by verdict and distance."""
     floor: float | None
     """The largest gap, in points, between two oracles of different seeds; None with fewer than two."""
     notes: list[str]
-    """What was asked for and could not be done."""
+    """Notes on requested parts that were not possible."""
     chain: list[Step] = []
-    """What is still known of each request in the sequence that this one ends, after each of them."""
+    """For a sequence that ends with this request: accuracies on each request's samples, after each request."""
 
     @property
     def best(self) -> Row:
-        """The model that is delivered: of the methods asked for, the nearest to the oracle on held-out samples.
+        """The delivered model: of the requested methods, the one closest to the oracle on held-out samples.
 
-        It is the oracle where no method was asked for, and the first method where there is no oracle.
+        It is the oracle if no method was requested, and the first method if there is no oracle.
         """
         methods = [row for row in self.rows if row.kind == "method"]
         if not methods:
@@ -110,7 +110,7 @@ class Comparison(BaseModel):
 
     @property
     def is_ranked(self) -> bool:
-        """Whether there is an oracle to rank by."""
+        """Whether there is an oracle for a ranking."""
         return any(row.place is not None for row in self.rows)
 
 
@@ -146,7 +146,7 @@ def noise_floor(contestants: Mapping[str, Contestant]) -> float | None:
 
 
 def _places(contestants: Mapping[str, Contestant], floor: float | None) -> dict[str, int]:
-    """Return places among the methods of one kind of place, each time with the references; of these the last."""
+    """Return the ranks within the methods of each place, each time together with the references."""
     references = {name for name, c in contestants.items() if c.kind in ("original", "baseline")}
     out: dict[str, int] = {}
     for where in ("federated", "central"):
@@ -197,7 +197,7 @@ def _row(
 
 
 def _flags(runs: Sequence[Measured], oracles: Sequence[Measured]) -> list[str]:
-    """Return the flags of all seeds; over-forgotten is none where the oracle is it too."""
+    """Return the flags of all seeds; over-forgotten does not count if the oracle has this flag too."""
     expected = [oracle.flags for oracle in oracles] or [[]] * len(runs)
     return [
         flag
@@ -212,7 +212,7 @@ def _interval(found: Measurement, seeds: int) -> Interval:
 
 
 def _ensemble_metrics(contestant: Contestant, oracle: Contestant, rng: np.random.Generator) -> dict[str, Measurement]:
-    """Return the metrics that compare N models with N oracles, as far as N allows; diverged ones are left out."""
+    """Return the metrics that compare N models with N oracles, if N is large enough; diverged models are left out."""
     models: list[list[Measured | Brief]] = [
         [*(run for run in side.runs if run.facts is not None), *side.further] for side in (contestant, oracle)
     ]
@@ -226,7 +226,7 @@ def _ensemble_metrics(contestant: Contestant, oracle: Contestant, rng: np.random
 
 
 def read_comparison(folder: Path) -> Comparison:
-    """Return the outcome kept in the folder of an unlearning."""
+    """Return the comparison stored in the folder of an unlearning."""
     file = folder / FILE
     try:
         return Comparison.model_validate_json(unseal(file.read_bytes()))

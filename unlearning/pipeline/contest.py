@@ -1,4 +1,4 @@
-"""All models of one request beside each other: trained, unlearned and measured, seed by seed."""
+"""Trains, unlearns and measures all models of one request, seed by seed."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Contest:
     Parameters
     ----------
     scratch
-        Where federated methods leave the history of what they replay, until it has its place.
+        Temporary folder for the history that federated methods write during their replay.
     before
-        The contest of the request before, in a sequence: methods go on from their own models of it.
+        In a sequence, the contest of the previous request: methods continue from their own models of it.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Contest:
     ) -> None:
         self.inherited = inherited
         self.ledgers: dict[str, Ledger] = {}
-        """Of each method's model of the first seed."""
+        """Privacy ledgers of each method's model of the first seed."""
         self.source, self.request, self.entries = source, request, entries
         self.notes, self.say, self.progress = notes, say, progress
         self.scratch, self.before = scratch, before
@@ -79,13 +79,13 @@ class Contest:
         self.guides = Guides(source, request, self.roles, say)
         self.left = source.data.without(request.rows)
         self.made: dict[tuple[int, str], Unlearned] = {}
-        """What methods came to, by seed and name."""
+        """Results of methods, by seed and name."""
         self.contestants: dict[str, Contestant] = {}
         self.firsts: dict[str, tuple[Classifier, Measured]] = {}
         self.asked = [name for name, entry in entries.items() if entry.kind == "method"]
         self.failed: set[str] = set()
         self.oracle: Path | None = None
-        """The folder of the first seed's oracle."""
+        """Folder of the oracle of the first seed."""
 
     def run_seed(self, seed: int, *, oracle: bool) -> None:
         """Add a model of this seed to every contestant."""
@@ -94,7 +94,7 @@ class Contest:
         if self.asked and not any(made[name] for name in self.asked):
             raise RunFailed(f"no method came through: {'; '.join(self.notes)}; nothing was written")
         against: Measured | None = None
-        if oracle:  # after the methods: they are quick to fail
+        if oracle:  # after the methods, as these fail early
             self.say(f"seed {seed}: the oracle, trained from scratch without {self.request.spec}")
             delivered = not self.asked and seed == self.source.config.seed
             trained = retrained(self.source, self.left, seed, FOLDERS[0], self.progress, history=delivered)
@@ -114,7 +114,7 @@ class Contest:
         for name, result in made.items():
             if result is not None:
                 self.made[seed, name] = result
-                # What replays the rounds leaves clients their own models; all else leaves them as they were.
+                # A replay of the rounds also changes clients' own models; other methods do not.
                 own = self._personal(result.left, seed) or kept
                 measured = self._measure(result.model, against).with_values(own)
                 self._add(name, self.entries[name].kind, result.model, measured, result.seconds, result.costs)
@@ -131,7 +131,7 @@ class Contest:
                 self._add(name, "baseline", model, self._measure(model, against).with_values(kept), math.nan)
 
     def add_models(self, seeds: Sequence[int]) -> None:
-        """Add models of further seeds, of which margins alone are kept."""
+        """Add models of further seeds, of which only margins are kept."""
         methods: dict[str, Apply] = {}
         for name, entry in self.entries.items():
             if name in self.contestants and not entry.method.needs.federation:
@@ -186,12 +186,12 @@ class Contest:
         return retrained(source, source.data, seed, FOLDERS[1], self.progress)
 
     def _start(self, name: str, original: TrainedModel, seed: int) -> TrainedModel:
-        """Return what a method is to work on: in a sequence its own model of the request before, else the original."""
+        """Return the start model of a method: in a sequence its model of the previous request, else the original."""
         own = None if self.before is None else self.before.made.get((seed, name))
         return original if own is None else TrainedModel(own.left or original.folder, own.model, own.seconds)
 
     def _apply(self, name: str, entry: Entry, original: TrainedModel, seed: int) -> Unlearned | None:
-        """Return what a method made of a model; None, and never tried again, where it failed."""
+        """Apply a method and return its result; None if it failed, and it is then not tried again."""
         if name in self.failed:
             return None
         start = self._start(name, original, seed)
@@ -204,7 +204,7 @@ class Contest:
                 result = self._centrally(entry.method, entry.options, start.model, seed)
         except Exception as error:
             if isinstance(error, FedsimError) and len(self.asked) == 1 and entry.kind == "method":
-                raise  # it says what is wrong with the request
+                raise  # the error explains what is wrong with the request
             reason = f"{type(error).__name__}: {error}"
             self.notes.append(str(error) if isinstance(error, FedsimError) else f"{name} failed ({reason})")
             self.say(f"seed {seed}: {self.notes[-1]}")
@@ -223,14 +223,14 @@ class Contest:
         return Federation(config, self.source.data, self.left, start.folder, method.needs, self.progress, record)
 
     def _personal(self, folder: Path | None, seed: int) -> dict[str, float]:
-        """Return how the personal models do that training has left in a folder; nothing where there are none."""
+        """Return the metrics of the personal models in a folder; empty if there are none."""
         return personal_values(folder, self.source, self.left, self.roles, seed)
 
     def _measure(self, model: Classifier, against: Measured | None, *, floors: bool = False) -> Measured:
         return measure(model, self.roles, self.source.config.seed, against, floors=floors)
 
     def _costs_of_all(self) -> dict[str, float]:
-        """Return what retraining costs the federation; nothing where no method is to be compared by that."""
+        """Return the cost of retraining for the federation; empty if no method has such costs."""
         if not any(entry.method.needs.federation for entry in self.entries.values()):
             return {}
         config, able = self.source.config, np.count_nonzero(self.left.partition.sizes)
@@ -239,10 +239,10 @@ class Contest:
         return {"rounds": config.rounds, "clients_woken": woken, "traffic_mb": traffic}
 
     def chain(self, name: str) -> list[Step]:
-        """Return what is known of each request after each, along the way to a method's model of the first seed."""
+        """Return the accuracies on each request's samples after each request, for a method's first model."""
         if self.before is not None and name in self.before.firsts:
             before = self.before.chain(name)
-        else:  # it began with what was delivered then
+        else:  # it started from the model that was delivered then
             before = read_comparison(self.source.earlier[-1].folder).chain if self.source.earlier else []
         shown = [one for one in (() if before else ("original",)) + (name, "oracle") if one in self.firsts]
         models = {name: self.firsts[name] for name in shown}
@@ -266,7 +266,7 @@ class Contest:
             self.firsts.setdefault(name, (model, measured))
 
     def outcome(self, folder: Path, seeds: int, *, tells_classes: bool = True) -> Outcome:
-        """Return all of it, ranked."""
+        """Return the ranked outcome."""
         source, request = self.source, self.request
         rows = make_rows(self.contestants, request.kind, generator(source.config.seed, "ensembles"))
         before, after = (np.count_nonzero(data.partition.sizes) for data in (source.data, self.left))

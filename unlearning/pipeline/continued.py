@@ -1,4 +1,4 @@
-"""More rounds from an unlearned model: a run of its own, in which the forgotten have no part."""
+"""Continues training from an unlearned model: a new run, without the forgotten samples."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from unlearning.pipeline.source import open_source
 def continue_outcome(
     outcome: Path, rounds: int | None, progress: Progress | None = None, machine: Mapping[str, Any] | None = None
 ) -> RunResult:
-    """Train the model of an outcome on until round `rounds`, in a run folder beside the run that it is of.
+    """Continue to train the model of an outcome up to round `rounds`, in a new folder beside the outcome's run.
 
-    It goes on from the last state of a replay, bit for bit as if the forgotten had never been there; where the method
-    left a model and no more, from that model, with a server and clients that remember nothing.
+    It continues from the last state of a replay, bit for bit as if the forgotten samples had never existed. If the
+    method left only a model, it continues from that model, and server and clients start with new states.
 
     Raises
     ------
     FedsimError
-        If `rounds` are no more than the run has had, or the model does not tell what clients are to be sent.
+        If `rounds` is not larger than the rounds done, or the model does not determine what clients must be sent.
     """
     if rounds is None:
         raise FedsimError(f"{outcome}: is an unlearned model; say with --rounds up to which round it is to be trained")

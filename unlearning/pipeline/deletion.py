@@ -1,4 +1,4 @@
-"""A deletion from end to end: what it destroys, carried out, with a receipt in the run's ledger."""
+"""Carries out a deletion: plans it, destroys the files, and writes a receipt to the run's ledger."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _EVIDENCE = ("accuracy_forget", "accuracy_retain", "accuracy_test", "mia_auc", "
 
 
 def deleted_before(source: Source) -> list[str]:
-    """Return what was forgotten on the way to a source, the first first."""
+    """Return the earlier requests of a source, in order."""
     return [*read_deletions(source.root).specs, *(request.spec for request in source.earlier)]
 
 
 def planned(run: Path, specs: Sequence[str]) -> list[Destroyed]:
-    """Return what a deletion of these requests, one after another, would destroy; nothing is changed or trained."""
+    """Return what a deletion of these requests, in sequence, would destroy; nothing is changed or trained."""
     source = open_source(run)
     left = source.data
     for request in parse_in_sequence(specs, source.data, source.config.seed, deleted_before(source)):
@@ -49,7 +49,7 @@ def planned(run: Path, specs: Sequence[str]) -> list[Destroyed]:
 
 @dataclass(frozen=True)
 class Deletion:
-    """What is to be deleted, told before any work: afterwards nobody may look at it."""
+    """A description of what will be deleted, made before any work, as it may not be read afterwards."""
 
     asked: DeletionRequest
     command: str
@@ -57,7 +57,7 @@ class Deletion:
 
     @classmethod
     def of(cls, source: Source, requests: Sequence[Request], command: str, signer: Signer | None) -> Deletion:
-        """Return the deletion of these requests, and of all that led to the source."""
+        """Return the deletion of these requests and of all earlier ones of the source."""
         rows = np.unique(np.concatenate([*(e.rows for e in source.earlier), *(request.rows for request in requests)]))
         dataset, digest = source.whole or source.data.dataset, hashlib.sha256()
         for part in (rows, dataset.x_train[rows], dataset.y_train[rows]):
@@ -78,7 +78,7 @@ class Deletion:
     ) -> Receipt:
         """Purge the run of the source in favour of the outcome in `folder`, and write the receipt.
 
-        What is to be done is written down first, so that `finish` can end what was interrupted.
+        The plan is written first, so that `finish` can complete an interrupted purge.
         """
         receipt = self._receipt(source, folder, comparison, purge.plan(source, left, folder))
         pending = _Pending(receipt=receipt, key=self.signer.fingerprint if self.signer else None)
@@ -115,23 +115,23 @@ class Deletion:
 
 
 class _Pending(BaseModel):
-    """A purge that has begun, as `purging.json` keeps it until it is over."""
+    """A purge in progress; `purging.json` stores it until the purge is complete."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     receipt: Receipt
-    """As it is to be written in the end."""
+    """The receipt that will be written at the end."""
     key: str | None
-    """Fingerprint of the key that is to sign it."""
+    """Fingerprint of the key that will sign the receipt."""
 
 
 def finish(run: Path, sign: Path | None, say: Callable[[str], None]) -> Receipt:
-    """End a purge that was interrupted; what was asked, measured and planned then is what is done.
+    """Complete an interrupted purge as it was planned.
 
     Raises
     ------
     FedsimError
-        If there is none, what it left is damaged, or it was to be signed with another key.
+        If there is no such purge, its plan is damaged, or it must be signed with another key.
     """
     signer = None if sign is None else load_signer(sign)
     file = run / purging.FILE
@@ -157,7 +157,7 @@ def _carry_out(
     root: Path, config: RunConfig, left: FederatedData, receipt: Receipt, signer: Signer | None,
     say: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Do what the receipt says, from the beginning or from where it was left, and write it."""
+    """Carry out the plan of the receipt, also after an interruption, and write the receipt."""
     destroyed = receipt.destroyed
     purge.carry_out(root, config, left, root / "unlearned" / receipt.outcome, destroyed)
     file = add_receipt(root, receipt, signer)

@@ -1,7 +1,7 @@
-"""The ledger of what a run has deleted, and a receipt for each deletion: `deletions.json` and `receipts/`.
+"""The ledger of a run's deletions, `deletions.json`, and a receipt for each deletion in `receipts/`.
 
-Receipts are chained: each names the SHA-256 of the file before it, and the ledger that of every one. Who holds an old
-hash can tell that nothing before it was changed. A signature (Ed25519) tells who wrote a receipt.
+Receipts are chained: each contains the SHA-256 of the previous file, and the ledger that of every receipt. With an old
+hash one can verify that no earlier receipt was changed. A signature (Ed25519) shows who wrote a receipt.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ RECEIPTS = "receipts"
 
 
 class Destroyed(BaseModel):
-    """Something that is no longer in the folder of the run."""
+    """A file or folder that was destroyed."""
 
     model_config = ConfigDict(frozen=True)
 
     path: str
-    """Relative to the run."""
+    """Path relative to the run folder."""
     bytes: int
     what: str
 
 
 class DeletionRequest(BaseModel):
-    """What was to be forgotten; earlier requests whose outcome it goes on from are part of it."""
+    """The deleted samples, including those of earlier requests that led to the model."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,11 +44,11 @@ class DeletionRequest(BaseModel):
     clients: list[int]
     """Those that have no data left."""
     rows_sha256: str
-    """Of the rows' numbers, inputs and labels, ascending."""
+    """SHA-256 of the rows' numbers, inputs and labels, in ascending order of rows."""
 
 
 class Receipt(BaseModel):
-    """What a deletion was, what was done, and how well it went; `receipts/NNNN.json`."""
+    """A deletion: the request, what was destroyed, and measured evidence; `receipts/NNNN.json`."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -66,22 +66,22 @@ class Receipt(BaseModel):
     model_sha256_after: str
     destroyed: list[Destroyed]
     remains: list[str]
-    """What is not in this folder's power to destroy."""
+    """What a deletion in this folder cannot destroy."""
     verdict: str
     evidence: dict[str, dict[str, float]]
     """{model: {metric: mean over seeds}}."""
     versions: dict[str, str]
     previous_sha256: str | None
-    """Of the receipt before; None for the first."""
+    """SHA-256 of the previous receipt; None for the first."""
 
 
 class Deletions(BaseModel):
-    """`deletions.json`: what the run must never look at again, and the receipts of it."""
+    """`deletions.json`: the samples that the run must never read again, and the receipts."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     specs: list[str] = []
-    """In the order in which they were asked for; those of runs that this one comes from first."""
+    """Requests in order; those of the runs from which this run was derived come first."""
     clients: list[int] = []
     """Those that have no data left."""
     receipts: list[str] = []
@@ -89,7 +89,7 @@ class Deletions(BaseModel):
 
 
 def read_deletions(run: Path) -> Deletions:
-    """Return the ledger of a run; an empty one where nothing was deleted.
+    """Return the ledger of a run; it is empty if nothing was deleted.
 
     Raises
     ------
@@ -111,14 +111,14 @@ def write_deletions(run: Path, deletions: Deletions) -> None:
 
 
 def add_receipt(run: Path, receipt: Receipt, signer: Signer | None = None) -> Path:
-    """Write a receipt, its page and its signature, and enter it into the ledger; returns its file."""
+    """Write a receipt with its page and signature, and add it to the ledger; return its file."""
     folder, name = run / RECEIPTS, f"{receipt.number:04d}"
     content = receipt.model_dump_json(indent=1).encode() + b"\n"
     file = write_atomically(folder / f"{name}.json", content, folders=True)
     if signer is not None:
         write_atomically(folder / f"{name}.sig", signer.sign(content))
     ledger, digest = read_deletions(run), hashlib.sha256(content).hexdigest()
-    if digest not in ledger.receipts:  # else it was entered before a purge was interrupted
+    if digest not in ledger.receipts:  # otherwise it was added before a purge was interrupted
         write_deletions(
             run,
             Deletions(
@@ -135,7 +135,7 @@ def add_receipt(run: Path, receipt: Receipt, signer: Signer | None = None) -> Pa
 
 
 def read_receipts(run: Path) -> list[Receipt]:
-    """Return the receipts of a run, the first one first.
+    """Return the receipts of a run, in order.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def read_receipts(run: Path) -> list[Receipt]:
 
 
 def verify(run: Path, public_key: Path | None = None) -> list[str]:
-    """Return a line on each receipt, having checked its hash, its place in the chain, its signature and what is gone.
+    """Check each receipt's hash, place in the chain, signature and destroyed files; return a line on each receipt.
 
     `public_key` is the PEM file of the key that all receipts must be signed with; without, a signature is checked
     against the key that it names.
@@ -162,7 +162,7 @@ def verify(run: Path, public_key: Path | None = None) -> list[str]:
     Raises
     ------
     FedsimError
-        If anything is not as the receipts say.
+        If anything differs from the receipts.
     """
     hashes, lines, before = read_deletions(run).receipts, [], None
     for receipt, digest in zip(read_receipts(run), hashes, strict=True):
@@ -186,7 +186,7 @@ def verify(run: Path, public_key: Path | None = None) -> list[str]:
 
 
 def _is_back(run: Path, gone: Destroyed, receipt: Receipt, hashes: list[str]) -> bool:
-    """Return whether a destroyed file is there again; of those that every deletion replaces, none is asked."""
+    """Return whether a destroyed file exists again; files that every deletion replaces are not checked."""
     return not gone.what.startswith("replaced") and (run / gone.path).exists() and receipt.number == len(hashes)
 
 

@@ -1,9 +1,9 @@
-"""Many models of one recipe without run folders: originals and oracles of other seeds, and models of subsets.
+"""Trains many models of one recipe without run folders: originals and oracles of other seeds, and subset models.
 
-A member is trained by the simulation as a run of its seed is, to the same bits: its rounds are not evaluated, nothing
-is drawn, and no folder is made. What is kept of it is one file, `unlearned/members/HASH` under the run, named by what
-decides its bits: recipe, seed, data, the rows it never sees, and the code. So members that are there are never trained
-again, whatever request they serve, and an interrupted ensemble goes on with those that are missing.
+A member is trained bit for bit like a run of its seed, but its rounds are not evaluated, nothing is drawn, and no
+folder is made. Each member is stored as one file, `unlearned/members/HASH` under the run; the hash covers all that
+decides its bits: recipe, seed, data, the rows it never sees, and the code. So existing members are never trained
+again, whatever request they serve, and an interrupted ensemble continues with the missing ones.
 
 No member sees a row that a deletion has taken from the run: it starts from the data of an opened source, see
 `unlearning.pipeline.source`, in which those rows are blank; and a purge destroys all members.
@@ -50,7 +50,7 @@ Part = Literal["train", "test", "unseen"]
 
 _BATCH = 500
 _WORTH_A_PROCESS = 16  # members
-_REPORTS = 10  # lines that tell how far an ensemble is
+_REPORTS = 10  # progress lines of an ensemble
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +59,11 @@ class Member:
 
     seed: int
     left_out: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
-    """Training rows, ascending; of an original none."""
+    """Training rows that it never sees, ascending; empty for an original."""
 
 
 class Kept:
-    """What is kept of a member."""
+    """The stored results of a member."""
 
     def __init__(self, tensors: Tensors) -> None:
         self._tensors = tensors
@@ -73,11 +73,11 @@ class Kept:
         return np.asarray(self._tensors[f"margins/{part}"].numpy()[rows], np.float64)
 
     def right(self, part: Part, rows: IntArray) -> Floats:
-        """Return 1 for each of the rows (n,) that it answers rightly, else 0, (n,); or the share of right labels."""
+        """Return for each of the rows (n,) 1 if its answer is right, else 0, (n,); or the share of right labels."""
         return np.asarray(self._tensors[f"right/{part}"].numpy()[rows], np.float64)
 
     def logits(self, part: Part, rows: IntArray) -> Floats:
-        """Return the logits of rows (n,), (n, C), where they are kept."""
+        """Return the logits of rows (n,), (n, C), if they were kept."""
         return np.asarray(self._tensors[f"logits/{part}"].numpy()[rows], np.float64)
 
     @property
@@ -86,7 +86,7 @@ class Kept:
         return float(self._tensors["seconds"])
 
     def model(self, source: Source) -> Classifier:
-        """Return the member in evaluation mode, where it is kept."""
+        """Return the member in evaluation mode, if it was kept."""
         model = build_run_model(source.config, source.data.dataset)
         prefix = "model/"
         state = {name.removeprefix(prefix): v for name, v in self._tensors.items() if name.startswith(prefix)}
@@ -96,17 +96,17 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Members that are trained, each in its file."""
+    """Trained members, each stored in a file."""
 
     files: list[Path]
     trained: int
-    """Of them, those that were not there before."""
+    """Number of members that had to be trained now."""
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __iter__(self) -> Iterator[Kept]:
-        """Yield what is kept of each, one at a time in memory."""
+        """Yield the stored results of each member, one at a time in memory."""
         for file in self.files:
             kept = _read(file)
             assert kept is not None
@@ -120,21 +120,21 @@ def train_members(
     say: Callable[[str], None] = lambda line: None,
     what: str = "models",
 ) -> Ensemble:
-    """Return the members, having trained those that are not there yet.
+    """Train the missing members, and return all.
 
     Parameters
     ----------
     source
-        Whose recipe, and on whose data.
+        Provides the recipe and the data.
     members
-        In the order in which they come back.
+        The members, in the order of the result.
     keep
         "margins" of all samples are kept at any rate, 5 bytes each; "logits" take 4 C bytes each, "model" the size of a
         model per member.
     say
-        Gets a line now and then.
+        Receives progress lines.
     what
-        What they are called there.
+        Name of the members in these lines.
     """
     config, place = member_config(source.config), source.root / "unlearned" / MEMBERS
     files = [place / member_hash(source, member, keep) for member in members]
@@ -153,14 +153,14 @@ def train_members(
 
 
 def member_config(config: RunConfig) -> RunConfig:
-    """Return a run's configuration without what only a run folder needs, to be trained in one process."""
+    """Return a run's configuration for training a member: in one process, without what only a run folder needs."""
     engine = config.engine.model_copy(update={"name": "inprocess"})
     changes = {"eval_every": config.rounds, "eval_clients": "none", "history": HistoryConfig(), "engine": engine}
     return config.model_copy(update=changes)
 
 
 def member_hash(source: Source, member: Member, keep: frozenset[Keep]) -> str:
-    """Return 32 hexadecimal digits that tell apart all members, and what is kept of them."""
+    """Return 32 hexadecimal digits that identify a member and what is kept of it."""
     recipe = recipe_hash(source.config.model_copy(update={"seed": member.seed}), source.data)
     rows = hashlib.sha256(np.ascontiguousarray(member.left_out, np.int64).tobytes()).hexdigest()
     told = json.dumps([recipe, rows, sorted(keep - {"margins"}), code_in_use()], sort_keys=True)
@@ -168,7 +168,7 @@ def member_hash(source: Source, member: Member, keep: frozenset[Keep]) -> str:
 
 
 def trained_tensors(config: RunConfig, data: FederatedData) -> Tensors:
-    """Return the state dict of a run's final model: the simulation, and nothing around it."""
+    """Return the state dict of a run's final model, by the simulation alone."""
     simulation = Simulation(config, data=data)
     with contextlib.closing(simulation.engine()) as engine:
         state = simulation.begin()
@@ -180,7 +180,7 @@ def trained_tensors(config: RunConfig, data: FederatedData) -> Tensors:
 def _train(
     config: RunConfig, data: FederatedData, member: Member, keep: frozenset[Keep], device: torch.device
 ) -> bytes:
-    """Return the file of a member."""
+    """Train a member and return its file."""
     config = config.model_copy(update={"seed": member.seed})
     own = data.without(member.left_out) if len(member.left_out) else data
     begun = time.perf_counter()
@@ -220,7 +220,7 @@ def _logits(model: Classifier, data: FederatedData, part: str, rows: IntArray) -
 
 
 def _read(file: Path) -> Tensors | None:
-    """Return the tensors in the file of a member; None where it is not there, or not what was written."""
+    """Return the tensors in the file of a member; None if it is missing or damaged."""
     try:
         content = file.read_bytes()
         return load(content[32:]) if hashlib.sha256(content[32:]).digest() == content[:32] else None
@@ -235,7 +235,7 @@ def _trained(config: RunConfig, source: Source, missing: dict[Path, Member], kee
         for file, member in missing.items():
             yield write_atomically(file, _train(config, source.data, member, keep, source.device), folders=True)
         return
-    # joblib's processes do not run the caller's script anew, as those of multiprocessing do that are no forks.
+    # joblib's processes do not execute the caller's script again, unlike spawned processes of multiprocessing.
     jobs = (
         delayed(_train_in_process)(config, source.data, member, keep, source.device, file)
         for file, member in missing.items()
@@ -244,9 +244,9 @@ def _trained(config: RunConfig, source: Source, missing: dict[Path, Member], kee
 
 
 def num_processes(config: RunConfig, models: int) -> int:
-    """Return how many processes train so many members: `engine.num_workers`, or all cores; one for a few members.
+    """Return the number of processes for so many members: `engine.num_workers`, or all cores; 1 for a few members.
 
-    A process takes seconds to begin.
+    A process takes seconds to start.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(config.engine.num_workers or cores // config.engine.threads, models // _WORTH_A_PROCESS))

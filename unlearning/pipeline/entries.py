@@ -1,4 +1,4 @@
-"""Which methods take part in a request, each with its options."""
+"""The methods of a request, each with its options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BASELINE = "finetune"
 
 @dataclass(frozen=True)
 class Entry:
-    """A method with its options, and whether it was asked for or stands beside."""
+    """A method with its options, and whether it was requested or is a baseline."""
 
     method: Method
     options: UnlearningConfig
@@ -30,23 +30,23 @@ class Entry:
 
 
 class WantedModels(NamedTuple):
-    """What the caller wants models of."""
+    """The methods that the caller requests."""
 
     methods: list[str]
-    """Names, or "all" alone; empty where the oracle alone was asked for."""
+    """Names, or only "all"; empty if only the oracle was requested."""
     oracle: bool
-    """Whether they are to stand beside retraining."""
+    """Whether to compare with retraining."""
     stem: str
-    """Begins the name of the outcome's folder."""
+    """Start of the name of the outcome's folder."""
 
 
 def asked_for(methods: Sequence[str], compare: str | None) -> WantedModels:
-    """Return what these names ask for; files of the user's own are loaded.
+    """Return the methods that these names request; plugin files are loaded.
 
     Raises
     ------
     FedsimError
-        If there is no method of a name, or nothing is asked for.
+        If a method does not exist, or nothing is requested.
     """
     if compare not in (None, RETRAIN):
         raise FedsimError(f"--compare {compare}: cannot be compared with; {nearest(compare or '', [RETRAIN])}")
@@ -58,14 +58,14 @@ def asked_for(methods: Sequence[str], compare: str | None) -> WantedModels:
         allow(name, "--method")
     asked = [load_unlearning(name).name if plugin_of(name) else name for name in asked]
     for name in asked if asked != ["all"] else []:
-        load_unlearning(name)  # a name that does not exist: before the data is read
+        load_unlearning(name)  # raise for unknown names before the data is read
     return WantedModels(asked, RETRAIN in names or compare is not None, "-".join(asked) or RETRAIN)
 
 
 def entries_of(
     asked: Sequence[str], request: Request, history: HistoryConfig, overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Entry], list[str]]:
-    """Return the methods to run, the baseline among them, and why others that `all` names cannot."""
+    """Return the methods to run, including the baseline, and why other methods of `all` cannot run."""
     names = sorted(declared("unlearning", "unlearning")) if asked == ["all"] else list(asked)
     methods = {name: load_unlearning(name) for name in dict.fromkeys([*names, _BASELINE])}
     given = _sorted_options(overrides, names, methods)
@@ -91,7 +91,7 @@ def entries_of(
 def private_entries(
     entries: dict[str, Entry], inherited: Ledger | None, asked: Sequence[str], notes: list[str]
 ) -> dict[str, Entry]:
-    """Return the methods that keep what the run promises; one that was asked for by name has to be among them."""
+    """Return the methods that keep the run's privacy promise; refuse if a method requested by name does not."""
     kept = {}
     for name, entry in entries.items():
         if (reason := breach(entry.method, inherited)) is None:
@@ -108,7 +108,7 @@ def private_entries(
 def _sorted_options(
     overrides: Mapping[str, Any], asked: Sequence[str], methods: Mapping[str, Method]
 ) -> dict[str, dict[str, Any]]:
-    """Return the options given for each method."""
+    """Return the given options of each method."""
     given: dict[str, dict[str, Any]] = {name: {} for name in methods}
     for key, value in overrides.items():
         name, dot, option = key.partition(".")

@@ -1,8 +1,8 @@
-"""What is to be forgotten, as text.
+"""Parses the samples to forget from text.
 
-`client=7`, `class=3`, `identity=12`, `first=1500`, `indices=FILE`, `random=0.01` or `canaries=mislabelled`; several
-joined with `+`. Numbers may be ranges, `identity=190-1249`; what a folder of images has columns for, such as
-`family_id=F0001`, is named as the column is.
+`client=7`, `class=3`, `identity=12`, `first=1500`, `indices=FILE`, `random=0.01` or `canaries=mislabelled`; several are
+joined with `+`. Numbers may be ranges, `identity=190-1249`. A column of a folder of images, such as
+`family_id=F0001`, is used by its name.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Request:
 
     spec: str
     kind: str
-    """class, samples or clients; samples where the parts are of several kinds."""
+    """class, samples or clients; samples if the parts are of several kinds."""
     rows: IntArray
     """(F,) training rows to forget, ascending; each is held by some client."""
     retain: IntArray
@@ -59,7 +59,7 @@ class Request:
 def parse_in_sequence(
     specs: Sequence[str], data: FederatedData, seed: int, earlier: Sequence[str] = ()
 ) -> list[Request]:
-    """Return requests of which each has its rows in what those before it, and `earlier` ones, have left."""
+    """Return requests in sequence: each uses the rows that remain after the requests before it and `earlier` ones."""
     before, requests = list(earlier), []
     for spec in specs:
         requests.append(parse_forget(spec, data, seed, before))
@@ -70,14 +70,14 @@ def parse_in_sequence(
 
 
 def parse_forget(spec: str, data: FederatedData, seed: int, earlier: Sequence[str] = ()) -> Request:
-    """Return the rows that `spec` names; `seed`, the run's, draws those of `random=`.
+    """Return the request for the rows that `spec` names; `seed`, that of the run, draws the rows of `random=`.
 
-    `earlier` are the requests that have led to `data`: an error says that it may be one of theirs.
+    `earlier` are the requests that led to `data`; an error line mentions that a sample may belong to these.
 
     Raises
     ------
     FedsimError
-        If it is malformed, names something unknown, nothing, or everything.
+        If it is malformed, or names something unknown, no sample, or all samples.
     """
     parts = [part.partition("=") for part in re.split(r"\+(?=\s*\w+\s*=)", spec)]
     rows, kinds = [], set()
@@ -150,7 +150,7 @@ def _rows(key: str, value: str, data: FederatedData, seed: int, number: int) -> 
 
 
 def straddling(request: Request, data: FederatedData) -> list[str]:
-    """Return a line on how many people have samples both to forget and to keep; nothing if nobody has."""
+    """Return a line on the number of people with samples both to forget and to keep; empty if there are none."""
     identity = data.dataset.identity_train
     if identity is None or not (both := np.intersect1d(identity[request.rows], identity[request.retain]).size):
         return []
@@ -160,8 +160,8 @@ def straddling(request: Request, data: FederatedData) -> list[str]:
 def _known(key: str, value: str, valid: IntArray, trained: IntArray, names: tuple[str, ...] | None = None) -> list[int]:
     """Return the ids in `value`: each must be one of the `valid`, and one of the `trained`, which hold a sample.
 
-    Where the ids have `names`, a name goes before a number: class=3 is the class that is called 3. A range stands for
-    those of its ids that hold a sample.
+    If the ids have `names`, names take precedence: class=3 is the class with the name "3". A range means
+    those of its ids that have a training sample.
     """
     what = {"clients": "client"}.get(key, key)
     ids = []
@@ -205,7 +205,7 @@ def _share(value: str) -> float:
 
 
 def _from_file(path: Path, held: IntArray, num_rows: int) -> IntArray:
-    """Return the rows in a file: an integer `.npy`, or text with numbers apart by spaces, commas or new lines."""
+    """Return the rows in a file: an integer `.npy`, or text with numbers separated by spaces, commas or line ends."""
     try:
         require_regular(path)
         if path.suffix == ".npy":

@@ -1,4 +1,4 @@
-"""`--models N`: what N originals, N oracles and N models of each method answer, of which margins alone are kept."""
+"""`--models N`: margins of N originals, N oracles and N models of each method; the models are not kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unlearning.pipeline.roles import rows_of_tests
 from unlearning.pipeline.source import Source
 
 Apply = Callable[[Classifier, int], Brief | None]
-"""(an original, its seed) -> what is known of what a method makes of it."""
+"""(an original, its seed) -> measurements of the method's result."""
 
 
 def further_models(
@@ -24,7 +24,7 @@ def further_models(
     methods: Mapping[str, Apply],
     say: Callable[[str], None],
 ) -> dict[str, list[Brief]]:
-    """Return what is known of the models of further seeds: of "original", "oracle" and each method.
+    """Return measurements of models of further seeds: of "original", "oracle" and each method.
 
     Originals serve all requests of a run. Models whose outputs are not finite are left out.
     """
@@ -40,7 +40,7 @@ def further_models(
 
 
 class _Known:
-    """Reads what a request needs to know of a member."""
+    """Reads the measurements of a member that a request needs."""
 
     def __init__(self, source: Source, request: Request) -> None:
         self.seed, dataset = source.config.seed, source.data.dataset

@@ -1,7 +1,7 @@
-"""What some methods are given beside samples: what logits owe to what is to be forgotten, and an oracle's logits.
+"""Further inputs of some methods: the effect of the forgotten samples on logits, and the logits of an oracle.
 
-Both come from further models of the recipe, see `unlearning.pipeline.ensemble`: subset models of seeds that nothing
-else has, the same for every request where units are clients or samples; and oracles of seeds that never judge.
+Both come from further models of the recipe, see `unlearning.pipeline.ensemble`: subset models with seeds that nothing
+else uses, shared by all requests if units are clients or samples; and oracles with seeds that never judge.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from unlearning.pipeline.roles import Roles, rows_of_tests
 from unlearning.pipeline.source import Source
 
 SUBSETS_APART, ORACLES_APART = 1_000_000, 2_000_000
-"""Added to the run's seed: far from those of comparisons and tunings."""
+"""Offsets to the run's seed, far from those of comparisons and tunings."""
 _PER_UNIT = 10
 _FEWEST_GROUPS, _MOST_GROUPS = 20, 50
-_JUDGED = 2_000  # samples that penalty and scale are chosen on
-_TOGETHER = 5_000  # outputs that are fitted at once
+_JUDGED = 2_000  # samples for the choice of penalty and scale
+_TOGETHER = 5_000  # outputs that are fitted together
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """Parts of the training data that subset models are trained with or without."""
+    """Parts of the training data that each subset model includes or leaves out."""
 
     rows: list[IntArray]
     """Of each."""
     forgotten: IntArray
-    """Those that make up what is to be forgotten."""
+    """Indices of the units that form the samples to forget."""
     serves_all: bool
-    """Whether they are the same for other requests."""
+    """Whether the units are the same for all requests."""
 
     def left_out(self, mask: Bools) -> IntArray:
-        """Return the rows, ascending, of the units that a mask (U,) leaves out."""
+        """Return the rows of the units that a mask (U,) leaves out, ascending."""
         out = [rows for rows, kept in zip(self.rows, mask, strict=True) if not kept]
         return np.sort(np.concatenate(out)) if out else np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class Shifts:
-    """Delta_F of the samples of each role, (n, C), and what it took to know it."""
+    """Delta_F of the samples of each role, (n, C), with its scale and costs."""
 
     of: Splits[Floats]
     scale: float
@@ -62,7 +62,7 @@ class Shifts:
 
 
 class Guides:
-    """Makes what methods of one request are given, once for all of its seeds."""
+    """Computes the further inputs for the methods of one request, once for all of its seeds."""
 
     def __init__(self, source: Source, request: Request, roles: Roles, say: Callable[[str], None]) -> None:
         self.source, self.request, self.roles, self.say = source, request, roles, say
@@ -70,12 +70,12 @@ class Guides:
         """By method."""
 
     def train_oracles(self, method: Method, seeds: Sequence[int]) -> None:
-        """Train the oracles that models of these seeds are matched to, if the method needs some."""
+        """Train the oracles that models of these seeds are matched to, if the method needs them."""
         if method.needs.oracle:
             self._oracles(seeds)
 
     def roles_for(self, method: Method, options: UnlearningConfig, seed: int) -> Roles:
-        """Return the roles with what the method needs in the views of forgotten and kept samples."""
+        """Return the roles; the views of forgotten and kept samples contain the method's further inputs."""
         roles = self.roles
         if method.needs.attribution:
             if method.name not in self.shifts:
@@ -90,7 +90,7 @@ class Guides:
         return roles
 
     def with_oracle(self, forget: Floats, retain: Floats) -> Roles:
-        """Return the roles with an oracle's logits of forgotten and kept samples."""
+        """Return the roles with an oracle's logits for forgotten and kept samples."""
         roles = self.roles
         return replace(
             roles,
@@ -99,7 +99,7 @@ class Guides:
         )
 
     def costs(self, method: Method, seconds: float) -> dict[str, float]:
-        """Return what a method's guides have cost, given the time of the method alone."""
+        """Return the costs of a method's further inputs, given the time of the method alone."""
         if method.name not in self.shifts:
             return {"models_trained": 1.0} if method.needs.oracle else {}
         costs = dict(self.shifts[method.name].costs)
@@ -110,11 +110,11 @@ class Guides:
 
     @property
     def names(self) -> set[str]:
-        """Those that `direct` returns."""
+        """Names of the predictions that `direct` returns."""
         return {f"{name} (direct)" for name in self.shifts}
 
     def direct(self, logits: Splits[Array]) -> dict[str, Splits[Array]]:
-        """Return by name the logits of a model less what they owe to what is forgotten: predictions, of no model."""
+        """Return, by name, a model's logits minus the effect of the forgotten samples: predictions without a model."""
         found = {}
         for name, shifted in self.shifts.items():
             sides = ((np.asarray(getattr(logits, role)), shift) for role, shift in shifted.of.items())
@@ -132,7 +132,7 @@ def units_of(request: Request, data: FederatedData, unit: str, seed: int) -> Uni
     Raises
     ------
     FedsimError
-        If what is to be forgotten does not consist of whole units.
+        If the samples to forget do not consist of whole units.
     """
     unit = "client" if unit == "auto" and request.kind == "clients" else unit
     if unit in ("client", "sample"):
@@ -150,7 +150,7 @@ def units_of(request: Request, data: FederatedData, unit: str, seed: int) -> Uni
 
 
 def units_by(data: FederatedData, unit: str) -> Units:
-    """Return every client that holds samples, or every sample that a client holds, as units; none is forgotten."""
+    """Return every client with samples, or every sample that a client holds, as units; none of them is forgotten."""
     held, clients = np.sort(data.partition.indices), np.flatnonzero(data.partition.sizes).tolist()
     rows = [data.partition[client] for client in clients] if unit == "client" else list(held[:, None])
     return Units(rows, np.empty(0, np.int64), serves_all=True)
@@ -159,9 +159,9 @@ def units_by(data: FederatedData, unit: str) -> Units:
 def subset_members(
     source: Source, units: Units, share: float, models: int, apart: int = SUBSETS_APART
 ) -> tuple[Bools, list[Member]]:
-    """Return masks (M, U), and the members that are trained on them; the first ones of more are the same.
+    """Return masks (M, U) and the members trained on them; for a larger M the first ones are the same.
 
-    Seeds are those of the run, `apart`, and on.
+    Their seeds start at the run's seed plus `apart`.
     """
     seed, numbers = source.config.seed, range(apart, apart + models)
     masks = np.stack([draw_masks(len(units.rows), share, generator(seed, "subset", m)) for m in numbers])
@@ -205,7 +205,7 @@ def shifts(source: Source, request: Request, units: Units, options: Any, say: Ca
 
 
 def _outputs(kept: Kept, where: Sequence[tuple[Part, IntArray]]) -> npt.NDArray[np.float32]:
-    """Return the logits (n, C) of all samples that are asked for."""
+    """Return the logits (n, C) of all requested samples."""
     return np.concatenate([kept.logits(part, rows).astype(np.float32) for part, rows in where])
 
 

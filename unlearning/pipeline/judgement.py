@@ -1,4 +1,4 @@
-"""The evidence for a verdict: which numbers of the models are held against those of retraining."""
+"""The evidence for a verdict: which metrics of the models are compared with those of retraining."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Kind = Literal["original", "oracle", "method", "baseline"]
 
 @dataclasses.dataclass
 class Contestant:
-    """What one model came to, seed by seed."""
+    """The results of one method or reference, seed by seed."""
 
     kind: Kind
     where: Where | None = None
     runs: list[Measured] = dataclasses.field(default_factory=list)
     seconds: list[float] = dataclasses.field(default_factory=list)
-    """Of training or of the method; NaN where there was neither."""
+    """Seconds of training or of the method; NaN if there was neither."""
     costs: list[Mapping[str, float]] = dataclasses.field(default_factory=list)
-    """What else each took, by names of the catalogue."""
+    """Other costs, by their names in the catalogue."""
     further: list[Brief] = dataclasses.field(default_factory=list)
-    """Models of further seeds, of which margins alone are known."""
+    """Models of further seeds, of which only margins are known."""
 
 
 def verdict_on(
@@ -41,9 +41,9 @@ def verdict_on(
 ) -> Verdict | None:
     """Return the verdict on a contestant; None without an oracle and an original, or with too few seeds.
 
-    `kind` is that of the request. Where whole classes are forgotten, a model must not know them at all; elsewhere it
-    must know forgotten samples no better than never-seen ones of their classes, so each attack is a difference of the
-    two: a method that makes the model better at both has not remembered. `many` are the metrics of distributions, by
+    `kind` is that of the request. If whole classes are forgotten, a model must not know them at all. Otherwise it
+    must know forgotten samples no better than never-seen ones of the same classes, so each attack is a difference of
+    the two: a method that improves the model on both has not remembered. `many` are the metrics of distributions, by
     name of the contestant.
     """
     if any(side not in contestants or len(contestants[side].runs) < MIN_SEEDS for side in ("oracle", "original")):
@@ -64,9 +64,9 @@ def verdict_on(
 def _distributions(
     name: str, contestants: Mapping[str, Contestant], many: Mapping[str, Mapping[str, Measurement]]
 ) -> OfDistribution | None:
-    """Return what U-LiRA tells of a contestant and of the original; None with too few models.
+    """Return the result of U-LiRA for a contestant and for the original; None with too few models.
 
-    KLOM has no interval, and is far from 0 for alike models: it stays in the table.
+    KLOM has no interval, and is far from 0 for models of equal distributions: it is only in the table.
     """
     sides = [contestants[side] for side in (name, "original", "oracle")]
     models = min(len(side.runs) + len(side.further) for side in sides)
@@ -75,7 +75,7 @@ def _distributions(
         return None
     margins = [_mean_margin(side) for side in sides]
     beyond = (margins[0] - margins[2]) * (margins[1] - margins[2]) < 0
-    # Told apart worse than by chance is not told apart.
+    # An accuracy below chance does not tell models apart.
     excess = [max(one.value - 0.5, 0.0) for one in found if one is not None]
     errors = [one.error or 0.0 for one in found if one is not None]
     return OfDistribution(-excess[0] if beyond else excess[0], errors[0], excess[1], errors[1], models)
@@ -87,7 +87,7 @@ def _mean_margin(contestant: Contestant) -> float:
 
 
 Number = Callable[[Measured | Brief], float]
-"""One number of one model; KeyError where it is not known."""
+"""One number of one model; KeyError if it is unknown."""
 
 
 def _value(name: str) -> Number:
@@ -125,13 +125,13 @@ _USES: dict[str, Number] = {
 }
 _DISTRIBUTION = "U-LiRA"
 _SETS = {"accuracy on kept samples": "retain", "accuracy on test samples": "test", "trigger": "test"}
-_RELEARNING_SPREAD = 0.3  # of the logarithm: batches and their order alone change the count by about a third
+_RELEARNING_SPREAD = 0.3  # of the logarithm: the order of batches alone changes the count by about a third
 
 
 def _gathered(
     numbers: Mapping[str, Number], sides: list[list[Measured]], further: list[list[Brief]]
 ) -> dict[str, Evidence]:
-    """Return the evidence of each number that all models have; of further ones where margins tell it."""
+    """Return the evidence for each number that all models have; further models are used if margins suffice."""
     found = {}
     for name, number in numbers.items():
         try:
@@ -146,7 +146,7 @@ def _gathered(
 
 
 def _sampling(name: str, oracles: list[Measured]) -> float:
-    """Return the standard deviation that a finite number of samples alone gives a number of an oracle."""
+    """Return the standard deviation of an oracle's number that is due to the finite number of samples."""
     first = oracles[0]
     if name == "relearning":
         return _RELEARNING_SPREAD
@@ -157,7 +157,7 @@ def _sampling(name: str, oracles: list[Measured]) -> float:
 
 
 def _binomial(oracles: list[Measured], role: str) -> float:
-    """Return p (1 - p) / n of an accuracy, p a little away from 0 and 1."""
+    """Return p (1 - p) / n of an accuracy, with p kept away from 0 and 1."""
     size = len(np.asarray(getattr(oracles[0].labels, role)))
     mean = float(np.mean([run.values[f"accuracy_{role}"] for run in oracles]))
     p = (size * mean + 1) / (size + 2)

@@ -1,4 +1,4 @@
-"""What a model does on each role, and how far that is from the oracle: numbers by their names in the catalogue."""
+"""Measures a model on each role, and its distance to the oracle; numbers have their names in the catalogue."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _RELEARNED, _MOST_SAMPLES, _EPOCHS = 0.1, 200, 20
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One model under one seed."""
+    """The measurements of one model of one seed."""
 
     labels: Splits[Array]
     logits: Splits[Array]
     facts: ModelFacts | None
-    """None for a model whose outputs are not finite; of it no number is known."""
+    """None if the model's outputs are not finite; then it has no values either."""
     relearn: Relearn | None
     values: dict[str, float]
-    """By names of `unlearning.evaluation.catalogue.METRICS`; what is not known is left out."""
+    """Values by names of `unlearning.evaluation.catalogue.METRICS`; unknown ones are left out."""
     seconds: float = 0.0
-    """That it took to find out: predictions, attacks with their noise floors, relearning."""
+    """Time of the measurement: predictions, attacks with their noise floors, relearning."""
 
     @property
     def flags(self) -> list[str]:
@@ -54,7 +54,7 @@ class Measured:
         return [name for name, judged in raised.items() if judged is not None and judged.flag]
 
     def with_values(self, values: Mapping[str, float]) -> Measured:
-        """Return the same with more numbers; of a model whose outputs are not finite none is known."""
+        """Return the measurements with further values, unless the model's outputs are not finite."""
         return self if self.facts is None else replace(self, values={**self.values, **values})
 
     def losses(self, role: str) -> Floats:
@@ -69,10 +69,10 @@ class Measured:
 def measure(
     model: Classifier, roles: Roles, seed: int, oracle: Measured | None = None, *, floors: bool = False
 ) -> Measured:
-    """Return what is known of one model; the distance to the oracle too, where there is one.
+    """Measure one model, and its distance to the oracle if there is one.
 
-    `seed` draws the samples that attacks look at and the batches of relearning: the same for every model. Without
-    `floors` the attacks are not run on halves of never-seen samples, which takes ten times as long.
+    `seed` draws the samples for attacks and the batches of relearning: the same for every model. Without
+    `floors`, the attacks are not repeated on halves of never-seen samples, which takes ten times as long.
     """
     begun = time.perf_counter()
     labels: Splits[Array] = Splits(*(_labels(view).cpu().numpy() for view in roles.views))
@@ -92,10 +92,10 @@ def measure(
 
 
 def _hidden_knowledge(model: Classifier, roles: Roles, labels: Splits[Array], seed: int) -> dict[str, float]:
-    """Return what attacks on the model's inside find; of never-seen samples too, which tell memory from skill."""
+    """Return the results of attacks on the model's weights and features, also for never-seen samples as a reference."""
     found = {"relearn_unseen": float(_relearn(model, roles.unseen, seed, len(roles.forget)).steps)}
     kept = _some(roles.retain, _MOST_KEPT, generator(seed, "probe-samples"))
-    if not roles.forget.several_labels:  # the probe asks for classes
+    if not roles.forget.several_labels:  # the probe needs classes
         probed = probe(*(_features(model, view) for view in (roles.forget, kept, roles.unseen)))
         found |= {"probe_forget": probed.forget, "probe_unseen": probed.unseen}
     if batch_norms(model):
@@ -108,9 +108,9 @@ def _hidden_knowledge(model: Classifier, roles: Roles, labels: Splits[Array], se
 
 
 def selection_values(model: Classifier, roles: Roles, seed: int) -> dict[str, float]:
-    """Return what `selection_gap` needs, without a look at the samples of which figures are reported.
+    """Return the values that `selection_gap` needs, without using the samples of reported figures.
 
-    It is empty for a model whose outputs are not finite.
+    The result is empty for a model whose outputs are not finite.
     """
     forget, retain = (_logits(model, view) for view in (roles.forget, roles.retain))
     found = _selection(model, roles, seed) if np.isfinite(forget).all() and np.isfinite(retain).all() else {}
@@ -121,7 +121,7 @@ def selection_values(model: Classifier, roles: Roles, seed: int) -> dict[str, fl
 
 
 def _selection(model: Classifier, roles: Roles, seed: int) -> dict[str, float]:
-    """Return what the samples that are held out for choosing say; nothing where outputs are not finite."""
+    """Return the metrics on the samples held out for selection; empty if outputs are not finite."""
     logits, labels = _logits(model, roles.selection), _labels(roles.selection).cpu().numpy()
     forget, forget_labels = _logits(model, roles.forget), _labels(roles.forget).cpu().numpy()
     if not np.isfinite(logits).all():
@@ -142,28 +142,28 @@ def measure_outputs(
     *,
     floors: bool = False,
 ) -> Measured:
-    """Return what is known of a model from labels (n_s,) and logits (n_s, C) of each set s, and of relearning.
+    """Measure a model from labels (n_s,) and logits (n_s, C) of each set s, and from relearning.
 
-    Give all models of a comparison generators of one state: attacks then see the same samples.
+    Give generators of the same state to all models of a comparison, so that attacks use the same samples.
     """
     if not _finite(logits):
         return Measured(labels, logits, None, None, {})
     facts = model_facts(labels, logits, rng, floors=floors)
-    # A model that never relearns counts with all the steps that were tried: left out, it would look quicker.
+    # A model that never relearns counts with the largest number of steps: without it the mean would be too small.
     values = facts.values | ({"relearn_steps": float(again.steps)} if again else {})
     measured = Measured(labels, logits, facts, again, values)
     return measured if oracle is None else replace(measured, values=values | _distances(measured, oracle))
 
 
 def _earlier(model: Classifier, earlier: View, seed: int) -> dict[str, float]:
-    """Return how much of what earlier requests forgot is there, and how fast it would come back."""
+    """Return the accuracy on samples of earlier requests, and how fast relearning restores it."""
     again = _relearn(model, earlier, seed)
     known = {"accuracy_earlier": accuracy_on(model, earlier)}
     return known | ({"relearn_earlier": float(again.steps)} if again.reached else {})
 
 
 def _by_class(first: Classifier, roles: Roles, labels: Splits[Array], logits: Splits[Array]) -> dict[str, float]:
-    """Return the accuracy on test samples of kept classes, and H; nothing where the test set lacks one of the two."""
+    """Return the accuracy on test samples of kept classes, and H; empty if the test set lacks either kind of class."""
     y, z = np.asarray(labels.test), np.asarray(logits.test)
     kept, lost = np.isin(y, labels.retain), np.isin(y, np.setdiff1d(labels.forget, labels.retain))
     if not kept.any() or not lost.any():
@@ -186,10 +186,10 @@ def _finite(logits: Splits[Array]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Brief:
-    """What is known of one of many models: margins, and the values that they tell."""
+    """The measurements of one of many models: margins, and values computed from them."""
 
     by_role: dict[str, Floats]
-    """Margins (N,) of forget, retain, test and unseen samples."""
+    """Margins (N,) of the forget, retain, test and unseen samples."""
     values: dict[str, float]
     """Accuracies, and the AUC of the attack by loss; by names of the catalogue."""
 
@@ -201,9 +201,9 @@ class Brief:
 def brief(
     found: Mapping[str, Floats], right: Mapping[str, Array], labels: Mapping[str, Array], seed: int
 ) -> Brief | None:
-    """Return what margins (n_s,) and right answers (n_s,) of each role s tell, as `measure` would; None if not finite.
+    """Return the values of `measure` that need only margins and right answers (n_s,) of each role; None if not finite.
 
-    Losses are -log p_y = log(1 + exp(-margin)), so the attack by loss is known from margins.
+    Losses are -log p_y = log(1 + exp(-margin)), so margins are enough for the attack by loss.
     """
     if not all(np.isfinite(m).all() for m in found.values()):
         return None
@@ -216,7 +216,7 @@ def brief(
 
 
 def brief_of(model: Classifier, roles: Roles, seed: int) -> Brief | None:
-    """Return what the margins of a model tell; None if its outputs are not finite."""
+    """Return the brief measurements of a model; None if its outputs are not finite."""
     return brief_of_logits(logits_of(model, roles), roles, seed)
 
 
@@ -226,7 +226,7 @@ def logits_of(model: Classifier, roles: Roles) -> Splits[Array]:
 
 
 def brief_of_logits(logits: Splits[Array], roles: Roles, seed: int) -> Brief | None:
-    """Return what logits (n_s, C) of each role s tell; None if they are not finite."""
+    """Return the brief measurements from logits (n_s, C) of each role s; None if they are not finite."""
     if not _finite(logits):
         return None
     labels = {role: _labels(view).cpu().numpy() for role, view in Splits(*roles.views).items()}
@@ -253,13 +253,13 @@ def _features(model: Classifier, view: View) -> tuple[Floats, Ints]:
 
 
 def _some(view: View, most: int, rng: np.random.Generator) -> View:
-    """Return at most that many samples, shuffled."""
+    """Return at most `most` samples, shuffled."""
     rows = torch.from_numpy(rng.permutation(len(view))[:most]).to(view.x.device)
     return replace(view, x=view.x[rows], y=_labels(view)[rows])
 
 
 def _restored(model: Classifier, retain: View, seed: int) -> Classifier:
-    """Return the model, batch norm re-estimated on at most 1,000 kept samples."""
+    """Return the model with batch norm statistics re-estimated on at most 1,000 kept samples."""
     some = _some(retain, _MOST_KEPT, generator(seed, "batch-norm-samples"))
     return re_estimated(model, (x for x, _ in some.batches(_BATCH, None)))
 

@@ -1,4 +1,4 @@
-"""The most memory that a piece of work takes beyond what is held when it begins."""
+"""Measures the peak memory of a block of code, relative to the memory at its start."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass
 class Peak:
-    """What was measured, once the work is done."""
+    """The measured peak, set when the block ends."""
 
     megabytes: float | None = None
-    """Of 10^6 bytes; None where the system does not tell."""
+    """Peak in units of 10^6 bytes; None if the system does not report it."""
 
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:
-    """Measure the block: on a GPU by torch's allocator, else the resident memory of this process (Linux)."""
+    """Measure the block: on a GPU by torch's allocator, else by the resident memory of this process (Linux)."""
     peak = Peak()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -39,10 +39,10 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
 
 
 def _begin() -> float | None:
-    """Set the high-water mark back to what is held, and return that; None where there is no such mark."""
+    """Reset the peak of the system's counter, and return the current memory; None if there is no such counter."""
     gc.collect()
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # else the block is served from what others freed, and seems to take nothing
+        ctypes.CDLL(None).malloc_trim(0)  # otherwise the block reuses freed memory and seems to take none
         _RESET.write_text("5")
         return _resident("VmRSS")
     except (OSError, AttributeError, KeyError, ValueError):

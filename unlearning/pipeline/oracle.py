@@ -1,4 +1,4 @@
-"""The gold standard: the same federation trained from scratch without what is to be forgotten."""
+"""The gold standard: the same federation trained from scratch without the samples to forget."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from fedsim.runs.simulation import Simulation
 from unlearning.pipeline.source import Source, trained_model
 
 FOLDERS = ("oracles", "originals")
-"""Where under `unlearned/` the trained runs are: without the forgotten samples, and with them under other seeds."""
+"""Folders under `unlearned/` of trained runs: without the forgotten samples, and with them under other seeds."""
 MEMBERS = "members"
-"""Where under `unlearned/` models are that were trained without run folders, see `unlearning.pipeline.ensemble`."""
+"""Folder under `unlearned/` of models that were trained without run folders, see `unlearning.pipeline.ensemble`."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A model that a whole run has trained."""
+    """A model that was trained by a complete run."""
 
     folder: Path
     model: Classifier
@@ -46,33 +46,33 @@ def retrained(
     *,
     history: bool = False,
 ) -> TrainedModel:
-    """Return the source's recipe trained on `data` under `seed`, from the cache where it is there.
+    """Return the model of the source's recipe trained on `data` with `seed`; a cached one is reused.
 
-    It is a run folder of its own, named by the hash of recipe and data, under `unlearned/` of the source: it shows its
-    progress and goes on where it was left as any run does. Clients draw as they did in the source, from addresses of
+    It has a run folder of its own under `unlearned/` of the source, named by the hash of recipe and data: it shows its
+    progress and can be continued like any run. Clients draw as they did in the source, from addresses of
     seed, round and client; those without data are never sampled.
 
     Parameters
     ----------
     source
-        Whose recipe.
+        Provides the recipe.
     data
-        The source's data, or what is left of it.
+        The source's data, or what remains of it.
     seed
-        Of initial weights, cohorts and batches; the partition is that of `data`.
+        Seed of initial weights, cohorts and batches; the partition is that of `data`.
     kind
         One of `FOLDERS`.
     progress
-        Where to show how it goes.
+        Shows the progress.
     history
-        Keep an oracle's history as the source does: it is to be the source of the next request.
+        Keep a history like the source: the oracle will be the source of the next request.
     """
     parent = source.root / "unlearned" / kind
     config = source.config.model_copy(update={"seed": seed})
     if kind == FOLDERS[0] and not history:
         config = config.model_copy(update={"history": HistoryConfig()})  # nobody asks it to forget
     name = recipe_hash(config, data)
-    # A member of a comparison is measured by the comparison: no evaluation of rounds, no plots, no report.
+    # The comparison measures this model, so the run needs no evaluations, plots or report.
     member = {"name": name, "out": parent, "eval_every": config.rounds, "eval_clients": "none"}
     config = config.model_copy(update=member)
     folder = parent / name
@@ -91,13 +91,13 @@ def retrained(
 
 
 def recipe_hash(config: RunConfig, data: FederatedData) -> str:
-    """Return 16 hexadecimal digits that tell apart all recipes and data that train different models."""
+    """Return 16 hexadecimal digits that identify the recipe and the data."""
     recipe = config.model_dump(mode="json", exclude={"name", "out", "engine", "history"})
     told = json.dumps([recipe, data.content_hash], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def training_seconds(folder: RunFolder, data: FederatedData) -> float:
-    """Return how long a run's clients and server trained, evaluations not included."""
+    """Return the training time of a run's clients and server, without evaluations."""
     cohort = min(resolve(folder.config).cohort_size, int(np.count_nonzero(data.partition.sizes)))
     return float((cohort / folder.series("train/clients_per_s")[1]).sum())

@@ -1,4 +1,4 @@
-"""The folder of an unlearning: models, numbers, pictures and report, there whole or not at all."""
+"""Writes the folder of an unlearning: models, numbers, pictures and report; the folder is written atomically."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ class Outcome:
     folder: Path
     comparison: Comparison
     firsts: Mapping[str, tuple[Classifier, Measured]]
-    """Every model of the first seed, that of the run itself, and what was measured of it."""
+    """The models of the first seed, which is that of the run, with their measurements."""
     left: FederatedData
-    """What the models may know: the source's data without what was forgotten."""
+    """The data that the models may know: the source's data without the forgotten samples."""
     further: Mapping[int, Classifier]
-    """The best model under further seeds, where it is that of the only method."""
+    """The best model of further seeds, if only one method was requested."""
     replayed: Path | None
-    """A folder with the history and the last state of the best model, if it has any."""
+    """A folder with the history and the last state of the best model's replay, if it has one."""
     ledgers: Mapping[str, Ledger] = field(default_factory=dict)
-    """What each method's model has cost in privacy; of a run without a ledger none."""
+    """The privacy ledger of each method's model; empty if the run has no ledger."""
 
     @property
     def model(self) -> Classifier:
-        """The model of the method asked for; of several, the one nearest to the oracle."""
+        """The model of the requested method; of several, the one closest to the oracle."""
         return self.firsts[self.comparison.best.name][0]
 
     def frame(self) -> pd.DataFrame:
@@ -79,7 +79,7 @@ class Outcome:
 
 
 def write_outcome(outcome: Outcome, source: Source, request: Request, options: Mapping[str, UnlearningConfig]) -> None:
-    """Write the folder of an outcome, in place of an older one of its name."""
+    """Write the folder of an outcome, replacing an older one of the same name."""
     final = outcome.folder
     try:
         with new_content(final) as temporary:
@@ -92,7 +92,7 @@ def write_outcome(outcome: Outcome, source: Source, request: Request, options: M
 def _write_files(
     folder: Path, outcome: Outcome, source: Source, request: Request, options: Mapping[str, UnlearningConfig]
 ) -> None:
-    from unlearning.pipeline.changes import plot_changes  # matplotlib: not before there is something to draw
+    from unlearning.pipeline.changes import plot_changes  # import matplotlib only when needed
     from unlearning.pipeline.page import plots, write_page
 
     comparison = outcome.comparison
@@ -117,7 +117,7 @@ def _write_files(
 
 
 def _asked(comparison: Comparison, source: Source, options: Mapping[str, UnlearningConfig]) -> dict[str, Any]:
-    """Return what makes the outcome again, and what it goes on from."""
+    """Return the arguments that repeat the outcome, and the source that it started from."""
     return {
         "run": comparison.run,
         "root": source.root.resolve().name,
@@ -150,7 +150,7 @@ def _write_models(folder: Path, outcome: Outcome, methods: Sequence[str]) -> Non
 
 
 def _summary(outcome: Outcome, source: Source, request: Request) -> dict[str, Any]:
-    """Return the summary of the folder, as that of a run, but for the hash of its model."""
+    """Return the summary of the folder in the format of a run, without the hash of its model."""
     best = outcome.comparison.best
     return {
         "status": "finished",

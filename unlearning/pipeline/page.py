@@ -1,4 +1,4 @@
-"""The report of an unlearning: what was forgotten, how well, what it cost, for a reader who did not run it."""
+"""The report of an unlearning: what was forgotten, how well, and at what cost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from unlearning.pipeline.wording import (
     verdict_text,
 )
 
-_FLOOR = 1e-6  # nats: losses below are drawn here
+_FLOOR = 1e-6  # nats: smaller losses are drawn at this value
 _PANEL_COLUMNS = 3
 
 _MOST_PANELS = 9
@@ -73,7 +73,7 @@ def write_page(path: Path, name: str, comparison: Comparison, drawn: Sequence[Pl
 
 
 def plots(comparison: Comparison, measured: Mapping[str, Measured]) -> list[Plot]:
-    """Return the figures of an unlearning, given what was measured of every model of the first seed.
+    """Return the figures of an unlearning, given the measurements of all models of the first seed.
 
     They are histograms of losses, and accuracies by class.
     """
@@ -99,7 +99,7 @@ def _lead(comparison: Comparison) -> str:
 
 
 def _main_rows(comparison: Comparison) -> list[list[str]]:
-    """Return the verdicts and the few numbers that a reader needs first."""
+    """Return the verdicts and the most important numbers."""
     shown = [metric for metric in columns(comparison, brief=True) if metric.name != "seconds"]
     rows = []
     for title, members in groups(comparison):

@@ -1,4 +1,4 @@
-"""Personal models in the comparison: those of clients that stay have learned from what is forgotten, too."""
+"""Personal models in the comparison: those of staying clients have also learned from the forgotten samples."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from unlearning.pipeline.roles import Roles
 from unlearning.pipeline.source import Source
 
 _CLIENTS = 10
-"""Of whom the models are looked at; drawn once, the same for all models of a comparison."""
+"""Largest number of clients whose models are measured; the same clients for all models of a comparison."""
 
 
 def personal_values(
     folder: Path | None, source: Source, left: FederatedData, roles: Roles, seed: int
 ) -> dict[str, float]:
-    """Return how the personal models do that a run or a replay in `folder` has left its clients, by metric.
+    """Return metrics of the personal models of the clients in `folder`, that of a run or of a replay.
 
-    Nothing where its strategy makes none, or where there is no checkpoint of the last round. `left` is what stays: of
-    clients without data nobody asks.
+    The result is empty if the strategy has no personal models, or there is no checkpoint of the last round. `left` is
+    the remaining data; clients without data are not evaluated.
     """
     config = source.config.model_copy(update={"seed": seed})
     if not load_strategy(config.strategy.name).client.personalised or folder is None:

@@ -1,4 +1,4 @@
-"""Where outcomes are made: folders that are held, so that no other process works on them."""
+"""Locks and temporary folders for outcomes, so that no other process works on them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TAKEN = (*FOLDERS, MEMBERS)
 
 @contextlib.contextmanager
 def held_run(path: Path, *, shared: bool) -> Iterator[None]:
-    """Hold a run, or the outcome of a request and the run that it is of."""
+    """Hold the lock of a run, or of an outcome and its run."""
     folder = RunFolder.open(path)
     root = path.resolve().parents[1] if MARK in folder.config else path
     with held(root, shared=shared), held(path, shared=True) if root != path else contextlib.nullcontext():
@@ -34,9 +34,9 @@ _scratches = itertools.count()
 
 @contextlib.contextmanager
 def scratch(outcomes: Path) -> Iterator[Path]:
-    """Give a place for what outcomes may need later, made by whoever writes there, and remove it in the end."""
+    """Yield a place for temporary files of outcomes; the writer creates it, and it is removed at the end."""
     place = outcomes / f"replays-{os.getpid()}-{next(_scratches)}"
-    with held(place):  # so that what a killed process left is told from what another one is at
+    with held(place):  # to distinguish files of killed processes from those in use
         sweep(outcomes)
         try:
             yield temporary_for(place)
@@ -46,7 +46,7 @@ def scratch(outcomes: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def reserved(parent: Path, name: str | None, described: str, force: bool) -> Iterator[Path]:
-    """Hold the folder of a new outcome, having refused one that may not be written to."""
+    """Hold the lock of the folder of a new outcome; refuse a folder that must not be replaced."""
     if name is None:
         stem = re.sub(r"[^A-Za-z0-9.]+", "-", described)[:80].strip("-.")
         for number in itertools.count(1):

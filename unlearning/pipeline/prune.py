@@ -1,6 +1,6 @@
-"""From a finished run to a smaller model: cut, measured beside the whole one, in a run folder of its own.
+"""Prunes the model of a finished run: cuts it, measures it beside the original, and writes a run folder.
 
-The folder is one that a run leaves, with the number of channels in `model.widths` of its configuration. So every
+The folder has the form of a run folder, with the numbers of channels in `model.widths` of its configuration. So every
 command that takes a run takes it: `show`, `report`, `unlearn`, `run --set start=FOLDER`, `load_run_model`.
 """
 
@@ -45,7 +45,7 @@ from unlearning.pipeline.pruning_record import FILE, Data, MeasuredModel, Prunin
 from unlearning.pipeline.source import Source, open_source
 
 FOLDER = "pruned"
-"""Where under a run its pruned models are."""
+"""Folder under a run that contains its pruned models."""
 
 _REPEATS = 15
 
@@ -83,12 +83,12 @@ def prune(
     method
         Name of a pruning method.
     target
-        How small, see `Target.parse`.
+        The target size, see `Target.parse`.
     data
         train: the clients' training samples, of which each client sends sums only; synthetic: noise of the data
         set's moments, on the server; none: no samples, so that nothing can be corrected.
     samples
-        Most samples that are looked at; each client's part is in proportion to what it has.
+        Largest number of samples used; each client's part is proportional to its number of samples.
     how
         Compensation, batch norm and the number of cuts.
     fine_tune_rounds
@@ -100,7 +100,7 @@ def prune(
     force
         Replace the folder of that name.
     no_privacy
-        Look at the clients' samples, or train on them, although that ends what the run promises.
+        Use the clients' samples, or train on them, although this breaks the run's privacy promise.
     progress
         Shows how fine-tuning goes.
 
@@ -166,7 +166,7 @@ def _require_free(folder: Path, force: bool) -> None:
 
 
 def _asked(source: Source, data: Data, samples: int) -> Ask | None:
-    """Return what gives sums over samples: the clients, by queries, or the server over its own."""
+    """Return the function that provides sums over samples: clients by queries, or the server over its own samples."""
     if data == "none":
         return None
     dataset, seed = source.data.dataset, source.config.seed
@@ -179,7 +179,7 @@ def _asked(source: Source, data: Data, samples: int) -> Ask | None:
     partition, seen = source.data.partition, source.config.clients_seen
     share, left_out = min(1.0, samples / max(1, int(partition.sizes[:seen].sum()))), []
     for client, size in enumerate(partition.sizes.tolist()):
-        size = size if client < seen else 0  # what unseen clients have reaches the server in no way
+        size = size if client < seen else 0  # the server never sees the data of unseen clients
         drawn = generator(seed, "prune-samples", client).permutation(np.asarray(partition[client]))
         left_out.append(drawn[min(size, max(2, round(share * size))) :])
     return ask_clients(source.config, replace(source.data.without(np.concatenate(left_out)), stages=None))
@@ -225,7 +225,7 @@ def _medians(
 def _write(
     folder: Path, source: Source, model: Classifier, record: Pruning, score: Score, ledger: Ledger | None
 ) -> None:
-    """Write the folder, whole or not at all."""
+    """Write the folder atomically."""
     try:
         with new_content(folder) as temporary:
             _write_files(temporary, folder.name, source, model, record, score, ledger)
@@ -249,7 +249,7 @@ def _write_files(
     machine = environment(source.device) | {"data_sha256": source.data.content_hash}
     write_atomically(folder / "environment.json", seal(json.dumps(machine, indent=1)))
     write_partition(folder, source.data)
-    if (source.folder.path / FROZEN).is_file():  # nothing that was deleted comes back in what is made of this model
+    if (source.folder.path / FROZEN).is_file():  # models derived from this one must obey its deletions
         freeze(folder, source.data)
     if ledger is not None:
         ledger.save(folder)
@@ -272,7 +272,7 @@ def _write_files(
 
 
 def _write_pictures(folder: Path) -> None:
-    from fedsim.report.figures import png  # matplotlib: not before there is something to draw
+    from fedsim.report.figures import png  # import matplotlib only when needed
     from fedsim.report.html import write_report
     from unlearning.pipeline.prune_plot import layers_plot, pruning_sections
 
@@ -283,7 +283,7 @@ def _write_pictures(folder: Path) -> None:
 
 
 def _fine_tune(folder: Path, rounds: int, force: bool, no_privacy: bool, progress: Progress | None) -> None:
-    """Train the pruned model on, as the run did, in a run of its own."""
+    """Fine-tune the pruned model with the run's own training, in a new run."""
     from fedsim.runs import runner
 
     base = resolve(RunFolder.open(folder).config).model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""What a pruned run's folder records of how it came to be."""
+"""The record of a pruning in the folder of the pruned run."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ Data = Literal["none", "train", "synthetic"]
 
 
 class MeasuredModel(BaseModel):
-    """One model: how well it does and what it costs."""
+    """Quality and cost of one model."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     accuracy: float | None
-    """On the global test set, in [0, 1]; None where numbers are predicted."""
+    """Accuracy on the global test set, in [0, 1]; None for regression."""
     loss: float
     flops: int
-    """Of one sample, see `fedsim.models.channels.cost`."""
+    """Operations for one sample, see `fedsim.models.channels.cost`."""
     parameters: int
     megabytes: float
-    """Of all parameters and buffers."""
+    """Size of all parameters and buffers."""
     milliseconds_1: float
     """Median time of a pass over one sample on this machine's device."""
     milliseconds_256: float
-    """Of a pass over 256 samples."""
+    """Median time of a pass over 256 samples."""
 
 
 class Pruning(BaseModel):
-    """`pruning.json`: what was asked, and the model before and after."""
+    """`pruning.json`: the request, and the model before and after."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -44,7 +44,7 @@ class Pruning(BaseModel):
     options: dict[str, Any]
     target: str
     data: str
-    """In words: whose samples were looked at, and what of them was sent."""
+    """In words: whose samples were used, and what was sent."""
     samples: int
     cuts: int
     compensate: bool
@@ -54,16 +54,16 @@ class Pruning(BaseModel):
     channels: dict[str, tuple[int, int]]
     """{group: (before, after)}."""
     seconds: float
-    """Of the cut alone."""
+    """Time of the cut alone."""
 
 
 def read_pruning(folder: Path) -> Pruning:
-    """Return what a pruned run's folder records.
+    """Return the record in a pruned run's folder.
 
     Raises
     ------
     FedsimError
-        If it has no such record, or it is damaged.
+        If the record is missing or damaged.
     """
     file = folder / FILE
     try:
