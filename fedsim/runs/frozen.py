@@ -68,7 +68,7 @@ class Whole(NamedTuple):
 
 
 def whole_data(config: RunConfig) -> Whole:
-    """Return the data set of a configuration, as clients have it: to change their samples takes reading all of it."""
+    """Return the whole data set of a configuration, with its changes to clients' samples, such as canaries."""
     if not config.data.changes_samples:
         return Whole(load_dataset(config.data, config.seed), None)
     data = federate(config.data, config.clients, config.seed)

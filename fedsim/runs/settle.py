@@ -83,7 +83,7 @@ def require_fitting(config: RunConfig, strategy: Strategy, dataset: Dataset) -> 
 
 
 def require_trainable(config: RunConfig, client: Client, start: State, dataset: Dataset) -> None:
-    """Refuse a model that leaves a phase of the method nothing to train, and views of data that have none.
+    """Refuse a model that has nothing to train in some phase, and views of samples that the data do not have.
 
     Raises
     ------
