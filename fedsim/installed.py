@@ -1,7 +1,8 @@
 """Parts that installed packages bring, by entry points: listed beside ours, and imported when they are asked for.
 
 A package declares, in its pyproject.toml, a module that registers a method (`fedsim.strategies`, `fedsim.unlearning`),
-a class of networks (`fedsim.models`), or a function that returns a data set (`fedsim.datasets`):
+a class of networks (`fedsim.models`), or a function: one that returns a data set (`fedsim.datasets`), cuts one
+(`fedsim.partitions`), or measures a model (`fedsim.metrics`) or what it has forgotten (`fedsim.forgetting_metrics`):
 
     [project.entry-points."fedsim.strategies"]
     entropy = "my_package.entropy"
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
 from fedsim.errors import FedsimError, reason_of
+from fedsim.plugins import own_function, plugin_of
 
-Kind = Literal["strategies", "unlearning", "models", "datasets"]
+Kind = Literal["strategies", "unlearning", "models", "datasets", "partitions", "metrics", "forgetting_metrics"]
 
 
 def installed(kind: Kind, ours: Collection[str]) -> dict[str, EntryPoint]:
@@ -46,6 +48,24 @@ def described(kind: Kind, ours: Collection[str]) -> dict[str, str]:
         package = point.dist
         lines[name] = f"of the package {package.name} {package.version}" if package else f"of {point.value}"
     return lines
+
+
+def own_or_installed(name: str, kind: Kind, where: str, what: str) -> Callable[..., Any]:
+    """Return the function that a name such as `./mine.py:name` stands for, or that an installed package brings.
+
+    Raises
+    ------
+    FedsimError
+        If there is none; the line begins with `where`.
+    """
+    if (plugin := plugin_of(name)) is not None:
+        return own_function(plugin, where, what)
+    if (point := installed(kind, ()).get(name)) is None:
+        raise FedsimError(f"{where}: {name} is no file of yours and of no installed package; give ./FILE.py:NAME")
+    function: Callable[..., Any] = load_installed(point, where)
+    if not callable(function):
+        raise FedsimError(f"{where}: {point.value} of an installed package is not {what}; ask its author")
+    return function
 
 
 def load_installed(point: EntryPoint, where: str) -> Any:

@@ -5,27 +5,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Literal
 
 from fedsim.errors import FedsimError, reason_of
-from fedsim.plugins import own_function, plugin_of
-
-Outputs = npt.NDArray[np.float64]
+from fedsim.installed import own_or_installed
 
 
 @dataclass(frozen=True)
 class OwnMetric:
-    """A function of a user's file."""
+    """A function of a user's file, or of an installed package."""
 
-    function: Callable[[Outputs, npt.NDArray[Any]], float]
-    """(logits (N, C) or numbers (N, 1), targets (N,)) -> the metric."""
+    function: Callable[[Any, Any], float]
+    """(logits (N, C) or numbers (N, 1), targets (N,)) -> the metric; of forgetting, both by role."""
     sentence: str
     """What it is: the first line of its docstring."""
 
-    def __call__(self, outputs: Outputs, targets: npt.NDArray[Any]) -> float:
+    where: str = "metrics"
+    """Begins errors."""
+
+    def __call__(self, outputs: Any, targets: Any) -> float:
         """Return the metric.
 
         Raises
@@ -36,24 +34,27 @@ class OwnMetric:
         try:
             return float(self.function(outputs, targets))
         except Exception as error:
-            raise FedsimError(f"metrics: {self.function.__name__}() fails ({reason_of(error)}); mend it") from error
+            raise FedsimError(
+                f"{self.where}: {self.function.__name__}() fails ({reason_of(error)}); mend it"
+            ) from error
 
 
-def load_own_metrics(names: Sequence[str]) -> Mapping[str, OwnMetric]:
-    """Return the metrics that files like `./mine.py:name` define, by the functions' names.
+def load_own_metrics(
+    names: Sequence[str], where: str = "metrics", kind: Literal["metrics", "forgetting_metrics"] = "metrics"
+) -> Mapping[str, OwnMetric]:
+    """Return the metrics that files like `./mine.py:name` or installed packages define, by the functions' names.
 
     Raises
     ------
     FedsimError
         If there is none in a file, or two have one name.
     """
+    what = "a function of outputs and targets" if kind == "metrics" else "a function of outputs and labels by role"
     found: dict[str, OwnMetric] = {}
     for name in names:
-        plugin = plugin_of(name)
-        if plugin is None:
-            raise FedsimError(f"metrics: {name} is no file of yours; give one, such as ./mine.py:name")
-        function = own_function(plugin, "metrics", "a function of outputs and targets")
+        function = own_or_installed(name, kind, where, what)
         if function.__name__ in found:
-            raise FedsimError(f"metrics: two are called {function.__name__}; rename one")
-        found[function.__name__] = OwnMetric(function, (inspect.getdoc(function) or "").split("\n")[0].rstrip("."))
+            raise FedsimError(f"{where}: two are called {function.__name__}; rename one")
+        sentence = (inspect.getdoc(function) or "").split("\n")[0].rstrip(".")
+        found[function.__name__] = OwnMetric(function, sentence or "a metric of your own", where)
     return found

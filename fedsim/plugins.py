@@ -3,7 +3,7 @@
 Loading a file runs it, so only files run that the user has named, on the command line or from Python. Which these are
 is kept, with their SHA-256, in `known_files.json` beside the user's own settings. A configuration holds a file's path,
 absolute, and in `plugins` its SHA-256: later commands on the run look for it there, and say so in one line if it is
-gone or has changed. No file that lies in a run folder is run.
+gone or has changed. A file that lies in a run folder is run for a user alone who names it with --trust.
 
 The module's name holds the path, so that another process of this machine, such as a Ray worker, finds it again when it
 unpickles what the module defines.
@@ -21,7 +21,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -70,15 +70,12 @@ def load_plugin(path: Path, where: str) -> ModuleType:
     Raises
     ------
     FedsimError
-        If it is gone, has not been named with this content, lies in a run folder, or fails.
+        If it is gone, has not been named with this content, or fails.
     """
     require_allowed(path, where)
     name = _PREFIX + str(path).encode().hex()
     if name in sys.modules:
         return sys.modules[name]
-    inside = next((folder for folder in path.parents if (folder / "config.yaml").is_file()), None)
-    if inside is not None:
-        raise FedsimError(f"{where}: {path} lies in the run folder {inside}, of which nothing is run; copy it out")
     try:
         return importlib.import_module(name)
     except FedsimError:
@@ -95,6 +92,19 @@ def _known_file() -> Path:
 
 _named: dict[str, str] = {}
 """Files that this process's user has named, and their SHA-256."""
+_trusting: list[bool] = []
+"""Not empty while the user trusts files in run folders that they name."""
+
+
+@contextlib.contextmanager
+def trusting(trust: bool) -> Iterator[None]:
+    """Let the user name files that lie in run folders, meanwhile, if they `trust` these."""
+    before = len(_trusting)
+    _trusting.extend([True] if trust else [])
+    try:
+        yield
+    finally:
+        del _trusting[before:]
 
 
 def allow(name: object, where: str) -> None:
@@ -102,9 +112,20 @@ def allow(name: object, where: str) -> None:
     if not isinstance(name, str) or (plugin := plugin_of(name)) is None:
         return
     path = plugin[0]
-    _named[str(path)] = plugin_hash(path, where)
+    now = plugin_hash(path, where)
+    inside = next((folder for folder in path.parents if (folder / "config.yaml").is_file()), None)
+    if inside is not None and not _trusting and now != _known_hash(path):
+        raise FedsimError(
+            f"{where}: {path} lies in the run folder {inside}, of which nothing is run; copy it out, or add --trust"
+        )
+    _named[str(path)] = now
     with contextlib.suppress(OSError, FedsimError):  # without a place to write, for this process
         write_atomically(_known_file(), json.dumps(_known() | _named, indent=1).encode(), folders=True)
+
+
+def _known_hash(path: Path) -> str | None:
+    """Return the SHA-256 of the content with which the user has named a file."""
+    return _named.get(str(path)) or _known().get(str(path))
 
 
 def _known() -> dict[str, str]:
@@ -121,7 +142,7 @@ _FLAGS = {"data.name": "dataset", "data.partition.name": "partition", "metrics":
 
 def require_allowed(path: Path, where: str) -> None:
     """Refuse a file that a configuration names and the user has not, or not with this content."""
-    known, now = _named.get(str(path)) or _known().get(str(path)), plugin_hash(path, where)
+    known, now = _known_hash(path), plugin_hash(path, where)
     option = _FLAGS.get(where, where.removesuffix(".name"))
     if known is None:
         raise FedsimError(

@@ -58,6 +58,7 @@ def run_command(
     out: Annotated[Path | None, typer.Option(help="Folder that holds run folders.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Any option: key.path=value. Repeatable.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run; with --rounds to more of them.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Run a file of your own that lies in a run folder.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a run of the same name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the run is going to be, and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
@@ -83,10 +84,12 @@ def run_command(
     }
     flags = {key: value for key, value in flags.items() if value is not None}
     from fedsim.config.resolve import allow_named, find_config, parse_override
+    from fedsim.plugins import trusting
 
     overrides = dict(map(parse_override, sets or []))
-    allow_named(flags)
-    allow_named(overrides)
+    with trusting(trust):
+        allow_named(flags)
+        allow_named(overrides)
     machine = _machine_settings({**flags, **overrides}) if resume is not None else {}
     if resume is not None:
         _require_no_more(

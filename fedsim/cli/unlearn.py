@@ -53,6 +53,10 @@ def unlearn_command(
     tune: Annotated[
         list[str] | None, typer.Option("--tune", help="A method whose options are searched for first. Repeatable.")
     ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="A function of your own that measures every model: ./mine.py:name.")
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Run a file of your own that lies in a run folder.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an outcome of the same name.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
 ) -> None:
@@ -64,6 +68,7 @@ def unlearn_command(
         overrides["data.root"] = str(data_root)
     methods = [word for part in method.split(",") if (word := part.strip())]
     console = Screen(soft_wrap=True)
+    from fedsim.plugins import trusting
     from fedsim.runs.progress import progress_for
     from unlearning.pipeline.runner import unlearn
     from unlearning.pipeline.table import render_comparison
@@ -78,11 +83,12 @@ def unlearn_command(
         for gone in planned(run, [forget, *(then or [])]):
             say(f"{gone.path}  ({gone.bytes:,} bytes): {gone.what}")
         return
-    outcome = unlearn(
-        run, methods, forget, then=then or [], compare=compare, seeds=seeds, models=models, name=name, purge=purge,
-        sign=sign, command=shlex.join(["fedsim", *sys.argv[1:]]), no_privacy=no_privacy, tune=tune or (),
-        overrides=overrides, force=force, progress=progress_for(console, quiet), say=say,
-    )  # fmt: skip
+    with trusting(trust):
+        outcome = unlearn(
+            run, methods, forget, then=then or [], compare=compare, seeds=seeds, models=models, name=name, purge=purge,
+            sign=sign, command=shlex.join(["fedsim", *sys.argv[1:]]), no_privacy=no_privacy, tune=tune or (),
+            metrics=metric or (), overrides=overrides, force=force, progress=progress_for(console, quiet), say=say,
+        )  # fmt: skip
     if quiet:
         console.print(str(outcome.folder), highlight=False, markup=False)
     else:

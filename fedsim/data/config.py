@@ -135,7 +135,8 @@ class Sites(Config):
 
 def _kind_of_partition(value: Any) -> str:
     name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
-    return OWN if plugin_of(str(name)) is not None else str(name)
+    ours = [model.model_fields["name"].default for model in _PARTITIONERS]
+    return OWN if plugin_of(str(name)) is not None or str(name) in installed("partitions", ours) else str(name)
 
 
 _PARTITIONERS: tuple[type[Config], ...] = (
@@ -349,7 +350,8 @@ def available_datasets() -> dict[str, str]:
 def partition_names() -> dict[str, str]:
     """Return one line for every partitioner name; a function of one's own has none."""
     named = [model for model in _PARTITIONERS if model is not OwnPartition]
-    return {model.model_fields["name"].default: (model.__doc__ or "").splitlines()[0] for model in named}
+    ours = {model.model_fields["name"].default: (model.__doc__ or "").splitlines()[0] for model in named}
+    return ours | described("partitions", ours)
 
 
 def _absolute(path: Path) -> Path:

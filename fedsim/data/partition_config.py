@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from fedsim.installed import installed
 from fedsim.plugins import plugin_of
 from fedsim.schema import Config
 
@@ -47,6 +48,6 @@ class OwnPartition(Config):
     @field_validator("name")
     @classmethod
     def _is_a_file(cls, value: str) -> str:
-        if plugin_of(value) is None:
+        if plugin_of(value) is None and value not in installed("partitions", ()):
             raise ValueError("must be a file, such as ./mine.py:name")
         return value

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fedsim.data.partition_config import Exponential, Linear, OwnPartition, Quantity, Square
 from fedsim.errors import FedsimError, reason_of
-from fedsim.plugins import own_function, plugin_of
+from fedsim.installed import own_or_installed
 
 IntArray = npt.NDArray[np.int64]
 BySize = Quantity | Linear | Square | Exponential
@@ -65,9 +65,8 @@ def owners_by_function(
     FedsimError
         If it fails, or returns something else.
     """
-    plugin = plugin_of(config.name)
-    assert plugin is not None  # its configuration has looked
-    cut = own_function(plugin, "data.partition.name", "a function of labels, clients and a generator")
+    what = "a function of labels, clients and a generator"
+    cut = own_or_installed(config.name, "partitions", "data.partition.name", what)
     known: dict[str, Any] = {"identity": identity} if "identity" in inspect.signature(cut).parameters else {}
     try:
         owners = np.asarray(cut(labels.copy(), clients, rng, **known))

@@ -110,7 +110,13 @@ def _group_row(name: str, groups: Sequence[RunGroup]) -> _ReportRow:
         format_metric(name, one.mean) + ("" if math.isnan(one.half_width) else f" ± {_margin(name, one.half_width)}")
         for one in spreads
     ]
-    return _ReportRow(metric_label(name), cells, best_of(name, means), name)
+    return _ReportRow(metric_label(name), cells, best_of(name, means), _hint(name, groups[0].runs[0]))
+
+
+def _hint(name: str, folder: RunFolder) -> str:
+    """Return what a metric is, and its name in the files."""
+    said = meaning(name, folder.summary.own_metrics if folder.summary else None)
+    return f"{said.sentence} ({name})"
 
 
 def _margin(name: str, value: float) -> str:
@@ -148,17 +154,17 @@ def _render(**parts: Any) -> str:
     return template.render(**parts, inline=lambda plot: Markup(plot.svg), version=VERSION)
 
 
-def _cards(folder: RunFolder) -> list[tuple[str, str]]:
-    """Return the numbers that one looks for first, each with what it is."""
+def _cards(folder: RunFolder) -> list[tuple[str, str, str]]:
+    """Return the numbers that one looks for first, each with what it is, in a few words and in a sentence."""
     final, summary = folder.final_metrics, folder.summary
     names = headline(final, summary.shows if summary else ())[:_MOST_CARDS]
     own = summary.own_metrics if summary else None
-    cards = [(format_metric(name, final[name]), meaning(name, own).title) for name in names]
+    cards = [(format_metric(name, final[name]), meaning(name, own).title, _hint(name, folder)) for name in names]
     if (epsilon := epsilon_of(folder)) is not None:
-        cards.append(epsilon)
-    cards.append((rounds_text(folder), "Rounds"))
+        cards.append((*epsilon, ""))
+    cards.append((rounds_text(folder), "Rounds", ""))
     if summary and summary.wall_time_s is not None:
-        cards.append((format_duration(summary.wall_time_s), "Wall time"))
+        cards.append((format_duration(summary.wall_time_s), "Wall time", ""))
     return cards
 
 
@@ -210,12 +216,13 @@ def _facts(folder: RunFolder) -> dict[str, str]:
 def _metrics(folders: Sequence[RunFolder]) -> dict[str, list[_ReportRow]]:
     finals = [folder.final_metrics for folder in folders]
     groups = group_metrics(name for final in finals for name in final)
-    return {group: [_metric_row(name, finals) for name in names] for group, names in groups.items()}
+    return {group: [_metric_row(name, folders) for name in names] for group, names in groups.items()}
 
 
-def _metric_row(name: str, finals: Sequence[Mapping[str, float]]) -> _ReportRow:
-    values = [final.get(name, float("nan")) for final in finals]
-    return _ReportRow(metric_label(name), [format_metric(name, value) for value in values], best_of(name, values), name)
+def _metric_row(name: str, folders: Sequence[RunFolder]) -> _ReportRow:
+    values = [folder.final_metrics.get(name, float("nan")) for folder in folders]
+    cells = [format_metric(name, value) for value in values]
+    return _ReportRow(metric_label(name), cells, best_of(name, values), _hint(name, folders[0]))
 
 
 def _compared(settings: Sequence[Mapping[str, Any]]) -> tuple[list[_ReportRow], list[_ReportRow]]:

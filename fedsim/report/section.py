@@ -1,7 +1,7 @@
 """A part that a method, or a run's privacy, adds to a report."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
@@ -26,6 +26,8 @@ class Section:
         Whether the table is hidden until a reader opens it.
     compact
         Whether its columns are narrow, so that all of them are seen on a telephone.
+    hints
+        What heads of columns mean, in a sentence: shown where one points at them.
     """
 
     title: str
@@ -34,3 +36,4 @@ class Section:
     plots: Sequence[Plot] = ()
     folded: bool = False
     compact: bool = False
+    hints: Mapping[str, str] = field(default_factory=dict)

@@ -73,9 +73,7 @@ def write_summary(
         "class_groups": [group_of[c] for c in range(len(counts))] if group_of else None,
         "stages": None if simulation.data.stages is None else schedule(simulation.data.stages, config.rounds),
         "shows": [*(f"global/{name}" for name in simulation.own_metrics), *simulation.strategy.shows],
-        "own_metrics": {
-            name: metric.sentence or "a metric of your own" for name, metric in simulation.own_metrics.items()
-        }
+        "own_metrics": {name: metric.sentence for name, metric in simulation.own_metrics.items()}
         | dict(simulation.strategy.metrics),
         "failures": state.failures,
         "reason": reason,

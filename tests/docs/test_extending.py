@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -32,8 +33,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) -
 
 
 def test_every_command_of_the_page(folder: Path, cli: Cli) -> None:
-    assert set(FILES) == {"entropy.py", "shrink.py", "net.py", "waves.py", "cut.py", "top.py", "timed.py"}
-    assert len(COMMANDS) == 7
+    assert set(FILES) == {"entropy.py", "shrink.py", "net.py", "waves.py", "cut.py", "top.py", "timed.py", "sure.py"}
+    assert len(COMMANDS) == 8
     for command in COMMANDS:
         program, *arguments = shlex.split(command)
         done = cli(*arguments, "--quiet")
@@ -45,6 +46,12 @@ def test_every_command_of_the_page(folder: Path, cli: Cli) -> None:
     assert not (counts[2:, :4].any())
     top = fedsim.compare(folder / "runs" / "top", metrics=["global/top2", "global/accuracy"]).iloc[0]
     assert 1 >= top["global/top2"] > top["global/accuracy"]
+    measured = folder / "runs" / "mine" / "unlearned" / "measured"
+    comparison = json.loads((measured / "comparison.json").read_text())
+    sentence = "By how much more of the forgotten samples than of never-seen ones the class is named"
+    assert all("surer" in row["metrics"] for row in comparison["rows"])
+    assert comparison["own_metrics"] == {"surer": sentence}
+    assert f'<th scope="col" title="{sentence}; best near' in (measured / "report.html").read_text()
     shown = cli("show", folder / "runs" / "top").out
     assert "Share of test samples whose class is among the two that are thought likeliest" in shown
     assert fedsim.load_run_model(folder / "runs" / "mine").feature_dim == 16
@@ -140,7 +147,40 @@ def test_nothing_in_a_run_folder_is_run(folder: Path, cli: Cli) -> None:
     (inside / "evil.py").write_text("raise SystemExit('it ran')\n")
     done = cli("run", f"--strategy={inside / 'evil.py'}", "--quiet")
     assert done.code == 2
-    assert f"lies in the run folder {folder / 'somebody'}, of which nothing is run" in done.err
+    assert f"lies in the run folder {folder / 'somebody'}, of which nothing is run; copy it out, or add" in done.err
+
+
+def test_a_file_in_a_run_folder_is_run_for_who_trusts_it(
+    folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "somebody").mkdir()
+    (folder / "somebody" / "config.yaml").write_text("strategy: fedavg\n")
+    inside = folder / "somebody" / "entropy.py"
+    inside.write_text(FILES["entropy.py"])
+    small = ["--clients=4", "--rounds=1", "--model=mlp", "--set=training.epochs=1", "--quiet"]
+    assert cli("run", f"--strategy={inside}", "--name=a", "--trust", *small).code == 0
+    monkeypatch.setattr("fedsim.plugins._named", {})  # as in a later process
+    assert cli("run", "--config=runs/a", "--name=b", "--quiet").code == 0
+    assert cli("run", f"--strategy={inside}", "--name=c", *small).code == 0  # with the content that was trusted
+    inside.write_text(FILES["entropy.py"] + "\n")
+    assert "or add --trust" in cli("run", f"--strategy={inside}", "--name=d", *small).err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("def accuracy_forget(logits, labels):\n    return 0", "--metric: accuracy_forget is a metric of fedsim's own"),
+        ("def m(logits, labels):\n    return logits['nobody']", "--metric: m() fails (KeyError"),
+        ("x = 1", "registers nothing that is a function of outputs and labels by role"),
+    ],
+)
+def test_a_metric_of_forgetting_that_does_not_do_is_one_line(folder: Path, cli: Cli, text: str, says: str) -> None:
+    run = ["run", "--clients=4", "--rounds=1", "--model=logistic", "--set=training.epochs=1", "--name=a", "--quiet"]
+    assert cli(*run).code == 0
+    (folder / "own.py").write_text(text)
+    done = cli("unlearn", "runs/a", "--method=finetune", "--forget=client=1", "--metric=./own.py", "--quiet")
+    assert (done.code, done.err.count("\n"), says in done.err) == (2, 1, True), done.err
+    assert not list((folder / "runs" / "a").glob("unlearned/*"))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,12 @@ shrinking = their_package.shrink
 theirnet = their_package.net:Net
 [fedsim.datasets]
 theirwaves = their_package.waves:load
+[fedsim.partitions]
+theirhalves = their_package.cut:halves
+[fedsim.metrics]
+theirtop = their_package.top:top2
+[fedsim.forgetting_metrics]
+theirsure = their_package.sure:surer
 """
 
 
@@ -43,14 +49,17 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_all_kinds_run_and_are_listed(package: Path, cli: Cli, no_pictures: None) -> None:
     for kind, name in (("strategies", "theirs"), ("models", "theirnet"), ("datasets", "theirwaves"),
-                       ("unlearning", "shrinking")):  # fmt: skip
+                       ("unlearning", "shrinking"), ("partitions", "theirhalves")):  # fmt: skip
         lines = cli("list", kind).out.splitlines()
         assert any(line.split() == [name, *["of", "the", "package", "their-package", "1.2"]] for line in lines)
     small = ["--clients=4", "--rounds=1", "--set=training.epochs=1", "--quiet"]
-    done = cli("run", "--strategy=theirs", "--set=strategy.beta=0.2", "--model=theirnet", "--name=a", *small)
+    done = cli("run", "--strategy=theirs", "--set=strategy.beta=0.2", "--model=theirnet", "--name=a", *small,
+               "--partition=theirhalves", "--metric=theirtop")  # fmt: skip
     assert (done.code, done.err) == (0, "")
     assert fedsim.load_model("runs/a").description.model.name == "theirnet"
-    assert cli("unlearn", "runs/a", "--method=shrinking", "--forget=client=1", "--quiet").code == 0
+    assert "global/top2" in fedsim.compare("runs/a").columns
+    done = cli("unlearn", "runs/a", "--method=shrinking", "--forget=client=1", "--metric=theirsure", "--quiet")
+    assert (done.code, done.err) == (0, "")
     assert cli("run", "--dataset=theirwaves", "--model=mlp", "--name=b", *small).code == 0
     assert cli("options", "strategy", "theirs").out.count("strategy.beta") == 1
 

@@ -88,6 +88,8 @@ class Comparison(BaseModel):
     """The largest gap, in points, between two oracles of different seeds; None with fewer than two."""
     notes: list[str]
     """Notes on requested parts that were not possible."""
+    own_metrics: dict[str, str] = {}
+    """Sentences of the user's own metrics, by name."""
     chain: list[Step] = []
     """For a sequence that ends with this request: accuracies on each request's samples, after each request."""
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from fedsim.errors import FedsimError, RunFailed, nearest
 from fedsim.models.base import Classifier
+from fedsim.own_metrics import OwnMetric
 from fedsim.privacy.ledger import Ledger
 from fedsim.randomness import generator
 from fedsim.report.wording import format_duration
@@ -55,6 +56,8 @@ class Contest:
         Temporary folder for the history that federated methods write during their replay.
     before
         In a sequence, the contest of the previous request: methods continue from their own models of it.
+    own_metrics
+        Measured of every model, beside those of the catalogue.
     """
 
     def __init__(
@@ -68,13 +71,14 @@ class Contest:
         inherited: Ledger | None,
         scratch: Path,
         before: Contest | None,
+        own_metrics: Mapping[str, OwnMetric],
     ) -> None:
         self.inherited = inherited
         self.ledgers: dict[str, Ledger] = {}
         """Privacy ledgers of each method's model of the first seed."""
         self.source, self.request, self.entries = source, request, entries
         self.notes, self.say, self.progress = notes, say, progress
-        self.scratch, self.before = scratch, before
+        self.scratch, self.before, self.own_metrics = scratch, before, own_metrics
         self.roles = roles_of(source, request)
         self.guides = Guides(source, request, self.roles, say)
         self.left = source.data.without(request.rows)
@@ -227,7 +231,7 @@ class Contest:
         return personal_values(folder, self.source, self.left, self.roles, seed)
 
     def _measure(self, model: Classifier, against: Measured | None, *, floors: bool = False) -> Measured:
-        return measure(model, self.roles, self.source.config.seed, against, floors=floors)
+        return measure(model, self.roles, self.source.config.seed, against, floors=floors, own=self.own_metrics)
 
     def _costs_of_all(self) -> dict[str, float]:
         """Return the cost of retraining for the federation; empty if no method has such costs."""
@@ -281,7 +285,8 @@ class Contest:
             num_retain=len(request.retain), num_unseen=alike, clients=before, clients_left=after,
             forgotten_classes=(forgotten if tells_classes else np.zeros_like(forgotten)).tolist(),
             class_names=names, seeds=seeds, rows=rows,
-            floor=noise_floor(self.contestants), notes=[*self.notes, *straddling(request, source.data)],
+            floor=noise_floor(self.contestants), own_metrics={n: one.sentence for n, one in self.own_metrics.items()},
+            notes=[*self.notes, *straddling(request, source.data)],
         )  # fmt: skip
         best, first = comparison.best.name, source.config.seed
         comparison = comparison.model_copy(update={"chain": self.chain(best)})

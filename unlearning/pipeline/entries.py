@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 from fedsim.config.run import HistoryConfig
 from fedsim.errors import FedsimError, nearest
 from fedsim.federated.registry import declared
+from fedsim.own_metrics import OwnMetric, load_own_metrics
 from fedsim.plugins import allow, plugin_of
 from fedsim.privacy.ledger import Ledger
 from unlearning.api.registry import RETRAIN, Method, UnlearningConfig, load_unlearning
+from unlearning.evaluation.catalogue import METRICS
 from unlearning.pipeline.apply import options_of, refusal
 from unlearning.pipeline.forget import Request
 from unlearning.pipeline.judgement import Kind
@@ -60,6 +62,22 @@ def asked_for(methods: Sequence[str], compare: str | None) -> WantedModels:
     for name in asked if asked != ["all"] else []:
         load_unlearning(name)  # raise for unknown names before the data is read
     return WantedModels(asked, RETRAIN in names or compare is not None, "-".join(asked) or RETRAIN)
+
+
+def own_metrics(names: Sequence[str]) -> Mapping[str, OwnMetric]:
+    """Return the user's own metrics of forgetting, by name.
+
+    Raises
+    ------
+    FedsimError
+        If there is none of a name, or it is that of one of ours.
+    """
+    for name in names:
+        allow(name, "--metric")
+    found = load_own_metrics(names, "--metric", "forgetting_metrics")
+    if clash := sorted(found.keys() & METRICS.keys()):
+        raise FedsimError(f"--metric: {clash[0]} is a metric of fedsim's own; rename yours")
+    return found
 
 
 def entries_of(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedsim.models.base import Classifier
+from fedsim.own_metrics import OwnMetric
 from fedsim.randomness import generator
 from unlearning.api.view import View
 from unlearning.evaluation.accuracies import accuracy, right_answers
@@ -67,12 +69,14 @@ class Measured:
 
 
 def measure(
-    model: Classifier, roles: Roles, seed: int, oracle: Measured | None = None, *, floors: bool = False
-) -> Measured:
+    model: Classifier, roles: Roles, seed: int, oracle: Measured | None = None, *, floors: bool = False,
+    own: Mapping[str, OwnMetric] = MappingProxyType({}),
+) -> Measured:  # fmt: skip
     """Measure one model, and its distance to the oracle if there is one.
 
     `seed` draws the samples for attacks and the batches of relearning: the same for every model. Without
     `floors`, the attacks are not repeated on halves of never-seen samples, which takes ten times as long.
+    `own` are the user's own metrics, by name.
     """
     begun = time.perf_counter()
     labels: Splits[Array] = Splits(*(_labels(view).cpu().numpy() for view in roles.views))
@@ -81,7 +85,8 @@ def measure(
     measured = measure_outputs(labels, logits, generator(seed, "attacks"), again, oracle, floors=floors)
     values = measured.values
     if measured.facts is not None:
-        values = values | _hidden_knowledge(model, roles, labels, seed) | _selection(model, roles, seed)
+        values = values | {name: metric(dict(logits.items()), dict(labels.items())) for name, metric in own.items()}
+        values |= _hidden_knowledge(model, roles, labels, seed) | _selection(model, roles, seed)
         if oracle is not None and "accuracy_selection" in oracle.values and "accuracy_selection" in values:
             values["selection_gap"] = selection_gap(values, oracle.values)
         if roles.first is not None:

@@ -16,6 +16,7 @@ from fedsim.report.figures import COLORS, GREY, INK, MUTED, Plot, add_legend, id
 from fedsim.report.html import Section
 from fedsim.report.wording import ABSENT
 from unlearning.evaluation.catalogue import METRICS
+from unlearning.evaluation.metric import Metric
 from unlearning.pipeline.comparison import Comparison, Row
 from unlearning.pipeline.measure import Measured
 from unlearning.pipeline.wording import (
@@ -56,12 +57,13 @@ def write_page(path: Path, name: str, comparison: Comparison, drawn: Sequence[Pl
     losses = [plot for plot in drawn if plot.name == "losses"]
     classes = [plot for plot in drawn if plot.name == "per_class"]
     changes = [plot for plot in drawn if plot.name == "changes"]
+    hints = _hints(comparison)
     sections = [
-        Section("Verdict", _lead(comparison), rows=_main_rows(comparison), compact=True),
+        Section("Verdict", _lead(comparison), rows=_main_rows(comparison), compact=True, hints=hints),
         _reasons(comparison),
         _chain(comparison),
         _request(comparison),
-        Section("Every metric", _every_text(comparison), rows=_every_row(comparison), folded=True),
+        Section("Every metric", _every_text(comparison), rows=_every_row(comparison), folded=True, hints=hints),
         Section("Losses of forgotten and never-seen samples", _LOSSES, plots=losses),
         Section("Accuracy by class", _CLASSES, plots=classes),
         Section("Change of each block", _CHANGES, plots=changes) if changes else None,
@@ -107,8 +109,17 @@ def _main_rows(comparison: Comparison) -> list[list[str]]:
         for row in members:
             label = f"{place_text(row, comparison)} {row.name}".strip()
             rows.append([label, verdict_text(row), *(cell(row, metric, spread=False) for metric in shown)])
-    heads = [f"{metric.head} %" if metric.name.startswith("accuracy") else metric.head for metric in shown]
-    return [["Model", "Verdict", *heads], *rows]
+    return [["Model", "Verdict", *map(_brief_head, shown)], *rows]
+
+
+def _brief_head(metric: Metric) -> str:
+    return f"{metric.head} %" if metric.name.startswith("accuracy") else metric.head
+
+
+def _hints(comparison: Comparison) -> dict[str, str]:
+    """Return what every column is, by its head in either table."""
+    shown = columns(comparison, brief=False)
+    return {head(metric): metric.meaning for metric in shown for head in (_brief_head, lambda one: one.head)}
 
 
 def _reasons(comparison: Comparison) -> Section | None:
@@ -194,6 +205,7 @@ def _cost(comparison: Comparison) -> Section:
         "on one server, which a federation does not.",
         rows=[["Model", "Where", *(metric.head for metric in shown)], *rows],
         compact=True,
+        hints=_hints(comparison),
     )
 
 

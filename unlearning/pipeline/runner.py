@@ -14,7 +14,7 @@ from fedsim.runs.relocate import MOVED
 from unlearning.api.registry import RETRAIN
 from unlearning.pipeline.contest import Contest
 from unlearning.pipeline.deletion import Deletion, deleted_before
-from unlearning.pipeline.entries import asked_for, entries_of, private_entries
+from unlearning.pipeline.entries import asked_for, entries_of, own_metrics, private_entries
 from unlearning.pipeline.forget import parse_in_sequence
 from unlearning.pipeline.outcome import Outcome, write_outcome
 from unlearning.pipeline.places import held_run, reserved, scratch
@@ -42,6 +42,7 @@ def unlearn(
     no_privacy: bool = False,
     overrides: Mapping[str, Any] | None = None,
     tune: Sequence[str] = (),
+    metrics: Sequence[str] = (),
     force: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -82,6 +83,9 @@ def unlearn(
         {"engine.device": "cpu"}; and "data.root", the folder that the run's data have been moved to.
     tune
         Those of the methods whose options are searched for first, see `unlearning.pipeline.tuning`.
+    metrics
+        Functions of one's own, `./mine.py:name`: (logits, labels), (n, C) and (n,) by role forget, retain, test and
+        unseen -> a number of each model.
     force
         Replace the outcome of that name.
     progress
@@ -97,6 +101,7 @@ def unlearn(
     if seeds is not None and seeds < 1:
         raise FedsimError(f"--seeds: must be at least 1, got {seeds}")
     asked = asked_for(methods, compare if models is None else RETRAIN)
+    own = own_metrics(metrics)
     signer = None if sign is None else load_signer(sign)
     seeds = seeds or (_COMPARED_SEEDS if asked.oracle else 1)
     if models is not None:
@@ -126,7 +131,7 @@ def unlearn(
                 source = open_source(folders[number - 1], machine)
                 say(f"then: {request.spec}")
             contest = Contest(
-                source, request, entries, notes, say, progress, ledger_of(source), replays / str(number), before
+                source, request, entries, notes, say, progress, ledger_of(source), replays / str(number), before, own
             )
             for method in tune:
                 contest.tune(method)

@@ -94,7 +94,7 @@ def undo(
         folder = stack.enter_context(reserved(root.root / "unlearned", name, f"{NAME}-{request}", force))
         options = UndoConfig(name=NAME, chain=path.resolve().name, request=request)
         entry = Entry(_method(undone), options, "method")
-        contest = Contest(root, asked, {NAME: entry}, [], say, progress, ledger_of(end), place / "0", None)
+        contest = Contest(root, asked, {NAME: entry}, [], say, progress, ledger_of(end), place / "0", None, {})
         contest.run_seed(root.config.seed, oracle=compare)
         found = contest.outcome(folder, 1)
         write_outcome(found, root, asked, {NAME: options})

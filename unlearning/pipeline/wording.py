@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from fedsim.report.wording import ABSENT
 from unlearning.api.registry import Where
 from unlearning.evaluation.catalogue import FEDERATION_COSTS, METRICS
@@ -23,7 +25,11 @@ ADVICE = (
 def columns(comparison: Comparison, *, brief: bool) -> list[Metric]:
     """Return the metrics of which some row has a value; the few of the first table, if `brief`."""
     known = {name for row in comparison.rows for name in row.metrics}
-    return [metric for metric in METRICS.values() if metric.name in known and (metric.brief or not brief)]
+    own = [
+        Metric(name, name.replace("_", " "), sentence, "oracle", -math.inf, None, "", brief=True)
+        for name, sentence in comparison.own_metrics.items()
+    ]
+    return [one for one in [*METRICS.values(), *own] if one.name in known and (one.brief or not brief)]
 
 
 def federation_costs(comparison: Comparison) -> list[Metric]:

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from fedsim.errors import FedsimError
 from fedsim.report.curves import group_curves
+from fedsim.report.glossary import meaning
 from fedsim.report.groups import grouped
 from fedsim.report.html import Section, render_report, write_report
 from fedsim.report.plots import Plot, partition_plot
@@ -216,3 +217,17 @@ def test_the_first_things_are_first(make_run: MakeRun) -> None:
     )
     assert "Privacy" not in found.text
     assert "unset" not in found.text
+
+
+def test_every_metric_says_what_it_is_where_one_points_at_it(make_run: MakeRun) -> None:
+    run = make_run()
+    section = Section("Mine", rows=[["Model", "Gap"], ["a", "1"]], hints={"Gap": 'how "far" it is'})
+    found = page(run, sections=(section,))
+    hints = [attrs["title"] or "" for tag, attrs in found.tags if tag in ("th", "dt") and "title" in attrs]
+    assert 'how "far" it is' in hints
+    for name in RunFolder.open(run).final_metrics:
+        assert f"{meaning(name).sentence} ({name})" in hints
+    shown = [attrs for tag, attrs in found.tags if tag == "dt"]
+    assert [bool(attrs.get("title")) for attrs in shown] == [
+        label not in ("Rounds", "Wall time") for label in ("accuracy",) * (len(shown) - 2) + ("Rounds", "Wall time")
+    ]
