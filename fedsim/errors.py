@@ -1,4 +1,4 @@
-"""The exceptions that are one line for the user: what is wrong, where, and how to mend it."""
+"""The exceptions that are one line for the user: what is wrong, where, and how to correct it."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from typing import ClassVar
 
 
 class FedsimError(Exception):
-    """Bad input. Its text is one line: what is wrong, where, and how to mend it; the command line exits with 2."""
+    """Bad input. Its text is one line: what is wrong, where, and how to correct it; the command line exits with 2."""
 
     exit_code: ClassVar[int] = 2
 

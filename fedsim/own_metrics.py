@@ -35,7 +35,7 @@ class OwnMetric:
             return float(self.function(outputs, targets))
         except Exception as error:
             raise FedsimError(
-                f"{self.where}: {self.function.__name__}() fails ({reason_of(error)}); mend it"
+                f"{self.where}: {self.function.__name__}() fails ({reason_of(error)}); correct it"
             ) from error
 
 

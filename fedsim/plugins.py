@@ -83,7 +83,7 @@ def load_plugin(path: Path, where: str) -> ModuleType:
     except Exception as error:
         sys.modules.pop(name, None)
         text = reason_of(error)
-        raise FedsimError(f"{where}: {path} cannot be loaded ({text}); mend it") from error
+        raise FedsimError(f"{where}: {path} cannot be loaded ({text}); correct it") from error
 
 
 def _known_file() -> Path:

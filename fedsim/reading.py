@@ -70,7 +70,7 @@ def decoded(content: bytes) -> tuple[str, str]:
         name = "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
         return content.decode(name), f"encoded in {name.upper()}"
     if line := _foreign_line(content):
-        raise ValueError(f"it is UTF-8 but for line {line}; mend that line")
+        raise ValueError(f"it is UTF-8 but for line {line}; correct that line")
     text, encoding = "\x00", ""
     for name, words in (("utf-8", ""), ("cp1252", "no UTF-8, so read as Windows-1252 (Latin-1)")):
         with contextlib.suppress(UnicodeDecodeError):

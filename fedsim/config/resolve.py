@@ -63,9 +63,9 @@ def read_yaml(path: Path) -> Nested:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         reason = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise FedsimError(f"{path}: {where}not valid YAML ({reason}); mend it") from None
+        raise FedsimError(f"{path}: {where}not valid YAML ({reason}); correct it") from None
     except (RecursionError, ValueError) as error:  # an alias to its own container; a date such as 2024-13-01
-        raise FedsimError(f"{path}: not a configuration ({' '.join(str(error).split())}); mend it") from None
+        raise FedsimError(f"{path}: not a configuration ({' '.join(str(error).split())}); correct it") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise FedsimError(f"{path}: must hold `key: value` lines, got {shown(content)}")
     return content

@@ -71,7 +71,7 @@ def owners_by_function(
     try:
         owners = np.asarray(cut(labels.copy(), clients, rng, **known))
     except Exception as error:
-        raise FedsimError(f"data.partition.name: {cut.__name__}() fails ({reason_of(error)}); mend it") from error
+        raise FedsimError(f"data.partition.name: {cut.__name__}() fails ({reason_of(error)}); correct it") from error
     if owners.shape != labels.shape or owners.dtype.kind not in "iu":
         raise FedsimError(
             f"data.partition.name: {cut.__name__}() returns {owners.dtype} of shape {owners.shape}; it must return a "

@@ -304,5 +304,5 @@ def _rectangular(path: Path, names: list[str], rows: list[Row]) -> list[Row]:
         if len(row) > len(names) and not any(row[len(names) :]):
             rows[number - 1] = row[: len(names)]
         elif len(row) != len(names):
-            raise FedsimError(f"{path}: row {number} has {len(row)} values, the header {len(names)}; mend it")
+            raise FedsimError(f"{path}: row {number} has {len(row)} values, the header {len(names)}; correct it")
     return rows

@@ -218,7 +218,7 @@ def _test_rows(cells: Cells, name: str, text: Any) -> npt.NDArray[np.bool_]:
     for row, word in enumerate(lower.tolist(), 1):
         if word not in _TEST:
             raise cells.error(
-                f"the column {name!r} says {str(text[row - 1])!r} in row {row}, not train or test; mend it"
+                f"the column {name!r} says {str(text[row - 1])!r} in row {row}, not train or test; correct it"
             )
     return np.array([_TEST[word] for word in lower.tolist()])
 
@@ -230,7 +230,7 @@ def _parted(cells: Cells, whole: Part, is_test: npt.NDArray[np.bool_]) -> tuple[
     ]
     for part, what in zip(parts, ("training", "test"), strict=True):
         if not len(part.y):
-            raise cells.error(f"data.csv.test leaves no {what} rows; mend the column")
+            raise cells.error(f"data.csv.test leaves no {what} rows; correct the column")
     if whole.y.dtype.kind == "i" and (unknown := np.setdiff1d(parts[1].y, parts[0].y)).size:
         rows = np.flatnonzero(is_test)[parts[1].y == unknown[0]]
         raise cells.error(f"the class in row {rows[0] + 1}, a test row, is that of no training row; leave it out")
@@ -244,7 +244,7 @@ def _target(cells: Cells, column: TableColumn, as_classes: bool) -> tuple[Array,
         raise cells.error(f"the target {column.name!r} is blank in row {blank[0] + 1}; leave out rows without one")
     if column.kind in ("numbers", "dates") and not as_classes:
         if not np.isfinite(column.values).all():
-            raise cells.error(f"the target {column.name!r} holds infinite values; mend the file or leave out such rows")
+            raise cells.error(f"the target {column.name!r} holds infinite values; correct it, or leave such rows out")
         if (column.values == column.values[0]).all():
             raise cells.error(
                 f"the target {column.name!r} is {column.text[0]!s} in every row: there is nothing to learn"
@@ -275,7 +275,7 @@ def _require_one_kind(cells: Cells, column: TableColumn) -> None:
         what = f"{kind} and, in row {row}, {word!r}" if row else "numbers in several units or spellings"
         blank = f"take the word for a blank with --set data.csv.blank='{word}', " if row else ""
         raise cells.error(
-            f"the column {column.name!r} holds {what}; mend it, {blank}or leave it out with "
+            f"the column {column.name!r} holds {what}; correct it, {blank}or leave it out with "
             f"--set data.csv.drop='{column.name}'"
         )
 
@@ -348,7 +348,7 @@ def _encoded(
         _require_one_kind(said.cells, column)
     if np.isinf(column.values).any():
         raise said.cells.error(
-            f"the column {column.name!r} holds infinite values; mend it, or leave it out with "
+            f"the column {column.name!r} holds infinite values; correct it, or leave it out with "
             f"--set data.csv.drop='{column.name}'"
         )
     encoded = known or Encoded.learned(column, train)

@@ -59,7 +59,7 @@ class Samples(BaseModel):
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             reason = " ".join(str(error).split())
-            raise FedsimError(f"{path}: cannot be read ({reason}); mend it, or write the app anew") from None
+            raise FedsimError(f"{path}: cannot be read ({reason}); correct it, or write the app anew") from None
 
     def node(self, client: int, clients: int, given: Arrays) -> FederatedData:
         """Return a federation of which only one client's samples are there.

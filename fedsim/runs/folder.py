@@ -299,7 +299,7 @@ def _read_bytes(file: Path) -> bytes:
     try:
         return read_regular(file)
     except OSError as err:
-        raise FedsimError(f"{file}: cannot be read ({err.strerror}); mend its permissions or give another run") from err
+        raise FedsimError(f"{file}: cannot be read ({err.strerror}); change permissions or give another run") from err
 
 
 def _read_mapping(file: Path) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ _LEFT = re.compile(r"\.(?P<name>.+?)(\.\d+\.(?P<kind>tmp|old)|\.lock)")
 
 @contextlib.contextmanager
 def held(
-    folder: Path, *, shared: bool = False, remedy: str = "mend its permissions or give another place"
+    folder: Path, *, shared: bool = False, remedy: str = "change its permissions or give another place"
 ) -> Iterator[None]:
     """Keep other processes from working on `folder`, which need not exist; the lock ends with its process.
 

@@ -62,7 +62,7 @@ def test_what_a_data_set_is_like_comes_back_from_its_file(tmp_path: Path) -> Non
     (tmp_path / "samples.json").write_text(found.model_dump_json())
     assert Samples.read(tmp_path / "samples.json") == found
     (tmp_path / "samples.json").write_text("{}")
-    with pytest.raises(FedsimError, match="mend it, or write the app anew"):
+    with pytest.raises(FedsimError, match="correct it, or write the app anew"):
         Samples.read(tmp_path / "samples.json")
 
 

@@ -1,6 +1,8 @@
 """The pool of Ray actors: what outlives an engine, what does not, and what it says when it cannot be had."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -107,3 +109,15 @@ def test_all_that_is_started_listens_on_loopback(ray_engine: MakeEngine) -> None
                 listening.setdefault(int(port, 16), set()).add(address)
     loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
     assert all(listening[port] <= loopback for port in ports)
+
+
+@pytest.mark.slow
+def test_a_temporary_folder_of_a_long_name_stops_nothing(tmp_path: Path) -> None:
+    """Sockets below it would have names that are too long; Ray's session has a folder of its own."""
+    temporary = tmp_path / ("long" * 25)
+    temporary.mkdir()
+    command = [sys.executable, "-m", "fedsim", "run", "--engine=ray", "--clients=4", "--rounds=1", "--quiet"]
+    command += [f"--out={tmp_path}", "--set=engine.num_workers=1"]
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -104,6 +104,6 @@ def test_training_on_raw_samples_ends_what_was_promised():
     run = Ledger(releases=(steps(),), rounds=4, took_part=[4, 2])
     derived = run.then(unprotected("unlearning by finetune", 2))
     assert [row.epsilon for row in guarantees(derived)] == [math.inf, math.inf]
-    assert [row.epsilon for row in guarantees(derived.then(run))] == [math.inf, math.inf]  # noise does not mend it
+    assert [row.epsilon for row in guarantees(derived.then(run))] == [math.inf, math.inf]  # noise does not correct it
     plain = Ledger(releases=(Release(what="models", covers=("model",)),), rounds=1, took_part=[1, 1])
     assert guarantees(plain.then(unprotected("unlearning by finetune", 2))) == []

@@ -173,6 +173,6 @@ def test_a_place_that_cannot_be_written_to_is_told_before_the_work(
     from unlearning.pipeline.runner import unlearn
 
     for work in (lambda: fedsim.resume(run), lambda: unlearn(run, ["finetune"], "class=3")):
-        with pytest.raises(FedsimError, match=r"tiny: cannot be written \(Permission denied\); mend its permissions"):
+        with pytest.raises(FedsimError, match=r"tiny: cannot be written \(Permission denied\); change its permissions"):
             work()
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
