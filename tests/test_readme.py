@@ -60,7 +60,8 @@ def test_the_run_folder_is_as_described(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_every_command_is_understood(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """They are parsed and resolved; what they do is tested elsewhere."""
-    lines = [line for text in blocks("sh") for line in text.splitlines() if line.startswith("fedsim ")]
+    texts = [text.replace("\\\n", " ") for text in blocks("sh")]
+    lines = [line for text in texts for line in text.splitlines() if line.startswith("fedsim ")]
     assert len(lines) >= 9
     for line in lines:
         command, *rest = shlex.split(line.partition("#")[0])[1:]

@@ -29,12 +29,14 @@ def test_its_model_is_loaded(folder: Path) -> None:
 
 
 def test_it_goes_on_as_a_run_of_today_does(folder: Path, tmp_path: Path, no_pictures: None) -> None:
-    """What its checkpoint holds is all that a run needs to come to the bits of one that never stopped."""
+    """What its checkpoint holds is all that a run needs to come to the model of one that never stopped.
+
+    Its own rounds were rounded otherwise: clients that are trained at once have matrix products since then.
+    """
     recorded = {"strategy.name": "scaffold", "model.name": "logistic", "clients": 3, "data.partition.name": "iid"}
     longer = fedsim.run(overrides={**recorded, "rounds": 3, "out": str(tmp_path), "name": "new", "training.epochs": 2})
     on = resume(folder, rounds=3)
-    for name, value in longer.model.state_dict().items():
-        assert torch.equal(on.model.state_dict()[name], value), name
+    torch.testing.assert_close(on.model.state_dict(), longer.model.state_dict(), rtol=1e-4, atol=1e-6)
 
 
 def test_its_history_serves_to_forget_a_client(folder: Path, cli: Cli) -> None:

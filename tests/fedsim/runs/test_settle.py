@@ -67,7 +67,7 @@ def test_a_column_names_the_clients(table):
         assert set(np.floor(doses[run.data.partition[client]] + 0.01).astype(int) % 3) == {client}
     assert (run.data.client_test.sizes > 0).all()  # their own test rows
     for refused, options in {
-        "names 3, got 7": {"clients": 7},
+        "the data name 3, got 7": {"clients": 7},
         "data.csv.client makes the clients": {"data__partition": "iid"},
         "cohort: must be at most clients .3.": {"cohort": 5},
     }.items():
