@@ -25,7 +25,7 @@ from unlearning.pipeline.runner import unlearn
 HERE = Path(__file__).parent
 
 SMALL: dict[str, Any] = {
-    "rounds": 40, "clients": 1, "data.partition": "iid", "data.folder.size": 32, "eval_every": 10,
+    "rounds": 40, "clients": 1, "data.partition": "iid", "data.folder.size": 32, "eval_every": 10, "engine.threads": 2,
     "model.name": f"{HERE / 'faces_net.py'}:FacesNet",
     "training.epochs": 1, "training.batch_size": 64, "training.optimizer": "adam", "training.lr": 2e-3,
     "training.schedule": "cosine",
