@@ -106,7 +106,7 @@ def _remembered_speedup(config: RunConfig, worker: Worker, start: State, constan
     told = [
         *(section.model_dump() for section in (config.model, config.strategy, config.training)),
         (data.input_shape, data.num_classes, min(config.cohort_size, _TRIED_CLIENTS)),
-        (config.engine.threads, device, torch.__version__),
+        (config.engine.threads, device, torch.__version__, [file.sha256 for file in config.plugins]),
     ]
     key = hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedsim" / "cohort.json"
