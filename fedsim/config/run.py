@@ -1,4 +1,4 @@
-"""The configuration of a run, as typed and checked models; `resolve` makes one from files and flags."""
+"""The configuration of a run: typed and validated models, which `resolve` makes from files and flags."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedsim.plugins import PluginFile
 from fedsim.privacy.config import PrivacyConfig
 from fedsim.schema import Config
 
-# Sections whose options belong to the name in them, and the name where none is given.
+# Sections whose options depend on the name in them, and the name that is the default.
 NAMED_SECTIONS = {
     "strategy": "fedavg", "model": ModelConfig().name, "data.partition": Dirichlet().name,
     "training.schedule": Constant().name, "server.schedule": Constant().name,
@@ -32,7 +32,7 @@ _CAME_LATER = (
     "data.feature_shift",
     "training.schedule.", "training.nesterov", "server.",
 )  # fmt: skip
-"""Options that older recipes do not know: at their defaults no recipe has them, so that runs are what they were."""
+"""Options that older recipes do not have. Recipes omit them at their defaults, so old recipes stay the same."""
 
 
 class TrainingConfig(Config):
@@ -41,29 +41,29 @@ class TrainingConfig(Config):
     epochs: int = Field(2, ge=1)
     """Passes over the client's own data."""
     steps: int | None = Field(None, ge=1)
-    """SGD steps instead of passes: each takes the next `batch_size` samples, at most all, of shuffled passes."""
+    """Steps instead of passes; each step takes the next `batch_size` samples of shuffled passes, or all if fewer."""
     batch_size: int = Field(10, ge=1)
     """Samples per step; the last batch of an epoch may be smaller."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    """Started afresh in every round."""
+    """Optimizer of the local training; its state starts anew in every round."""
     lr: float = Field(0.1, gt=0)
     """Learning rate."""
     schedule: Schedule = Constant()
-    """How the learning rate changes over the rounds; options of a schedule, or just its name."""
+    """How the learning rate changes over the rounds: a schedule's options, or just its name."""
     momentum: float = Field(0.0, ge=0, lt=1)
-    """Of SGD."""
+    """Momentum of SGD."""
     nesterov: bool = False
-    """Momentum that looks a step ahead (Nesterov's)."""
+    """Use Nesterov momentum."""
     weight_decay: float = Field(0.0, ge=0)
-    """L2 penalty, added to the gradient; of adamw, what weights shrink by in a step, times lr."""
+    """L2 penalty, added to the gradient; with adamw decoupled weight decay, which shrinks weights by lr times it."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of a client's gradient in one step; none by default."""
     precision: Literal["float32", "float64", "bf16-mixed"] = "float32"
     """Number format; bf16-mixed keeps float32 parameters and computes in bfloat16 where that is safe."""
     tf32: bool = False
-    """Let a GPU round the factors of float32 products to TF32: faster, and other bits."""
+    """Let a GPU multiply float32 matrices in TF32: faster, with other roundings."""
     channels_last: bool = False
-    """Memory layout of images; faster for large convolutions on GPUs. Clients trained at once keep the usual one."""
+    """Memory layout of images; faster for large convolutions on GPUs. Clients trained at once do not use it."""
     vectorize: Literal["auto", "always", "never"] = "auto"
     """Train a chunk's clients all at once (always) or one after another (never); auto measures both and records it."""
     chunk: int | None = Field(None, ge=1)
@@ -77,26 +77,26 @@ class TrainingConfig(Config):
     @model_validator(mode="after")
     def _can_look_ahead(self) -> TrainingConfig:
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
-            raise ValueError("nesterov: needs optimizer=sgd and a momentum above 0; set training.momentum=0.9")
+            raise ValueError("nesterov: needs optimizer=sgd and momentum above 0; set training.momentum=0.9")
         return self
 
     def lr_at(self, server_round: int) -> float:
-        """Return the learning rate of a round, from 1; outside of rounds, as in personalising, it is `lr`."""
+        """Return the learning rate of a round, counted from 1; outside of rounds, as in personalisation, it is `lr`."""
         return self.lr * self.schedule.factor(server_round)
 
 
 class EngineConfig(Config):
-    """Where clients run. None of it changes a result."""
+    """Where clients run. These options change no result."""
 
     name: str = "auto"
-    """inprocess: in this process; local: in processes forked from it; ray: on Ray actors; auto measures two rounds; or
-    a file of your own."""
+    """inprocess: in this process; local: in processes forked from it; ray: on Ray actors; auto measures two rounds and
+    chooses; or your own file."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int = Field(1, ge=1)
     """CPU threads of torch per worker."""
     num_workers: int | None = Field(None, ge=1)
-    """Worker processes or Ray actors; by default one for each core, or as many as fit the cluster."""
+    """Number of worker processes or Ray actors; by default one per core, or as many as fit the cluster."""
     cpus_per_worker: float = Field(1.0, gt=0)
     """CPUs reserved for each Ray actor."""
     gpus_per_worker: float = Field(0.0, ge=0)
@@ -110,11 +110,12 @@ class EngineConfig(Config):
     retries: int = Field(2, ge=0)
     """How often a chunk is tried again when its worker dies or hangs."""
     lost_chunks: Literal["stop", "drop"] = "stop"
-    """When that was in vain: stop the run at its last round, or go on without the chunk's clients, who then differ."""
+    """If all tries fail: stop the run at its last round, or continue without the chunk's clients, which changes
+    results."""
     chunk_timeout_s: float | None = Field(None, gt=0)
-    """Seconds after which a worker that is at a chunk counts as hanging; by default it never does."""
+    """Seconds after which a worker counts as hanging if it has not finished its chunk; by default never."""
     state_memory_mb: int = Field(1024, ge=0)
-    """Memory for the states that clients keep; beyond it, those not used for longest wait on disk."""
+    """Memory for client states; beyond it, the least recently used states are stored on disk."""
 
     @field_validator("device")
     @classmethod
@@ -125,25 +126,25 @@ class EngineConfig(Config):
 
 
 class HistoryConfig(Config):
-    """What is kept of the rounds, for methods that make clients forgotten. None of it changes a result."""
+    """What is kept of each round, for unlearning methods that replay rounds. These options change no result."""
 
     keep: Literal["none", "norms", "updates"] = "none"
-    """norms: the models that were sent, who answered, and how far each one moved; updates: what each sent, too."""
+    """norms: global models, which clients replied, and the norms of their updates; updates: the updates, too."""
     every: int = Field(1, ge=1)
-    """Rounds between those that are kept, from the first on; who answered is kept of all."""
+    """Keep every n-th round, from the first on; which clients replied is kept for all rounds."""
     quota_mb: int = Field(1024, ge=1)
-    """Most that it may take on disk; a run that needs more is refused, or stops there."""
+    """Largest size on disk; a run that needs more is refused, or stops when it is reached."""
 
 
 class FaultsConfig(Config):
-    """Failures to inject, drawn per (round, client); all zero by default."""
+    """Failures to inject, drawn per (round, client); none by default."""
 
     dropout: float = Field(0.0, ge=0, le=1)
-    """Share of clients that never answer."""
+    """Share of clients that do not reply."""
     error: float = Field(0.0, ge=0, le=1)
-    """Share of clients that raise."""
+    """Share of clients that raise an error."""
     nan: float = Field(0.0, ge=0, le=1)
-    """Share of clients whose update is not a number."""
+    """Share of clients whose update is NaN."""
 
     @model_validator(mode="after")
     def _shares(self) -> FaultsConfig:
@@ -154,28 +155,28 @@ class FaultsConfig(Config):
 
 
 class StopConfig(Config):
-    """Training that ends early, by what clients hold out (data.validation_fraction), never by the test set."""
+    """Early stopping, judged on samples that clients hold out (data.validation_fraction), never on the test set."""
 
     metric: str | None = Field(None, pattern=r"validation(_\w+)?/\w+")
-    """The metric to go by, such as validation/loss; by default validation/accuracy (or mse), for personalised methods
-    that of clients' own models."""
+    """The metric that decides, such as validation/loss; by default validation/accuracy (or mse), for personalised
+    methods that of clients' own models."""
     patience: int | None = Field(None, ge=1)
-    """Evaluations without a better one after which training ends; by default it goes on to the last round."""
+    """Training ends after this many evaluations without improvement; by default it continues to the last round."""
     min_delta: float = Field(0.0, ge=0)
-    """Less does not count as better."""
+    """Smallest change that counts as an improvement."""
     keep: Literal["best", "last"] = "best"
-    """The round that the run ends as: as if it had ended after its best one, or the last one that was run."""
+    """The result of the run: its state after the best round, or after the last one."""
 
 
 class RunConfig(Config):
-    """A whole run. The file that a run folder keeps is one of these, and reruns the run."""
+    """A whole run. A run folder contains such a file, which repeats the run."""
 
     name: str | None = None
     """Name of the run folder; by default strategy-dataset-time."""
     out: Path = Path("runs")
     """Folder that holds run folders."""
     log: tuple[str, ...] = ()
-    """Trackers that follow the run, of tensorboard, wandb and mlflow, beside its folder."""
+    """Trackers to which the run also reports: tensorboard, wandb or mlflow."""
     seed: int = Field(0, ge=0)
     """Seed of every random draw."""
     rounds: int = Field(20, ge=1)
@@ -183,23 +184,24 @@ class RunConfig(Config):
     clients: int = Field(20, ge=1)
     """Registered clients."""
     clients_unseen: int = Field(0, ge=0)
-    """The last so many clients are never drawn, and only evaluated: what a run is worth to those who come later."""
+    """Number of clients, the last ones, that never train and are only evaluated: clients that join later."""
     cohort: int | str | None = None
     """Clients sampled in a round: a number, a share such as 30%, or all by default."""
     min_replies: int = Field(1, ge=1)
-    """Fewest good replies a round needs; with fewer the run stops at its last checkpoint."""
+    """Fewest good replies that a round needs; with fewer, the run stops at its last checkpoint."""
     stop_on_divergence: bool = False
-    """Stop when the loss is no number any more or a hundred times that of guessing; else the run is only marked so."""
+    """Stop when the loss is NaN or a hundred times that of guessing; otherwise the run is only marked as diverged."""
     eval_every: int = Field(1, ge=1)
     """Rounds between evaluations; the last round is always evaluated."""
     eval_clients: Literal["auto", "none", "all", "seen"] = "auto"
-    """Whose local test sets are evaluated: auto is all for personalised methods, else none; seen: trained ones."""
+    """Clients whose local test sets are evaluated; auto: all for personalised methods, else none; seen: clients that
+    may train."""
     eval_metrics: Literal["auto", "accuracy", "all"] = "auto"
-    """all: balanced accuracy, macro F1 and AUC too; auto does so for two classes or a test set of uneven ones."""
+    """all: also balanced accuracy, macro F1 and AUC; auto: these for two classes or an imbalanced test set."""
     metrics: tuple[str, ...] = ()
-    """Functions of your own files, such as ./mine.py:name, that measure the global model beside what is built in."""
+    """Your own metrics of the global model: functions in files, such as ./mine.py:name."""
     checkpoint_every: int = Field(10, ge=1)
-    """Rounds between checkpoints; the last round always leaves one."""
+    """Rounds between checkpoints; the last round always has one."""
     strategy: SerializeAsAny[StrategyConfig]
     """The federated method and its options."""
     data: DataConfig = DataConfig()
@@ -209,19 +211,19 @@ class RunConfig(Config):
     stop: StopConfig | None = None
     """When training ends before its last round; by default it does not."""
     start: Path | None = None
-    """Where the first weights come from: the folder of a finished run, or a .safetensors file; else they are drawn."""
+    """Initial weights: the folder of a finished run, or a .safetensors file; by default they are random."""
     start_sha256: str | None = None
-    """Hash of these weights, filled in when the run begins: it goes on from the same ones only."""
+    """Hash of these weights, filled in when the run begins; the run can only be continued with the same weights."""
     training: TrainingConfig = TrainingConfig()
     """Local training."""
     server: ServerConfig = ServerConfig()
-    """What the server makes of a round's aggregate."""
+    """The server's step after aggregation."""
     engine: EngineConfig = EngineConfig()
-    """Execution; changes no result."""
+    """Where clients run; changes no result."""
     faults: FaultsConfig = FaultsConfig()
     """Failures to inject."""
     history: HistoryConfig = HistoryConfig()
-    """What is kept of the rounds; changes no result."""
+    """What is kept of each round; changes no result."""
     privacy: PrivacyConfig = PrivacyConfig()
     """Differential privacy."""
     plugins: tuple[PluginFile, ...] = ()
@@ -230,9 +232,9 @@ class RunConfig(Config):
     @field_validator("data")
     @classmethod
     def _stages_fit(cls, value: DataConfig, info: ValidationInfo) -> DataConfig:
-        """Give each stage its share of the rounds, unless told; longer runs of this configuration keep that."""
+        """Set the rounds of each stage if not given; a run that is extended later keeps this number."""
         stages, rounds = value.stages, info.data.get("rounds")
-        if stages is None or stages.count == 1 or rounds is None:  # None: it is refused for its own reason
+        if stages is None or stages.count == 1 or rounds is None:  # rounds is None: it has its own error
             return value
         share = stages.rounds or rounds // stages.count
         if not share or share * (stages.count - 1) >= rounds:
@@ -252,7 +254,9 @@ class RunConfig(Config):
     @classmethod
     def _folder_name(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
-            raise ValueError("must be letters, digits, '.', '_' and '-', the first no sign; folders go to --out")
+            raise ValueError(
+                "must be letters, digits, '.', '_' and '-', and begin with a letter or digit; folders go to --out"
+            )
         return value
 
     @field_validator("metrics", mode="before")
@@ -278,18 +282,20 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _possible(self) -> RunConfig:
         if self.stop is not None and not self.data.validation_fraction:
-            raise ValueError("stop: goes by samples that clients hold out; give data.validation_fraction, such as 0.2")
+            raise ValueError(
+                "stop: is judged on samples that clients hold out; give data.validation_fraction, such as 0.2"
+            )
         if self.stop is not None and self.privacy.noise == "secure":
             raise ValueError(
-                "stop: a run with privacy.noise=secure does not repeat what it has to; leave one of them out"
+                "stop: needs runs that repeat exactly, and privacy.noise=secure prevents that; leave one of them out"
             )
         if self.history.keep != "none" and self.privacy.client is not None:
             raise ValueError(
-                "history.keep: must be none with privacy.client, where clients send clipped differences and no models"
+                "history.keep: must be none with privacy.client, as clients send clipped differences, not models"
             )
         if self.history.keep != "none" and self.privacy.noise == "secure":
-            raise ValueError("history.keep: must be none with privacy.noise=secure: what is replayed has to repeat")
-        if self.clients_by_data:  # not known yet
+            raise ValueError("history.keep: must be none with privacy.noise=secure, as such noise cannot be replayed")
+        if self.clients_by_data:  # their number is not known yet
             return self
         if self.clients_unseen >= self.clients:
             raise ValueError(f"clients_unseen: must be below clients ({self.clients}), got {self.clients_unseen}")
@@ -309,12 +315,12 @@ class RunConfig(Config):
 
     @property
     def clients_by_data(self) -> bool:
-        """Whether the number of clients is left to the identities in the data."""
+        """Whether the identities in the data decide the number of clients."""
         return self.data.partition.name == "natural" and "clients" not in self.model_fields_set
 
     @property
     def clients_seen(self) -> int:
-        """Clients that may be drawn: the first so many."""
+        """Number of clients that may be sampled, the first ones."""
         return self.clients - self.clients_unseen
 
     @property
@@ -327,15 +333,15 @@ class RunConfig(Config):
         return max(1, round(self.clients_seen * float(self.cohort.rstrip(" %")) / 100))
 
     def recipe(self) -> dict[str, Any]:
-        """Return by dotted key all that decides what a round comes to and leaves, where its data come from aside."""
+        """Return all options that decide the result of a round, by dotted key, except where the data come from."""
         elsewhere = {
             "name", "out", "log", "engine", "rounds", "min_replies", "stop_on_divergence", "eval_every", "eval_clients",
             "eval_metrics", "checkpoint_every", "stop", "metrics",
         }  # fmt: skip
-        if not self.clients_unseen:  # an option that came later: runs without it are what they were
+        if not self.clients_unseen:  # older recipes do not have this option
             elsewhere.add("clients_unseen")
         dumped = dict(flatten(self.model_dump(mode="json", exclude=elsewhere)))
-        if self.engine.lost_chunks == "drop":  # clients may be missing that would not be elsewhere
+        if self.engine.lost_chunks == "drop":  # dropped clients change the result
             dumped["engine.lost_chunks"] = "drop"
         parts = {"data": DataConfig(), "training": TrainingConfig(), "server": ServerConfig()}
         default = dict(flatten({name: part.model_dump(mode="json") for name, part in parts.items()}))
@@ -347,7 +353,7 @@ class RunConfig(Config):
         }
 
     def to_yaml(self) -> str:
-        """Return as YAML all that is not this machine's to say; loading it gives an equal configuration otherwise."""
+        """Return the configuration as YAML, without machine settings; loading it gives the other options back."""
         return yaml.safe_dump(without_machine_settings(self.model_dump(mode="json")), sort_keys=False)
 
 

@@ -1,11 +1,11 @@
-"""Learning rates over rounds: each is a rate times a factor that the number of the round alone decides.
+"""Learning rate schedules: the rate of a round is the base rate times a factor, which depends on the round number only.
 
-t = 1, 2, ... counts rounds, as torch.optim.lr_scheduler counts epochs from 0:
+The round number t starts at 1, while torch.optim.lr_scheduler counts epochs from 0:
     constant     1
-    steps        factor ^ (how many of `at` are rounds before t)          MultiStepLR
+    steps        multiply ^ (number of rounds in `at` that are before t)  MultiStepLR
     cosine       end + (1 - end) (1 + cos(pi (t - 1) / T)) / 2            CosineAnnealingLR
     exponential  decay ^ (t - 1)                                          ExponentialLR
-and in the first `warmup` rounds t / warmup times that.
+In the first `warmup` rounds, the factor is also multiplied by t / warmup.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from fedsim.schema import Config
 
 
 class _Shape(Config):
-    """What all schedules have."""
+    """Options of all schedules."""
 
     warmup: int = Field(0, ge=0)
-    """Rounds in which the rate rises in equal steps from 0."""
+    """Number of first rounds in which the rate rises linearly from 0."""
 
     def factor(self, server_round: int) -> float:
-        """Return what multiplies the rate in a round, from 1; 1 outside of rounds."""
+        """Return the factor of the rate in a round, counted from 1; it is 1 outside of rounds."""
         if server_round < 1:
             return 1.0
         rising = min(1.0, server_round / self.warmup) if self.warmup else 1.0
         return rising * self._shape(server_round)
 
     def _shape(self, server_round: int) -> float:
-        """Return the factor without a warm-up."""
+        """Return the factor without warm-up."""
         return 1.0
 
 
 class Constant(_Shape):
-    """The rate stays, but for a warm-up."""
+    """The rate is constant after the warm-up."""
 
     name: Literal["constant"] = "constant"
 
 
 class Steps(_Shape):
-    """The rate is multiplied after given rounds."""
+    """The rate is multiplied by a factor after given rounds."""
 
     name: Literal["steps"] = "steps"
     at: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """The rounds."""
+    """Rounds after which the rate is multiplied."""
     multiply: float = Field(0.1, gt=0)
-    """By how much."""
+    """The factor."""
 
     @field_validator("at", mode="before")
     @classmethod
@@ -62,13 +62,13 @@ class Steps(_Shape):
 
 
 class Cosine(_Shape):
-    """The rate falls along half a cosine, and stays at its end."""
+    """The rate falls along half a cosine period, then stays constant."""
 
     name: Literal["cosine"] = "cosine"
     end: float = Field(0.0, ge=0, lt=1)
-    """What is left at the end, as a share of the rate."""
+    """The final rate, as a share of the rate."""
     rounds: int | None = Field(None, ge=1)
-    """Rounds until then; by default those of the run, also where it is made longer later."""
+    """Number of rounds until the final rate; by default that of the run, even if the run is extended later."""
 
     def _shape(self, server_round: int) -> float:
         assert self.rounds is not None  # a run's configuration has set it
@@ -77,11 +77,11 @@ class Cosine(_Shape):
 
 
 class ExponentialDecay(_Shape):
-    """The rate is multiplied after every round."""
+    """The rate is multiplied by a factor after every round."""
 
     name: Literal["exponential"] = "exponential"
     decay: float = Field(0.99, gt=0, le=1)
-    """By how much."""
+    """The factor."""
 
     def _shape(self, server_round: int) -> float:
         return float(self.decay ** (server_round - 1))
@@ -94,7 +94,7 @@ SCHEDULES = ("constant", "steps", "cosine", "exponential")
 
 
 def named(value: Any) -> Any:
-    """Read a bare name as that schedule's defaults, and options without a name as the constant's."""
+    """Convert a bare name to a schedule with default options; options without a name are those of `constant`."""
     if isinstance(value, str):
         value = {"name": value}
     if isinstance(value, dict):
@@ -105,19 +105,19 @@ def named(value: Any) -> Any:
 
 
 def fitted(schedule: AnySchedule, rounds: int | None) -> AnySchedule:
-    """Return a schedule that ends with the run, unless it says when it ends."""
+    """Return the schedule, with the number of the run's rounds if it has none of its own."""
     if isinstance(schedule, Cosine) and schedule.rounds is None:
         return schedule.model_copy(update={"rounds": rounds})
     return schedule
 
 
 class ServerConfig(Config):
-    """What the server makes of a round's aggregate, whatever the method."""
+    """The server's step after aggregation, for all methods."""
 
     lr: float = Field(1.0, gt=0)
-    """Step along the aggregated change, w + lr (aggregate - w), of parameters; 1 takes the aggregate as it is."""
+    """Server learning rate: parameters become w + lr (aggregate - w); 1 uses the aggregate unchanged."""
     schedule: Schedule = Constant()
-    """How that step changes over the rounds."""
+    """How the server learning rate changes over the rounds."""
 
     @field_validator("schedule", mode="before")
     @classmethod
@@ -125,17 +125,17 @@ class ServerConfig(Config):
         return named(value)
 
     def lr_at(self, server_round: int) -> float:
-        """Return the step of a round."""
+        """Return the server learning rate of a round."""
         return self.lr * self.schedule.factor(server_round)
 
 
 def require_server_steps(server: ServerConfig, method: str) -> None:
-    """Refuse a server step for a method whose server takes steps of its own.
+    """Require the default server options for a method whose server has its own step.
 
     Raises
     ------
     FedsimError
-        If one is asked for.
+        If one of the options has another value.
     """
     if server != ServerConfig():
-        raise FedsimError(f"server.lr: the server of {method} takes steps of its own; leave server.* out")
+        raise FedsimError(f"server.lr: the server of {method} has its own step; leave server.* out")

@@ -1,4 +1,4 @@
-"""A configuration to begin with: a commented YAML file of what matters for one method."""
+"""Writes a starter configuration: a commented YAML file with the most important options for one method."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _KEYS = (
     "clients", "cohort", "rounds", "seed", "data.name", "data.partition", "model.name", "training.epochs",
     "training.batch_size", "training.lr", "training.momentum",
 )  # fmt: skip
-"""What everybody changes first, whatever the method."""
+"""The options that users change first, for all methods."""
 _WIDTH = 100
 
 
 def starter(strategy: str, command: str) -> str:
-    """Return a YAML file whose values are those that runs of the method begin with, each with what it does.
+    """Return a YAML file with a method's default values, each with a comment on its meaning.
 
-    `command` runs the file.
+    `command` is the command that runs the file; it is shown in the first lines.
     """
     config = resolve({"strategy.name": strategy})
     method = load_strategy(config.strategy.name)
@@ -33,12 +33,12 @@ def starter(strategy: str, command: str) -> str:
     wanted = ["strategy", *_KEYS, *(key for key, _ in flatten(method.run_defaults))]
     shown: Nested = {}
     for key in sorted(wanted, key=lambda key: _place(key, wanted)):
-        if key != "data.partition.name":  # comes with the partition
+        if key != "data.partition.name":  # already in the partition
             set_key(shown, key, _value(dumped, key))
     about = topic(["strategy", strategy])
     head = [
         f"{short_name(strategy)}: {about.summary.partition(': ')[2] or about.summary}",
-        "Every value is the one that holds without its line. All options: fedsim options",
+        "Every value is the default of this method. All options: fedsim options",
         f"Run: {command}",
     ]
     lines = [f"# {line}" for text in head for line in textwrap.wrap(text, _WIDTH - 2)]

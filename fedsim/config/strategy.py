@@ -1,4 +1,4 @@
-"""The options that every federated method starts from."""
+"""The base class for the options of federated methods."""
 
 from __future__ import annotations
 

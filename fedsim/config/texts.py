@@ -1,4 +1,4 @@
-"""Which options hold text, so that what is given for them is taken as it stands."""
+"""Finds the options that hold text; their values are not parsed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedsim.config.run import RunConfig
 
 
 def text_kind(key: str) -> Literal["text", "texts", "other"]:
-    """Return whether a dotted key of the run configuration holds a text, several, or anything else."""
+    """Return whether the option at a dotted key holds a text, a list of texts, or something else."""
     kinds: set[type[BaseModel]] = {RunConfig}
     for part in key.split("."):
         fields = [model.model_fields[part] for model in kinds if part in model.model_fields]
@@ -28,7 +28,7 @@ def text_kind(key: str) -> Literal["text", "texts", "other"]:
 
 
 def _leaves(annotation: Any, inside: bool = False) -> set[Any]:
-    """Return the types that a value may be of; of a tuple itself, or `inside`, of what it holds."""
+    """Return the possible types of a value; of a tuple `{tuple}`, or the types of its items if `inside`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return {type(argument) for argument in arguments}

@@ -1,4 +1,4 @@
-"""How a sweep shows its runs: a live table on a terminal, a line for each that ends elsewhere."""
+"""Shows the runs of a sweep: a live table on a terminal, else one line for each run that ends."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ class _RunStatus:
 
 
 class BoardLines:
-    """One line for each run that ends."""
+    """Prints one line for each run that ends."""
 
     def __init__(self, console: Console, names: Sequence[str]) -> None:
         self._console, self.rows = console, {name: _RunStatus() for name in names}
 
     def began(self, name: str) -> None:
-        """Note it."""
+        """Record the start of a run."""
         self.rows[name].state = "running"
         self.rows[name].begun = time.monotonic()
 
     def round_done(self, name: str, server_round: int, rounds: int, metrics: Mapping[str, float]) -> None:
-        """Note it."""
+        """Record the progress of a run."""
         row = self.rows[name]
         row.begun_at = server_round if row.begun_at is None else row.begun_at
         row.round, row.rounds = server_round, rounds
         row.metrics |= metrics
 
     def ended(self, name: str, error: str | None) -> None:
-        """Print it, and how many are left."""
+        """Print the outcome of a run, and how many runs have ended."""
         row = self.rows[name]
         row.state, row.error = ("finished", "") if error is None else ("failed", error)
         over = sum(row.state in ("finished", "failed") for row in self.rows.values())
@@ -66,18 +66,18 @@ class BoardLines:
         )
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is nothing to close."""
 
 
 class QuietBoard(BoardLines):
     """Shows nothing."""
 
     def ended(self, name: str, error: str | None) -> None:
-        """Ignore."""
+        """Print nothing."""
 
 
 class LiveTable(BoardLines):
-    """All runs in one table, as they are now."""
+    """Shows the current state of all runs in one table."""
 
     def __init__(self, console: Console, names: Sequence[str]) -> None:
         super().__init__(console, names)
@@ -85,12 +85,12 @@ class LiveTable(BoardLines):
         self._live.start()
 
     def ended(self, name: str, error: str | None) -> None:
-        """Note it."""
+        """Record the outcome of a run."""
         row = self.rows[name]
         row.state, row.error = ("finished", "") if error is None else ("failed", error)
 
     def close(self) -> None:
-        """Leave the table as it is."""
+        """Stop updating the table."""
         self._live.stop()
 
     def _table(self) -> Table:
@@ -112,6 +112,6 @@ class LiveTable(BoardLines):
 
 
 def board_for(console: Console, names: Sequence[str], quiet: bool) -> BoardLines:
-    """Return the display that fits where the output goes."""
+    """Return the display for a console: a table on a terminal, lines elsewhere, nothing if `quiet`."""
     kind = QuietBoard if quiet else LiveTable if console.is_terminal else BoardLines
     return kind(console, names)

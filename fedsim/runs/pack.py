@@ -49,7 +49,7 @@ class RunNews(NamedTuple):
     number: int
     of: int
     metrics: Mapping[str, float]
-    """Of that round."""
+    """Metrics of that round."""
 
 
 class Board(Protocol):
@@ -70,10 +70,10 @@ class RunProcess:
 
     def __init__(self, job: RunJob, gpus: str | None) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["fedsim.runs.runner"])  # which costs seconds, once
+        context.set_forkserver_preload(["fedsim.runs.runner"])  # takes seconds, only once
         self.job = job
         self.pipe, there = context.Pipe(duplex=False)
-        """The pipe becomes readable when there is a message; `there` when the process has ended."""
+        """Messages of the process; it is at its end when the process has ended."""
         self.error: str | None = None
         """Why the run failed, after the process has ended; None if it succeeded."""
         self._told = False
@@ -123,7 +123,7 @@ def pack(jobs: Sequence[RunJob], slots: Sequence[str | None], board: Board) -> d
     """Execute all runs, as many at a time as there are slots; return the reasons of failed runs, by name.
 
     A run that fails, or whose process dies, does not affect other runs. An interrupt stops all after their last rounds.
-    A slot is the GPU that its process sees, as CUDA_VISIBLE_DEVICES has it, or None for whatever this process sees.
+    A slot is the value of CUDA_VISIBLE_DEVICES for its process, or None for the GPUs that this process sees.
     """
     waiting, free = deque(jobs), deque(slots)
     running: dict[Any, tuple[RunProcess, str | None]] = {}
@@ -228,7 +228,7 @@ def _run(job: RunJob, progress: QuietProgress) -> None:
 
 
 def _end_with_parent() -> None:
-    """Have this process killed when its parent ends; the run can be continued after any kill."""
+    """Kill this process when its parent ends; the run can be continued after any kill."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

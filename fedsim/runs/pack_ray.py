@@ -1,7 +1,7 @@
-"""Runs packed onto a Ray cluster: each is a task that takes its cores, and its share of a GPU, on some node.
+"""Executes runs on a Ray cluster: each run is a task that reserves CPUs and a share of a GPU on a node.
 
-A node that sees the sweep's folder, on a file system that nodes share, works in it. Any other has the run in a folder
-of its own, which is brought back from time to time and at the end.
+A node that shares a file system with this machine works in the sweep's folder. Any other node works in a temporary
+folder, which is copied back at intervals and at the end.
 """
 
 from __future__ import annotations
@@ -29,45 +29,44 @@ _MARK = ".seen-by-nodes-"
 _LOOK_EVERY_S = 0.5
 _BRING_EVERY_S = 30.0
 _PATIENCE_S = 60.0
-"""For runs to keep their last rounds after an interrupt."""
+"""Time after an interrupt in which runs can save their last rounds."""
 _LOG = "its log"
 
 
 class Share(NamedTuple):
-    """What a run takes of a node."""
+    """The resources that a run reserves on a node."""
 
     cpus: float
     gpus: float
 
 
 def share_of(engine: EngineConfig, has_gpus: bool) -> Share:
-    """Return what a run with these options takes: by default a GPU, on a cluster that has any."""
+    """Return the resources for a run with these options; by default they include a GPU if the cluster has any."""
     processes = (engine.num_workers or 1) if engine.name == "local" else 1
     default = 1.0 if engine.device == "auto" and has_gpus else 0.0
     return Share(max(engine.cpus_per_worker, float(processes * engine.threads)), engine.gpus_per_worker or default)
 
 
 class RayPacker:
-    """Packs runs onto a Ray cluster.
+    """Executes runs on a Ray cluster.
 
     Parameters
     ----------
     engines
-        The options of each run, by name.
+        The engine options of each run, by run name.
     address
-        Of the cluster; None starts a Ray on this machine.
+        Address of the cluster; None starts Ray on this machine.
 
     Raises
     ------
     FedsimError
-        If Ray cannot be had, no node has room for one of the runs, or one would run its clients on Ray itself.
+        If Ray is missing or does not answer, no node is large enough for one of the runs, or a run would itself use
+        the Ray engine.
     """
 
     def __init__(self, engines: Mapping[str, EngineConfig], address: str | None) -> None:
         if any(engine.name == "ray" for engine in engines.values()):
-            raise FedsimError(
-                "engine.name: with --jobs ray each run is one task of Ray's, not many; leave engine.name out"
-            )
+            raise FedsimError("engine.name: with --jobs ray each run is one Ray task, not many; leave engine.name out")
         cluster.connect(EngineConfig(name="ray", ray_address=address))
         has_gpus = any(node.get("GPU") for node in cluster.nodes())
         self._shares = {name: share_of(engine, has_gpus) for name, engine in engines.items()}
@@ -75,16 +74,15 @@ class RayPacker:
         for share in set(self._shares.values()):
             if not _has_room(share):
                 raise FedsimError(
-                    f"--jobs ray: no node has the {share.cpus:g} CPUs and {share.gpus:g} GPUs of a run; lower "
+                    f"--jobs ray: no node has the {share.cpus:g} CPUs and {share.gpus:g} GPUs that a run needs; lower "
                     "engine.threads or engine.gpus_per_worker"
                 )
 
     def pack(self, jobs: Sequence[RunJob], board: Board) -> dict[str, str]:
-        """Bring all runs, in folders of one parent, to their ends; returns why those failed that did, by name.
+        """Execute all runs, whose folders have one parent; return the reasons of failed runs, by name.
 
-        A node that is lost costs its runs what they have done since they were last brought back, or since their last
-        checkpoints in a shared folder: each is tried again, `engine.retries` times. An interrupt stops all at their
-        last rounds.
+        If a node is lost, its runs are tried again, up to `engine.retries` times. They continue from the last copy, or
+        from the last checkpoint in a shared folder. An interrupt stops all runs after their last rounds.
         """
         if not jobs:
             return {}
@@ -94,7 +92,7 @@ class RayPacker:
 
 @contextlib.contextmanager
 def _marked(folder: Path) -> Iterator[Path]:
-    """Have a file in a folder by which a node tells whether it sees this one, and not its own of the same name."""
+    """Yield a marker file in a folder; a node that sees the marker shares this folder with this machine."""
     for left in folder.glob(f"{_MARK}*"):
         left.unlink()
     mark = folder.resolve() / f"{_MARK}{secrets.token_hex(8)}"
@@ -111,7 +109,7 @@ def _has_room(share: Share) -> bool:
 
 
 class _Packing:
-    """The tasks of some jobs, and what becomes of them."""
+    """The tasks of some jobs, from submission to end."""
 
     def __init__(
         self, jobs: Sequence[RunJob], shares: Mapping[str, Share], retries: Mapping[str, int], mark: Path, board: Board
@@ -125,7 +123,7 @@ class _Packing:
         self._running = {self._submit(job): job for job in jobs}
 
     def run(self) -> dict[str, str]:
-        """Listen until all have ended."""
+        """Receive messages until all tasks have ended; return the reasons of failed runs."""
         try:
             while self._running:
                 self._listen()
@@ -180,7 +178,7 @@ class _Packing:
         self._board.ended(job.name, error)
 
     def _lost(self, task: Any, error: Exception) -> None:
-        """Try the run of a node that was lost again, from what there is of it."""
+        """Try the run of a lost node again, from its last copy or checkpoint; fail it if no retry is left."""
         job = self._running[task]
         if not self._left[job.name]:
             self._end(task, f"its node was lost: {str(error).strip().splitlines()[0]}")
@@ -193,11 +191,11 @@ class _Packing:
         room = {share: _has_room(share) for share in {self._shares[job.name] for job in self._running.values()}}
         for task, job in list(self._running.items()):
             if not room[self._shares[job.name]]:
-                self._end(task, "no node is left that has room for it")
+                self._end(task, "no remaining node is large enough for it")
 
     def _stop(self) -> None:
-        """Have all keep their last rounds, and wait for that."""
-        with contextlib.suppress(Exception):  # what is on its way up matters more
+        """Cancel all tasks, and wait until they have saved their last rounds."""
+        with contextlib.suppress(Exception):  # the exception that is being raised matters more
             for task in self._running:
                 self._ray.cancel(task)
             deadline = time.monotonic() + _PATIENCE_S
@@ -208,7 +206,7 @@ class _Packing:
 
 
 def _code() -> dict[str, str]:
-    """Return what this machine would compute with."""
+    """Return the versions of code and packages on this machine."""
     return {"sources of fedsim": code_sha256(), **versions()}
 
 
@@ -216,7 +214,7 @@ def _code() -> dict[str, str]:
 
 
 def _on_node(job: RunJob, mark: Path, code: Mapping[str, str], before: bytes | None) -> Iterator[tuple[Any, ...]]:
-    """Bring a run to its end in a process of its own; yields (kind, ...) of what the one who packs the runs is told."""
+    """Execute a run in its own process; yield messages (kind, ...) for the process that packs the runs."""
     here = _code()
     for name, value in code.items():
         if here.get(name) != value:
@@ -230,7 +228,7 @@ def _on_node(job: RunJob, mark: Path, code: Mapping[str, str], before: bytes | N
             return
     yield ("began",)
     shared = mark.is_file()
-    if job.like is not None and not job.like.exists():  # what was deleted from it must not come back
+    if job.like is not None and not job.like.exists():  # it says which samples are deleted
         yield "ended", f"{job.like}: is not on the node; put it where all nodes see it"
         return
     work = job if shared else _moved(job, before)
@@ -253,7 +251,7 @@ def _on_node(job: RunJob, mark: Path, code: Mapping[str, str], before: bytes | N
 
 
 def _news_of(process: RunProcess) -> Iterator[RunNews | None]:
-    """Yield the newest of each look, None where there is nothing new, until the process has ended."""
+    """Yield the latest progress at intervals, or None if there is none, until the process has ended."""
     ended = False
     while not ended:
         newest: RunNews | None = None
@@ -267,7 +265,7 @@ def _news_of(process: RunProcess) -> Iterator[RunNews | None]:
 
 
 def _moved(job: RunJob, before: bytes | None) -> RunJob:
-    """Return the job in a folder of this node, with what there is of the run."""
+    """Return the job in a temporary folder of this node, which contains the run so far."""
     place = scratch_folder()
     moved = dataclasses.replace(job, folder=place / job.name, log=place / "logs" / job.log.name)
     if before is not None:
@@ -279,7 +277,7 @@ def _moved(job: RunJob, before: bytes | None) -> RunJob:
 
 
 def _packed(folder: Path, log: Path | None) -> bytes:
-    """Return a run's folder, and what it has printed, as an archive."""
+    """Return a run's folder and its log as an archive."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for path, name in ((folder, folder.name), (log, _LOG)):
@@ -289,7 +287,7 @@ def _packed(folder: Path, log: Path | None) -> bytes:
 
 
 def _unpack(job: RunJob, content: bytes) -> None:
-    """Put what an archive holds into the places of a job."""
+    """Extract an archive to the folder and the log of a job."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with held(job.folder), tarfile.open(fileobj=io.BytesIO(content)) as archive:
         members = archive.getmembers()
@@ -304,6 +302,6 @@ def _unpack(job: RunJob, content: bytes) -> None:
 
 
 def _below(members: Sequence[tarfile.TarInfo]) -> list[tarfile.TarInfo]:
-    """Return what is inside of the folder that the members are of, by its names there."""
+    """Return the members inside the top folder, with paths relative to it."""
     inside = [member for member in members if "/" in member.name]
     return [member.replace(name=member.name.partition("/")[2], deep=False) for member in inside]

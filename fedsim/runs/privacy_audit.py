@@ -1,20 +1,23 @@
-"""A canary audit: what an attacker who sees every release provably learns, by the code that runs real federations.
+"""A canary audit: a lower bound on epsilon from an attack on every release, made with the code that runs federations.
 
-Canaries are in federations or out of them, by lot, which is what the guarantee hides. Canary i alone pushes
-parameter i, with a gradient far above the clipping norm: the strongest signal that the mechanism may let through, and
-no canary hides another. Where a unit may be replaced, "out" pushes the other way. Noise, clipping, sampling rates and
-number of releases are the run's own, if of fewer rounds than a long run. Noise is independent between parameters, coins
-are between clients, and federations have seeds of their own, so that each canary is a trial of its own.
+Each canary is drawn at random to be in a federation or out of it; the guarantee says that an attacker cannot tell.
+Canary i has a gradient on parameter i only, far above the clipping norm. This is the strongest signal that the
+mechanism lets through, and canaries do not hide each other. If the guarantee is about replacement, a canary that is
+"out" has the opposite gradient. Noise, clipping and sampling rates are those of the run; the number of releases is too,
+unless the run is long. Canaries are independent trials: noise is independent between parameters, sampling is between
+clients, and each federation has its own seed.
 
-The attacker adds up the log-likelihood ratio of every movement x that he sees, in clipping norms, of noise z at rate q,
+The attacker sees the movement x of a parameter in each release, in units of the clipping norm. With noise multiplier z
+and sampling rate q, he adds up the log-likelihood ratios
 
-    log(1 - q + q e^((x - 1/2) / z^2))        less the same of -x, where a unit may be replaced
+    log(1 - q + q e^((x - 1/2) / z^2))        minus the same of -x, if the guarantee is about replacement
 
-(of several steps at once, which he sees the sum of, x itself) and guesses "in" above a threshold, or "out" below one. A
-quarter of the canaries chooses side and threshold, the others bound both rates by Clopper and Pearson, each at half of
-the error probability. As P[guess | one] <= e^eps P[guess | other] + delta for an (eps, delta)-DP mechanism,
+or x itself, if a release is the sum of several steps. He guesses "in" above a threshold, or "out" below one. A quarter
+of the canaries serve to choose side and threshold. On the others, the rates of right and wrong guesses have
+Clopper-Pearson bounds, each at half of the error probability. An (eps, delta)-DP mechanism has
+P[guess | one] <= e^eps P[guess | other] + delta, so with 95 % confidence
 
-    eps >= log((lower bound of P[guess | true] - delta) / upper bound of P[guess | false])       with 95 % confidence.
+    eps >= log((lower bound of P[guess | true] - delta) / upper bound of P[guess | false]).
 """
 
 from __future__ import annotations
@@ -46,40 +49,40 @@ from fedsim.runs.privacy_setup import DP_SGD
 from fedsim.runs.simulation import Simulation
 
 CANARIES = 60_000
-_ONE_IN = 10  # canaries is in, where one that is out costs nothing
-_THERE = 300  # units in one federation, at most
-_ROUNDS = 5_000  # of all federations of one audit, of one step each
-_LONGEST = 100  # rounds of one federation
+_ONE_IN = 10  # one of ten canaries is in, if those that are out cost nothing
+_THERE = 300  # largest number of units in one federation
+_ROUNDS = 5_000  # largest number of steps, over all federations of an audit
+_LONGEST = 100  # largest number of steps in one federation
 _CONFIDENCE = 0.95
-_PUSH = 1000.0  # a canary's gradient, over the clipping norm
+_PUSH = 1000.0  # norm of a canary's gradient, in clipping norms
 
 Floats = npt.NDArray[np.float64]
 Coins = npt.NDArray[np.bool_]
 
 
 class Audit(NamedTuple):
-    """What one audit found."""
+    """The result of one audit."""
 
     unit: Unit
     adjacency: str
     lower: float
-    """Epsilon is at least this, with 95 % confidence."""
+    """Lower bound on epsilon, with 95 % confidence."""
     claimed: float
-    """By the accountant, for the releases of the audit."""
+    """The accountant's epsilon for the releases of the audit."""
     delta: float
     limit: float
-    """The largest lower bound that so many canaries can show."""
+    """The largest lower bound that this number of canaries can give."""
     canaries: int
     rounds: int
 
     @property
     def refuted(self) -> bool:
-        """Whether the claim is false."""
+        """Whether the lower bound exceeds the claim."""
         return self.lower > self.claimed
 
 
 class CanaryClient(Client):
-    """A loss that is linear: the gradient of a sample is the sample, turned round, on the first class's weights."""
+    """A client with a linear loss: the gradient of a sample x, on the weights of the first class, is -x."""
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[torch.Tensor, Tensors]:
         """Return -mean <w_0, x>."""
@@ -90,12 +93,12 @@ strategy("canary", StrategyConfig, CanaryClient, Server)
 
 
 def audit_run(config: RunConfig, ledger: Ledger, canaries: int = CANARIES) -> list[Audit]:
-    """Return an audit of each guarantee, that of `privacy:` in the configuration, of a run.
+    """Audit each guarantee that the `privacy:` section of a run's configuration asks for.
 
     Raises
     ------
     FedsimError
-        If the run has none, or no round yet.
+        If the run has no such section, or has not finished a round.
     """
     found = {g.unit: g for g in guarantees(ledger, with_replaced=False) if g.epsilon > 0}
     audits = []
@@ -104,12 +107,12 @@ def audit_run(config: RunConfig, ledger: Ledger, canaries: int = CANARIES) -> li
     if config.privacy.example is not None and "example" in found:
         audits.append(audit_examples(config, ledger, found["example"], canaries))
     if not audits:
-        raise FedsimError("--audit: nothing to audit: the run has no privacy section, or no round yet")
+        raise FedsimError("--audit: nothing to audit: the run has no privacy section, or no finished round")
     return audits
 
 
 def audit_clients(config: RunConfig, rounds: int, canaries: int) -> Audit:
-    """Audit client-level privacy: a canary is a client, and out it is none, or pushes the other way."""
+    """Audit client-level privacy: a canary is a client; one that is out is missing, or has the opposite gradient."""
     central = config.privacy.client
     assert central is not None
     replaced = central.sampling == "fixed" and config.cohort_size < config.clients_seen
@@ -130,7 +133,10 @@ def audit_clients(config: RunConfig, rounds: int, canaries: int) -> Audit:
 
 
 def audit_examples(config: RunConfig, ledger: Ledger, claim: Guarantee, canaries: int) -> Audit:
-    """Audit example-level privacy: a canary is an example of the one client; the run's worst-off client is copied."""
+    """Audit example-level privacy: a canary is a sample of the only client.
+
+    This client has the sampling rate and the number of rounds of the run's client with the largest epsilon.
+    """
     example = config.privacy.example
     assert example is not None
     release = next(r for r in ledger.protecting("example") if r.what == DP_SGD)
@@ -153,21 +159,21 @@ def audit_examples(config: RunConfig, ledger: Ledger, claim: Guarantee, canaries
 
 
 class _Sizes(NamedTuple):
-    """How large an audit is."""
+    """The sizes of an audit."""
 
     rounds: int
-    """Of a federation."""
+    """Rounds of each federation."""
     federations: int
     canaries: int
-    """In a federation and out of it."""
+    """Canaries of each federation, both in and out."""
     ins: int
-    """In it."""
+    """Canaries in each federation."""
 
     @classmethod
     def of(
         cls, rounds: int, steps: int, canaries: int, delta: float, one_in: int = _ONE_IN, *, all_there: bool = False
     ) -> _Sizes:
-        """Return the sizes for so many canaries in all; delta is to be below one over those that are there."""
+        """Return the sizes for about `canaries` canaries in total; delta stays below 1 / (number of present units)."""
         rounds = max(1, min(rounds, _LONGEST // steps or 1))
         there = max(1, min(_THERE, math.ceil(1 / delta) - 1))
         ins = max(1, min(there // one_in if all_there else there, canaries // one_in))
@@ -195,18 +201,20 @@ def _federation(
 
 
 class _Score(NamedTuple):
-    """How an attacker weighs what he sees."""
+    """The attacker's score of a movement."""
 
     noise: float
+    """Noise multiplier."""
     rate: float
+    """Sampling rate."""
     scale: float
-    """What a sum was divided by."""
+    """The divisor of a sum."""
     bound: float | None = None
-    """The clipping norm, where the server does not tell it."""
+    """The clipping norm, if the server does not report it."""
     replaced: bool = False
 
     def __call__(self, moved: Floats, bound: float) -> Floats:
-        """Return the scores of canaries by how far their parameters moved."""
+        """Return the scores (m,) of canaries from the movements (m,) of their parameters."""
         x = moved * self.scale / (self.bound or bound)
         if self.rate == 1:
             return x
@@ -223,7 +231,7 @@ def _log_ratio(x: Floats, noise: float, rate: float) -> Floats:
 def _play(
     config: RunConfig, rows: npt.NDArray[np.float32], partition: list[list[int]], score: _Score
 ) -> tuple[Floats, Ledger]:
-    """Run a federation of canaries; returns the score of each, and the ledger."""
+    """Run a federation of canaries; return their scores (m,) and the ledger."""
     dim = rows.shape[1]
     labels, test = np.zeros(len(rows), np.int64), np.zeros((1, dim), np.float32)
     data = Dataset("canaries", rows, labels, test, np.zeros(1, np.int64), 2, (0.0,) * dim, (1.0,) * dim)
@@ -254,13 +262,13 @@ def _judge(unit: Unit, played: list[tuple[Floats, Ledger, Coins]], rounds: int) 
 
 
 def lower_bound(scores: Floats, inside: Coins, delta: float) -> float:
-    """Return the epsilon that these scores (m,) of canaries that were `inside` (m,) or not refute all smaller ones of.
+    """Return the lower bound on epsilon with 95 % confidence; 0 if the guesses are no better than chance.
 
-    With 95 % confidence, and 0 if the guesses are no better than coins.
+    `scores` (m,) are the attacker's scores of the canaries; `inside` (m,) says which were in.
     """
     quarter = len(scores) // 4
     first, rest = slice(None, quarter), slice(quarter, None)
-    best = (0.0, 1.0, math.inf)  # what the first quarter shows, side, threshold
+    best = (0.0, 1.0, math.inf)  # bound on the first quarter, side, threshold
     for side in (1.0, -1.0):
         wrong = side * scores[first][~inside[first] if side > 0 else inside[first]]
         if not len(wrong):
@@ -272,7 +280,7 @@ def lower_bound(scores: Floats, inside: Coins, delta: float) -> float:
 
 
 def _shown(scores: Floats, inside: Coins, side: float, threshold: float, delta: float) -> float:
-    """Return the bound by guessing "in" above the threshold, or "out" above it of the scores turned round."""
+    """Return the bound from guessing "in" above the threshold, or for side -1 "out" for negated scores above it."""
     guessed = side * scores > threshold
     true, false = (guessed[inside], guessed[~inside]) if side > 0 else (guessed[~inside], guessed[inside])
     error = (1 - _CONFIDENCE) / 2

@@ -1,8 +1,8 @@
-"""A search over options: points in ranges and lists, and the best of them by samples that clients hold out.
+"""Hyperparameter search: draws points from ranges and lists, and chooses the best on samples that clients hold out.
 
-The points are those of a scrambled Halton sequence, which covers a range more evenly than independent draws (Critical
-Hyper-Parameters: No Random, No Cry, arXiv:1706.03200). They depend on the ranges alone: the first of many are the same
-as of few, so that a search goes on from where it was, on any machine and in any order of its runs.
+The points form a scrambled Halton sequence, which covers a range more evenly than independent draws (Critical
+Hyper-Parameters: No Random, No Cry, arXiv:1706.03200). They depend on the ranges and lists alone. So a search with more
+trials begins with the same points, and can be continued on any machine and in any order of its runs.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(rf"\s*({_NUMBER})\s*\.\.\s*({_NUMBER})\s*")
 _WHOLE = re.compile(r"[+-]?\d+")
 _BY_FACTORS = 10.0
-"""A range of positive numbers whose ends are so far apart is drawn from by factors, not by differences."""
+"""A positive range is sampled on a logarithmic scale if its upper end is at least this many times its lower end."""
 _TRIES = 100
-"""Points of the sequence for each that is wanted, where several round to the same."""
+"""Points of the sequence to try for each requested point, as several may round to the same values."""
 _MEASURED_ON_HELD_OUT = r"validation(_\w+)?/\w+"
 
 
 @dataclass(frozen=True)
 class Search:
-    """What to look for, and how long."""
+    """The metric of a search, and its number of points."""
 
     metric: str
     trials: int
-    """Points."""
+    """Number of points."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Range:
     whole: bool
 
     def at(self, share: float) -> float | int:
-        """Return the number at a place in [0, 1), to three digits if it is not whole."""
+        """Return the number at the position `share` in [0, 1); a float is rounded to three significant digits."""
         low, high = self.low, self.high + self.whole
         by_factors = self.low > 0 and self.high >= _BY_FACTORS * self.low
         value = low * (high / low) ** share if by_factors else low + (high - low) * share
@@ -61,12 +61,12 @@ class Range:
 
 
 def read_range(key: str, value: Any) -> Range | None:
-    """Return the range that a text like `0.001..1` gives for an option; None for anything else.
+    """Parse the value of an option as a range, such as `0.001..1`; return None if it is not a range.
 
     Raises
     ------
     FedsimError
-        If it is empty.
+        If the range is empty.
     """
     match = _RANGE.fullmatch(value) if isinstance(value, str) and text_kind(key) == "other" else None
     if match is None:
@@ -79,14 +79,14 @@ def read_range(key: str, value: Any) -> Range | None:
 
 
 def draw(axes: Mapping[str, Range | Sequence[Any]], trials: int) -> list[dict[str, Any]]:
-    """Return different points, as many as asked for, or as there are.
+    """Return `trials` distinct points, or fewer if there are not that many.
 
     Parameters
     ----------
     axes
-        Of each option the range, or the values, to choose from.
+        The range or the list of values of each option.
     trials
-        How many points.
+        Number of points.
     """
     sequence = qmc.Halton(len(axes), seed=generator(0, "search"))
     points: dict[str, dict[str, Any]] = {}
@@ -102,12 +102,12 @@ def draw(axes: Mapping[str, Range | Sequence[Any]], trials: int) -> list[dict[st
 
 
 def require_held_out(metric: str, configs: Mapping[str, RunConfig]) -> None:
-    """Refuse to choose by anything but samples that clients hold out.
+    """Require that a search is judged on samples that clients hold out.
 
     Raises
     ------
     FedsimError
-        If the metric is of something else, or a run holds none out.
+        If the metric is measured on other samples, or a run holds no samples out.
     """
     how = "give validation/accuracy, with --set data.validation_fraction=0.2 for clients to hold samples out"
     if not re.fullmatch(_MEASURED_ON_HELD_OUT, metric):
@@ -120,19 +120,21 @@ def require_held_out(metric: str, configs: Mapping[str, RunConfig]) -> None:
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """What a search has come to."""
+    """The points of a search in order, and its cost."""
 
     groups: Sequence[RunGroup]
-    """A group for each point, the best first; last those that have no value, as a run of theirs failed or diverged."""
+    """The runs of each point, the best point first; points with a failed or diverged run come last."""
     value: float
-    """Of the best one: the mean over its seeds."""
+    """The metric of the best point, a mean over its seeds."""
     rounds: int
-    """What the search has cost: of all runs, failed ones included."""
+    """Rounds of all runs, including failed ones."""
     seconds: float
+    """Training time of all runs."""
     bytes: int
+    """Traffic of all runs, to clients and back."""
 
     def cost(self) -> str:
-        """Return it in words."""
+        """Return the cost as a phrase."""
         runs = sum(len(group.runs) for group in self.groups)
         return (
             f"{len(self.groups)} points, {runs} runs, {self.rounds:,} rounds, {self.seconds:,.0f} s of training, "
@@ -141,12 +143,12 @@ class SearchOutcome:
 
 
 def judge(runs: Sequence[RunFolder], metric: str, seeds: int) -> SearchOutcome:
-    """Return how the points of a search do, by the mean of a metric over so many seeds at the end of their runs.
+    """Rank the points of a search by the final value of a metric, averaged over `seeds` seeds.
 
     Raises
     ------
     FedsimError
-        If no point has it.
+        If no point has this metric for all of its seeds.
     """
     groups = grouped(runs)
     sign = -1.0 if direction(metric) == "lower" else 1.0
@@ -169,7 +171,7 @@ def judge(runs: Sequence[RunFolder], metric: str, seeds: int) -> SearchOutcome:
 
 
 def best_yaml(found: SearchOutcome, metric: str, config: RunConfig) -> str:
-    """Return the best point, of which `config` is one run's, as a file for `fedsim run --config`."""
+    """Return the best point as a file for `fedsim run --config`; `config` is the configuration of one of its runs."""
     options = {key: value for key, value in yaml.safe_load(config.to_yaml()).items() if key not in ("name", "seed")}
     told = f"# {found.groups[0].label}: {metric} {found.value:.4g}, the best of {found.cost()}.\n"
     return told + yaml.safe_dump(options, sort_keys=False)

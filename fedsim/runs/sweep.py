@@ -1,4 +1,7 @@
-"""Many runs: every combination of some options, for several seeds, in one folder that the same command goes on with."""
+"""Sweeps: runs for all combinations of some options, or for the points of a search, each for several seeds.
+
+All runs of a sweep are in one folder. The same command continues an interrupted sweep, and adds seeds and values to it.
+"""
 
 from __future__ import annotations
 
@@ -31,21 +34,24 @@ _AGAIN = "choose another --name"
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that has been planned: every configuration in it is a good one."""
+    """A planned sweep; all of its configurations are valid."""
 
     folder: Path
     layers: Sequence[Mapping[str, Any]]
-    """What all runs share, the first of them a file's, the others typed by the user."""
+    """Options that all runs share: the first layer comes from a file, the user has typed the others."""
     cells: Sequence[GridCell]
     configs: Mapping[str, RunConfig]
-    """Of each cell, by its name."""
+    """The configuration of each cell, by the cell's name."""
     like: Path | None = None
-    """The run folder that the first layer is from: what was deleted from it, no run of the sweep brings back."""
+    """The run folder that the first layer comes from, if any; no run of the sweep uses samples deleted from it."""
     search: Search | None = None
-    """What its points are drawn for; None where all combinations are run."""
+    """The search that draws the points; None if all combinations are run."""
 
     def slots(self, jobs: int | None) -> list[str | None]:
-        """Return what `jobs` processes compute on; by default one for each GPU, or each core where there is none."""
+        """Return a slot for each of `jobs` processes: its value of CUDA_VISIBLE_DEVICES, or None to keep this one.
+
+        By default there is one process per GPU; without GPUs, one per core, or fewer if runs use several threads.
+        """
         engine = next(iter(self.configs.values())).engine
         gpus = _gpus() if engine.device == "auto" else []
         cores = max(1, len(os.sched_getaffinity(0)) // engine.threads)
@@ -54,27 +60,27 @@ class Sweep:
 
 
 def _gpus() -> list[str]:
-    """Return the GPUs of this process, as CUDA_VISIBLE_DEVICES calls them."""
+    """Return the GPUs that this process sees, by their names in CUDA_VISIBLE_DEVICES."""
     count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",")[:count] if named else list(map(str, range(count)))
 
 
 @dataclass(frozen=True)
 class Swept:
-    """What `run_sweep` returns."""
+    """The result of `run_sweep`."""
 
     folder: Path
     finished: Sequence[Path]
-    """The folders of the runs that are finished."""
+    """Folders of the finished runs."""
     failures: Mapping[str, str]
-    """Why the others are not, by name."""
+    """Reasons of the failed runs, by run name."""
     logs: Path
-    """The folder of what failed runs have printed."""
+    """Folder for the output of failed runs."""
 
 
 @dataclass(frozen=True)
 class Best:
-    """What a search has come to, and the file of its best point."""
+    """The result of a search, and the file with its best point."""
 
     found: SearchOutcome
     file: Path
@@ -88,15 +94,27 @@ def plan(
     like: Path | None = None,
     search: Search | None = None,
 ) -> Sweep:
-    """Return the sweep of the lists in `overrides`, over a file's configuration `base`, having tried each run's.
+    """Plan a sweep and validate the configuration of each of its runs.
 
-    `like` is the run folder that `base` is from, if it is. A `search` draws points of the lists and ranges instead of
-    running every combination.
+    Parameters
+    ----------
+    base
+        The configuration from a file.
+    overrides
+        Options, by dotted key; a list is an axis of the sweep.
+    seeds
+        Seeds for each point.
+    name
+        Name of the sweep's folder.
+    like
+        The run folder that `base` comes from, if any.
+    search
+        Draws points from lists and ranges; without it, all combinations are run.
 
     Raises
     ------
     FedsimError
-        If one of the configurations is bad.
+        If one of the configurations is invalid.
     """
     if "name" in overrides:
         raise FedsimError("--set name: the runs of a sweep are named by what sets them apart; --name names the sweep")
@@ -109,12 +127,12 @@ def plan(
     if search is not None:
         require_held_out(search.metric, configs)
     folder = expanded(next(iter(configs.values())).out) / name
-    resolve({"name": name})  # the rule for a run's own
+    resolve({"name": name})  # a sweep's name obeys the same rule as a run's
     return Sweep(folder, layers, planned, configs, like, search)
 
 
 def _points(overrides: Mapping[str, Any], search: Search | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return what all runs share, and the options of each that are not the same for all."""
+    """Return the options that all runs share, and the other options of each point."""
     ranges = {key: found for key, value in overrides.items() if (found := read_range(key, value)) is not None}
     if ranges and search is None:
         key = next(iter(ranges))
@@ -132,12 +150,12 @@ def _points(overrides: Mapping[str, Any], search: Search | None) -> tuple[dict[s
 
 
 def read_jobs(text: str | None, ray_address: str | None) -> int | Literal["ray"] | None:
-    """Return how runs are packed: so many at a time, on Ray, or as it fits this machine.
+    """Parse --jobs: a number of runs at a time, "ray", or None, which means as many as fit this machine.
 
     Raises
     ------
     FedsimError
-        If the text is no such thing, or an address comes without Ray.
+        If the text is neither a positive number nor "ray", or there is an address without "ray".
     """
     if ray_address is not None and text != "ray":
         raise FedsimError("--ray-address: is for runs on a cluster; give --jobs ray, too")
@@ -149,15 +167,23 @@ def read_jobs(text: str | None, ray_address: str | None) -> int | Literal["ray"]
 
 
 def run_sweep(sweep: Sweep, jobs: int | Literal["ray"] | None, board: Board, ray_address: str | None = None) -> Swept:
-    """Bring the runs of a sweep to their ends, those that are there from their last checkpoints.
+    """Execute all runs of a sweep; existing runs continue from their last checkpoints.
 
-    They run as so many processes, by default as many as fit this machine, or on Ray: on the cluster at `ray_address`,
-    or else the user's own setting engine.ray_address, or else on one that is started here.
+    Parameters
+    ----------
+    sweep
+        The plan.
+    jobs
+        Number of runs at a time, each in a process; None: as many as fit this machine; "ray": tasks on a Ray cluster.
+    board
+        Shows the progress.
+    ray_address
+        Address of the Ray cluster; by default the user's setting engine.ray_address, or a new Ray on this machine.
 
     Raises
     ------
     FedsimError
-        If the folder holds something else, or the same names with other options.
+        If the folder is not that of a sweep, or contains a run of the same name with other options.
     """
     packer = _packer(sweep, jobs, ray_address)
     folder, logs = sweep.folder, sweep.folder / _LOGS
@@ -178,7 +204,7 @@ def run_sweep(sweep: Sweep, jobs: int | Literal["ray"] | None, board: Board, ray
 
 
 def keep_best(sweep: Sweep, search: Search) -> Best:
-    """Write the best point of a search that was run as a configuration, `best.yaml` in its folder.
+    """Write the best point of a finished search as a configuration file, `best.yaml` in the sweep's folder.
 
     Raises
     ------
@@ -195,9 +221,9 @@ def keep_best(sweep: Sweep, search: Search) -> Best:
 def _packer(
     sweep: Sweep, jobs: int | Literal["ray"] | None, address: str | None
 ) -> Callable[[Sequence[RunJob], Board], dict[str, str]]:
-    """Return what brings jobs to their ends; what it needs is there then."""
+    """Return the function that executes jobs; Ray is connected here, so errors come before any work."""
     if jobs == "ray":
-        from fedsim.runs.pack_ray import RayPacker  # Ray is imported where it is wanted
+        from fedsim.runs.pack_ray import RayPacker  # import Ray only when needed
 
         engines = {name: config.engine for name, config in sweep.configs.items()}
         return RayPacker(engines, address or next(iter(engines.values())).ray_address).pack
@@ -206,8 +232,8 @@ def _packer(
 
 
 def _job(sweep: Sweep, cell: GridCell, log: Path) -> RunJob:
-    machine: dict[str, Any] = {"engine.ray_address": None}  # it is the sweep's, not a run's
-    if sweep.configs[cell.name].engine.name == "auto":  # the cores are the other runs'
+    machine: dict[str, Any] = {"engine.ray_address": None}  # for the sweep, not for a run
+    if sweep.configs[cell.name].engine.name == "auto":  # other runs use the remaining cores
         machine["engine.name"] = "inprocess"
     typed = [*sweep.layers[1:], cell.options]
     device = {"engine.device": sweep.configs[cell.name].engine.device}
@@ -219,18 +245,18 @@ def _job(sweep: Sweep, cell: GridCell, log: Path) -> RunJob:
 def _is_done(folder: Path) -> bool:
     try:
         return folder.exists() and RunFolder.open(folder).status in ("finished", "diverged")
-    except FedsimError:  # its process will tell what is wrong with it
+    except FedsimError:  # its process will report the error
         return False
 
 
 def _keep_plan(sweep: Sweep) -> None:
-    """Record what each name stands for, having refused to take another's name.
+    """Record the options of each run name; refuse if a name is recorded with other options.
 
-    More seeds and more values may join a sweep; what is there keeps its options.
+    Seeds and values may be added to a sweep; the options of existing runs do not change.
     """
     path = sweep.folder / _FILE
     if sweep.folder.exists() and not path.is_file():
-        raise FedsimError(f"{sweep.folder}: exists already and is no sweep; {_AGAIN}")
+        raise FedsimError(f"{sweep.folder}: exists already and is not a sweep; {_AGAIN}")
     known = _read(path) if path.is_file() else {}
     for name, config in sweep.configs.items():
         record = _record(config)
@@ -245,7 +271,7 @@ def _keep_plan(sweep: Sweep) -> None:
 
 
 def _record(config: RunConfig) -> dict[str, Any]:
-    """Return all that decides what a run comes to, as JSON has it."""
+    """Return all options that decide the result of a run, as JSON values."""
     found = {**config.recipe(), "data.name": config.data.name, "rounds": config.rounds}
     record: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return record

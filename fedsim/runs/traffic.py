@@ -1,4 +1,4 @@
-"""How many bytes of tensors go between the server and the clients of a round."""
+"""Counts the bytes of tensors that the server and the clients of a round exchange."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from fedsim.flower.records import TensorArray
 
 
 def payload_bytes(content: RecordDict) -> int:
-    """Return the bytes of all tensors in a message, as they are; names, shapes and numbers beside them not counted."""
+    """Return the size in bytes of all tensors in a message; names, shapes and metrics do not count."""
     return sum(_bytes_of(record) for record in content.values() if isinstance(record, ArrayRecord))
 
 
 class Traffic:
-    """Counts what real clients would be sent and send, wherever they run, in all waves of a round."""
+    """Counts the traffic of a real federation in one round, over all waves, whichever engine simulates it."""
 
     def __init__(self) -> None:
         self.down = 0
-        """Bytes to the clients, failed ones among them."""
+        """Bytes sent to clients, including those that fail."""
         self._up = 0
+        """Bytes received in earlier waves."""
         self._summed, self._good, self._largest = False, 0, 0
-        """Of the newest wave: whether one client of a chunk carries the sum of all, good replies, and the largest."""
+        """Of the current wave: whether replies are summed per chunk, number of good replies, size of the largest."""
 
     @property
     def up(self) -> int:
-        """Bytes from the clients that answered: where one carries the sum of all, each would send as much alone."""
+        """Bytes received from clients; if replies are summed per chunk, each client counts with the size of a sum."""
         return self._up + self._good * self._largest
 
     @property
     def counts(self) -> dict[str, int]:
-        """Both, as a line of metrics.jsonl has them."""
+        """Both counts, by their names in metrics.jsonl."""
         return {"bytes_down": self.down, "bytes_up": self.up}
 
     def begin_wave(self, wave: Iterable[Message]) -> None:
-        """Count what a wave sends."""
+        """Count the messages of a wave."""
         self._up, self._summed, self._good, self._largest = self.up, False, 0, 0
         known: dict[int, int] = {}  # the messages of a broadcast share their content, or their records
         for message in wave:

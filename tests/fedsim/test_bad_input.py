@@ -29,7 +29,7 @@ CASES = [
     ("run --strategy fedlodge", "strategy.name: ... 'fedlodge' ... did you mean 'fedloge'? ... fedprox"),
     (
         "run --set history.keep=updates --set privacy.client.noise_multiplier=1",
-        "history.keep: must be none with privacy.client, where clients send clipped differences",
+        "history.keep: must be none with privacy.client, as clients send clipped differences",
     ),
     ("run --strategy ''", "strategy.name: ... '' ... valid: ... fedavg"),
     ("run --set strategy=3", "strategy.name: ... 3 ... valid: ... fedavg"),

@@ -72,7 +72,7 @@ def test_another_name_drops_the_options_of_the_old_one() -> None:
         ),
         ({"training.schedule.end": 0.1}, "training.schedule.end: no such key"),
         ({"training.schedule.name": "exponential", "training.schedule.decay": 2}, "must be at most 1"),
-        ({"training.nesterov": True}, "nesterov: needs optimizer=sgd and a momentum above 0"),
+        ({"training.nesterov": True}, "nesterov: needs optimizer=sgd and momentum above 0"),
         ({"server.lr": 0}, "server.lr: must be greater than 0"),
     ],
 )

@@ -31,5 +31,5 @@ def test_a_server_step_has_a_schedule_of_its_own():
 
 
 def test_a_server_with_steps_of_its_own_takes_no_other():
-    with pytest.raises(FedsimError, match=r"server.lr: the server of pfedhn takes steps of its own"):
+    with pytest.raises(FedsimError, match=r"server.lr: the server of pfedhn has its own step"):
         begin("pfedhn", {"server.lr": 0.5})

@@ -29,7 +29,7 @@ FLAGS = [f"--set={key}={value}" for key, value in OPTIONS.items()]
     [
         (["--jobs=2", "--ray-address=auto"], "give --jobs ray, too"),
         (["--jobs=rey"], "must be at least 1, or ray"),
-        (["--jobs=ray", "--set=engine.name=ray"], "each run is one task"),
+        (["--jobs=ray", "--set=engine.name=ray"], "each run is one Ray task"),
         (["--jobs=ray", "--ray-address=127.0.0.1:1"], "no Ray cluster answers"),
     ],
 )

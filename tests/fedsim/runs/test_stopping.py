@@ -103,7 +103,7 @@ def test_the_summary_says_so(tmp_path: Path, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        ({"stop.patience": 2, "data.validation_fraction": 0}, "stop: goes by samples that clients hold out"),
+        ({"stop.patience": 2, "data.validation_fraction": 0}, "stop: is judged on samples that clients hold out"),
         ({"stop.metric": "global/accuracy"}, "stop.metric: .*validation"),
         ({"stop.metric": "validation/acc"}, "stop.metric: validation/acc is not measured; did you mean"),
         ({"stop.patience": 0}, "stop.patience: must be at least 1"),

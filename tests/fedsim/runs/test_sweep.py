@@ -60,7 +60,7 @@ def test_bad_input_leaves_nothing_behind(cli: Cli, tmp_path: Path, more: list[st
 def test_a_folder_of_something_else_is_left_alone(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
     outcome = cli("sweep", f"--out={tmp_path}")
-    assert (outcome.code, "exists already and is no sweep" in outcome.err) == (2, True)
+    assert (outcome.code, "exists already and is not a sweep" in outcome.err) == (2, True)
 
 
 def test_runs_are_packed_onto_cores_or_onto_the_gpus_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
