@@ -123,6 +123,11 @@ class FederatedData:
             left = left.with_tests(np.flatnonzero(~np.isin(self.dataset.identity_test, gone)))
         return left.blanked()
 
+    def of_first(self, clients: int) -> "FederatedData":
+        """Return the same federation, of which only the first so many clients have data, see `without`."""
+        others = self.partition.indices[self.partition.owners >= clients]
+        return self.without(others) if len(others) else self
+
     @property
     def _people(self) -> IntArray:
         """The identities of whom some client holds a training row, ascending; none where there are no identities."""

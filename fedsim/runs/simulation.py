@@ -74,8 +74,7 @@ class Simulation:
         dataset = self.data.dataset
         require_fitting(config, self.strategy, dataset)
         # The server never sees the data of unseen clients.
-        unseen = [self.data.partition[client] for client in range(config.clients_seen, config.clients)]
-        seen = self.data.without(np.concatenate(unseen)) if unseen else self.data
+        seen = self.data.of_first(config.clients_seen)
         self.sizes = sizes = seen.partition.sizes
         """Number of training samples of each client; 0 for unseen clients."""
         config, why_noise = calibrated(config, sizes, lambda: self.strategy.client(config, self.new_model(config)))

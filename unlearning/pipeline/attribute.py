@@ -228,7 +228,7 @@ def _write(folder: Path, source: Source, made: Attribution) -> None:
             told = {
                 "of": made.of, "method": made.method, "unit": made.unit, "models": made.models,
                 "lds": None if made.lds is None else asdict(made.lds),
-                "data_sha256": source.data.content_hash, "run": str(source.folder.path),
+                "data_sha256": source.everyone.content_hash, "run": str(source.folder.path),
             }  # fmt: skip
             write_atomically(temporary / "attribution.json", seal(json.dumps(told, indent=1)))
             write_page(temporary / "report.html", source, made)

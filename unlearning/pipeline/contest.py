@@ -24,7 +24,7 @@ from unlearning.pipeline.apply import Unlearned, unlearn_federated, unlearn_with
 from unlearning.pipeline.chain import Step, steps_of
 from unlearning.pipeline.comparison import Comparison, make_rows, noise_floor, read_comparison
 from unlearning.pipeline.entries import Entry
-from unlearning.pipeline.forget import Request, straddling
+from unlearning.pipeline.forget import Request, straddling, untrained
 from unlearning.pipeline.further import Apply, further_models
 from unlearning.pipeline.guides import Guides
 from unlearning.pipeline.judgement import Contestant, Kind
@@ -286,14 +286,14 @@ class Contest:
             forgotten_classes=(forgotten if tells_classes else np.zeros_like(forgotten)).tolist(),
             class_names=names, seeds=seeds, rows=rows,
             floor=noise_floor(self.contestants), own_metrics={n: one.sentence for n, one in self.own_metrics.items()},
-            notes=[*self.notes, *straddling(request, source.data)],
+            notes=[*self.notes, *straddling(request, source.data), *untrained(request)],
         )  # fmt: skip
         best, first = comparison.best.name, source.config.seed
         comparison = comparison.model_copy(update={"chain": self.chain(best)})
-        further = [first + number for number in range(1, seeds)] if len(self.asked) == 1 else []
+        own = range(first + 1, first + seeds) if len(self.asked) == 1 else ()
+        further = {seed: self.made[seed, best].model for seed in own if (seed, best) in self.made}
         made = self.made.get((first, best))
         return Outcome(
-            folder, comparison, {row.name: self.firsts[row.name] for row in rows if row.name in self.firsts}, self.left,
-            further={seed: self.made[seed, best].model for seed in further if (seed, best) in self.made},
-            replayed=made.left if made is not None else self.oracle, ledgers=self.ledgers,
+            folder, comparison, {row.name: self.firsts[row.name] for row in rows if row.name in self.firsts},
+            request.left(source.everyone), further, made.left if made is not None else self.oracle, self.ledgers,
         )  # fmt: skip

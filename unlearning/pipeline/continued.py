@@ -56,7 +56,7 @@ def continue_outcome(
         with held(folder):
             if folder.exists():
                 raise FedsimError(f"{folder}: exists already; fedsim run --resume {folder} goes on with it")
-            simulation = Simulation(config, progress, source.data)
+            simulation = Simulation(config, progress, source.everyone)
 
             def start(engine: Engine) -> RunState:
                 state = begun(engine)

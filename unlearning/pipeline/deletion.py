@@ -41,9 +41,9 @@ def deleted_before(source: Source) -> list[str]:
 def planned(run: Path, specs: Sequence[str]) -> list[Destroyed]:
     """Return what a deletion of these requests, in sequence, would destroy; nothing is changed or trained."""
     source = open_source(run)
-    left = source.data
-    for request in parse_in_sequence(specs, source.data, source.config.seed, deleted_before(source)):
-        left = left.without(request.rows)
+    left = source.everyone
+    for request in parse_in_sequence(specs, source, deleted_before(source)):
+        left = request.left(left)
     return purge.plan(source, left, None)
 
 
@@ -58,17 +58,19 @@ class Deletion:
     @classmethod
     def of(cls, source: Source, requests: Sequence[Request], command: str, signer: Signer | None) -> Deletion:
         """Return the deletion of these requests and of all earlier ones of the source."""
-        rows = np.unique(np.concatenate([*(e.rows for e in source.earlier), *(request.rows for request in requests)]))
-        dataset, digest = source.whole or source.data.dataset, hashlib.sha256()
+        named = [part for request in requests for part in (request.rows, request.unseen)]
+        rows = np.unique(np.concatenate([*(earlier.rows for earlier in source.earlier), *named]))
+        dataset, digest = source.whole or source.everyone.dataset, hashlib.sha256()
         for part in (rows, dataset.x_train[rows], dataset.y_train[rows]):
             digest.update(np.ascontiguousarray(part).data)
-        owners = source.data.partition.owners[np.isin(source.data.partition.indices, rows)]
-        emptied = np.flatnonzero(source.data.partition.sizes == np.bincount(owners, minlength=source.config.clients))
-        named = [client for client in emptied.tolist() if source.data.partition.sizes[client]]
+        partition = source.everyone.partition
+        owners = partition.owners[np.isin(partition.indices, rows)]
+        emptied = np.flatnonzero(partition.sizes == np.bincount(owners, minlength=source.config.clients))
+        clients = [client for client in emptied.tolist() if partition.sizes[client]]
         specs = [*(earlier.spec for earlier in source.earlier), *(request.spec for request in requests)]
         kinds = {request.kind for request in requests}
         asked = DeletionRequest(
-            specs=specs, kind=kinds.pop() if len(kinds) == 1 else "samples", clients=named,
+            specs=specs, kind=kinds.pop() if len(kinds) == 1 else "samples", clients=clients,
             rows_sha256=digest.hexdigest(),
         )  # fmt: skip
         return cls(asked, command, signer)

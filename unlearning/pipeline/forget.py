@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from fedsim.errors import FedsimError, nearest
 from fedsim.paths import expanded
 from fedsim.randomness import generator
 from fedsim.reading import require_regular
+from unlearning.pipeline.source import Source
 
 IntArray = npt.NDArray[np.int64]
 
@@ -38,6 +39,8 @@ _FORMS = (
     "client=7, clients=7,9, class=3, identity=12, first=1500, indices=FILE, random=0.01 or canaries=mislabelled, "
     "joined with +"
 )
+_COUNTED = ("first", "random")
+"""Kinds that count samples that were trained on, and name none."""
 _SHOWN = 20
 
 
@@ -52,27 +55,34 @@ class Request:
     """(F,) training rows to forget, ascending; each is held by some client."""
     retain: IntArray
     """(R,) all other training rows that a client holds, ascending; never empty."""
+    unseen: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    """(U,) rows of clients that training never sees which it names too, such as those of a class; in no model."""
     several_labels: bool = False
     """Whether samples have several labels in place of one class."""
 
+    def left(self, data: FederatedData) -> FederatedData:
+        """Return the data without all that it names."""
+        return data.without(np.concatenate([self.rows, self.unseen]))
 
-def parse_in_sequence(
-    specs: Sequence[str], data: FederatedData, seed: int, earlier: Sequence[str] = ()
-) -> list[Request]:
+
+def parse_in_sequence(specs: Sequence[str], source: Source, earlier: Sequence[str] = ()) -> list[Request]:
     """Return requests in sequence: each uses the rows that remain after the requests before it and `earlier` ones."""
-    before, requests = list(earlier), []
+    before, requests, data, everyone = list(earlier), [], source.data, source.everyone
     for spec in specs:
-        requests.append(parse_forget(spec, data, seed, before))
+        requests.append(parse_forget(spec, data, source.config.seed, before, everyone))
         before.append(spec)
         if len(requests) < len(specs):
-            data = data.without(requests[-1].rows)
+            data, everyone = requests[-1].left(data), requests[-1].left(everyone)
     return requests
 
 
-def parse_forget(spec: str, data: FederatedData, seed: int, earlier: Sequence[str] = ()) -> Request:
+def parse_forget(
+    spec: str, data: FederatedData, seed: int, earlier: Sequence[str] = (), everyone: FederatedData | None = None
+) -> Request:
     """Return the request for the rows that `spec` names; `seed`, that of the run, draws the rows of `random=`.
 
     `earlier` are the requests that led to `data`; an error line mentions that a sample may belong to these.
+    `everyone` is `data` with the clients that training never sees: of these nothing can be forgotten.
 
     Raises
     ------
@@ -80,7 +90,7 @@ def parse_forget(spec: str, data: FederatedData, seed: int, earlier: Sequence[st
         If it is malformed, or names something unknown, no sample, or all samples.
     """
     parts = [part.partition("=") for part in re.split(r"\+(?=\s*\w+\s*=)", spec)]
-    rows, kinds = [], set()
+    rows, unseen, kinds = [], [np.empty(0, np.int64)], set()
     for number, (key, equals, value) in enumerate(parts):
         key, value = key.strip(), value.strip()
         if not equals or not value:
@@ -92,8 +102,15 @@ def parse_forget(spec: str, data: FederatedData, seed: int, earlier: Sequence[st
         try:
             rows.append(_rows(key, value, data, seed, number))
         except FedsimError as error:
+            if everyone is not None and (never := _never_trained(key, value, data, everyone)):
+                raise FedsimError(
+                    f"--forget {spec}: training never saw client {never} (clients_unseen), so nothing of it is in the "
+                    "model; leave it out"
+                ) from None
             gone = f"; forgotten before: {', '.join(earlier)}" if earlier else ""
             raise FedsimError(f"--forget {spec}: {error}{gone}") from None
+        if everyone is not None and key not in _COUNTED:
+            unseen.append(np.setdiff1d(_rows(key, value, everyone, seed, number), data.partition.indices))
     everything = np.sort(data.partition.indices)
     forget = np.unique(np.concatenate(rows))
     retain = np.setdiff1d(everything, forget, assume_unique=True)
@@ -102,7 +119,18 @@ def parse_forget(spec: str, data: FederatedData, seed: int, earlier: Sequence[st
     if not len(retain):
         raise FedsimError(f"--forget {spec}: names all {len(everything)} training samples; leave some to keep")
     kind = kinds.pop() if len(kinds) == 1 else "samples"
-    return Request(spec, kind, forget, retain, data.dataset.has_several_labels)
+    return Request(spec, kind, forget, retain, np.unique(np.concatenate(unseen)), data.dataset.has_several_labels)
+
+
+def _never_trained(key: str, value: str, data: FederatedData, everyone: FederatedData) -> str:
+    """Return the clients whose samples this names although training never sees them; empty if there are none."""
+    try:
+        rows = np.empty(0, np.int64) if key in _COUNTED else _rows(key, value, everyone, 0, 0)
+    except FedsimError:
+        return ""
+    held = everyone.partition
+    named = np.isin(held.indices, np.setdiff1d(rows, data.partition.indices))
+    return ", ".join(map(str, np.unique(held.owners[named])))
 
 
 def _rows(key: str, value: str, data: FederatedData, seed: int, number: int) -> IntArray:
@@ -155,6 +183,13 @@ def straddling(request: Request, data: FederatedData) -> list[str]:
     if identity is None or not (both := np.intersect1d(identity[request.rows], identity[request.retain]).size):
         return []
     return [f"{both} identities have samples both to forget and to keep: what is kept of them may tell of the rest"]
+
+
+def untrained(request: Request) -> list[str]:
+    """Return a line on the samples of clients that training never sees which a request names; empty without such."""
+    if not (count := len(request.unseen)):
+        return []
+    return [f"{count:,} of its samples are with clients that training never saw: in no model, and out of the data now"]
 
 
 def _known(key: str, value: str, valid: IntArray, trained: IntArray, names: tuple[str, ...] | None = None) -> list[int]:

@@ -45,7 +45,7 @@ class Outcome:
     firsts: Mapping[str, tuple[Classifier, Measured]]
     """The models of the first seed, which is that of the run, with their measurements."""
     left: FederatedData
-    """The data that the models may know: the source's data without the forgotten samples."""
+    """What later commands on the folder have: the source's data without all that the request names."""
     further: Mapping[int, Classifier]
     """The best model of further seeds, if only one method was requested."""
     replayed: Path | None
@@ -169,6 +169,6 @@ def _summary(outcome: Outcome, source: Source, request: Request) -> dict[str, An
             "run": outcome.comparison.run,
             "root": source.root.resolve().name,
             "model_sha256": source.folder.summary and source.folder.summary.model_sha256,
-            "data_sha256": source.data.content_hash,
+            "data_sha256": source.everyone.content_hash,
         },
     }

@@ -176,10 +176,9 @@ def _asked(source: Source, data: Data, samples: int) -> Ask | None:
         noise = generator(seed, "prune-noise").standard_normal((samples, *dataset.input_shape), np.float32)
         inputs = torch.from_numpy(noise).to(source.device, source.model.classifier.weight.dtype)
         return ask_here(source.model, dataset.input_shape, lambda: [inputs])
-    partition, seen = source.data.partition, source.config.clients_seen
-    share, left_out = min(1.0, samples / max(1, int(partition.sizes[:seen].sum()))), []
+    partition = source.data.partition
+    share, left_out = min(1.0, samples / max(1, int(partition.sizes.sum()))), []
     for client, size in enumerate(partition.sizes.tolist()):
-        size = size if client < seen else 0  # the server never sees the data of unseen clients
         drawn = generator(seed, "prune-samples", client).permutation(np.asarray(partition[client]))
         left_out.append(drawn[min(size, max(2, round(share * size))) :])
     return ask_clients(source.config, replace(source.data.without(np.concatenate(left_out)), stages=None))
@@ -187,7 +186,7 @@ def _asked(source: Source, data: Data, samples: int) -> Ask | None:
 
 def _measured(source: Source, models: list[Classifier]) -> list[tuple[MeasuredModel, Score]]:
     """Return the size and the score of each model; times are medians, taken in turns."""
-    dataset = source.data.dataset
+    dataset = source.everyone.dataset
     dtype = source.model.classifier.weight.dtype
     tests = TestSet(dataset, source.device, dtype, source.config.eval_metrics)
     positions = layer_positions(models[0], dataset.input_shape)
@@ -246,11 +245,11 @@ def _write_files(
     config = _config_of(source, record, name)
     write_atomically(folder / "config.yaml", config.to_yaml().encode())
     describe_in(folder, described(config, source.data.dataset))
-    machine = environment(source.device) | {"data_sha256": source.data.content_hash}
+    machine = environment(source.device) | {"data_sha256": source.everyone.content_hash}
     write_atomically(folder / "environment.json", seal(json.dumps(machine, indent=1)))
-    write_partition(folder, source.data)
+    write_partition(folder, source.everyone)
     if (source.folder.path / FROZEN).is_file():  # models derived from this one must obey its deletions
-        freeze(folder, source.data)
+        freeze(folder, source.everyone)
     if ledger is not None:
         ledger.save(folder)
     save_model(folder / "model.safetensors", model.state_dict())
@@ -265,7 +264,7 @@ def _write_files(
         "wall_time_s": round(record.seconds, 3), "versions": versions(),
         "model_sha256": sha256(folder / "model.safetensors"), "metrics": metrics,
         "per_class_accuracy": [value if np.isfinite(value) else None for value in score.per_class] or None,
-        "class_counts": source.data.class_counts.tolist(), "failures": 0,
+        "class_counts": source.everyone.class_counts.tolist(), "failures": 0,
         "source": {"run": record.run, "model_sha256": source.folder.summary and source.folder.summary.model_sha256},
     }  # fmt: skip
     write_atomically(folder / "summary.json", seal(json.dumps(summary, indent=1)))

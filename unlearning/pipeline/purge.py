@@ -73,10 +73,11 @@ def plan(source: Source, left: FederatedData, outcome: Path | None) -> list[Dest
     for number, folder in round_folders(root):
         if number >= first:
             add(folder, "replaced by that of the replay, or gone: models, updates, cohorts and weights of a round")
+    trained_on = left.of_first(source.config.clients_seen).content_hash
     add(root / "checkpoints", "replaced: models of rounds, the server's state, clients' own models and states")
     for kind in FOLDERS:
         for folder in sorted((root / "unlearned" / kind).glob("*")):
-            kept = RunFolder.open(folder).environment.get("data_sha256") == left.content_hash
+            kept = RunFolder.open(folder).environment.get("data_sha256") == trained_on
             if not kept:
                 add(folder, "a model trained on what is forgotten")
     add(root / "unlearned" / MEMBERS, "models trained on what is forgotten, and what models say of it")
@@ -96,7 +97,7 @@ def plan(source: Source, left: FederatedData, outcome: Path | None) -> list[Dest
 
 def touched(source: Source, left: FederatedData) -> frozenset[int]:
     """Return the clients of the run that lose samples."""
-    before = run_data(source.root, source.config).partition.sizes if source.earlier else source.data.partition.sizes
+    before = run_data(source.root, source.config).partition.sizes if source.earlier else source.everyone.partition.sizes
     return frozenset(np.flatnonzero(before > left.partition.sizes).tolist())
 
 

@@ -112,7 +112,7 @@ def unlearn(
     with held_run(path, shared=not purge), contextlib.ExitStack() as stack:
         # While it is held, others may read the run, and nobody may replace it or go on with it.
         source = open_source(path, machine)
-        requests = parse_in_sequence(specs, source.data, source.config.seed, deleted_before(source))
+        requests = parse_in_sequence(specs, source, deleted_before(source))
         inherited = ledger_of(source)
         plans = [entries_of(asked.methods, request, source.history, overrides) for request in requests]
         if not no_privacy:
@@ -143,7 +143,7 @@ def unlearn(
             write_outcome(outcome, source, request, {name: entry.options for name, entry in contest.entries.items()})
             before = contest
         if deletion is not None:
-            deletion.carry_out(source, contest.left, outcome.folder, outcome.comparison, say)
+            deletion.carry_out(source, outcome.left, outcome.folder, outcome.comparison, say)
         return outcome
 
 

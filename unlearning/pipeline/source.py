@@ -60,7 +60,9 @@ class Source:
     config: RunConfig
     """Of the run."""
     data: FederatedData
-    """What the model may know: nothing of what earlier requests forgot is in it."""
+    """What the model may know: nothing of what earlier requests forgot, or of clients that training never sees."""
+    everyone: FederatedData
+    """The same with the clients that training never sees: what a folder made of this one has."""
     device: torch.device
     model: Classifier
     """The global model, in evaluation mode on `device`."""
@@ -113,7 +115,8 @@ def open_source(path: Path, machine: Mapping[str, Any] | None = None) -> Source:
     set_matrix_units(config.training)
     device = resolve_device(config.engine.device)
     model = trained_model(folder, config, data.dataset, device)
-    return Source(folder, config, data, device, model, root, chain, whole and whole.dataset)
+    trained_on = data.of_first(config.clients_seen)
+    return Source(folder, config, trained_on, data, device, model, root, chain, whole and whole.dataset)
 
 
 def further_model(folder: Path, seed: int) -> Path:

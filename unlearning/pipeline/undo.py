@@ -140,11 +140,13 @@ def _joined(root: Source, back: Earlier, stays: list[Earlier]) -> Request:
     kinds = {read_comparison(earlier.folder).kind for earlier in stays}
     rows = [earlier.rows for earlier in stays]
     named = [earlier.spec for earlier in stays if "random" not in earlier.spec]  # a draw is over
-    rows += [np.intersect1d(parse_forget(spec, root.data, root.config.seed).rows, back.rows) for spec in named]
+    again = [parse_forget(spec, root.data, root.config.seed, everyone=root.everyone) for spec in named]
+    rows += [np.intersect1d(request.rows, back.rows) for request in again]
     forget = np.unique(np.concatenate(rows))
+    unseen = np.unique(np.concatenate([np.empty(0, np.int64), *(request.unseen for request in again)]))
     retain = np.setdiff1d(np.sort(root.data.partition.indices), forget, assume_unique=True)
     spec = " + ".join(earlier.spec for earlier in stays)
-    return Request(spec, kinds.pop() if len(kinds) == 1 else "samples", forget, retain)
+    return Request(spec, kinds.pop() if len(kinds) == 1 else "samples", forget, retain, unseen=unseen)
 
 
 def _method(undone: Classifier) -> Method:

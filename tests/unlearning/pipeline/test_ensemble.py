@@ -1,6 +1,7 @@
 """Members equal the runs of their seeds, are trained once, and never see a row that they leave out."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_processes_are_as_many_as_asked_for(copied: Source) -> None:
 def test_processes_change_no_bit(copied: Source) -> None:
     members = [Member(seed) for seed in range(32)]
     two = copied.config.model_copy(update={"engine": copied.config.engine.model_copy(update={"num_workers": 2})})
-    many = Source(copied.folder, two, copied.data, copied.device, copied.model, copied.root)
+    many = replace(copied, config=two)
     apart = [without_seconds(kept) for kept in train_members(many, members, frozenset())]
     shutil.rmtree(copied.root / "unlearned" / MEMBERS)
     for ours, kept in zip(apart, train_members(copied, members, frozenset()), strict=True):
