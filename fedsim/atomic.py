@@ -1,8 +1,10 @@
 """Files: written whole or not at all, and how large they are."""
 
 import contextlib
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from fedsim.errors import FedsimError
@@ -32,6 +34,31 @@ def write_atomically(path: Path, content: bytes, *, folders: bool = False) -> Pa
             temporary.unlink()
         raise FedsimError(f"{path}: cannot be written ({err.strerror}); give another place") from err
     return path
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep out other processes that enter this for the same `folder`; they wait, so use it for a moment only.
+
+    A file in the folder that is read and written anew meanwhile loses nothing that another process has added. The
+    folder is made if it is not there. On a file system without locks nobody waits.
+
+    Raises
+    ------
+    FedsimError
+        With the folder, if it cannot be made or opened.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as err:
+        raise FedsimError(f"{folder}: cannot be written ({err.strerror}); give another place") from err
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)  # closing the folder gives the lock back
+        yield
+    finally:
+        os.close(handle)
 
 
 def fsync(path: Path) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from fedsim.atomic import write_atomically
+from fedsim.atomic import only_writer, write_atomically
 from fedsim.errors import FedsimError, reason_of
 from fedsim.paths import expanded
 from fedsim.schema import Config
@@ -119,8 +119,9 @@ def allow(name: object, where: str) -> None:
             f"{where}: {path} lies in the run folder {inside}, of which nothing is run; copy it out, or add --trust"
         )
     _named[str(path)] = now
-    with contextlib.suppress(OSError, FedsimError):  # without a place to write, for this process
-        write_atomically(_known_file(), json.dumps(_known() | _named, indent=1).encode(), folders=True)
+    file = _known_file()
+    with contextlib.suppress(OSError, FedsimError), only_writer(file.parent):  # without a place, for this process
+        write_atomically(file, json.dumps(_known() | _named, indent=1).encode())
 
 
 def _known_hash(path: Path) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedsim.atomic import write_atomically
+from fedsim.atomic import only_writer, write_atomically
 from fedsim.config.run import EngineConfig, RunConfig
 from fedsim.engine.forks import can_fork
 from fedsim.engine.local import cores
@@ -110,14 +110,21 @@ def _remembered_speedup(config: RunConfig, worker: Worker, start: State, constan
     ]
     key = hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedsim" / "cohort.json"
-    known: dict[str, float] = {}
-    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):  # whatever lies there
-        known = {str(k): float(v) for k, v in dict(json.loads(path.read_text(encoding="utf-8"))).items()}
-    if key not in known:
-        known[key] = measure_speedup(config, worker, start, constants)
-        with contextlib.suppress(FedsimError):  # a home that cannot be written to costs the next run a measurement
-            write_atomically(path, json.dumps(known).encode(), folders=True)
-    return known[key]
+    speedup = _known_speedups(path).get(key)
+    if speedup is None:
+        speedup = measure_speedup(config, worker, start, constants)
+        with contextlib.suppress(FedsimError), only_writer(path.parent):  # without a home, the next run measures again
+            known = _known_speedups(path)  # again, for what other runs have added meanwhile
+            speedup = known.setdefault(key, speedup)
+            write_atomically(path, json.dumps(known).encode())
+    return speedup
+
+
+def _known_speedups(path: Path) -> dict[str, float]:
+    """Return the measurements in a file by key; none, whatever else lies there."""
+    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+        return {str(k): float(v) for k, v in dict(json.loads(path.read_text(encoding="utf-8"))).items()}
+    return {}
 
 
 def measure_speedup(config: RunConfig, worker: Worker, start: State, constants: Tensors) -> float:

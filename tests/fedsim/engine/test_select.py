@@ -1,5 +1,9 @@
 """Which engine `auto` stands for, and whether clients are trained at once."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +54,22 @@ def test_a_model_that_cannot_be_vectorised_is_trained_one_client_at_a_time(tmp_p
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert refused.err.startswith("error: training.vectorize: always: clients cannot train ")
     assert not (tmp_path / "always").exists()
+
+
+def test_an_own_model_that_changed_is_measured_anew(tmp_path: Path) -> None:
+    """In processes of their own, since one process keeps the module that it loaded first."""
+    environment = os.environ | {"XDG_CONFIG_HOME": str(tmp_path / "settings"), "XDG_CACHE_HOME": str(tmp_path)}
+    options = ["--model=./net.py:Net", "--clients=4", "--rounds=1", "--set=training.vectorize=always", "--quiet"]
+
+    def run(name: str, text: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "net.py").write_text(text)
+        command = [sys.executable, "-m", "fedsim", "run", *options, f"--name={name}"]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    refused = run("one", NET)
+    assert refused.returncode == 2
+    assert "torch.func.vmap does not know" in refused.stderr
+    done = run("two", NET.replace("float(x.abs().max() > 0)", "1.0"))
+    assert done.returncode == 0, done.stderr
+    speedups = json.loads((tmp_path / "fedsim" / "cohort.json").read_text()).values()
+    assert [speed > 0 for speed in speedups] == [False, True]  # the other run's is still there
