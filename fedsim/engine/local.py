@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from fedsim.config.run import EngineConfig, RunConfig
 from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer
@@ -33,11 +33,20 @@ class LocalEngine(Engine):
 
     Asked for processes (`local`), it forks at once. Left to choose (`auto`), it begins here, measures two rounds, and
     forks where those left of `rounds` gain more by it than it costs; where one gains nothing after all, it comes back.
+    In one process, `allow_threads` is told how many threads the worker may use where the bits stay the same.
     """
 
-    def __init__(self, worker: ChunkRunner, num_clients: int, chunk: int, options: EngineConfig, rounds: int) -> None:
+    def __init__(
+        self,
+        worker: ChunkRunner,
+        num_clients: int,
+        chunk: int,
+        options: EngineConfig,
+        rounds: int,
+        allow_threads: Callable[[int], None] = lambda count: None,
+    ) -> None:
         super().__init__(num_clients, chunk, ClientStates(options.state_memory_mb << 20))
-        self.worker = worker
+        self.worker, self._allow_threads = worker, allow_threads
         self._options = options
         self._rounds = rounds
         self._count = options.num_workers or max(1, cores() // options.threads)
@@ -90,23 +99,27 @@ class LocalEngine(Engine):
             self._seen = 0
             self._say(f"{self._count} worker processes from round {server_round + 1} on")
             return
-        self._open = False
         why = "one chunk has most of it" if shared_s >= _WORTHWHILE * self._alone_s else f"{left} rounds are left"
-        self._say(
-            f"inprocess (the clients of a round take {self._alone_s:.2g} s, and {why}: workers would gain little)"
-        )
+        self._stay(f"(the clients of a round take {self._alone_s:.2g} s, and {why}: workers would gain little)")
 
     def _reconsider(self) -> None:
         """Come back into this process if that is as quick."""
-        self._open = False
         told = f"the clients of a round take {self._waited_s:.2g} s in them, and took {self._alone_s:.2g} s in one"
         if self._waited_s < _WORTHWHILE * self._alone_s:
+            self._open = False
             self._say(f"{self._count} worker processes ({told})")
             return
         assert self._pool is not None
         self._pool.close()
         self._pool = None
-        self._say(f"inprocess, after a try of {self._count} worker processes ({told})")
+        self._stay(f"after a try of {self._count} worker processes ({told})")
+
+    def _stay(self, why: str) -> None:
+        """Go on in this process, with all threads."""
+        self._open = False
+        threads = self._count * self._options.threads
+        self._allow_threads(threads)
+        self._say(f"inprocess, with up to {threads} threads {why}")
 
     def _say(self, what: str) -> None:
         self.notes["engine"] = what
@@ -129,7 +142,8 @@ class LocalEngine(Engine):
 @engine("local")
 def local(worker: Worker, config: RunConfig, chunk: int) -> LocalEngine:
     """Return the engine of a run."""
-    return LocalEngine(worker, config.clients, chunk, config.engine, config.rounds)
+    recorder = worker.trainer.recorder
+    return LocalEngine(worker, config.clients, chunk, config.engine, config.rounds, recorder.allow_threads)
 
 
 def _makespan(seconds: Sequence[float], workers: int) -> float:

@@ -3,13 +3,20 @@
 vmap and grad transform a loss operation by operation, in Python, in every call. For small models this takes longer than
 the operations themselves. A step that is called repeatedly with tensors of the same shapes is recorded as the list of
 its operations and then replayed, with the same bits.
+
+A recording may use several threads of torch where this gives the same bits in less time. Both are tried for each shape:
+an operation divides its work over threads by shapes alone, whatever the values are. The time is tried again now and
+then, since threads wait for each other, and on a busy machine take longer than one.
 """
 
 from __future__ import annotations
 
 import operator
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import torch
@@ -26,6 +33,9 @@ Step = Callable[..., tuple[Tensors, ...]]
 
 _PATIENCE = 20  # calls before a recording, which costs as much time as 50 replays save
 _REMEMBERED = 256  # shapes
+_TRIED = 3  # times with each number of threads
+_TRIED_EVERY = 500  # replays
+_WORTHWHILE = 0.8  # of the time on one thread; above that, the cores are better left to others
 
 
 class Recorder:
@@ -38,6 +48,11 @@ class Recorder:
     def __init__(self) -> None:
         self._calls: OrderedDict[Hashable, int] = OrderedDict()
         self._recordings: OrderedDict[Hashable, _Recording | None] = OrderedDict()
+        self._threads = 1
+
+    def allow_threads(self, count: int) -> None:
+        """Let recordings use up to `count` threads of torch, where the bits stay the same and it takes less time."""
+        self._threads = count
 
     def __call__(self, name: Hashable, step: Step, *given: Tensors) -> tuple[Tensors, ...]:
         """Return step(*given); equal names must stand for the same step."""
@@ -50,7 +65,9 @@ class Recorder:
                 return step(*given)
             _remember(self._recordings, key, _record(step, given, tensors[0].device))
         recording = self._recordings[key]
-        return (recording or step)(*given)
+        if recording is None:
+            return step(*given)
+        return recording(*given) if self._threads == 1 else recording.replay(self._threads, given)
 
 
 class _Scribe(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
@@ -126,11 +143,46 @@ class _Recording:
         _drop_idle_views(scribe.graph)
         root: dict[str, Any] = dict(scribe.tables)
         self._replay: Callable[..., list[Tensor]] = fx.GraphModule(root, scribe.graph).forward
+        self._threads, self._replays = 1, 0
 
     @torch.no_grad()
     def __call__(self, *given: Tensors) -> tuple[Tensors, ...]:
         results = iter(self._replay(*_flat(given)))
         return tuple({name: next(results) for name in some} for some in self._names)
+
+    def replay(self, most: int, given: Sequence[Tensors]) -> tuple[Tensors, ...]:
+        """Return the results for `given`, computed with `most` threads if the last trial has shown that they help."""
+        if self._replays % _TRIED_EVERY == 0:
+            self._threads = most if self._gains_by(most, given) else 1
+        self._replays += 1
+        with _torch_threads(self._threads):
+            return self(*given)
+
+    def _gains_by(self, threads: int, given: Sequence[Tensors]) -> bool:
+        """Return whether `threads` give the same bits in less time; the arguments are not changed."""
+        outcomes, seconds = [], []
+        for count in (1, threads):
+            spent = []
+            with _torch_threads(count):
+                for _ in range(_TRIED):
+                    own = _copies(given)
+                    with torch_draws(None, _flat(given)[0].device):
+                        begun = time.perf_counter()
+                        results = self(*own)
+                        spent.append(time.perf_counter() - begun)
+            outcomes.append((*results, *own))
+            seconds.append(median(spent))
+        return seconds[1] < _WORTHWHILE * seconds[0] and all(_same(*pair) for pair in zip(*outcomes, strict=True))
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _flat(given: Sequence[Tensors]) -> list[Tensor]:

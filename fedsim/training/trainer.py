@@ -68,7 +68,7 @@ class Trainer:
     ) -> None:
         self.client, self.data, self.config, self.seed = client, data, config, seed
         self.batch_coupling, self.private = batch_coupling, private
-        self._recorder = Recorder()
+        self.recorder = Recorder()
 
     def train(self, start: State, constants: Tensors, jobs: Sequence[ClientJob], server_round: int) -> TrainedLanes:
         """Train `jobs` together from the global state `start`, or each from its own; arguments are not changed."""
@@ -159,7 +159,7 @@ class Trainer:
             there = {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
             about = {"server_round": extras.server_round}
             given = (moving, fixed, buffers, begun, extras.constants, about, there, batch.notes)
-            grads, measured = self._recorder((phase.loss, phase.declares), lanes, *given)
+            grads, measured = self.recorder((phase.loss, phase.declares), lanes, *given)
             return grads, measured
 
         return step

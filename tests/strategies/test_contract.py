@@ -68,8 +68,8 @@ def test_recorded_steps_come_to_the_bits_of_those_called(method, monkeypatch):
     assert_same_bits(recorded.tensors, called.tensors)
     for client in range(4):
         assert_same_bits(recorded.personal(client), called.personal(client))
-    assert not called.simulation.worker.trainer._recorder._recordings
-    assert all(recorded.simulation.worker.trainer._recorder._recordings.values())
+    assert not called.simulation.worker.trainer.recorder._recordings
+    assert all(recorded.simulation.worker.trainer.recorder._recordings.values())
 
 
 class Fading(Client):

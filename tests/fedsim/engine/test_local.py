@@ -48,7 +48,7 @@ def test_workers_are_forked_where_what_is_left_is_worth_it() -> None:
 )
 def test_all_stays_in_this_process_where_it_is_not(delay_s: float, chunk: int, rounds: int, why: str) -> None:
     with auto(delay_s, chunk, rounds) as (_, said):
-        assert said[3].startswith("inprocess (the clients of a round take ")
+        assert said[3].startswith("inprocess, with up to 2 threads (the clients of a round take ")
         assert why in said[3]
         assert said[1] == said[3]
 

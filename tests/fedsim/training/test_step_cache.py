@@ -107,3 +107,43 @@ def test_only_so_many_shapes_are_remembered(monkeypatch):
     for size in range(1, 6):
         recorder("sum", lambda some: ({"y": some["x"].sum()},), {"x": torch.ones(size)})
     assert len(recorder._recordings) == 2
+
+
+def _plain_loss(weights, running, batch):
+    value = F.dropout((batch["x"] @ weights["w"]).relu(), 0.5).square().mean()
+    return value, {"loss": value.detach()}
+
+
+def _replayed(loss, threads):
+    recorder, given = Recorder(), _copied(_given(lanes=40, samples=2000))  # enough for torch to divide the work
+    recorder.allow_threads(threads)
+    step = vmap(grad(loss, has_aux=True), randomness="different")
+    torch.manual_seed(3)
+    results = [_bits(recorder("step", step, *given)) for _ in range(4)]
+    (recording,) = recorder._recordings.values()
+    return (results, _bits(given), torch.get_rng_state().tolist()), recording._threads
+
+
+@pytest.mark.parametrize(("loss", "used"), [(_plain_loss, 2), (_loss, 1)])
+def test_threads_are_used_where_they_change_no_bits(monkeypatch, loss, used):
+    """Statistics over a batch are summed in another order by two threads."""
+    monkeypatch.setattr(step_cache, "_WORTHWHILE", float("inf"))
+    (alone, one), (allowed, two) = _replayed(loss, 1), _replayed(loss, 2)
+    assert (one, two) == (1, used)
+    assert alone == allowed
+    assert torch.get_num_threads() == 1
+
+
+def test_threads_are_not_used_where_they_take_longer(monkeypatch):
+    monkeypatch.setattr(step_cache, "_WORTHWHILE", 0.0)
+    assert _replayed(_plain_loss, 2)[1] == 1
+
+
+def test_whether_threads_help_is_tried_again(monkeypatch):
+    monkeypatch.setattr(step_cache, "_TRIED_EVERY", 3)
+    tried = []
+    monkeypatch.setattr(step_cache._Recording, "_gains_by", lambda *given: bool(tried.append(1)))
+    recording = step_cache._Recording(lambda some: ({"y": some["x"] + 1},), [{"x": torch.ones(3)}])
+    for _ in range(7):
+        recording.replay(2, [{"x": torch.zeros(3)}])
+    assert len(tried) == 3

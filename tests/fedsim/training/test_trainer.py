@@ -112,7 +112,7 @@ from fedsim.config.resolve import resolve
 s = Simulation(resolve({"clients": 4, "training": {"vectorize": "always"}}, {"engine.name": "inprocess"}))
 state, engine = s.begin(), s.engine()
 s.step(state, engine)
-assert s.worker.trainer._recorder._calls
+assert s.worker.trainer.recorder._calls
 assert "torch._dynamo" not in sys.modules, "its import takes longer than many a run"
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
