@@ -170,7 +170,7 @@ def test_a_file_in_a_run_folder_is_run_for_who_trusts_it(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("def accuracy_forget(logits, labels):\n    return 0", "--metric: accuracy_forget is a metric of fedsim's own"),
+        ("def accuracy_forget(logits, labels):\n    return 0", "--metric: accuracy_forget is a built-in metric"),
         ("def m(logits, labels):\n    return logits['nobody']", "--metric: m() fails (KeyError"),
         ("x = 1", "registers nothing that is a function of outputs and labels by role"),
     ],

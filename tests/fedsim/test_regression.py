@@ -41,7 +41,7 @@ def test_a_run_from_start_to_report(tmp_path):
     shown = console.export_text()
     assert "mean squared error" in shown
     assert "global/mse" in shown  # its trend
-    with pytest.raises(FedsimError, match="predicts numbers, and unlearning is measured on classes"):
+    with pytest.raises(FedsimError, match="predicts numbers, and unlearning needs classes"):
         open_source(result.folder)
 
 

@@ -97,9 +97,11 @@ def attribute(
     with held_run(path, shared=True):
         source = open_source(path, machine)
         if source.data.dataset.has_several_labels:
-            raise FedsimError(f"{path}: predicts several labels, which have no one margin; attribute a run on classes")
+            raise FedsimError(f"{path}: predicts several labels, and margins need classes; attribute a run on classes")
         if not no_privacy and (promised := promised_to(ledger_of(source))):
-            raise FedsimError(f"{path}: promises privacy of {promised}, and attribution tells of it; say --no-privacy")
+            raise FedsimError(
+                f"{path}: promises privacy of {promised}, and attribution breaks it; --no-privacy allows that"
+            )
         targets = _targets(of, source)
         units = units_by(source.data, unit)
         described = f"{method}-{unit}-{of}"
@@ -123,7 +125,7 @@ def _require(method: str, unit: str, models: int | None, judges: int, share: flo
     if unit not in ("sample", "client"):
         raise FedsimError(f"--unit {unit}: must be sample or client")
     if method == "datamodels" and unit == "sample" and models is None:
-        raise FedsimError("--models: datamodels of single samples take thousands of models; say how many, or use trak")
+        raise FedsimError("--models: datamodels of single samples need thousands of models; give a number, or use trak")
     fewest = 1 if method == "trak" else 5
     if models is not None and models < fewest:
         raise FedsimError(f"--models: must be at least {fewest}, got {models}")

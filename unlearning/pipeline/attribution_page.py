@@ -21,13 +21,13 @@ _METHODS = {
     "datamodels": "datamodels: ridge regression on models of random subsets (arXiv:2202.00622)",
 }
 _READING = (
-    "A score is what the margin of a test sample, the log-odds of its class, owes to a part of the training data: "
-    "above 0 it helps, below 0 it harms, in nats. Sums over parts predict what leaving them out would do, to first "
-    "order: of copies, each covers for the others, and so seems to matter less than all of them do."
+    "A score is the effect of a part of the training data on the margin of a test sample (the log-odds of its class), "
+    "in nats: positive scores help, negative ones harm. To first order, the sum of scores predicts the effect of "
+    "leaving several parts out. If samples have duplicates, each single one seems to matter less than all of them do."
 )
 _PICTURES = (
-    "Each row is a test sample, then the training samples that help it most, then, after a gap, those that harm it. "
-    "Where harm comes from images that look alike and bear another label, labels are worth a look."
+    "Each row shows a test sample, the training samples that help it most, and, after a gap, those that harm it most. "
+    "If similar images with another label harm it, check these labels."
 )
 
 
@@ -35,14 +35,14 @@ def write_page(path: Path, source: Source, made: Attribution) -> Path:
     """Write the report of an attribution as one HTML file."""
     sections = [_lead(source, made)]
     sections.append(_clients(source, made) if made.unit == "client" else _samples(source, made))
-    return html.write_page(path, f"What {made.of} owes to whom", str(source.folder.path), sections)
+    return html.write_page(path, f"Attribution of {made.of}", str(source.folder.path), sections)
 
 
 def _lead(source: Source, made: Attribution) -> Section:
     trust = "not measured: --lds 50 trains 50 models that judge it"
     if made.lds is not None:
         trust = (
-            f"{made.lds.value:.3f} [{made.lds.low:.3f}, {made.lds.high:.3f}]: rank correlation with the margins of "
+            f"{made.lds.value:.3f} [{made.lds.low:.3f}, {made.lds.high:.3f}]: rank correlation with margins of "
             f"{made.lds.models} models retrained on other subsets"
         )
     rows = [
@@ -68,7 +68,7 @@ def _clients(source: Source, made: Attribution) -> Section:
             str(client) if names is None else names[client], f"{source.data.partition.sizes[client]:,}",
             f"{mean[unit]:+.3f}", f"{low[unit]:+.3f}", f"{high[unit]:+.3f}", f"{100 * helped[unit]:.0f} %",
         ])  # fmt: skip
-    return Section("What clients contribute", "Means over the test samples, in nats of their margin.", rows=rows)
+    return Section("Contribution of each client", "Statistics of the scores over the test samples, in nats.", rows=rows)
 
 
 def _samples(source: Source, made: Attribution) -> Section:
@@ -84,7 +84,7 @@ def _samples(source: Source, made: Attribution) -> Section:
         ]
         rows.append([str(target), _name(dataset, int(dataset.y_test[target])), *cells])
         tiles += [dataset.x_test[[target]], dataset.x_train[made.units[best]], dataset.x_train[made.units[worst]]]
-    return Section("The samples that matter most", _PICTURES, rows=rows, plots=_pictures(tiles))
+    return Section("The most important samples", _PICTURES, rows=rows, plots=_pictures(tiles))
 
 
 def _pictures(tiles: list[np.ndarray]) -> list[Plot]:

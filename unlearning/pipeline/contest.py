@@ -57,7 +57,7 @@ class Contest:
     before
         In a sequence, the contest of the previous request: methods continue from their own models of it.
     own_metrics
-        Measured of every model, beside those of the catalogue.
+        The user's own metrics of every model, in addition to those of the catalogue.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Contest:
         original = self._original(seed)
         made = {name: self._apply(name, entry, original, seed) for name, entry in self.entries.items()}
         if self.asked and not any(made[name] for name in self.asked):
-            raise RunFailed(f"no method came through: {'; '.join(self.notes)}; nothing was written")
+            raise RunFailed(f"all methods failed: {'; '.join(self.notes)}; nothing was written")
         against: Measured | None = None
         if oracle:  # after the methods, as these fail early
             self.say(f"seed {seed}: the oracle, trained from scratch without {self.request.spec}")
@@ -143,7 +143,7 @@ class Contest:
                 methods[name] = partial(self._applied, entry)
         methods |= {name: partial(self._predicted, name) for name in self.contestants.keys() & self.guides.names}
         for name in self.contestants.keys() & self.entries.keys() - methods.keys():
-            self.notes.append(f"{name} works on run folders: its KLOM and U-LiRA are of the seeds alone")
+            self.notes.append(f"{name} works on run folders, so its KLOM and U-LiRA use only the models of the seeds")
         found = further_models(self.source, self.request, seeds, methods, self.say)
         for name, models in found.items():
             self.contestants[name].further += models
@@ -165,7 +165,7 @@ class Contest:
         if name not in self.entries:
             raise FedsimError(f"--tune {name}: must be one of the methods; {nearest(name, self.entries)}")
         entry, seed = self.entries[name], self.source.config.seed + SEED_APART
-        self.say(f"tuning {name}: an original and an oracle of seed {seed}, of which no figure is reported")
+        self.say(f"tuning {name}: an original and an oracle of seed {seed}, which no reported result uses")
         original, oracle = self._original(seed), retrained(self.source, self.left, seed, FOLDERS[0], self.progress)
 
         def apply(options: UnlearningConfig) -> Classifier:

@@ -44,7 +44,7 @@ def continue_outcome(
         If `rounds` is not larger than the rounds done, or the model does not determine what clients must be sent.
     """
     if rounds is None:
-        raise FedsimError(f"{outcome}: is an unlearned model; say with --rounds up to which round it is to be trained")
+        raise FedsimError(f"{outcome}: is an unlearned model; give its last round with --rounds")
     with held(outcome.resolve().parents[1], shared=True):
         source = open_source(outcome, machine)
         config = with_rounds(RunFolder.open(source.root), source.config, rounds)
@@ -55,7 +55,7 @@ def continue_outcome(
         config = config.model_copy(update={"name": name, "out": folder.parent})
         with held(folder):
             if folder.exists():
-                raise FedsimError(f"{folder}: exists already; fedsim run --resume {folder} goes on with it")
+                raise FedsimError(f"{folder}: exists already; fedsim run --resume {folder} continues it")
             simulation = Simulation(config, progress, source.everyone)
 
             def start(engine: Engine) -> RunState:
@@ -71,7 +71,7 @@ def continue_outcome(
                     return simulation.restore(same, engine)
                 tensors = global_tensors(simulation.server, load_model(outcome / "model.safetensors"))
                 if tensors is None:
-                    raise FedsimError(f"{outcome}: its model does not tell what clients are to be sent")
+                    raise FedsimError(f"{outcome}: its model does not determine what the server sends to clients")
                 return dataclasses.replace(simulation.begin(), tensors=tensors, round=source.config.rounds)
 
             def beside(made: Path) -> None:

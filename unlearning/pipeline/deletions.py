@@ -170,15 +170,13 @@ def verify(run: Path, public_key: Path | None = None) -> list[str]:
         if sha256(file) != digest:
             raise FedsimError(f"{file}: was changed since it was written (its hash is not the ledger's); restore it")
         if receipt.previous_sha256 != before:
-            raise FedsimError(
-                f"{file}: the chain is broken, it follows another receipt than the one before; restore it"
-            )
+            raise FedsimError(f"{file}: the chain is broken, its hash of the receipt before is wrong; restore it")
         signature = file.with_suffix(".sig")
         told = verify_signature(file.read_bytes(), signature, public_key)
         back = [gone.path for gone in receipt.destroyed if _is_back(run, gone, receipt, hashes)]
         if back:
             raise FedsimError(
-                f"{run / back[0]}: was destroyed by deletion {receipt.number} and is there again; remove it"
+                f"{run / back[0]}: was destroyed by deletion {receipt.number}, but exists again; remove it"
             )
         lines.append(f"deletion {receipt.number}, {receipt.time}: {', '.join(receipt.request.specs)}: whole, {told}")
         before = digest
@@ -194,7 +192,7 @@ def _sections(receipt: Receipt, signed: str) -> list[Section]:
     asked = receipt.request
     facts = {
         "Deletion": f"number {receipt.number} of {receipt.run}, {receipt.time}",
-        "To be forgotten": ", then ".join(asked.specs),
+        "Requests": ", then ".join(asked.specs),
         "Clients without data now": ", ".join(map(str, asked.clients)) or "none",
         "Hash of the rows": asked.rows_sha256,
         "Method": f"{receipt.method} {json.dumps(receipt.options)}",
@@ -213,18 +211,18 @@ def _sections(receipt: Receipt, signed: str) -> list[Section]:
     ]
     gone = [[part.path, f"{part.bytes:,}", part.what] for part in receipt.destroyed]
     return [
-        Section("What was asked and done", rows=[["", ""], *map(list, facts.items())]),
+        Section("Request and deletion", rows=[["", ""], *map(list, facts.items())]),
         Section(
             "Destroyed",
-            "In the folder of the run; nothing of this can be computed from what is left there.",
+            "Files and folders of the run; the remaining files do not determine their content.",
             rows=[["Path", "Bytes", "What"], *gone],
         ),
         Section(
-            "What remains", rows=[["Not in this folder's power to destroy"], *([line] for line in receipt.remains)]
+            "What remains", rows=[["A purge of this folder cannot destroy"], *([line] for line in receipt.remains)]
         ),
         Section(
             "Evidence",
-            "Means over seeds; the retrained model is the one to come near to.",
+            "Means over seeds; the model should be close to the oracle, which was retrained without the samples.",
             rows=[["Model", *names], *evidence],
         ),
     ]

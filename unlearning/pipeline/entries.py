@@ -51,7 +51,7 @@ def asked_for(methods: Sequence[str], compare: str | None) -> WantedModels:
         If a method does not exist, or nothing is requested.
     """
     if compare not in (None, RETRAIN):
-        raise FedsimError(f"--compare {compare}: cannot be compared with; {nearest(compare or '', [RETRAIN])}")
+        raise FedsimError(f"--compare {compare}: is not a reference; {nearest(compare or '', [RETRAIN])}")
     names = list(dict.fromkeys(methods))
     if not names:
         raise FedsimError("--method: must name a method, several joined with commas, or all")
@@ -70,13 +70,13 @@ def own_metrics(names: Sequence[str]) -> Mapping[str, OwnMetric]:
     Raises
     ------
     FedsimError
-        If there is none of a name, or it is that of one of ours.
+        If there is no such function, or its name is that of a built-in metric.
     """
     for name in names:
         allow(name, "--metric")
     found = load_own_metrics(names, "--metric", "forgetting_metrics")
     if clash := sorted(found.keys() & METRICS.keys()):
-        raise FedsimError(f"--metric: {clash[0]} is a metric of fedsim's own; rename yours")
+        raise FedsimError(f"--metric: {clash[0]} is a built-in metric of fedsim; rename yours")
     return found
 
 
@@ -91,7 +91,7 @@ def entries_of(
     for name, method in methods.items():
         reason = refusal(method, request, history)
         if reason is None and asked == ["all"] and (method.needs.attribution or method.needs.oracle):
-            reason = f"{name} trains further models; ask for it by name"
+            reason = f"{name} trains many models; request it by name"
         if reason is None:
             asked_for = name in names and (name != _BASELINE or asked != ["all"])
             entries[name] = Entry(
@@ -117,7 +117,7 @@ def private_entries(
         elif name in asked:
             require_kept(entry.method, inherited, no_privacy=False)
         else:
-            notes.append(f"left out: {reason} (--no-privacy lets it)")
+            notes.append(f"left out: {reason} (--no-privacy allows it)")
     if asked and not any(entry.kind == "method" for entry in kept.values()):
         raise FedsimError(f"--method all: no method keeps what the run promises ({'; '.join(notes)})")
     return kept

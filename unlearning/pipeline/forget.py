@@ -142,7 +142,7 @@ def _rows(key: str, value: str, data: FederatedData, seed: int, number: int) -> 
             )
             return np.concatenate([data.partition[client] for client in wanted])
         case "class" if dataset.has_several_labels:
-            raise FedsimError("these samples have several labels, and no class; name clients, identities or indices")
+            raise FedsimError("these samples have several labels, not a class; name clients, identities or indices")
         case "class":
             owned = dataset.y_train[held]
             return held[
@@ -182,7 +182,7 @@ def straddling(request: Request, data: FederatedData) -> list[str]:
     identity = data.dataset.identity_train
     if identity is None or not (both := np.intersect1d(identity[request.rows], identity[request.retain]).size):
         return []
-    return [f"{both} identities have samples both to forget and to keep: what is kept of them may tell of the rest"]
+    return [f"{both} identities have samples both to forget and to keep: the kept ones may reveal the others"]
 
 
 def untrained(request: Request) -> list[str]:

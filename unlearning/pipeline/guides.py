@@ -40,7 +40,7 @@ class Units:
     """Parts of the training data that each subset model includes or leaves out."""
 
     rows: list[IntArray]
-    """Of each."""
+    """Training rows of each unit."""
     forgotten: IntArray
     """Indices of the units that form the samples to forget."""
     serves_all: bool
@@ -67,7 +67,7 @@ class Guides:
     def __init__(self, source: Source, request: Request, roles: Roles, say: Callable[[str], None]) -> None:
         self.source, self.request, self.roles, self.say = source, request, roles, say
         self.shifts: dict[str, Shifts] = {}
-        """By method."""
+        """Effects of the forgotten samples on logits, by name of the method that declares its options."""
 
     def train_oracles(self, method: Method, seeds: Sequence[int]) -> None:
         """Train the oracles that models of these seeds are matched to, if the method needs them."""
@@ -169,12 +169,12 @@ def subset_members(
 
 
 def shifts(source: Source, request: Request, units: Units, options: Any, say: Callable[[str], None]) -> Shifts:
-    """Return what the logits of a request's samples owe to it, from subset models as the options have them."""
+    """Return the effect of the forgotten samples on the logits, from subset models; `options` are the method's."""
     data, seed = source.data, source.config.seed
     models = options.models or max(_PER_UNIT * len(units.rows), 5)
     masks, members = subset_members(source, units, options.share, models)
     if masks[:, units.forgotten].all():
-        raise FedsimError(f"models: none of {models} leaves out what is to be forgotten; use more, or a lower share")
+        raise FedsimError(f"models: none of {models} leaves out samples to forget; use more models, or a lower share")
     ensemble = train_members(
         source, members, frozenset({"logits"}), say, f"models of subsets of {len(units.rows)} units"
     )

@@ -42,9 +42,9 @@ def verdict_on(
     """Return the verdict on a contestant; None without an oracle and an original, or with too few seeds.
 
     `kind` is that of the request. If whole classes are forgotten, a model must not know them at all. Otherwise it
-    must know forgotten samples no better than never-seen ones of the same classes, so each attack is a difference of
-    the two: a method that improves the model on both has not remembered. `many` are the metrics of distributions, by
-    name of the contestant.
+    must fit forgotten samples no better than never-seen ones of the same classes, so each attack measures the
+    difference of the two. A method that improves the model on both does not count as remembering. `many` contains the
+    metrics of distributions, by name of the contestant.
     """
     if any(side not in contestants or len(contestants[side].runs) < MIN_SEEDS for side in ("oracle", "original")):
         return None

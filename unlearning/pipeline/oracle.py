@@ -70,7 +70,7 @@ def retrained(
     parent = source.root / "unlearned" / kind
     config = source.config.model_copy(update={"seed": seed})
     if kind == FOLDERS[0] and not history:
-        config = config.model_copy(update={"history": HistoryConfig()})  # nobody asks it to forget
+        config = config.model_copy(update={"history": HistoryConfig()})  # it never serves a request
     name = recipe_hash(config, data)
     # The comparison measures this model, so the run needs no evaluations, plots or report.
     member = {"name": name, "out": parent, "eval_every": config.rounds, "eval_clients": "none"}
@@ -86,7 +86,7 @@ def retrained(
     except InUse:
         raise
     except FedsimError as error:
-        raise type(error)(f"no {kind.removesuffix('s')} ({error}); removing {folder} makes it begin anew") from None
+        raise type(error)(f"no {kind.removesuffix('s')} ({error}); remove {folder} to train it anew") from None
     return TrainedModel(folder, model, training_seconds(opened, data))
 
 

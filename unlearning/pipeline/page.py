@@ -39,15 +39,16 @@ _PANEL_COLUMNS = 3
 _MOST_PANELS = 9
 
 _LEGEND = (
-    "Original: the run as it is, having seen everything. Oracle: the same federation retrained from scratch without "
-    "the forgotten samples. Constant: answers everything alike. Masked: the original, the forgotten "
-    "class never answered. Finetune: goes on training on what is kept."
+    "Original: the model of the run, trained on all samples. Oracle: the same federation retrained from scratch "
+    "without the forgotten samples. Constant: predicts the same for every input. Masked: the original, but it never "
+    "predicts the forgotten class. Finetune: the original, trained further on the kept samples."
 )
 _VERDICTS = (
-    "Forgotten: no attack that tells the original from retraining tells the model from it. Not forgotten: one still "
-    "does. Damaged: worse than retraining on kept or test samples, beyond chance and by more than a point. Cannot be "
-    "told here: no attack tells the original from retraining, so no method can show anything. Each comparison is with "
-    "the spread of retrained models over seeds, at 5 % for all attacks together."
+    "The verdict uses the attacks that distinguish the original from retrained models. Forgotten: none of them "
+    "distinguishes the model from retrained models. Not forgotten: at least one does. Damaged: the model is worse than "
+    "retraining on kept or test samples, by more than chance and more than a point. Cannot be told here: no attack "
+    "distinguishes the original from retrained models, so no method can be judged. Each comparison is with the spread "
+    "of retrained models over seeds, at 5 % for all attacks together."
 )
 
 
@@ -86,14 +87,14 @@ def plots(comparison: Comparison, measured: Mapping[str, Measured]) -> list[Plot
 
 
 _LOSSES = (
-    "Where a model has forgotten, samples that it was asked to forget look like samples that it has never seen: both "
-    "histograms lie on each other, as the oracle's do. Forgotten samples to the left of the unseen are remembered; to "
-    "the right of them the model was damaged, which tells an attacker as much."
+    "If a model has forgotten, its losses on forgotten samples are distributed like its losses on never-seen samples: "
+    "the two histograms coincide, as the oracle's do. If forgotten samples have smaller losses, the model remembers "
+    "them. If they have larger losses, the model was damaged, and an attacker can identify them equally well."
 )
-_CLASSES = "Test accuracy of each class (filled bars: the method nearest to the oracle; marks: original and oracle)."
+_CLASSES = "Test accuracy of each class (bars: the method closest to the oracle; markers: original and oracle)."
 
 
-_CHANGES = "How far each method has moved the weights of each block from this request's original, relative to them."
+_CHANGES = "Change of each block's weights from the original by each method, relative to the norm of the weights."
 
 
 def _lead(comparison: Comparison) -> str:
@@ -117,7 +118,7 @@ def _brief_head(metric: Metric) -> str:
 
 
 def _hints(comparison: Comparison) -> dict[str, str]:
-    """Return what every column is, by its head in either table."""
+    """Return the meaning of each column, by its head in either table."""
     shown = columns(comparison, brief=False)
     return {head(metric): metric.meaning for metric in shown for head in (_brief_head, lambda one: one.head)}
 
@@ -126,12 +127,12 @@ def _reasons(comparison: Comparison) -> Section | None:
     rows = [[row.name, f"{row.verdict}: {row.why}"] for row in comparison.rows if row.verdict and row.kind != "oracle"]
     if not rows:
         return None
-    return Section("What the verdicts rest on", rows=[["Model", "Verdict"], *rows])
+    return Section("Reasons of the verdicts", rows=[["Model", "Verdict"], *rows])
 
 
 def _chain(comparison: Comparison) -> Section | None:
     rows = chain_rows(comparison)
-    return Section("Request after request", CHAIN, rows=rows, compact=True) if rows else None
+    return Section("Sequence of requests", CHAIN, rows=rows, compact=True) if rows else None
 
 
 def _request(comparison: Comparison) -> Section:
@@ -142,27 +143,27 @@ def _request(comparison: Comparison) -> Section:
         ["By class", ", ".join(f"{label}: {number:,}" for label, number in counts if number)],
         ["Kept", f"{comparison.num_retain:,} training samples of {comparison.clients_left} clients"],
         ["Attacked", _attacked(comparison.num_unseen)],
-        ["Held out", "a quarter of the test samples, for choosing models and options; no figure here has seen them "
-                     "but those that say so"],
+        ["Held out", "a quarter of the test samples, for choosing models and options; no metric here uses them "
+                     "unless it says so"],
         ["Seeds", str(comparison.seeds)],
         *(["Note", note] for note in comparison.notes),
     ]  # fmt: skip
-    text = f"{_VERDICTS} {ranking_line(comparison)} = shares its place. {_LEGEND}"
+    text = f"{_VERDICTS} {ranking_line(comparison)} = marks a shared place. {_LEGEND}"
     return Section("How to read this", text, rows=[["", ""], *rows])
 
 
 def _attacked(unseen: int) -> str:
     if not unseen:
-        return "not at all: the test set has no sample of the forgotten classes; losses of unseen samples are of others"
-    return f"against {unseen:,} never-seen samples of the same classes"
+        return "no: the test set has no sample of the forgotten classes, so never-seen samples have other classes"
+    return f"by comparison with {unseen:,} never-seen samples of the same classes"
 
 
 def _every_text(comparison: Comparison) -> str:
     spread = " ± is half of the 95 % interval over seeds." if comparison.seeds > 1 else ""
     return (
-        "Low accuracy on the forgotten samples is no aim in itself: the aim is the oracle's. Flags mark what looks "
-        "forgotten and is damage: over-forgotten (forgotten samples fit worse than never-seen ones, beyond chance), "
-        f"collapsed (one class is more than 90 % of all answers).{spread}"
+        "The aim is the oracle's accuracy on the forgotten samples, not a low one. Flags mark damage that may look "
+        "like forgetting: over-forgotten (forgotten samples fit worse than never-seen ones, by more than chance), "
+        f"collapsed (one class is more than 90 % of all predictions).{spread}"
     )
 
 
@@ -186,8 +187,8 @@ def _attacks(comparison: Comparison) -> Section | None:
         return None
     head = ["Model", "Attack", "Value", "Chance", "Noise floor", "Forgotten samples than never-seen"]
     text = (
-        "Membership attacks of the first seed; the verdict is above. Within two standard errors of chance nothing was "
-        "found; the noise floor is the same attack between random halves of never-seen samples."
+        "Membership attacks of the first seed; the verdict is above. A value within two standard errors of chance "
+        "shows nothing. The noise floor is the same attack between random halves of the never-seen samples."
     )
     return Section("Attacks", text, rows=[head, *rows], folded=True)
 
@@ -201,8 +202,8 @@ def _cost(comparison: Comparison) -> Section:
     ]
     return Section(
         "Cost",
-        "On this machine. Times of central methods and of the federation do not compare: a central method has all data "
-        "on one server, which a federation does not.",
+        "Measured on this machine. Do not compare times of central and federated methods: a central method has all "
+        "data on one server, and a federation has not.",
         rows=[["Model", "Where", *(metric.head for metric in shown)], *rows],
         compact=True,
         hints=_hints(comparison),

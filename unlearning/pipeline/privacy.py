@@ -9,7 +9,7 @@ from fedsim.privacy.ledger import Ledger, unprotected
 from unlearning.api.registry import Method
 from unlearning.pipeline.source import Source
 
-_REMEDY = "choose one that trains as the run did, or say --no-privacy"
+_REMEDY = "choose a method that trains like the run, or give --no-privacy"
 
 
 def ledger_of(source: Source) -> Ledger | None:

@@ -94,20 +94,20 @@ def prune(
     fine_tune_rounds
         Rounds of the run's own training afterwards, in a run beside the new folder.
     name
-        Of the new folder; by default method and target.
+        Name of the new folder; by default method and target.
     overrides
         Options of the method: {"option": value} or {"method.option": value}.
     force
-        Replace the folder of that name.
+        Replace a folder of this name.
     no_privacy
         Use the clients' samples, or train on them, although this breaks the run's privacy promise.
     progress
-        Shows how fine-tuning goes.
+        Shows the progress of fine-tuning.
 
     Raises
     ------
     FedsimError
-        If the run, its data, the target or an option is bad; nothing was written then.
+        If the run, its data, the target or an option is invalid; nothing was written then.
     """
     pruner, goal = load_pruner(method), Target.parse(target)
     own = {key.removeprefix(f"{method}."): value for key, value in (overrides or {}).items()}
@@ -135,7 +135,7 @@ def prune(
         before, after = (channel_groups(model, shape) for model in (source.model, small))
         if all(before[group].channels == after[group].channels for group in before):
             raise FedsimError(
-                f"--target {target}: removes no channel of this model; take a smaller share, or flops=0.5"
+                f"--target {target}: removes no channel of this model; give a smaller share, or flops=0.5"
             )
         (first, _), (second, score) = _measured(source, [source.model, small])
         record = Pruning(
@@ -172,7 +172,7 @@ def _asked(source: Source, data: Data, samples: int) -> Ask | None:
     dataset, seed = source.data.dataset, source.config.seed
     if data == "synthetic":
         if dataset.is_text:
-            raise FedsimError("--data synthetic: noise is no text; use --data train or none")
+            raise FedsimError("--data synthetic: there is no noise for texts; use --data train or none")
         noise = generator(seed, "prune-noise").standard_normal((samples, *dataset.input_shape), np.float32)
         inputs = torch.from_numpy(noise).to(source.device, source.model.classifier.weight.dtype)
         return ask_here(source.model, dataset.input_shape, lambda: [inputs])

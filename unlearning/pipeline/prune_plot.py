@@ -1,4 +1,4 @@
-"""What a pruning has changed, as a table and as a picture of the channels that each group has left."""
+"""Shows a pruning: a table of the model before and after, and a plot of the channels of each group."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ROWS = {
 
 
 def layers_plot(record: Pruning) -> Plot:
-    """Return a bar for each group of channels: what was there, and what is left."""
+    """Return a bar plot of the channels of each group, before and after."""
     names = list(record.channels)
     figure, axes = new_figure((NARROW[0], max(NARROW[1], 0.3 * len(names) + 1)))
     axes.grid(visible=False)
@@ -42,19 +42,19 @@ def layers_plot(record: Pruning) -> Plot:
 
 
 def render_pruning(record: Pruning, folder: Path) -> RenderableType:
-    """Return the table of before and after, and where the model is."""
+    """Return the table of the model before and after, and the path of its folder."""
     table = Table("", "before", "after", "ratio", box=None, pad_edge=False)
     for row in _rows(record):
         table.add_row(*row)
-    return Lines(_how(record), f"looked at: {record.data}", "", table, "", str(folder))
+    return Lines(_how(record), f"data: {record.data}", "", table, "", str(folder))
 
 
 def pruning_sections(runs: Sequence[RunFolder]) -> list[Section]:
-    """Return the section of a report about one pruned run: before, after, and what each layer has left."""
+    """Return the report section on one pruned run: the table, and the plot of channels; empty for other runs."""
     if len(runs) != 1 or not (runs[0].path / FILE).is_file():
         return []
     record = read_pruning(runs[0].path)
-    text = f"{_how(record)}. Looked at: {record.data}. The run before: {record.run}."
+    text = f"{_how(record)}. Data: {record.data}. Pruned from: {record.run}."
     rows = [["", "Before", "After", "Ratio"], *_rows(record)]
     return [Section("Pruning", text, rows, plots=[layers_plot(record)])]
 

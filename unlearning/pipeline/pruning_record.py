@@ -44,7 +44,7 @@ class Pruning(BaseModel):
     options: dict[str, Any]
     target: str
     data: str
-    """In words: whose samples were used, and what was sent."""
+    """The samples that were used, and the data that clients sent, as a phrase."""
     samples: int
     cuts: int
     compensate: bool

@@ -1,11 +1,12 @@
-"""A purge: a deletion that lasts. Everything from which a contribution can be computed leaves the folder of the run.
+"""A purge: permanently deletes from a run's folder all files from which a deleted contribution can be computed.
 
-The run becomes what the request came to: its model is the unlearned one, its data are what is left, its history and
-its checkpoint are those of the replay, if there was one. So every command that takes the run obeys the deletion.
+The run takes over the outcome of the request: the unlearned model, the remaining data, and the history and checkpoint
+of the replay, if there was one. So all later commands on the run obey the deletion.
 
-Why so much: θ^{t+1} = Σ_k p_k θ_k^t is a linear equation. With the models of two rounds, the weights and what the
-others sent, it gives what a client sent to seven digits; with a client's share of each class known in sum, its own is
-the difference. Models of later rounds, of other seeds and of other requests have learned from it, too.
+Why so many files are deleted: θ^{t+1} = Σ_k p_k θ_k^t is a linear equation. The models of two rounds, the weights p_k
+and the updates of the other clients determine a client's update to seven digits. The class counts of a client follow
+from those of all clients and those of the others. Models of later rounds, other seeds and other requests have also
+learned from the deleted samples.
 """
 
 from __future__ import annotations
@@ -43,24 +44,24 @@ from unlearning.pipeline.privacy import carried_on
 from unlearning.pipeline.source import MARK, Source
 
 REMAINS = [
-    "copies of the models before that were handed out, printed, or backed up, and the hashes of them",
-    "what the run has released, as its privacy ledger lists it: rounds that each client took part in among it",
-    "the data set itself: delete the rows where they are stored; every command on this run goes on without them",
-    "the numbers of the rows that are left, constants of input normalisation, and accuracies measured before",
+    "copies of earlier models outside of this folder, such as published models and backups, and hashes of these models",
+    "the privacy ledger of the run: all its releases, and the number of rounds in which each client took part",
+    "the data set itself: delete the rows where they are stored; all commands on this run ignore them",
+    "the row numbers of the remaining samples, the constants of input normalisation, and accuracies measured before",
 ]
 
 
 def plan(source: Source, left: FederatedData, outcome: Path | None) -> list[Destroyed]:
-    """Return what a purge destroys, or has replaced; nothing is changed.
+    """Return the files and folders that a purge destroys or replaces; nothing is changed.
 
     Parameters
     ----------
     source
-        Of the request.
+        The source of the request.
     left
-        Its data without what is forgotten.
+        Its data without the forgotten samples.
     outcome
-        The folder that the request came to; None before there is one.
+        The folder of the outcome; None if the request has not been served yet.
     """
     root = source.root
     found: list[Destroyed] = []
@@ -72,26 +73,26 @@ def plan(source: Source, left: FederatedData, outcome: Path | None) -> list[Dest
     first = _first_round(root, touched(source, left))
     for number, folder in round_folders(root):
         if number >= first:
-            add(folder, "replaced by that of the replay, or gone: models, updates, cohorts and weights of a round")
+            add(folder, "replaced by the replay, or removed: models, updates, cohorts and weights of a round")
     trained_on = left.of_first(source.config.clients_seen).content_hash
     add(root / "checkpoints", "replaced: models of rounds, the server's state, clients' own models and states")
     for kind in FOLDERS:
         for folder in sorted((root / "unlearned" / kind).glob("*")):
             kept = RunFolder.open(folder).environment.get("data_sha256") == trained_on
             if not kept:
-                add(folder, "a model trained on what is forgotten")
-    add(root / "unlearned" / MEMBERS, "models trained on what is forgotten, and what models say of it")
+                add(folder, "a model trained on forgotten samples")
+    add(root / "unlearned" / MEMBERS, "models trained on forgotten samples, and predictions on these samples")
     for folder in sorted((root / "unlearned").glob("*/config.yaml")):
         own = folder.parent
         if own.name not in FOLDERS and own != outcome and not _knows_nothing(own, left):
-            add(own, "the outcome of a request that did not forget this")
+            add(own, "the outcome of a request that did not forget these samples")
     for derived in ("pruned", "personal", "attributions", "plots", "report.html", "clients.csv"):
-        add(root / derived, "derived from the model before")
-    add(root / "model.safetensors", "replaced: the model before")
-    add(root / "partition.npz", "replaced: counts of each client's classes")
+        add(root / derived, "derived from the earlier model")
+    add(root / "model.safetensors", "replaced: the earlier model")
+    add(root / "partition.npz", "replaced: each client's class counts")
     if outcome is not None:
         for part in ("models", "seeds", "forget.npy", "plots"):
-            add(outcome / part, "models that were not chosen, models of other seeds, and row numbers of the request")
+            add(outcome / part, "models that were not delivered, models of other seeds, and row numbers of the request")
     return found
 
 
@@ -102,7 +103,7 @@ def touched(source: Source, left: FederatedData) -> frozenset[int]:
 
 
 def _first_round(root: Path, clients: Collection[int]) -> int:
-    """Return the first kept round that one of these clients was drawn for; beyond the last if there is none."""
+    """Return the first kept round whose cohort has one of these clients; the number after the last if there is none."""
     number = 0
     for number, folder in round_folders(root):
         if set(KeptRound(folder).cohort) & set(clients):
@@ -111,7 +112,7 @@ def _first_round(root: Path, clients: Collection[int]) -> int:
 
 
 def _knows_nothing(outcome: Path, left: FederatedData) -> bool:
-    """Return whether an outcome's model may know no more than what is left."""
+    """Return whether the data of an outcome's model are a subset of the remaining data."""
     try:
         with np.load(outcome / FROZEN, allow_pickle=False) as archive:
             return bool(np.isin(archive["partition_indices"], left.partition.indices).all())
@@ -120,26 +121,26 @@ def _knows_nothing(outcome: Path, left: FederatedData) -> bool:
 
 
 def carry_out(root: Path, config: RunConfig, left: FederatedData, outcome: Path, destroyed: list[Destroyed]) -> None:
-    """Destroy what was planned, and make the run what the request came to; done twice, it is as done once.
+    """Destroy the planned files, and let the run take over the outcome; the operation is idempotent.
 
     Raises
     ------
     FedsimError
-        If something is to be destroyed that is not in the folder of the run; nothing is destroyed then.
+        If the plan names a path outside of the run's folder; nothing is destroyed then.
     """
     whole = root.resolve()
     if outside := [gone.path for gone in destroyed if whole not in (whole / gone.path).resolve().parents]:
-        raise FedsimError(f"{root}: a purge of it names {outside[0]}, which is not in it; nothing was destroyed")
+        raise FedsimError(f"{root}: its purge names {outside[0]}, which is outside of it; nothing was destroyed")
     for gone in destroyed:
         _remove(root / gone.path)
-    for rest in ("history/.*", ".states", ".*.tmp"):  # of processes that were killed
+    for rest in ("history/.*", ".states", ".*.tmp"):  # temporary files of killed processes
         for path in root.glob(rest):
             _remove(path)
     _become(root, config, left, outcome)
 
 
 def _become(root: Path, config: RunConfig, left: FederatedData, outcome: Path) -> None:
-    """Put data, model, history and checkpoint of the outcome in the place of the run's."""
+    """Replace data, model, history and checkpoint of the run by those of the outcome."""
     freeze(root, left)
     write_partition(root, left)
     shutil.copyfile(outcome / "model.safetensors", root / "model.safetensors")
@@ -147,7 +148,7 @@ def _become(root: Path, config: RunConfig, left: FederatedData, outcome: Path) -
         _remove(root / HISTORY)
         shutil.copytree(outcome / HISTORY, root / HISTORY, copy_function=link)
     described = read_yaml(outcome / "config.yaml")
-    described[MARK]["source"] = None  # the run itself has taken the place of what it was derived from
+    described[MARK]["source"] = None  # the run itself replaces the outcome that it was derived from
     write_atomically(outcome / "config.yaml", yaml.safe_dump(described, sort_keys=False).encode())
     lines = _lines_without_clients(root / "metrics.jsonl")
     _checkpoint(root, config, left, outcome, lines)
@@ -155,13 +156,13 @@ def _become(root: Path, config: RunConfig, left: FederatedData, outcome: Path) -
     _change(root / "environment.json", {"data_sha256": left.content_hash}, sums)
     changes = {
         "model_sha256": sha256(root / "model.safetensors"), "class_counts": left.class_counts.tolist(),
-        "reason": f"its model is that of unlearned/{outcome.name}; the metrics are of the model before",
+        "reason": f"its model is that of unlearned/{outcome.name}; the metrics are those of the earlier model",
     }  # fmt: skip
     _change(root / "summary.json", changes, sums)
 
 
 def _checkpoint(root: Path, config: RunConfig, left: FederatedData, outcome: Path, lines: list[dict[str, Any]]) -> None:
-    """Leave a checkpoint to go on from: that of the replay, or the model's alone, where it tells the global tensors."""
+    """Write a checkpoint to continue from: the replay's, or the model's if that determines the global tensors."""
     checkpoint = load_latest(outcome)
     simulation = Simulation(config, data=left)
     own = simulation.begin().ledger
@@ -181,7 +182,7 @@ def _checkpoint(root: Path, config: RunConfig, left: FederatedData, outcome: Pat
 
 
 def _lines_without_clients(file: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl, and write them anew, without the clients whose replies were lost."""
+    """Rewrite metrics.jsonl without the list of failed clients, and return its lines."""
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     for line in lines:
         line.pop("failures", None)
@@ -190,7 +191,7 @@ def _lines_without_clients(file: Path) -> list[dict[str, Any]]:
 
 
 def _change(file: Path, changes: Mapping[str, Any], sums: Mapping[str, str]) -> None:
-    """Set keys of a sealed JSON file, and the checksums, in `files`, of those that it has."""
+    """Set keys of a sealed JSON file, and update the checksums of those files that its `files` lists."""
     content = json.loads(unseal(file.read_bytes()))
     files = content.get("files", {})
     content |= changes

@@ -1,4 +1,4 @@
-"""Models that stand beside the methods so that a number can be read: answering all alike, and a masked head."""
+"""Reference models that help to interpret metrics: a constant predictor, and the original with a masked head."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from unlearning.api.view import View
 from unlearning.evaluation.constant_predictor import constant_logits
 
 _BELOW_ALL = -1e4
-"""The logit of a masked class: the others' are far above it."""
+"""The logit of a masked class, far below all others."""
 
 
 @torch.no_grad()
 def constant_predictor(model: Classifier, retain: View) -> Classifier:
-    """Return a copy that answers everything with the class frequencies of what is kept."""
+    """Return a copy that predicts the class frequencies of the kept samples for every input."""
     assert retain.y is not None
     constant = copy.deepcopy(model)
     logits = constant_logits(retain.y.cpu().numpy(), model.classifier.out_features, 1)[0]
@@ -28,9 +28,9 @@ def constant_predictor(model: Classifier, retain: View) -> Classifier:
 
 @torch.no_grad()
 def masked_head(model: Classifier, forget: View, retain: View) -> Classifier | None:
-    """Return a copy that never answers a class of which nothing is kept; None where something is kept of all.
+    """Return a copy that never predicts a class without kept samples; None if all classes have kept samples.
 
-    Its features still know the class: what a probe or a few steps of training bring back.
+    Its features still separate the class, so a probe or a few training steps bring the class back.
     """
     assert forget.y is not None
     assert retain.y is not None

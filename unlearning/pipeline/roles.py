@@ -1,4 +1,4 @@
-"""Who is who: the samples to forget, to keep, to test on, and never seen, as views on a device."""
+"""The roles of samples in a request: forget, retain, test, unseen and selection, as views on a device."""
 
 from __future__ import annotations
 
@@ -26,41 +26,44 @@ class Roles:
     """All samples of a request, with labels."""
 
     forget: View
+    """Training samples to forget."""
     retain: View
+    """All other training samples."""
     test: View
-    """Test samples of which figures are reported: three quarters of each class."""
+    """Test samples for reported metrics: three quarters of each class."""
     unseen: View
-    """What attacks tell the forgotten ones from: the data set's own never-seen people where it has some, else samples
-    of `test` in the forgotten classes' mix as far as it goes."""
+    """Never-seen samples that attacks compare with the forgotten ones: the data set's own unseen part if it has one,
+    else samples of `test` with the class frequencies of the forgotten samples, as far as possible."""
     selection: View
-    """The other test samples: what models, epochs and options are chosen on. No reported figure has seen them."""
+    """The other test samples; models, epochs and options are chosen on them, and no reported metric uses them."""
     spare: View | None = None
-    """Those of `selection` that have a forgotten class: what a method may look at that needs never-seen ones."""
+    """Samples of `selection` of a forgotten class, for methods that need never-seen samples."""
     triggered: View | None = None
-    """Samples of `test` with the backdoor's trigger, labelled with its target, if the backdoor is to be forgotten."""
+    """Samples of `test` with the backdoor's trigger and its target label, if the backdoor is to be forgotten."""
     earlier: View | None = None
-    """What earlier requests forgot, to measure whether it comes back; None where that is not to be had."""
+    """Samples of earlier requests, to measure whether they are remembered again; None if there are none, or they were
+    deleted."""
     first: Classifier | None = None
-    """The run's own model, before any request, where classes are to be forgotten."""
+    """The run's own model, before any request, if classes are to be forgotten."""
 
     @property
     def views(self) -> tuple[View, View, View, View]:
-        """Forget, retain, test, unseen."""
+        """The views forget, retain, test and unseen."""
         return self.forget, self.retain, self.test, self.unseen
 
 
 class RowsOfTests(NamedTuple):
-    """Rows of the test set, each ascending, see `Roles`."""
+    """Test rows of each role, (n,) ascending; see `Roles`."""
 
     test: npt.NDArray[np.int64]
     unseen: npt.NDArray[np.int64]
     selection: npt.NDArray[np.int64]
     never: Literal["test", "unseen"] = "test"
-    """The part of the data set that `unseen` are rows of: its people never seen, where it has some."""
+    """The part of the data set that the rows in `unseen` index."""
 
 
 def rows_of_tests(data: FederatedData, request: Request, seed: int) -> RowsOfTests:
-    """Return which test samples have which role; `seed` draws them."""
+    """Assign test samples to roles at random, with `seed`."""
     dataset = data.dataset
     selection = _held_out(dataset.strata_test, generator(seed, "selection"))
     test = np.setdiff1d(np.arange(len(dataset.y_test)), selection)
@@ -100,7 +103,7 @@ def assign_roles(
 
 
 def _held_out(labels: npt.NDArray[np.int64], rng: np.random.Generator, share: float = 0.25) -> npt.NDArray[np.int64]:
-    """Return rows (k,) of a share of each class, ascending; of a class of one sample none, and one row at least."""
+    """Return random rows (k,) of a share of each class, ascending; at least one row, and no class's only sample."""
     rows = [
         rng.permutation(np.flatnonzero(labels == label))[: round(share * np.count_nonzero(labels == label))]
         for label in np.unique(labels)
@@ -110,13 +113,13 @@ def _held_out(labels: npt.NDArray[np.int64], rng: np.random.Generator, share: fl
 
 
 def _labels(view: View) -> torch.Tensor:
-    """Return the labels of a view that has them."""
+    """Return the labels of a view, which must have labels."""
     assert view.y is not None
     return view.y
 
 
 def roles_of(source: Source, request: Request) -> Roles:
-    """Return the views of a request to a source, with what it has forgotten before."""
+    """Return the views of a request to a source, including the samples of its earlier requests."""
     seed, dtype = source.config.seed, source.model.classifier.weight.dtype
     roles = assign_roles(source.data, request, seed, source.device, dtype)
     if request.kind == "class":
@@ -129,7 +132,7 @@ def roles_of(source: Source, request: Request) -> Roles:
 
 
 def views_for(roles: Roles, needs: Needs, rng: np.random.Generator) -> tuple[View, View | None]:
-    """Return the forget view and the retain view as a method with these needs gets them: nothing else is in them."""
+    """Return the forget view and the retain view for a method; they contain only what the method declares to need."""
     forget = _granted(roles.forget, needs.forget_labels, needs.synthetic_only, rng)
     if needs.unseen:
         forget = replace(forget, unseen=roles.spare)
@@ -143,7 +146,7 @@ def _granted(view: View, labels: bool, synthetic: bool, rng: np.random.Generator
 
 
 def _noise(view: View, rng: np.random.Generator) -> torch.Tensor:
-    """Return normal noise with the data set's mean and standard deviation, in the form of the view's inputs."""
+    """Return Gaussian noise with the data set's mean and standard deviation, with shape and dtype of the inputs."""
     images = view.x.dtype == torch.uint8
     columns = (len(view.mean), *([1, 1] if images else []))
     mean, std = (np.asarray(values, np.float32).reshape(columns) for values in (view.mean, view.std))

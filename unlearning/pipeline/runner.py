@@ -1,4 +1,4 @@
-"""From a run and a request to models that have forgotten, beside those that bear witness, in a folder of their own."""
+"""Serves requests to forget: applies unlearning methods to a run, compares them, and writes an outcome folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from unlearning.pipeline.signing import load_signer
 from unlearning.pipeline.source import open_source
 
 _COMPARED_SEEDS = 3
-"""Seeds of a comparison, unless said otherwise: fewer show no spread."""
+"""Default number of seeds of a comparison; fewer seeds do not show the spread."""
 
 
 def unlearn(
@@ -47,56 +47,58 @@ def unlearn(
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
-    """Make a finished run forget, and return what came of it; its folder is under `unlearned/` of the run.
+    """Make a finished run forget samples; return the outcome, whose folder is under `unlearned/` of the run.
 
     Parameters
     ----------
     run
-        A run folder, or that of an earlier outcome: what it has forgotten is in no data of this request.
+        A run folder, or the folder of an earlier outcome, whose forgotten samples are not used again.
     methods
-        Names of unlearning methods, or "all": those that can serve the request. "retrain" is the oracle itself.
+        Names of unlearning methods, or "all" for all that can serve the request. "retrain" is the oracle itself.
     forget
-        What to forget, see `unlearning.pipeline.forget`.
+        The samples to forget, see `unlearning.pipeline.forget`.
     then
-        What to forget after that, one request at a time: every method goes on from what it made itself of the request
-        before. Each request has an outcome of its own; the last one is returned.
+        Further requests, served one after another. Each method continues from its own model of the previous request.
+        Each request has its own outcome; the last one is returned.
     compare
-        "retrain": beside a model retrained from scratch without it, which ranks them.
+        "retrain": also train the oracle, a model retrained from scratch without the samples, and rank the methods.
     seeds
-        Repetitions: each with an original, an oracle and methods of its own seed; by default 3 with an oracle, else 1.
+        Number of repetitions, each with an original, an oracle and methods of its own seed; by default 3 with an
+        oracle, else 1.
     models
-        Originals, oracles and models of each method whose margins KLOM, U-LiRA and the verdict compare, `seeds` among
-        them; implies an oracle. Those beyond the seeds are trained without run folders, and kept for later requests.
+        Number of originals, of oracles and of models of each method whose margins KLOM, U-LiRA and the verdict
+        compare; it includes `seeds` and implies an oracle. Models beyond the seeds have no run folders, and are kept
+        for later requests.
     name
-        Of the new folder; by default method and request. Of later requests, with their number.
+        Name of the new folder; by default method and request. Folders of `then` also get a number.
     purge
-        In the end, delete for good: destroy all in the run's folder from which what was forgotten can be computed,
-        make the run what came of the request, and write a receipt.
+        Delete the samples permanently: destroy all files in the run's folder from which they can be computed, let the
+        run take over the outcome, and write a receipt.
     sign
-        The PEM file of an Ed25519 private key that signs the receipt.
+        PEM file of an Ed25519 private key that signs the receipt.
     command
-        What the receipt says was called.
+        The command that the receipt records.
     no_privacy
-        Let a method end what the run promises: epsilon of its model is infinite then.
+        Allow methods that break the run's privacy promise; epsilon of their models is infinite.
     overrides
-        Options: {"method.option": value}, or {"option": value} for one method; and settings of this machine, such as
-        {"engine.device": "cpu"}; and "data.root", the folder that the run's data have been moved to.
+        Options: {"method.option": value}, or {"option": value} if there is only one method; machine settings, such as
+        {"engine.device": "cpu"}; and "data.root", the new folder of data that were moved.
     tune
-        Those of the methods whose options are searched for first, see `unlearning.pipeline.tuning`.
+        Methods whose options are searched for first, see `unlearning.pipeline.tuning`.
     metrics
-        Functions of one's own, `./mine.py:name`: (logits, labels), (n, C) and (n,) by role forget, retain, test and
-        unseen -> a number of each model.
+        The user's own metrics, as `./mine.py:name`: functions of (logits, labels), two dicts with arrays (n, C) and
+        (n,) for the roles forget, retain, test and unseen; they return a number for the model.
     force
-        Replace the outcome of that name.
+        Replace an outcome of this name.
     progress
-        Shows how training goes.
+        Shows the progress of training.
     say
-        Gets a line for every step.
+        Receives a line for every step.
 
     Raises
     ------
     FedsimError
-        If the run, its data, the request or an option is bad; nothing was written then.
+        If the run, its data, the request or an option is invalid; nothing was written then.
     """
     if seeds is not None and seeds < 1:
         raise FedsimError(f"--seeds: must be at least 1, got {seeds}")
@@ -110,7 +112,7 @@ def unlearn(
     machine = {key: overrides.pop(key) for key in (*MACHINE_SETTINGS, MOVED) if key in overrides}
     path, specs = Path(run), [forget, *then]
     with held_run(path, shared=not purge), contextlib.ExitStack() as stack:
-        # While it is held, others may read the run, and nobody may replace it or go on with it.
+        # With a shared lock, other processes may read the run, but not replace or continue it.
         source = open_source(path, machine)
         requests = parse_in_sequence(specs, source, deleted_before(source))
         inherited = ledger_of(source)
@@ -149,6 +151,6 @@ def unlearn(
 
 def _require_models(models: int, seeds: int, then: Sequence[str]) -> None:
     if then:
-        raise FedsimError("--models: serves one request at a time; leave out --then, and go on from its outcome")
+        raise FedsimError("--models: serves one request at a time; leave out --then, and continue from the outcome")
     if models < seeds:
         raise FedsimError(f"--models: must be at least the {seeds} seeds of the full comparison, got {models}")

@@ -1,4 +1,4 @@
-"""Signatures of receipts: Ed25519, by the package `cryptography`, an extra."""
+"""Ed25519 signatures of receipts; they need the optional package `cryptography`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Signer:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that tell its public key from others."""
+        """16 hexadecimal digits that identify the public key."""
         return _fingerprint(self.key.public_key().public_bytes_raw())
 
     def sign(self, content: bytes) -> bytes:
@@ -44,7 +44,7 @@ def load_signer(file: Path) -> Signer:
     Raises
     ------
     FedsimError
-        If it is none, or the package is missing.
+        If the file is not such a key, or the package is missing.
     """
     _require_package()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -55,23 +55,25 @@ def load_signer(file: Path) -> Signer:
     except OSError as error:
         raise FedsimError(f"--sign {file}: cannot be read ({error.strerror}); make one: {_MAKE}") from None
     except (ValueError, TypeError):
-        raise FedsimError(f"--sign {file}: is no private key in PEM without a password; make one: {_MAKE}") from None
+        raise FedsimError(f"--sign {file}: is not a PEM private key without password; make one: {_MAKE}") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise FedsimError(f"--sign {file}: is not an Ed25519 key; make one: {_MAKE}")
     return Signer(key)
 
 
 def verify_signature(content: bytes, file: Path, public_key: Path | None) -> str:
-    """Return in words whether the signature in `file` fits; `public_key` is the key it must be of.
+    """Verify the signature of `content` in `file`; return the result as a phrase.
+
+    `public_key` is the PEM file of the required key; without it, any key and also a missing signature are accepted.
 
     Raises
     ------
     FedsimError
-        If it does not, or there is none and a key is asked for.
+        If the signature is wrong or of another key, or it is missing although a key is required.
     """
     if not file.exists():
         if public_key is not None:
-            raise FedsimError(f"{file}: is missing, and --key asks for signed receipts")
+            raise FedsimError(f"{file}: is missing, and --key requires signed receipts")
         return "not signed"
     _require_package()
     from cryptography.exceptions import InvalidSignature
@@ -81,10 +83,10 @@ def verify_signature(content: bytes, file: Path, public_key: Path | None) -> str
         told = json.loads(file.read_bytes())
         public = base64.b64decode(told["ed25519"], validate=True)
         if public_key is not None and public != _load_public(public_key).public_bytes_raw():
-            raise FedsimError(f"{file}: was made with another key, {_fingerprint(public)}, than --key {public_key}")
+            raise FedsimError(f"{file}: was made with the key {_fingerprint(public)}, not with --key {public_key}")
         Ed25519PublicKey.from_public_bytes(public).verify(base64.b64decode(told["signature"], validate=True), content)
     except (OSError, ValueError, KeyError, TypeError, InvalidSignature):
-        raise FedsimError(f"{file}: does not fit its receipt: one of the two was changed; restore them") from None
+        raise FedsimError(f"{file}: does not match its receipt: one of the two was changed; restore them") from None
     return f"signed, key {_fingerprint(public)}"
 
 
@@ -97,7 +99,7 @@ def _load_public(file: Path) -> Ed25519PublicKey:
     except (OSError, ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PublicKey):
-        raise FedsimError(f"--key {file}: is no Ed25519 public key in PEM; openssl pkey -in key.pem -pubout makes it")
+        raise FedsimError(f"--key {file}: is not a PEM Ed25519 public key; make it: openssl pkey -in key.pem -pubout")
     return key
 
 
@@ -107,6 +109,6 @@ def _fingerprint(public: bytes) -> str:
 
 def _require_package() -> None:
     try:
-        import cryptography  # noqa: F401 -- whether it is there
+        import cryptography  # noqa: F401 -- checks that it is installed
     except ImportError:
         raise FedsimError("signed receipts need the package cryptography; pip install 'fedsim[receipts]'") from None

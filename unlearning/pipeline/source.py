@@ -1,4 +1,4 @@
-"""What is to forget, a run or the outcome of an earlier request: its model, and the data that it may know."""
+"""The source of a request: the model of a run or of an earlier outcome, and the data that the model may know."""
 
 from __future__ import annotations
 
@@ -34,71 +34,72 @@ from fedsim.training.precision import set_matrix_units, to_run_format
 IntArray = npt.NDArray[np.int64]
 
 MARK = "unlearn"
-"""The section that only the configuration of an unlearning folder has."""
+"""Section of config.yaml that distinguishes the folder of an outcome from a run folder."""
 
 OUTCOME_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-"""What an outcome may be called."""
+"""Pattern for the name of an outcome."""
 
 
 @dataclass(frozen=True, eq=False)
 class Earlier:
-    """A request that the source has served before."""
+    """An earlier request that led to the source."""
 
     spec: str
     folder: Path
-    """Of its outcome."""
+    """Folder of its outcome."""
     rows: IntArray
-    """(F,) training rows that it forgot; empty once they were purged."""
+    """(F,) forgotten training rows; empty after a purge."""
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A model that is to forget: of a finished run, or of a request before."""
+    """A model that is to forget samples: that of a finished run, or of an earlier outcome."""
 
     folder: RunFolder
-    """Of the run or of the outcome."""
+    """Folder of the run or of the outcome."""
     config: RunConfig
-    """Of the run."""
+    """Configuration of the run."""
     data: FederatedData
-    """What the model may know: nothing of what earlier requests forgot, or of clients that training never sees."""
+    """The data that the model may know, without the samples of earlier requests and of unseen clients."""
     everyone: FederatedData
-    """The same with the clients that training never sees: what a folder made of this one has."""
+    """The same data including unseen clients, as a folder derived from this one stores it."""
     device: torch.device
     model: Classifier
     """The global model, in evaluation mode on `device`."""
     root: Path
-    """The folder of the run under which outcomes, oracles and originals are."""
+    """Folder of the run; outcomes, oracles and originals are below it."""
     earlier: tuple[Earlier, ...] = ()
-    """The requests that led here, the first one first."""
+    """The requests that led to the source, in order."""
     whole: Dataset | None = None
-    """The data set with what earlier requests forgot, to measure whether it comes back; None where that is nothing."""
+    """The data set including the samples of earlier requests, to measure whether they are remembered again; None if
+    there are none."""
 
     @property
     def history(self) -> HistoryConfig:
-        """What is kept of the rounds that led to the model."""
+        """The kept history of the rounds that led to the model."""
         there = len(round_folders(self.folder.path)) == self.config.rounds
         return self.config.history if there else HistoryConfig()
 
 
 def open_source(path: Path, machine: Mapping[str, Any] | None = None) -> Source:
-    """Return the finished run, or the outcome of an earlier request, in a folder.
+    """Open the folder of a finished run, or of an earlier outcome.
 
-    `machine` are the settings of this machine, and the folder that the data have been moved to.
+    `machine` contains machine settings, and the new folder of data that were moved.
 
     Raises
     ------
     FedsimError
-        If it is neither, or its model or its data is gone or not what it was.
+        If it is neither, or its model or its data are missing or were changed.
     """
     folder = RunFolder.open(path)
     chain = _chain(path) if MARK in folder.config else ()
     root = path.resolve().parents[1] if chain else path
     if chain and not (path / FROZEN).is_file():
-        raise FedsimError(f"{path / FROZEN}: is gone, and nothing else tells what its model may know; make it anew")
+        raise FedsimError(f"{path / FROZEN}: is missing, and only it lists the allowed data; run fedsim unlearn again")
     if (run := RunFolder.open(root)).status != "finished":
         astray = run.status == "diverged"
         remedy = "run it anew with a lower training.lr" if astray else f"fedsim run --resume {root}"
-        raise FedsimError(f"{root}: is {run.status}, and only a finished run forgets; {remedy}")
+        raise FedsimError(f"{root}: is {run.status}, and only a finished run can forget; {remedy}")
     machine = dict(machine or {})
     moved = relocated(run.config, machine.pop(MOVED, None))
     config, _ = choose_engine(resolve(user_settings(), run.config, moved, machine))
@@ -109,7 +110,7 @@ def open_source(path: Path, machine: Mapping[str, Any] | None = None) -> Source:
     whole = whole_data(config) if any(len(request.rows) for request in chain) else None
     data = run_data(path, config, whole)
     if data.dataset.is_regression:
-        raise FedsimError(f"{path}: predicts numbers, and unlearning is measured on classes; give a run on classes")
+        raise FedsimError(f"{path}: predicts numbers, and unlearning needs classes; give a run on classes")
     require_same_data(folder, data)
     torch.set_num_threads(config.engine.threads)
     set_matrix_units(config.training)
@@ -120,12 +121,12 @@ def open_source(path: Path, machine: Mapping[str, Any] | None = None) -> Source:
 
 
 def further_model(folder: Path, seed: int) -> Path:
-    """Return the file in the folder of an outcome that keeps its model under a further seed."""
+    """Return the file for the model of a further seed in the folder of an outcome."""
     return folder / "seeds" / f"{seed}.safetensors"
 
 
 def kept_model(source: Source, seed: int) -> Classifier | None:
-    """Return the source's model under a further seed, if it is kept."""
+    """Return the source's model of a further seed; None if it is not kept."""
     file = further_model(source.folder.path, seed)
     if not source.earlier or not file.exists():
         return None
@@ -145,18 +146,18 @@ def first_model(source: Source) -> Classifier:
 
 
 def _chain(outcome: Path) -> tuple[Earlier, ...]:
-    """Return the requests that led to an outcome, its own last; each names the one before it, in the same folder."""
+    """Return the requests that led to an outcome, its own last; each outcome names its predecessor, beside it."""
     chain: list[Earlier] = []
     name: str | None = outcome.resolve().name
     while name is not None:
         folder = outcome.resolve().parent / name
         asked = RunFolder.open(folder).config.get(MARK)
         if not isinstance(asked, Mapping) or any(request.folder == folder for request in chain):
-            raise FedsimError(f"{folder / 'config.yaml'}: is not that of an outcome; restore it")
+            raise FedsimError(f"{folder / 'config.yaml'}: is not the configuration of an outcome; restore it")
         chain.append(Earlier(str(asked.get("forget")), folder, _rows(folder / "forget.npy")))
         name = asked.get("source")
         if name is not None and not (isinstance(name, str) and re.fullmatch(OUTCOME_NAME, name)):
-            raise FedsimError(f"{folder / 'config.yaml'}: {MARK}.source: is no outcome's name; restore it")
+            raise FedsimError(f"{folder / 'config.yaml'}: {MARK}.source: is not the name of an outcome; restore it")
     return tuple(reversed(chain))
 
 
@@ -175,7 +176,7 @@ def trained_model(folder: RunFolder, config: RunConfig, dataset: Dataset, device
     Raises
     ------
     FedsimError
-        If it is not the one that the run recorded.
+        If the file is missing, or does not have the recorded hash.
     """
     model = build_run_model(config, dataset)
     model.load_state_dict(load_run_tensors(folder))

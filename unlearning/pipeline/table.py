@@ -1,4 +1,4 @@
-"""The outcome of an unlearning on a terminal."""
+"""Shows the outcome of an unlearning on a terminal."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from unlearning.pipeline.wording import (
 _STYLES = {"original": "", "oracle": "green", "method": "bold", "baseline": "dim"}
 _VERDICTS = {"forgotten": "green", "not forgotten": "yellow", "damaged": "red"}
 _WIDE = 110
-"""Columns of a terminal from which on intervals have room."""
+"""Width of a terminal, in characters, from which on intervals are shown."""
 
 
 def render_comparison(comparison: Comparison, folder: Path) -> RenderableType:
-    """Return what was forgotten, the verdict, the table of models, and where the rest is."""
+    """Return the request, the verdict, the table of models, and the path of the report."""
     parts: list[RenderableType] = [
         Text(f"To forget: {summary_line(comparison)}"),
         Text(conclusion(comparison), style="bold"),
@@ -52,7 +52,7 @@ def render_comparison(comparison: Comparison, folder: Path) -> RenderableType:
 
 
 class _Models:
-    """The table of models; as wide as the terminal, it shows intervals where there is room."""
+    """The table of models; it shows intervals on a wide terminal."""
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
@@ -83,7 +83,7 @@ class _Models:
 
 
 def _grid(rows: list[list[str]]) -> Table:
-    """Return cells, the head first, numbers to the right."""
+    """Return a table; the first row is the head, and columns of numbers are aligned right."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column, head in enumerate(rows[0]):
         table.add_column(head, justify="left" if column < 2 else "right")
@@ -93,7 +93,7 @@ def _grid(rows: list[list[str]]) -> Table:
 
 
 def _federation_costs(comparison: Comparison) -> Table | None:
-    """Return what each model cost the federation, beside the table that a terminal is too narrow to widen."""
+    """Return a table of each model's costs for the federation; None if no model has any."""
     if not (shown := federation_costs(comparison)):
         return None
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)

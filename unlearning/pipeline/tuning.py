@@ -1,7 +1,8 @@
-"""`--tune METHOD`: a small random search over a method's own option ranges, on a seed and on samples kept apart.
+"""`--tune METHOD`: a small random search over the ranges of a method's options, on a seed and samples of its own.
 
-Every trial is judged by the gap to a retrained model on the forgotten and kept samples and on the held-out quarter of
-the test set, never on the rest, of which figures are reported. Original and oracle are of a seed that no figure has.
+The score of a trial is its gap to a retrained model on the forgotten samples, the kept samples, and the held-out
+quarter of the test set. The other test samples, on which results are reported, are not used. The original and the
+oracle have a seed that no reported result uses.
 """
 
 from __future__ import annotations
@@ -25,33 +26,35 @@ from unlearning.pipeline.roles import Roles
 
 TRIALS = 12
 SEED_APART = 1_000
-"""Added to the run's seed: far from those of a comparison."""
+"""Offset to the run's seed, far from the seeds of a comparison."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search has found."""
+    """The result of a search."""
 
     options: UnlearningConfig
-    """The best of all trials; the first trial is the options that it began with."""
+    """The best options; the first trial has the given options."""
     gap: float
-    """Of these, percentage points, and `gap_before` of the first trial."""
+    """Gap of the best options, in percentage points."""
     gap_before: float
+    """Gap of the given options, in percentage points."""
     seconds: float
-    """Of all trials, their measurements included."""
+    """Time of all trials, including their measurements."""
     changed: dict[str, Any]
-    """The options that differ from those it began with."""
+    """The best options that differ from the given ones."""
     trials: int
+    """Number of trials."""
 
     def told(self, training: float) -> str:
-        """Return in a line what was found and what it cost; `training` is the seconds of original and oracle."""
-        changed = ", ".join(f"{option}={value:g}" for option, value in self.changed.items()) or "the options it had"
+        """Return the result and the cost in one line; `training` is the time of original and oracle in seconds."""
+        changed = ", ".join(f"{option}={value:g}" for option, value in self.changed.items()) or "no option changed"
         cost = f"{self.trials} trials took {format_duration(self.seconds)}, both models {format_duration(training)}"
         return f"{changed}; held-out gap {self.gap:.1f} points, before {self.gap_before:.1f}; {cost}"
 
 
 def ranges(config: type[UnlearningConfig]) -> dict[str, tuple[float, float]]:
-    """Return the options that have a range to search, with its ends."""
+    """Return the options that have a search range, with its ends."""
     found = {}
     for name, field in config.model_fields.items():
         extra = field.json_schema_extra
@@ -78,28 +81,30 @@ def tune(
     seed: int,
     trials: int = TRIALS,
 ) -> Tuned:
-    """Return the options whose model comes nearest to the oracle on what is held out.
+    """Return the options whose model is closest to the oracle on held-out samples.
 
     Parameters
     ----------
     options
-        Where the search begins.
+        The options of the first trial.
     apply
-        Gives the model that the method makes of the original with some options.
+        Applies the method with some options to the original; returns the model.
     oracle
         A retrained model of the original's seed.
     roles
-        Whose `selection` is looked at, and neither `test` nor `unseen`.
+        The samples; `test` and `unseen` are not used.
     seed
-        Draws the trials.
+        Seed for drawing the trials.
+    trials
+        Number of trials.
 
     Raises
     ------
     FedsimError
-        If the method has nothing to tune.
+        If no option of the method has a search range.
     """
     if not ranges(type(options)):
-        raise FedsimError(f"--tune {options.name}: has no option with a range to search; leave it out")
+        raise FedsimError(f"--tune {options.name}: has no option with a search range; leave it out")
     begun, rng = time.perf_counter(), generator(seed, f"tune-{options.name}")
     target = selection_values(oracle, roles, seed)
     candidates = [options, *(drawn(options, rng) for _ in range(trials - 1))]

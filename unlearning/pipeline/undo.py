@@ -1,9 +1,9 @@
-"""Taking back one request of a sequence: the change that it made is subtracted, the others stay.
+"""Undoes one request of a sequence: subtracts its change of the weights, and keeps the changes of the other requests.
 
-W = W_T - (W_t - W_{t-1}) for each weight, of the models after requests t - 1, t and T. Where each request added a
-change of its own, as GS-LoRA merges its low-rank factors, that is the sum of what the others have added. Those after it
-were trained beside it, though: so the outcome is measured as a method's is, under one request for all that stays
-forgotten.
+Each weight becomes W = W_T - (W_t - W_{t-1}), where W_{t-1}, W_t and W_T are the models after requests t - 1, t and T.
+If each request adds a change to the weights, as GS-LoRA merges its low-rank factors, the result is the original plus
+the changes of the other requests. Later changes were trained on top of the undone one, so the result is only
+approximate. It is therefore measured like a method's model, under one request for all samples that stay forgotten.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ NAME = "undo"
 
 
 class UndoConfig(UnlearningConfig):
-    """What was taken back."""
+    """The undone request."""
 
     chain: str
-    """Name of the outcome that it was taken from."""
+    """Name of the outcome that served the sequence of requests."""
     request: str
+    """The request, as it was given."""
 
 
 def undo(
@@ -58,29 +59,29 @@ def undo(
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
-    """Take one request back that an outcome has served, and return what came of it, beside the run it is of.
+    """Undo one request of a sequence, and return the outcome; its folder is under `unlearned/` of the run.
 
     Parameters
     ----------
     outcome
-        The folder of the last request of a sequence of two or more.
+        The folder of the last outcome of a sequence of two or more requests.
     request
-        As it was given, such as "class=3".
+        The request to undo, as it was given, such as "class=3".
     name
-        Of the new folder under `unlearned/`; by default what is taken back.
+        Name of the new folder; by default "undo" and the request.
     compare
-        Train a model that has never seen what stays forgotten, to stand beside it.
+        Also train the oracle, a model that has never seen the samples that stay forgotten.
     overrides
-        Settings of this machine.
+        Machine settings.
     force
-        Replace an outcome of that name.
+        Replace an outcome of this name.
     progress, say
-        As in `unlearn`.
+        See `unlearn`.
 
     Raises
     ------
     FedsimError
-        If there is no such request, or nothing else to stay forgotten, or models are gone; nothing was written then.
+        If there is no such request, no other request would stay, or a model is missing; nothing was written then.
     """
     path = Path(outcome)
     machine = {key: value for key, value in (overrides or {}).items() if key in (*MACHINE_SETTINGS, MOVED)}
@@ -111,18 +112,18 @@ def without_change(model: Classifier, before: Tensors, after: Tensors) -> Classi
 
 
 def _parted(end: Source, request: str) -> tuple[Earlier, list[Earlier]]:
-    """Return the request to take back and those that stay."""
+    """Return the request to undo, and the requests that stay."""
     specs = [earlier.spec for earlier in end.earlier]
     if len(specs) < 2:
         raise FedsimError(
-            f"{end.folder.path}: has not come of a sequence of requests, so nothing would stay forgotten; before its "
-            "request there was the run itself"
+            f"{end.folder.path}: is not the outcome of a sequence of requests, so nothing would stay forgotten; "
+            "use the run itself"
         )
     if request not in specs:
-        raise FedsimError(f"--request {request}: was not asked for; {nearest(request, specs)}")
+        raise FedsimError(f"--request {request}: is not a request of this sequence; {nearest(request, specs)}")
     number = specs.index(request)
     if any(not len(earlier.rows) for earlier in end.earlier):
-        raise FedsimError(f"--request {request}: was deleted for good, so it cannot come back; train anew with it")
+        raise FedsimError(f"--request {request}: was purged, so it cannot be undone; train a new run with its samples")
     return end.earlier[number], [*end.earlier[:number], *end.earlier[number + 1 :]]
 
 
@@ -133,13 +134,14 @@ def _model_before(end: Source, back: Earlier) -> Tensors:
 
 
 def _joined(root: Source, back: Earlier, stays: list[Earlier]) -> Request:
-    """Return all that stays forgotten, as one request to the run.
+    """Return one request to the run for all samples that stay forgotten.
 
-    With what is taken back come no samples that another request names too, such as a client's of a class.
+    Samples of the undone request also stay forgotten if another request names them, for example a client's samples of a
+    forgotten class.
     """
     kinds = {read_comparison(earlier.folder).kind for earlier in stays}
     rows = [earlier.rows for earlier in stays]
-    named = [earlier.spec for earlier in stays if "random" not in earlier.spec]  # a draw is over
+    named = [earlier.spec for earlier in stays if "random" not in earlier.spec]  # a draw depends on earlier requests
     again = [parse_forget(spec, root.data, root.config.seed, everyone=root.everyone) for spec in named]
     rows += [np.intersect1d(request.rows, back.rows) for request in again]
     forget = np.unique(np.concatenate(rows))
@@ -150,7 +152,7 @@ def _joined(root: Source, back: Earlier, stays: list[Earlier]) -> Request:
 
 
 def _method(undone: Classifier) -> Method:
-    """Return a method that looks at no sample: it hands out what is there."""
+    """Return a method that uses no sample, and returns the given model."""
 
     def unlearn(
         model: Classifier, forget: View, retain: View | None, config: UndoConfig, rng: np.random.Generator

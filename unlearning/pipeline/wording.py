@@ -1,4 +1,4 @@
-"""What a comparison says, alike on the terminal and in the report."""
+"""Texts about a comparison, shared by the terminal and the report."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ WHERE: dict[Where, str] = {
 }
 
 ADVICE = (
-    "The original and retraining do not differ by more than retrained models differ among themselves: this run has not "
-    "memorised what is to be forgotten, so no method can show anything. Train longer, forget more, or plant what must "
-    "be remembered (data.canaries; fedsim run --config forgetting_digits)."
+    "The original differs from retrained models no more than retrained models differ from each other. This run has not "
+    "memorised the samples to forget, so it cannot show whether a method works. Train longer, forget more samples, or "
+    "plant canaries, which a model must memorise (data.canaries; fedsim run --config forgetting_digits)."
 )
 
 
 def columns(comparison: Comparison, *, brief: bool) -> list[Metric]:
-    """Return the metrics of which some row has a value; the few of the first table, if `brief`."""
+    """Return the metrics for which at least one row has a value; if `brief`, only those of the first table."""
     known = {name for row in comparison.rows for name in row.metrics}
     own = [
         Metric(name, name.replace("_", " "), sentence, "oracle", -math.inf, None, "", brief=True)
@@ -33,12 +33,12 @@ def columns(comparison: Comparison, *, brief: bool) -> list[Metric]:
 
 
 def federation_costs(comparison: Comparison) -> list[Metric]:
-    """Return the metrics that tell what a model cost the federation, if some row has a value."""
+    """Return the metrics of a model's costs for the federation for which at least one row has a value."""
     return [metric for metric in columns(comparison, brief=False) if metric.name in FEDERATION_COSTS]
 
 
 def groups(comparison: Comparison) -> list[tuple[str, list[Row]]]:
-    """Return the rows in groups with their titles: references, then methods by where they run."""
+    """Return the rows in groups with titles: references, then federated methods, then central ones."""
     references = [row for row in comparison.rows if row.kind != "method"]
     found = [("", references)]
     for where, title in WHERE.items():
@@ -48,7 +48,7 @@ def groups(comparison: Comparison) -> list[tuple[str, list[Row]]]:
 
 
 def cell(row: Row, metric: Metric, *, spread: bool = True) -> str:
-    """Return a row's value, with half of its 95 % interval if `spread`, and what alike models would give."""
+    """Return a row's value; with `spread` also half of its 95 % interval, and its value for equal distributions."""
     value = row.metrics.get(metric.name)
     if value is None:
         return ABSENT
@@ -62,7 +62,7 @@ def cell(row: Row, metric: Metric, *, spread: bool = True) -> str:
 
 
 def chain_rows(comparison: Comparison) -> list[list[str]]:
-    """Return a table, its head first, of what is known of each request after each; nothing for a single request."""
+    """Return a table of the accuracies on each request's samples after each request; empty for a single request."""
     specs = list({len(step.forgotten): step.spec for step in comparison.chain}.values())
     if len(specs) < 2:
         return []
@@ -76,25 +76,25 @@ def chain_rows(comparison: Comparison) -> list[list[str]]:
 
 
 CHAIN = (
-    "Accuracy on what each request forgot, on what is kept and on the test samples, after each request, first seed. "
-    "What is forgotten stays at the oracle's: above it, it has come back."
+    "Accuracy on each request's samples, on the kept samples and on the test samples, after each request, first seed. "
+    "Accuracy on forgotten samples should stay at the oracle's: if it is higher, the model remembers them again."
 )
 
 
 def verdict_text(row: Row) -> str:
-    """Return the verdict, or the flags where there is none."""
+    """Return the verdict in short form, or a dash if there is none."""
     if row.verdict is not None:
         return row.verdict.removesuffix(" here")
     return ABSENT
 
 
 def flag_text(row: Row, seeds: int) -> str:
-    """Return the flags, with the number of seeds that raised each where not all did."""
+    """Return the flags; a flag that not all seeds raised has the number of its seeds."""
     return ", ".join(flag if count == seeds else f"{flag} ({count} of {seeds})" for flag, count in row.flags.items())
 
 
 def place_text(row: Row, comparison: Comparison) -> str:
-    """Return the place, marked = where others of its group share it."""
+    """Return the rank, marked with = if others of its group share it."""
     if row.place is None:
         return ""
     alone = row.kind == "method"
@@ -104,12 +104,12 @@ def place_text(row: Row, comparison: Comparison) -> str:
 
 
 def conclusion(comparison: Comparison) -> str:
-    """Return in a sentence or two what came of the request."""
+    """Return the result of the request in a sentence or two."""
     original = next((row for row in comparison.rows if row.kind == "original"), None)
     if not comparison.is_ranked:
-        return "No verdict: --compare retrain adds the models to be compared with."
+        return "No verdict: --compare retrain adds the retrained models that it needs."
     if not comparison.is_judged:
-        return "No verdict: one seed shows no spread; --seeds 3 gives one."
+        return "No verdict: one seed does not show the spread; use --seeds 3."
     if original is not None and original.verdict == "cannot be told here":
         return f"Cannot be told here. {ADVICE}"
     best = comparison.best
@@ -122,17 +122,17 @@ def conclusion(comparison: Comparison) -> str:
 
 
 def ranking_line(comparison: Comparison) -> str:
-    """Return how rows are ordered and what a tie is."""
+    """Return a line on the order of rows, and on ties."""
     if not comparison.is_ranked:
         return "Not ranked: there is no oracle (--compare retrain)."
     gap = "Gap: mean distance to the oracle of Forget, Retain, Test and MIA, in points."
     if comparison.floor is None:
         return gap
-    return f"{gap} Within {comparison.floor:.1f} points, the floor between retrained models, is a tie."
+    return f"{gap} A difference within {comparison.floor:.1f} points, the floor between retrained models, is a tie."
 
 
 def summary_line(comparison: Comparison) -> str:
-    """Return in a sentence what was forgotten."""
+    """Return a line on the request and the number of its samples."""
     total = comparison.num_forget + comparison.num_retain
     gone = comparison.clients - comparison.clients_left
     left = f"; {gone} of {comparison.clients} clients lost all their data" if gone else ""

@@ -34,7 +34,7 @@ def test_a_run_that_diverges_is_warned_of_once_and_marked(strategy: str, tmp_pat
     assert "diverged" in shown.out
     assert "--resume" not in shown.out
     refused = cli("unlearn", folder, "--method=finetune", "--forget=class=3")
-    assert (refused.code, "is diverged, and only a finished run forgets; run it anew" in refused.err) == (2, True)
+    assert (refused.code, "is diverged, and only a finished run can forget; run it anew" in refused.err) == (2, True)
     assert summary["model_sha256"] == sha256(folder / "model.safetensors")
 
 

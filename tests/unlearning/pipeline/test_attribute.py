@@ -50,7 +50,7 @@ def test_clients_by_datamodels_with_lds(run: Path) -> None:
     assert made.lds.models == 3
     told = json.loads((folder / "attribution.json").read_text())
     assert told["lds"]["value"] == made.lds.value
-    assert "What clients contribute" in (folder / "report.html").read_text()
+    assert "Contribution of each client" in (folder / "report.html").read_text()
     again, same = attribute(run, "class=3", "datamodels", "client", models=6, share=0.6)
     assert again != folder
     np.testing.assert_array_equal(same.scores, made.scores)
@@ -93,7 +93,7 @@ def test_what_is_deleted_is_attributed_nothing(tiny_run: Path, tmp_path: Path) -
         ({"of": "class=10"}, "no test sample has that class"),
         ({"method": "trakk"}, "no such attribution; did you mean 'trak'"),
         ({"unit": "group"}, "must be sample or client"),
-        ({"method": "datamodels"}, "take thousands of models; say how many, or use trak"),
+        ({"method": "datamodels"}, "need thousands of models; give a number, or use trak"),
         ({"models": 0}, "--models: must be at least 1, got 0"),
         ({"judges": 2}, "--lds: must be 0, or at least 3 models, got 2"),
         ({"share": 1.0}, "--share: must be between 0 and 1, got 1"),
@@ -109,7 +109,7 @@ def test_bad_input_is_one_line(run: Path, given: dict, line: str) -> None:
 def test_a_run_that_promises_privacy_is_not_told_of(tmp_path: Path, no_pictures: None) -> None:
     private = {"privacy.client": {"noise_multiplier": 1.0, "delta": 1e-3}, "out": str(tmp_path)}
     run = fedsim.run(TINY, overrides=private).folder
-    with pytest.raises(FedsimError, match=r"promises privacy of .*say --no-privacy"):
+    with pytest.raises(FedsimError, match=r"promises privacy of .*--no-privacy allows that"):
         attribute(run, "test=1", "trak", "client", models=1)
     assert not (run / "attributions").exists()
     _, made = attribute(run, "test=1", "trak", "client", models=1, dimension=16, no_privacy=True)

@@ -50,7 +50,7 @@ def test_the_chain_tells_what_is_known_of_each_request_after_each(cli: Cli, copi
             view = View(x, torch.from_numpy(whole.dataset.y_train[rows]), whole.dataset.mean, whole.dataset.std)
             assert value == accuracy_on(model, view)
     assert chain[-1].forgotten[1] == 0.0  # nobody has seen that class
-    assert "Request after request" in (last / "report.html").read_text()
+    assert "Sequence of requests" in (last / "report.html").read_text()
     for line in ("before", "client=2", "class=4"):
         assert any(row.startswith(line) for row in told.out.splitlines())
     on = unlearn(last, ["finetune"], "client=5").comparison.chain  # goes on from what was delivered

@@ -31,7 +31,7 @@ def test_receipts_are_chained_and_say_what_was_done(cli: Cli, purged: Path) -> N
     assert all(text in page for text in ("client=2", one.model_sha256_after, "fedsim unlearn", "Destroyed"))
     assert cli("receipts", purged, "--verify").out.count("whole, not signed") == 2
     assert "client=1 by finetune" in cli("receipts", purged).out
-    assert "asks for signed receipts" in cli("receipts", purged, "--verify", "--key", purged / "x").err
+    assert "requires signed receipts" in cli("receipts", purged, "--verify", "--key", purged / "x").err
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_all_methods_are_those_that_train_no_further_models(source: Source) -> N
     assert "scrub" in entries
     for name in ("datamodel_matching", "oracle_matching"):
         assert name not in entries
-        assert f"left out: {name} trains further models; ask for it by name" in notes
+        assert f"left out: {name} trains many models; request it by name" in notes
 
 
 @pytest.mark.slow

@@ -133,7 +133,7 @@ def test_a_damaged_one_is_refused(copied: Source) -> None:
     left = copied.data.without(copied.data.partition[2])
     oracle = retrained(copied, left, 0, "oracles")
     shutil.copy(copied.folder.path / "model.safetensors", oracle.folder)
-    with pytest.raises(FedsimError, match=r"no oracle \(.*its hash differs.*\); removing .* makes it begin anew"):
+    with pytest.raises(FedsimError, match=r"no oracle \(.*its hash differs.*\); remove .* to train it anew"):
         retrained(copied, left, 0, "oracles")
 
 

@@ -180,7 +180,7 @@ def test_a_purge_destroys_nothing_outside_of_its_run(
     gone = pending.receipt.destroyed[0].model_copy(update={"path": "../other"})
     receipt = pending.receipt.model_copy(update={"destroyed": [*pending.receipt.destroyed, gone]})
     file.write_bytes(seal(pending.model_copy(update={"receipt": receipt}).model_dump_json(indent=1)))
-    with pytest.raises(FedsimError, match=r"names \.\./other, which is not in it; nothing was destroyed"):
+    with pytest.raises(FedsimError, match=r"names \.\./other, which is outside of it; nothing was destroyed"):
         deletion.finish(run, None, lambda line: None)
     assert other.exists()
     assert (run / "model.safetensors").exists()

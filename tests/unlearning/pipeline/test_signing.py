@@ -23,9 +23,9 @@ def test_signed_receipts(cli: Cli, tiny_run: Path, tmp_path: Path, no_pictures: 
     told = cli("unlearn", folder, "--method=finetune", "--forget=client=2", "--purge", "--sign", files["ours"])
     assert told.code == 0, told.err
     assert "whole, signed" in cli("receipts", folder, "--verify", "--key", tmp_path / "ours.pub").out
-    assert "was made with another key" in cli("receipts", folder, "--verify", "--key", tmp_path / "theirs.pub").err
+    assert "was made with the key" in cli("receipts", folder, "--verify", "--key", tmp_path / "theirs.pub").err
     signature = folder / "receipts" / "0001.sig"
     signature.write_text(signature.read_text().replace("A", "B"))
-    assert "does not fit its receipt" in cli("receipts", folder, "--verify").err
+    assert "does not match its receipt" in cli("receipts", folder, "--verify").err
     bad = cli("unlearn", folder, "--method=finetune", "--forget=client=1", "--purge", "--sign", tmp_path / "ours.pub")
-    assert (bad.code, "is no private key in PEM" in bad.err) == (2, True)
+    assert (bad.code, "is not a PEM private key" in bad.err) == (2, True)

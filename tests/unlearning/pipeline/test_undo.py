@@ -49,9 +49,9 @@ def test_the_last_one_taken_back_is_the_model_before_it(chain: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "request_", "line"),
     [
-        ("unlearned/all-3", "class=5", r"^--request class=5: was not asked for; .*class=3"),
-        ("unlearned/all", "class=3", r"has not come of a sequence of requests"),
-        (".", "class=3", r"has not come of a sequence of requests"),
+        ("unlearned/all-3", "class=5", r"^--request class=5: is not a request of this sequence; .*class=3"),
+        ("unlearned/all", "class=3", r"is not the outcome of a sequence of requests"),
+        (".", "class=3", r"is not the outcome of a sequence of requests"),
     ],
 )
 def test_what_cannot_be_taken_back_is_refused(chain: Path, folder: str, request_: str, line: str) -> None:
