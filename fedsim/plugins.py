@@ -49,9 +49,18 @@ def short_name(name: str) -> str:
     return name if plugin is None else plugin[1] or plugin[0].stem
 
 
-def registry_key(name: str, module: str) -> str:
-    """Return under what a method that a module defines is registered: users' files do not meet each other's names."""
-    return f"{module}:{name}" if module.startswith(_PREFIX) else name
+def register(registry: dict[str, T], name: str, item: T, module: str, kind: str) -> None:
+    """Add an item that a module defines to a registry; names in different users' files do not clash.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken; the message begins with `kind`.
+    """
+    key = f"{module}:{name}" if module.startswith(_PREFIX) else name
+    if key in registry:
+        raise ValueError(f"{kind} {name!r} is registered twice")
+    registry[key] = item
 
 
 def plugin_hash(path: Path, where: str) -> str:

@@ -34,6 +34,7 @@ from typing import Any
 
 import torch
 from tortures import alone, on_ray
+from tortures.dying import dying_at
 from tortures.trial import BAD, RECIPES, SHARED, Failed, Trial, Whole, text_of
 
 KINDS: dict[str, tuple[Callable[[Trial], None], float]] = {
@@ -63,14 +64,14 @@ def prepare(out: Path, name: str) -> Whole:
         blank = Whole(flags, folder / "run", folder / "half", 0, 0.0)
         trial = Trial(-1, folder, random.Random(0), blank)
         begun = time.perf_counter()
-        assert trial.begin(before=alone.dying_at(-1, folder / "count")).wait().code == 0
+        assert trial.begin(before=dying_at(-1, folder / "count")).wait().code == 0
         seconds = time.perf_counter() - begun
         events = int((folder / "count").read_text())
         for event in range(1, events):  # killed right after the first checkpoint
             other = Trial(-1, folder / "halves", random.Random(0), blank)
             shutil.rmtree(other.folder, ignore_errors=True)
             other.folder.mkdir()
-            other.begin(before=alone.dying_at(events // 2 + event)).wait()
+            other.begin(before=dying_at(events // 2 + event)).wait()
             if list(other.run.glob("checkpoints/round-*")) and not (other.run / "summary.json").exists():
                 other.run.rename(blank.half)
                 break

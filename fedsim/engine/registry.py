@@ -1,4 +1,4 @@
-"""Engines by name: each file here registers its own, and a user's file may register another."""
+"""The registry of engines: each file of this package registers one, and users' files may register others."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from fedsim.config.run import RunConfig
 from fedsim.engine.base import Engine
 from fedsim.engine.worker import Worker
 from fedsim.federated.registry import declared, imported
-from fedsim.plugins import plugin_of, registered, registry_key
+from fedsim.plugins import plugin_of, register, registered
 
 MakeEngine = Callable[[Worker, RunConfig, int], Engine]
-"""(worker of this process, configuration, clients of a chunk) -> the engine, which its caller closes."""
+"""(worker of this process, configuration, number of clients per chunk) -> engine, which the caller must close."""
 
 _engines: dict[str, MakeEngine] = {}
 
 
 def engine(name: str) -> Callable[[MakeEngine], MakeEngine]:
-    """Register the function below as what makes the engine `name`, a literal string.
+    """Register the decorated function as the factory of the engine `name`, a literal string.
 
     Raises
     ------
@@ -25,18 +25,15 @@ def engine(name: str) -> Callable[[MakeEngine], MakeEngine]:
         If the name is taken.
     """
 
-    def register(make: MakeEngine) -> MakeEngine:
-        key = registry_key(name, make.__module__)
-        if key in _engines:
-            raise ValueError(f"engine {name!r} is registered twice")
-        _engines[key] = make
+    def add(make: MakeEngine) -> MakeEngine:
+        register(_engines, name, make, make.__module__, "engine")
         return make
 
-    return register
+    return add
 
 
 def load_engine(name: str) -> MakeEngine:
-    """Return what makes the engine called `name`, importing its file only.
+    """Return the factory of the engine called `name`; only its file is imported.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from fedsim.config.strategy import StrategyConfig
 from fedsim.errors import FedsimError, nearest
 from fedsim.installed import described, installed, load_installed
-from fedsim.plugins import plugin_of, registered, registry_key
+from fedsim.plugins import plugin_of, register, registered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,10 +72,8 @@ def strategy(
     ValueError
         If the name is taken.
     """
-    key = registry_key(name, config.__module__)
-    if key in _strategies:
-        raise ValueError(f"strategy {name!r} is registered twice")
-    _strategies[key] = Strategy(name, config, client, server, run_defaults or {}, prepare, shows, metrics or {})
+    made = Strategy(name, config, client, server, run_defaults or {}, prepare, shows, metrics or {})
+    register(_strategies, name, made, config.__module__, "strategy")
 
 
 @dataclass(frozen=True)

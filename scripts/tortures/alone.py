@@ -3,49 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
 import re
 import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from fedsim.engine.worker import Worker
+from tortures.dying import dying_at
 from tortures.trial import FORGET, MORE, Ended, Failed, Trial
-
-
-def dying_at(event: int, count_file: Path | None = None) -> Callable[[], None]:
-    """Return what makes a process kill itself before its nth event, and note how many there were."""
-
-    def arm() -> None:
-        count = 0
-
-        def wrap(owner: Any, name: str) -> None:
-            inner = getattr(owner, name)
-
-            @functools.wraps(inner)
-            def wrapped(*args: Any, **kwargs: Any) -> Any:
-                nonlocal count
-                count += 1
-                if count_file is not None:
-                    count_file.write_text(str(count))
-                if count == event:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return inner(*args, **kwargs)
-
-            setattr(owner, name, wrapped)
-
-        for owner, name in [
-            (os, "fsync"), (os, "link"), (Path, "rename"), (Path, "replace"), (shutil, "rmtree"), (Path, "mkdir"),
-            (Path, "unlink"), (Worker, "run_chunk"),
-        ]:  # fmt: skip
-            wrap(owner, name)
-
-    return arm
 
 
 def kill_at_event(trial: Trial) -> None:

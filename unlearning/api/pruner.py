@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedsim.federated.registry import declared, imported
+from fedsim.plugins import register
 from fedsim.schema import Config
 
 if TYPE_CHECKING:
@@ -70,13 +71,11 @@ def pruner(name: str, config: type[Options], samples: bool) -> Callable[[Order[O
         If the name is taken.
     """
 
-    def register(function: Order[Options]) -> Order[Options]:
-        if name in _pruners:
-            raise ValueError(f"pruning method {name!r} is registered twice")
-        _pruners[name] = Pruner(name, config, samples, function)
+    def add(function: Order[Options]) -> Order[Options]:
+        register(_pruners, name, Pruner(name, config, samples, function), function.__module__, "pruning method")
         return function
 
-    return register
+    return add
 
 
 def load_pruner(name: str) -> Pruner:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from fedsim.federated.registry import brought_by, declared, imported
 from fedsim.installed import described, installed, load_installed
-from fedsim.plugins import plugin_of, registered, registry_key
+from fedsim.plugins import plugin_of, register, registered
 from fedsim.schema import Config
 from unlearning.api.needs import Needs
 
@@ -100,16 +100,14 @@ def unlearning(
         If the name is taken, or `forgets` is not from "class", "samples" and "clients".
     """
 
-    def register(function: Unlearn[Options]) -> Unlearn[Options]:
-        key = registry_key(name, function.__module__)
-        if key in _methods:
-            raise ValueError(f"unlearning method {name!r} is registered twice")
+    def add(function: Unlearn[Options]) -> Unlearn[Options]:
         if not forgets or set(forgets) - set(KINDS):
             raise ValueError(f"unlearning method {name!r} forgets {sorted(forgets)}; allowed: {', '.join(KINDS)}")
-        _methods[key] = Method(name, config, needs, frozenset(forgets), function)
+        method = Method(name, config, needs, frozenset(forgets), function)
+        register(_methods, name, method, function.__module__, "unlearning method")
         return function
 
-    return register
+    return add
 
 
 def load_unlearning(name: str) -> Method:

@@ -1,6 +1,6 @@
 """Run a federation, kill it again and again, and resume it each time; prints what it ends with, as JSON.
 
-    python kill_and_resume.py FOLDER STRATEGY SEED
+    python -m tests.fedsim.runs.kill_and_resume FOLDER STRATEGY SEED
 
 Every attempt is a forked child that kills itself with SIGKILL at some event: a chunk trained, a file synced, linked,
 renamed or removed. In some cases it is killed from outside instead, after some time.
@@ -18,13 +18,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedsim.engine.worker import Worker
 from fedsim.runs import runner
+from tests.scripts.load import script
+
+dying_at = script("tortures.dying").dying_at
 
 CASES = 4  # every third is killed from outside
 
 Point = tuple[str, float]
-"""("event", which) or ("time", seconds)."""
+"""("event", number) or ("time", seconds)."""
 
 
 def config(strategy: str, name: str, folder: str) -> dict[str, Any]:
@@ -37,30 +39,6 @@ def config(strategy: str, name: str, folder: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def die_at(event: float) -> Callable[[], int]:
-    """Make this process kill itself at its nth event; returns what counts them."""
-    count = 0
-
-    def wrap(owner: Any, name: str) -> None:
-        inner = getattr(owner, name)
-
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == event:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return inner(*args, **kwargs)
-
-        setattr(owner, name, wrapped)
-
-    for owner, name in [
-        (os, "fsync"), (os, "link"), (Path, "rename"), (Path, "replace"), (shutil, "rmtree"), (Path, "mkdir"),
-        (Worker, "run_chunk"),
-    ]:  # fmt: skip
-        wrap(owner, name)
-    return lambda: count
-
-
 def attempt(work: Callable[[], object], point: Point | None, count_file: Path | None = None) -> bool:
     """Do the work in a child that is killed at `point`; returns whether it got through."""
     child = os.fork()
@@ -68,10 +46,8 @@ def attempt(work: Callable[[], object], point: Point | None, count_file: Path | 
         status = 1
         try:
             runner._write_pictures = lambda folder: None
-            counted = die_at(point[1] if point and point[0] == "event" else -1)
+            dying_at(int(point[1]) if point and point[0] == "event" else -1, count_file)()
             work()
-            if count_file is not None:
-                count_file.write_text(str(counted()))
             status = 0
         finally:
             sys.stderr.flush()

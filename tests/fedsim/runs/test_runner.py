@@ -11,10 +11,8 @@ import pytest
 @pytest.mark.parametrize("strategy", ["fedavg", pytest.param("fedloge", marks=pytest.mark.slow)])
 def test_killed_and_resumed_to_the_same_bits(tmp_path: Path, strategy: str) -> None:
     """Three of eight clients a round: what the others keep has to come through the checkpoint too."""
-    script = Path(__file__).with_name("kill_and_resume.py")
-    done = subprocess.run(
-        [sys.executable, script, tmp_path, strategy, "0"], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "tests.fedsim.runs.kill_and_resume", tmp_path, strategy, "0"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     whole = told["whole"]
