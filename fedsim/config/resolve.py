@@ -20,6 +20,7 @@ from fedsim.config.machine import (
 from fedsim.config.renamed import renamed, tell_renamed
 from fedsim.config.run import NAMED_SECTIONS, EngineConfig, RunConfig, flatten
 from fedsim.config.texts import text_kind
+from fedsim.data.config import is_text
 from fedsim.errors import FedsimError, nearest
 from fedsim.federated.registry import declared, describe, load_strategy
 from fedsim.plugins import PluginFile, allow, plugin_hash, plugin_of, require_allowed
@@ -198,7 +199,7 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
         raise FedsimError(f"strategy.name: must be a name, got {shown(name)}; {nearest('', describe('strategies'))}")
     method = load_strategy(name)
     merged: Nested = {}
-    _apply(merged, method.run_defaults)
+    _apply(merged, _starting_values(method.run_defaults, raw))
     _apply(merged, raw)
     try:
         merged["strategy"] = method.config.model_validate(merged["strategy"])
@@ -211,6 +212,14 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
         raise FedsimError(one_line(error, RunConfig, besides=options)) from None
     _require_engine(config.engine.name)
     return config
+
+
+def _starting_values(run_defaults: Mapping[str, object], raw: Nested) -> Mapping[str, object]:
+    """Return what a method's runs start from: of a text no long tail, as it has one by nature."""
+    data = raw.get("data")
+    if not (isinstance(data, dict) and is_text(str(data.get("name")))):
+        return run_defaults
+    return {key: value for key, value in run_defaults.items() if key != "data.imbalance_factor"}
 
 
 def _require_engine(name: str) -> None:

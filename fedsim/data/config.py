@@ -133,6 +133,11 @@ class Sites(Config):
         return value
 
 
+def is_text(name: str) -> bool:
+    """Return whether a data set of this name is a text."""
+    return name == "play" or name.startswith("text:")
+
+
 def _kind_of_partition(value: Any) -> str:
     name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
     ours = [model.model_fields["name"].default for model in _PARTITIONERS]
@@ -285,7 +290,7 @@ class DataConfig(Config):
             return values
         csv, name = values.get("csv"), str(values.get("name"))
         client = csv.get("client") if isinstance(csv, Mapping) else getattr(csv, "client", None)
-        by_data = client is not None or name == "play" or name.startswith("text:")
+        by_data = client is not None or is_text(name)
         return {"partition": Natural().name, **values} if by_data else values
 
     @model_validator(mode="after")

@@ -62,6 +62,8 @@ class Dataset:
     class_names: tuple[str, ...] | None = None
     identity_train: IntArray | None = None
     identity_test: IntArray | None = None
+    identity_name: str = "identity"
+    """What the data call who a sample is of, such as the name of the column."""
     truth_test: Array | None = None
     """E[y | x] of the test rows, float32 (n,), where it is known."""
     client_names: tuple[str, ...] | None = None
@@ -165,12 +167,12 @@ def _loaded(config: DataConfig, seed: int) -> Dataset:
         dataset = _dataset(config.name, table.train, table.test, table.classes, config.target_scale)
         return replace(
             dataset, client_names=table.clients, input_names=table.inputs, reading=table.reading,
-            encoding=table.encoding,
+            encoding=table.encoding, identity_name=config.csv.client or "identity",
         )  # fmt: skip
     if name == "hf":
         found = read_hf(file, config.hf, config.test_fraction, seed)
         dataset = _dataset(config.name, found.train, found.test, found.classes, config.target_scale)
-        return replace(dataset, reading=found.reading)
+        return replace(dataset, reading=found.reading, identity_name=found.identity_name or "identity")
     if name in ("text", "play"):
         return _text(config, file)
     if name == "folder":
@@ -281,6 +283,7 @@ def _text(config: DataConfig, file: str) -> Dataset:
         config.name, train.x, train.y, test.x, test.y, len(found.classes), (0.0,), (1.0,), found.classes,
         None if people is None else train.identity, None if people is None else test.identity,
         client_names=people if by_client else None, reading=found.reading,
+        identity_name=found.kind.removesuffix("s") or "identity",
         columns={} if people is None or train.identity is None else {"identity": CodedColumn(train.identity, people)},
     )  # fmt: skip
 
@@ -291,7 +294,7 @@ def _images(config: DataConfig, listing: Listing, size: int) -> Dataset:
     outputs = len(found.label_names or ())
     dataset = Dataset(
         config.name, train.x, train.y, test.x, test.y, outputs, *found.moments, found.label_names, train.identity,
-        test.identity, reading=found.reading, columns=found.columns,
+        test.identity, reading=found.reading, columns=found.columns, identity_name=found.identity_name,
     )  # fmt: skip
     if unseen is None:
         return dataset

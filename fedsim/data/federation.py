@@ -245,6 +245,13 @@ def owners_of(config: DataConfig, dataset: Dataset) -> IntArray | None:
     return dataset.columns[by].codes
 
 
+def clients_by(config: DataConfig, dataset: Dataset) -> str | None:
+    """Return what the natural partition makes clients of, by the name that the data have for it; else None."""
+    if not isinstance(config.partition, Natural):
+        return None
+    return dataset.identity_name if config.partition.by == "identity" else config.partition.by
+
+
 def stages_of(config: DataConfig, dataset: Dataset, seed: int) -> Stages | None:
     """Return the schedule of the classes; None where all of them are there from the first round."""
     if config.stages is None or config.stages.count == 1:

@@ -30,6 +30,8 @@ class Found:
     classes: tuple[str, ...] | None
     reading: str
     """In words."""
+    identity_name: str | None
+    """Column of the identities."""
 
 
 def read_hf(name: str, options: HfConfig, test_fraction: float, seed: int) -> Found:
@@ -53,7 +55,8 @@ def read_hf(name: str, options: HfConfig, test_fraction: float, seed: int) -> Fo
             arrays = columns.arrays(tables[train], "_train") | columns.arrays(tables[test], "_test")
     parts = parts_of(f"hf:{name}", arrays, test_fraction, seed)
     counts = f"{len(parts[0].y):,} training and {len(parts[1].y):,} test samples"
-    return Found(*parts, columns.classes, f"{columns.reading()}; {counts}{'' if test else ', split from one part'}")
+    reading = f"{columns.reading()}; {counts}{'' if test else ', split from one part'}"
+    return Found(*parts, columns.classes, reading, columns.client)
 
 
 def _tables(name: str, scratch: str) -> Mapping[str, Any]:

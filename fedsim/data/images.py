@@ -29,6 +29,8 @@ class Images:
     label_names: tuple[str, ...] | None
     reading: str
     """What was found, in words."""
+    identity_name: str
+    """How the table calls who an image is of."""
 
 
 def load_images(listing: Listing, config: DataConfig, size: int) -> Images:
@@ -63,7 +65,7 @@ def load_images(listing: Listing, config: DataConfig, size: int) -> Images:
     columns = {name: CodedColumn(column.codes[trained], column.names) for name, column in listing.columns.items()}
     return Images(
         parts[0], parts[1], parts[2] if len(parts[2].y) else None, found.moments(trained), columns,
-        listing.label_names, _reading(listing, found),
+        listing.label_names, _reading(listing, found), listing.identity_name,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -65,14 +65,16 @@ class Listing:
     """By name; `identity` says who an image is of."""
     notes: tuple[str, ...] = field(default=())
     """What a user should know."""
+    identity_name: str = "identity"
+    """How the table calls the column `identity`."""
 
     def only(self, rows: IntArray | npt.NDArray[np.bool_], *notes: str) -> Listing:
         """Return some of the images, in this order."""
         rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
-        return Listing(
-            self.root, tuple(self.files[row] for row in rows), self.role[rows], self.y[rows], self.label_names,
-            {name: CodedColumn(column.codes[rows], column.names) for name, column in self.columns.items()},
-            (*self.notes, *notes),
+        columns = {name: CodedColumn(column.codes[rows], column.names) for name, column in self.columns.items()}
+        return replace(
+            self, files=tuple(self.files[row] for row in rows), role=self.role[rows], y=self.y[rows], columns=columns,
+            notes=(*self.notes, *notes),
         )  # fmt: skip
 
     def complete(self, config: FolderConfig, test_fraction: float) -> Listing:
@@ -98,9 +100,7 @@ class Listing:
         if not (role == TEST).any():
             role[_drawn_test(listing, test_fraction)] = TEST
         order = np.argsort(role, kind="stable")
-        listing = Listing(
-            listing.root, listing.files, role, listing.y, listing.label_names, listing.columns, listing.notes
-        ).only(order[role[order] != _VAL])
+        listing = replace(listing, role=role).only(order[role[order] != _VAL])
         for name, number in (("train", TRAIN), ("test", TEST)):
             if not (listing.role == number).any():
                 raise FedsimError(f"{self.root}: no image is left to {name} on; see data.folder.split")
@@ -205,7 +205,7 @@ def _by_table(root: Path, file: Path, config: FolderConfig) -> Listing:
     columns = {name: encoded(table[name]) for name in table if name not in taken}
     if used["identity"] is not None:
         columns["identity"] = columns.pop(used["identity"])
-    return Listing(root, files, role, y, names, columns)
+    return Listing(root, files, role, y, names, columns, identity_name=used["identity"] or "identity")
 
 
 def read_table(file: Path) -> Table:

@@ -31,6 +31,11 @@ def long_tail_indices(
     """
     sizes = np.bincount(y, minlength=num_classes)
     if imbalance_factor < 1:
+        if not (max_per_class or sizes.min()):
+            raise FedsimError(
+                f"data.imbalance_factor: class {int(sizes.argmin())} has no samples to cut a long tail from; "
+                "add --set data.imbalance_factor=1"
+            )
         keep = long_tail_counts(num_classes, max_per_class or int(sizes.min()), imbalance_factor)
         if keep[-1] < 1:
             raise FedsimError(

@@ -51,6 +51,8 @@ class Text:
     """None where the text is one."""
     reading: str
     """How the text was understood."""
+    kind: str
+    """What the clients are, speakers or sections; empty where the text is one."""
 
 
 def read_text(path: Path, config: TextConfig, test_fraction: float, *, need_clients: bool) -> Text:
@@ -95,7 +97,7 @@ def samples_of(
         raise FedsimError(f"{where}: no part of it is longer than data.text.length ({config.length}); lower that")
     names = tuple(name for name, _, _ in kept)
     reading = _reading(names, [one for one in passages if one.name not in names], kind, vocabulary, config, note)
-    return Text(train, test, vocabulary.names, names if kind else None, reading)
+    return Text(train, test, vocabulary.names, names if kind else None, reading, kind)
 
 
 def passages_of(text: str, config: TextConfig) -> tuple[list[Passage], str]:

@@ -33,6 +33,7 @@ from fedsim.runs.folder import RunFolder, flatten, run_labels
 from fedsim.version import VERSION
 
 _MOST_CARDS = 4
+_UNBROKEN = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _cards(folder: RunFolder) -> list[tuple[str, str, str]]:
     cards.append((rounds_text(folder), "Rounds", ""))
     if summary and summary.wall_time_s is not None:
         cards.append((format_duration(summary.wall_time_s), "Wall time", ""))
-    return cards
+    return [(value.replace(" ", _UNBROKEN), title, hint) for value, title, hint in cards]
 
 
 def _given(folder: RunFolder, single: bool) -> dict[str, Any]:

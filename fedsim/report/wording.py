@@ -147,6 +147,8 @@ def key_options(folder: RunFolder) -> dict[str, str]:
     found = {label: folder.option(key) for key, label in _KEY_OPTIONS.items()}
     if folder.summary and folder.summary.engine:
         found["Engine"] = _engine(folder.summary.engine)  # what "auto" came to
+    if folder.summary and folder.summary.clients_by:
+        found["Partition"] = f"natural (by {folder.summary.clients_by})"
     if found["Long tail"] == 1:
         found["Long tail"] = None
     return {label: _describe(value) for label, value in found.items() if value is not None}

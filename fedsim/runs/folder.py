@@ -62,6 +62,8 @@ class Summary(BaseModel):
     """Training samples per class."""
     class_names: list[str] | None = None
     """Names of the classes, if they have any."""
+    clients_by: str | None = None
+    """What the natural partition makes a client of each value of, such as the name of a column."""
     client_names: list[str] | None = None
     """Names of the clients, if a column of the table has them."""
     class_groups: list[str] | None = None

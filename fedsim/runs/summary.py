@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fedsim.atomic import write_atomically
+from fedsim.data.federation import clients_by
 from fedsim.environment import versions
 from fedsim.flower.records import Tensors
 from fedsim.runs.pictures import PICTURES
@@ -69,6 +70,7 @@ def write_summary(
         "per_class_accuracy": None if head is None else [v if np.isfinite(v) else None for v in head.per_class],
         "class_counts": counts.tolist(),
         "class_names": simulation.data.dataset.class_names,
+        "clients_by": clients_by(config.data, simulation.data.dataset),
         "client_names": simulation.data.dataset.client_names,
         "class_groups": [group_of[c] for c in range(len(counts))] if group_of else None,
         "stages": None if simulation.data.stages is None else schedule(simulation.data.stages, config.rounds),

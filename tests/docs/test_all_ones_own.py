@@ -1,10 +1,12 @@
-"""Everything of one's own at once, from an empty folder: run, kill, resume, unlearn, report, predict."""
+"""All of one's own at once, with an installed wheel in an empty folder: run, kill, resume, unlearn, report, predict."""
 
 import json
 import os
 import subprocess
 import sys
+import venv
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -43,29 +45,51 @@ def sure(outputs, targets):
         os.kill(os.getpid(), signal.SIGKILL)
     return float(outputs.max(1).mean() - outputs.min(1).mean())
 '''
+ROOT = Path(__file__).parents[2]
 OWN = ["--strategy=./entropy.py", "--model=./rows.py:Rows", "--dataset=./waves.py:load", "--metric=./deadly.py"]
 SMALL = ["--clients=4", "--rounds=4", "--set=training.epochs=1", "--set=checkpoint_every=1", "--quiet"]
 ENGINES = [
     pytest.param(["--engine=inprocess"], id="inprocess"),
-    pytest.param(["--engine=ray", "--set=engine.num_workers=1"], id="ray", marks=pytest.mark.ray),
+    pytest.param(["--engine=ray", "--set=engine.num_workers=2"], id="ray", marks=pytest.mark.ray),
 ]
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the Python of an environment with fedsim from a wheel, and nothing of the source tree."""
+    folder = tmp_path_factory.mktemp("installed")
+    build = [sys.executable, "-m", "build", "--quiet", "--wheel", "--outdir", str(folder), str(ROOT)]
+    built = subprocess.run(build, capture_output=True, text=True, check=False)
+    if built.returncode:
+        pytest.skip(f"no wheel can be built here: {built.stderr.strip()[-200:]}")
+    venv.create(folder / "env", symlinks=True)
+    (site,) = (folder / "env").glob("lib/python*/site-packages")
+    (wheel,) = folder.glob("*.whl")
+    ZipFile(wheel).extractall(site)
+    libraries = [path for path in sys.path if path.endswith("site-packages")]  # whose own .pth files are not read there
+    (site / "libraries.pth").write_text("\n".join(libraries))
+    return folder / "env" / "bin" / "python"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
-def test_own_parts_through_run_kill_resume_unlearn_report_and_predict(tmp_path: Path, engine: list[str]) -> None:
+def test_own_parts_through_run_kill_resume_unlearn_report_and_predict(
+    tmp_path: Path, python: Path, engine: list[str]
+) -> None:
     for name, text in {**FILES, "rows.py": ROWS, "deadly.py": DEADLY}.items():
         (tmp_path / name).write_text(text)
     environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "settings"), "XDG_CACHE_HOME": str(tmp_path / "c")}
 
     def typed(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, *arguments]
+        command = [str(python), *arguments]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     def fedsim(*arguments: str) -> None:
         done = typed("-m", "fedsim", *arguments)
         assert done.returncode == 0, done.stderr
 
+    where = typed("-c", "import fedsim; print(fedsim.__file__)").stdout
+    assert where.startswith(str(python.parents[1])), where
     fedsim("run", *OWN, *SMALL, *engine, "--name=whole")
     (tmp_path / "die").touch()
     assert typed("-m", "fedsim", "run", *OWN, *SMALL, *engine, "--name=own").returncode == -9

@@ -83,7 +83,5 @@ def test_the_readme_from_top_to_bottom(folder: Path, cli: Cli) -> None:
         if PLACEHOLDER.search(line) or any(word in line for word in skipped):
             continue
         arguments = shlex.split(line)[1:]
-        if "./entropy.py" in line:
-            arguments += ["--name", "own"]
         done = cli(*arguments)
         assert (done.code, done.err.partition("error")[1]) == (0, ""), (line, done.err)

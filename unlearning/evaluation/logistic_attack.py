@@ -9,8 +9,11 @@ chance is 1/2 always; a split holds out the same positions of both sides, which 
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
+from scipy.linalg import LinAlgWarning
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from unlearning.evaluation.metric import Metric
@@ -69,7 +72,10 @@ def fit(values: Floats, members: Floats) -> tuple[float, float]:
     if abs(values @ (members - share)) <= _TOLERANCE:  # equal means: w = 0 is the optimum, where Newton's step is noise
         return 0.0, float(np.log(share / (1 - share)))
     model = LogisticRegression(C=1.0, solver="newton-cholesky", tol=_TOLERANCE)
-    model.fit(values[:, None], members)
+    with warnings.catch_warnings():
+        for fallen_back in (ConvergenceWarning, LinAlgWarning):  # Newton's solver says that L-BFGS goes on
+            warnings.simplefilter("ignore", fallen_back)
+        model.fit(values[:, None], members)
     return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from fedsim.data.config import DataConfig
 from fedsim.data.datasets import Dataset, load_dataset
-from fedsim.data.federation import federate
+from fedsim.data.federation import clients_by, federate
 from fedsim.data.listing import TEST, TRAIN, UNSEEN
 from fedsim.errors import FedsimError
 from tests.scripts.load import script
@@ -58,6 +58,7 @@ def test_mufac_keeps_people_apart_and_the_order_of_its_rows(trees: Path) -> None
     assert [families.names[code] for code in families.codes] == [row[:5] for row in rows]  # type: ignore[index]
     config = DataConfig.model_validate({"partition": {"name": "natural", "by": "family_id"}})
     assert federate(config, 2, 0, got).partition.sizes.tolist() == [6, 6]
+    assert clients_by(config, got) == "family_id"
 
 
 def test_mucac_by_name_of_the_attributes(trees: Path, tmp_path: Path) -> None:

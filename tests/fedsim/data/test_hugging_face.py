@@ -45,6 +45,7 @@ def test_images_with_writers(tmp_path: Path) -> None:
         "40 training and 20 test samples"
     )
     assert data.partition[1].tolist() == list(range(1, 40, 4))
+    assert dataset.identity_name == "writer_id"
 
 
 def test_tables_of_words_and_numbers(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedsim.config.resolve import resolve
 from fedsim.data.characters import Vocabulary, character_name
 from fedsim.data.config import DataConfig
 from fedsim.data.datasets import load_dataset
-from fedsim.data.federation import federate
+from fedsim.data.federation import clients_by, federate
 from fedsim.data.play import play
 from fedsim.data.text import passages_of, samples_of
 from fedsim.data.text_config import TextConfig
@@ -99,6 +100,7 @@ def test_a_file_makes_a_federation_of_its_speakers(tmp_path: Path):
     assert dataset.has_classes
     assert "encoded in UTF-16" in dataset.reading
     data = federate(config, 8, 0)
+    assert clients_by(config, dataset) == "speaker"
     for client, name in enumerate(dataset.client_names):
         assert (dataset.identity_train[data.partition[client]] == client).all()
         assert (dataset.identity_test[data.client_test[client]] == client).all()
@@ -115,6 +117,15 @@ def test_clients_may_be_drawn_instead(tmp_path: Path):
     assert len(data.partition) == 3
     spoken = federate(DataConfig(name="play", text=TextConfig(length=8), partition={"name": "dirichlet"}), 3, 0)
     assert spoken.dataset.columns["identity"].names[0] in ("Piper", "Miller")
+
+
+def test_a_long_tail_that_a_method_starts_from_is_left_out_of_texts():
+    for layer in ({"data": {"name": "play"}}, {"data.name": "text:a.txt"}):
+        assert resolve({"strategy": "fedloge"}, layer).data.imbalance_factor == 1
+    assert resolve({"strategy": "fedloge"}).data.imbalance_factor == 0.1
+    asked = resolve({"strategy": "fedloge", "data": {"name": "play", "imbalance_factor": 0.1}})
+    with pytest.raises(FedsimError, match=r"has no samples .* add --set data\.imbalance_factor=1$"):
+        federate(asked.data, 8, 0)
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,13 @@ def test_key_options_tell_what_auto_came_to(make_run: MakeRun) -> None:
     assert len(found["Strategy"]) < 100
 
 
+def test_natural_clients_are_said_to_be_what_the_data_call_them(make_run: MakeRun) -> None:
+    config = {"data": {"name": "csv:a.csv", "partition": {"name": "natural", "by": "identity"}}}
+    for name, summary, said in (("a", {"clients_by": "hospital"}, "hospital"), ("b", {}, "identity")):
+        found = key_options(RunFolder.open(make_run(name, config=config, summary=summary)))
+        assert found["Partition"] == f"natural (by {said})"
+
+
 def test_rounds_text(make_run: MakeRun) -> None:
     assert rounds_text(RunFolder.open(make_run("a"))) == "4 of 4"
     assert rounds_text(RunFolder.open(make_run("b", summary=None, config={"rounds": None}))) == "4"

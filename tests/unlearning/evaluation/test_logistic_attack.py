@@ -30,6 +30,17 @@ def test_logistic_solution_is_stationary():
     assert abs(residual.sum()) < 1e-6
 
 
+def test_where_newtons_steps_fail_the_solution_is_one_all_the_same():
+    """Its matrix is singular here, of which a user need not hear: another solver goes on."""
+    draw, members = rng(3), np.repeat([1.0, 0.0], 20)
+    values = np.exp(6 * draw.normal(size=40) - 4)
+    values -= values.mean()
+    w, b = fit(values, members)
+    residual = members - 1 / (1 + np.exp(-(w * values + b)))
+    assert abs(residual.sum()) < 1e-3
+    assert abs(w - residual @ values) < 1e-3 * np.abs(values).max()
+
+
 @pytest.mark.parametrize("members", [np.repeat([1.0, 0.0], 97), np.repeat([1.0, 0.0], (40, 60))])
 def test_equal_means_are_solved_without_a_step(members):
     """Newton's line search has nothing to find there, and warns of it."""
