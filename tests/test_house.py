@@ -68,6 +68,7 @@ COVERED_BY = {
     ),
     "tests/unlearning/pipeline/test_deletion.py": "fedsim/cli/receipts fedsim/runs/purging",
     "tests/unlearning/pipeline/test_measure.py": "unlearning/evaluation/model_facts unlearning/evaluation/report",
+    "tests/unlearning/pipeline/test_members.py": "fedsim/training/joint",
     "tests/unlearning/pipeline/test_oracle.py": "unlearning/pipeline/places",
     "tests/unlearning/pipeline/test_prune.py": (
         "fedsim/cli/prune unlearning/pipeline/prune_plot unlearning/pipeline/pruning_record"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,8 @@ from fedsim.data.transforms import draw_augmentation, no_draws
 from fedsim.randomness import generators
 
 Ints = npt.NDArray[np.int64]
+Address = tuple[int | Sequence[int], int, int]
+"""(run seed, or that of each client's run; round, phase)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class BatchPlan:
 def plan_batches(
     samples: Sequence[Ints],
     clients: Sequence[int],
-    address: tuple[int, int, int],
+    address: Address,
     *,
     epochs: int,
     batch_size: int,
@@ -57,7 +61,7 @@ def plan_batches(
     clients
         Their ids.
     address
-        (run seed, round, phase).
+        Of the draws.
     drop_single
         Leave out batches of one sample: BatchNorm needs a variance.
     augment, pad
@@ -69,8 +73,7 @@ def plan_batches(
     purpose
         Of the draws.
     """
-    seed, server_round, phase = address
-    rngs = generators(seed, purpose, server_round, clients, phase)
+    rngs = _generators(purpose, clients, address)
     if steps is None:
         index, counts = _passes(samples, rngs, epochs, batch_size, drop_single)
     else:
@@ -87,19 +90,20 @@ def plan_batches(
 
 
 def plan_shared(
-    num: int, steps: Ints, clients: Sequence[int], address: tuple[int, int, int], *, batch_size: int,
+    num: int, steps: Ints, clients: Sequence[int], address: Address, *, batch_size: int,
     augment: Augment, pad: int,
 ) -> BatchPlan:  # fmt: skip
     """Return batches of `num` samples that all clients share: one for each of the `steps` (N,) of each client.
 
     Address and augmentation are as for `plan_batches`. A client's draws do not depend on other clients' steps.
     """
+    seeds, server_round, phase = address
     plans = [
         plan_batches(
-            [np.arange(num)], [client], address, epochs=1, batch_size=batch_size, drop_single=False, augment=augment,
-            pad=pad, steps=count, purpose="shared batches",
+            [np.arange(num)], [client], (seed, server_round, phase), epochs=1, batch_size=batch_size, drop_single=False,
+            augment=augment, pad=pad, steps=count, purpose="shared batches",
         )
-        for client, count in zip(clients, steps.tolist(), strict=True)
+        for seed, client, count in zip(_each(seeds, len(clients)), clients, steps.tolist(), strict=True)
     ]  # fmt: skip
     most, width = int(steps.max(initial=0)), min(batch_size, num)
     index = np.zeros((most, len(plans), width), np.int64)
@@ -110,6 +114,20 @@ def plan_shared(
         if draws is not None and plan.draws is not None:
             draws[: len(plan.index), lane] = plan.draws[:, 0]
     return BatchPlan(index, counts, draws)
+
+
+def _each(seeds: int | Sequence[int], count: int) -> Sequence[int]:
+    return [seeds] * count if isinstance(seeds, int) else seeds
+
+
+def _generators(purpose: str, clients: Sequence[int], address: Address) -> list[np.random.Generator]:
+    """Return the generator of each client; those of one run are made together."""
+    seeds, server_round, phase = address
+    made: list[np.random.Generator] = []
+    pairs = zip(_each(seeds, len(clients)), clients, strict=True)
+    for seed, some in itertools.groupby(pairs, key=operator.itemgetter(0)):
+        made += generators(seed, purpose, server_round, [client for _, client in some], phase)
+    return made
 
 
 def _passes(

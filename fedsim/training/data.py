@@ -71,6 +71,8 @@ class ClientJob(NamedTuple):
     unlabelled: Ints = np.empty(0, np.int64)
     start: State | None = None
     """Global tensors of its own that replace, or extend, the common start; given for all jobs or for none."""
+    seed: int | None = None
+    """The seed of its run, where clients of several runs are trained together; else that of the trainer."""
 
     def stream(self, stream: Stream) -> Ints:
         """Return the rows of a stream."""

@@ -93,7 +93,8 @@ class Feeder:
     def __init__(
         self, data: TrainingData, config: TrainingConfig, seed: int, batch_coupling: bool, jobs: Sequence[ClientJob]
     ) -> None:
-        self.data, self.config, self.seed, self.batch_coupling, self.jobs = data, config, seed, batch_coupling, jobs
+        self.data, self.config, self.batch_coupling, self.jobs = data, config, batch_coupling, jobs
+        self.seeds = [seed if job.seed is None else job.seed for job in jobs]
 
     def feed(self, phase: Phase, server_round: int, number: int, state: State, extras: Extras) -> Feed:
         """Return the feed of phase `number`; `state` is the clients' state at its start, stacked (clients, ...)."""
@@ -102,7 +103,7 @@ class Feeder:
         if samples is None:
             return feed
         plan = plan_shared(
-            len(samples), feed.plan.steps, [job.client for job in self.jobs], (self.seed, server_round, number),
+            len(samples), feed.plan.steps, [job.client for job in self.jobs], (self.seeds, server_round, number),
             batch_size=phase.shared_batch, augment=self.data.augment, pad=self.data.pad,
         )  # fmt: skip
         data = replace(self.data, x=samples, y=samples.new_zeros(len(samples)))
@@ -111,8 +112,10 @@ class Feeder:
     def _own(self, phase: Phase, server_round: int, number: int, state: State, extras: Extras) -> Feed:
         seeds = []
         if phase.strong is not None:
-            ids = [(server_round, job.client, number) for job in self.jobs]
-            seeds = [torch_seed(self.seed, "strong view", *where) // 2 for where in ids]
+            seeds = [
+                torch_seed(seed, "strong view", server_round, job.client, number) // 2
+                for seed, job in zip(self.seeds, self.jobs, strict=True)
+            ]
         samples = [[job.stream(stream) for job in self.jobs] for stream in phase.streams]
         if phase.annotate is None:
             plans = [
@@ -144,7 +147,7 @@ class Feeder:
         return plan_batches(
             samples,
             [job.client for job in self.jobs],
-            (self.seed, server_round, number),
+            (self.seeds, server_round, number),
             epochs=epochs or self.config.epochs,
             batch_size=self.config.batch_size,
             drop_single=self.batch_coupling and len(phase.streams) == 1,

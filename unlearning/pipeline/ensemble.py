@@ -1,9 +1,11 @@
 """Trains many models of one recipe without run folders: originals and oracles of other seeds, and subset models.
 
 A member is trained bit for bit like a run of its seed, but its rounds are not evaluated, nothing is drawn, and no
-folder is made. Each member is stored as one file, `unlearned/members/HASH` under the run; the hash covers all that
-decides its bits: recipe, seed, data, the rows it never sees, and the code. So existing members are never trained
-again, whatever request they serve, and an interrupted ensemble continues with the missing ones.
+folder is made. Where it is much faster, many members are trained side by side, with weights that are equal to those of
+the runs up to rounding, see `unlearning.pipeline.members`. Each member is stored as one file, `unlearned/members/HASH`
+under the run; the hash covers all that decides its bits: recipe, seed, data, the rows it never sees, the way of
+training, and the code. So existing members are never trained again, whatever request they serve, and an interrupted
+ensemble continues with the missing ones.
 
 No member sees a row that a deletion has taken from the run: it starts from the data of an opened source, see
 `unlearning.pipeline.source`, in which those rows are blank; and a purge destroys all members.
@@ -11,7 +13,6 @@ No member sees a row that a deletion has taken from the run: it starts from the 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -35,12 +36,17 @@ from fedsim.environment import code_in_use
 from fedsim.flower.records import Tensors, from_numpy
 from fedsim.models.base import Classifier
 from fedsim.report.wording import format_duration
-from fedsim.runs.simulation import Simulation
 from fedsim.training.first_model import build_run_model
 from fedsim.training.precision import to_run_format
 from unlearning.api.view import View
 from unlearning.evaluation.accuracies import right_answers
 from unlearning.evaluation.scores import Floats, margins
+from unlearning.pipeline.members import (
+    side_by_side_gain,
+    trained_side_by_side,
+    trained_tensors,
+    with_common_data,
+)
 from unlearning.pipeline.oracle import MEMBERS, recipe_hash
 from unlearning.pipeline.source import Source
 
@@ -50,6 +56,10 @@ Part = Literal["train", "test", "unseen"]
 
 _BATCH = 500
 _WORTH_A_PROCESS = 16  # members
+_WORTH_COMPANY = 8  # members, below which none are trained side by side
+_MUCH_FASTER = 1.5
+"""Times; for less, members stay equal to the runs of their seeds, bit for bit."""
+_WIDTH = 50  # members that are trained side by side
 _REPORTS = 10  # progress lines of an ensemble
 
 
@@ -136,14 +146,16 @@ def train_members(
     what
         Name of the members in these lines.
     """
-    config, place = member_config(source.config), source.root / "unlearned" / MEMBERS
-    files = [place / member_hash(source, member, keep) for member in members]
+    config = member_config(source.config)
+    side_by_side = _side_by_side(config, source, members, keep)
+    files = [_file(source, member, keep, side_by_side) for member in members]
     missing = {file: member for file, member in zip(files, members, strict=True) if _read(file) is None}
     begun = time.perf_counter()
     if missing:
-        say(f"{what}: {len(missing)} to train, {len(set(files)) - len(missing)} are there")
+        how = ", side by side" if side_by_side else ""
+        say(f"{what}: {len(missing)} to train{how}, {len(set(files)) - len(missing)} are there")
     try:
-        for done, _ in enumerate(_trained(config, source, missing, keep), 1):
+        for done, _ in enumerate(_trained(config, source, missing, keep, side_by_side), 1):
             if done < len(missing) and done % -(-len(missing) // _REPORTS) == 0:
                 left = (time.perf_counter() - begun) / done * (len(missing) - done)
                 say(f"{what}: {done} of {len(missing)} trained; about {format_duration(left)} more")
@@ -159,33 +171,52 @@ def member_config(config: RunConfig) -> RunConfig:
     return config.model_copy(update=changes)
 
 
-def member_hash(source: Source, member: Member, keep: frozenset[Keep]) -> str:
-    """Return 32 hexadecimal digits that identify a member and what is kept of it."""
+def _side_by_side(config: RunConfig, source: Source, members: Sequence[Member], keep: frozenset[Keep]) -> bool:
+    """Return whether members are trained side by side: as those that are there, else where it is much faster."""
+    there = [sum(_file(source, member, keep, way).exists() for member in members) for way in (False, True)]
+    if any(there):
+        return there[1] > there[0]
+    if len(members) < _WORTH_COMPANY:
+        return False
+    seeds = [config.model_copy(update={"seed": member.seed}) for member in members[:2]]
+    data = with_common_data(source.data, [member.left_out for member in members[:2]])
+    return side_by_side_gain(seeds, data) > _MUCH_FASTER
+
+
+def _file(source: Source, member: Member, keep: frozenset[Keep], side_by_side: bool) -> Path:
+    return source.root / "unlearned" / MEMBERS / member_hash(source, member, keep, side_by_side)
+
+
+def member_hash(source: Source, member: Member, keep: frozenset[Keep], side_by_side: bool = False) -> str:
+    """Return 32 hexadecimal digits that identify a member, how it is trained, and what is kept of it."""
     recipe = recipe_hash(source.config.model_copy(update={"seed": member.seed}), source.data)
     rows = hashlib.sha256(np.ascontiguousarray(member.left_out, np.int64).tobytes()).hexdigest()
-    told = json.dumps([recipe, rows, sorted(keep - {"margins"}), code_in_use()], sort_keys=True)
+    way = ["side by side"] if side_by_side else []
+    told = json.dumps([recipe, rows, sorted(keep - {"margins"}), code_in_use(), *way], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
-def trained_tensors(config: RunConfig, data: FederatedData) -> Tensors:
-    """Return the state dict of a run's final model, by the simulation alone."""
-    simulation = Simulation(config, data=data)
-    with contextlib.closing(simulation.engine()) as engine:
-        state = simulation.begin()
-        while state.round < config.rounds:
-            simulation.step(state, engine)
-        return simulation.server.export(state.tensors)
-
-
 def _train(
-    config: RunConfig, data: FederatedData, member: Member, keep: frozenset[Keep], device: torch.device
-) -> bytes:
-    """Train a member and return its file."""
-    config = config.model_copy(update={"seed": member.seed})
-    own = data.without(member.left_out) if len(member.left_out) else data
+    config: RunConfig, data: FederatedData, members: Sequence[Member], keep: frozenset[Keep], device: torch.device
+) -> list[bytes]:
+    """Train one member, or several side by side, and return their files."""
+    configs = [config.model_copy(update={"seed": member.seed}) for member in members]
     begun = time.perf_counter()
-    tensors = trained_tensors(config, own)
-    found: Tensors = {"seconds": torch.tensor(time.perf_counter() - begun)}
+    if len(members) == 1:
+        (member,) = members
+        trained = [trained_tensors(configs[0], data.without(member.left_out) if len(member.left_out) else data)]
+    else:
+        trained = trained_side_by_side(configs, with_common_data(data, [member.left_out for member in members]))
+    seconds = (time.perf_counter() - begun) / len(members)
+    return [_content(one, data, tensors, keep, device, seconds) for one, tensors in zip(configs, trained, strict=True)]
+
+
+def _content(
+    config: RunConfig, data: FederatedData, tensors: Tensors, keep: frozenset[Keep], device: torch.device,
+    seconds: float,
+) -> bytes:  # fmt: skip
+    """Return the file of a member."""
+    found: Tensors = {"seconds": torch.tensor(seconds)}
     model = build_run_model(config, data.dataset)
     model.load_state_dict(tensors)
     model = to_run_format(model, config.training, device).eval()
@@ -228,19 +259,22 @@ def _read(file: Path) -> Tensors | None:
         return None
 
 
-def _trained(config: RunConfig, source: Source, missing: dict[Path, Member], keep: frozenset[Keep]) -> Iterator[Path]:
+def _trained(
+    config: RunConfig, source: Source, missing: dict[Path, Member], keep: frozenset[Keep], side_by_side: bool
+) -> Iterator[Path]:
     """Train members, and yield the file of each as it is written."""
     workers = num_processes(config, len(missing))
+    size = max(1, min(_WIDTH, -(-len(missing) // workers))) if side_by_side else 1
+    pairs = list(missing.items())
+    shards = [dict(pairs[begin : begin + size]) for begin in range(0, len(pairs), size)]
     if workers == 1:
-        for file, member in missing.items():
-            yield write_atomically(file, _train(config, source.data, member, keep, source.device), folders=True)
+        for shard in shards:
+            yield from _write(config, source.data, shard, keep, source.device)
         return
     # joblib's processes do not execute the caller's script again, unlike spawned processes of multiprocessing.
-    jobs = (
-        delayed(_train_in_process)(config, source.data, member, keep, source.device, file)
-        for file, member in missing.items()
-    )
-    yield from Parallel(workers, return_as="generator_unordered")(jobs)
+    jobs = (delayed(_write_in_process)(config, source.data, shard, keep, source.device) for shard in shards)
+    for files in Parallel(workers, return_as="generator_unordered")(jobs):
+        yield from files
 
 
 def num_processes(config: RunConfig, models: int) -> int:
@@ -252,10 +286,18 @@ def num_processes(config: RunConfig, models: int) -> int:
     return max(1, min(config.engine.num_workers or cores // config.engine.threads, models // _WORTH_A_PROCESS))
 
 
-def _train_in_process(
-    config: RunConfig, data: FederatedData, member: Member, keep: frozenset[Keep], device: torch.device, file: Path
-) -> Path:
+def _write_in_process(
+    config: RunConfig, data: FederatedData, shard: dict[Path, Member], keep: frozenset[Keep], device: torch.device
+) -> list[Path]:
     torch.set_num_threads(config.engine.threads)
     for plugin in config.plugins:
         plugin.admit()
-    return write_atomically(file, _train(config, data, member, keep, device), folders=True)
+    return _write(config, data, shard, keep, device)
+
+
+def _write(
+    config: RunConfig, data: FederatedData, shard: dict[Path, Member], keep: frozenset[Keep], device: torch.device
+) -> list[Path]:
+    """Train members, side by side if there are several, and write their files."""
+    contents = _train(config, data, list(shard.values()), keep, device)
+    return [write_atomically(file, content, folders=True) for file, content in zip(shard, contents, strict=True)]

@@ -66,7 +66,7 @@ def test_what_is_there_is_not_trained_again(copied: Source, monkeypatch: pytest.
     more = train_members(copied, members, frozenset(), told.append)
     assert (first.trained, more.trained) == (2, 1)
     assert told == ["models: 1 to train, 2 are there"]
-    monkeypatch.setattr("unlearning.pipeline.ensemble.Simulation", None)
+    monkeypatch.setattr("unlearning.pipeline.members.Simulation", None)
     assert bits(train_members(copied, members, frozenset())) == bits(more)
 
 
@@ -118,3 +118,32 @@ def test_processes_change_no_bit(copied: Source) -> None:
     shutil.rmtree(copied.root / "unlearned" / MEMBERS)
     for ours, kept in zip(apart, train_members(copied, members, frozenset()), strict=True):
         assert all(torch.equal(value, ours[name]) for name, value in without_seconds(kept).items())
+
+
+def test_side_by_side_they_are_alike_seen_to_leave_out_rows_and_found_again(
+    copied: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.sort(copied.data.partition[2])
+    members = [Member(seed, rows) for seed in range(8)]
+    tests = np.arange(480)
+    alone = [kept.logits("test", tests) for kept in train_members(copied, members[:2], frozenset({"logits"}))]
+    shutil.rmtree(copied.root / "unlearned" / MEMBERS)
+    seen: list[np.ndarray] = []
+    batch = TrainingData.batch
+
+    def spy(self: TrainingData, index: torch.Tensor, draws: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(index.numpy().ravel().copy())
+        return batch(self, index, draws)
+
+    monkeypatch.setattr(TrainingData, "batch", spy)
+    monkeypatch.setattr("unlearning.pipeline.ensemble.side_by_side_gain", lambda configs, data: 9.0)
+    told: list[str] = []
+    together = train_members(copied, members, frozenset({"logits"}), told.append)
+    assert told[0] == "models: 8 to train, side by side, 0 are there"
+    assert not np.isin(np.unique(np.concatenate(seen)), rows).any()
+    for kept, logits in zip(together, alone, strict=False):
+        np.testing.assert_allclose(kept.logits("test", tests), logits, rtol=1e-2, atol=1e-2)
+    monkeypatch.setattr("unlearning.pipeline.ensemble.side_by_side_gain", None)  # nothing is measured again
+    together.files[3].unlink()
+    assert train_members(copied, members, frozenset({"logits"})).trained == 1
+    assert train_members(copied, members[:2], frozenset({"logits"})).trained == 0
