@@ -57,8 +57,9 @@ def load_images(listing: Listing, config: DataConfig, size: int) -> Images:
             raise FedsimError(f"{listing.root}: nothing but repeats to test on; set data.folder.dedup=none")
         found = opened(listing)
     elif repeats:
+        said = "1 image repeats" if repeats == 1 else f"{repeats} images repeat"
         listing = listing.only(
-            np.arange(len(alike)), f"{repeats} images repeat an earlier one (data.folder.dedup=exact leaves them out)"
+            np.arange(len(alike)), f"{said} an earlier one (data.folder.dedup=exact leaves them out)"
         )
     parts = [_part(listing, found, role) for role in (TRAIN, TEST, UNSEEN)]
     trained = listing.part(TRAIN)

@@ -102,6 +102,11 @@ def parse_forget(
         try:
             rows.append(_rows(key, value, data, seed, number))
         except FedsimError as error:
+            if known[key] == "clients" and (column := _column_with(value, data)):
+                raise FedsimError(
+                    f"--forget {spec}: clients have no names here, and {value} is one in column {column}; write "
+                    f"{column}={value}"
+                ) from None
             if everyone is not None and (never := _never_trained(key, value, data, everyone)):
                 raise FedsimError(
                     f"--forget {spec}: training never saw client {never} (clients_unseen), so nothing of it is in the "
@@ -120,6 +125,13 @@ def parse_forget(
         raise FedsimError(f"--forget {spec}: names all {len(everything)} training samples; leave some to keep")
     kind = kinds.pop() if len(kinds) == 1 else "samples"
     return Request(spec, kind, forget, retain, np.unique(np.concatenate(unseen)), data.dataset.has_several_labels)
+
+
+def _column_with(value: str, data: FederatedData) -> str:
+    """Return the column that has this name in it, where clients have no names themselves; empty if there is none."""
+    if data.dataset.client_names is not None:
+        return ""
+    return next((name for name, column in data.dataset.columns.items() if value in (column.names or ())), "")
 
 
 def _never_trained(key: str, value: str, data: FederatedData, everyone: FederatedData) -> str:

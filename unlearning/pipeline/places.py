@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def scratch(outcomes: Path) -> Iterator[Path]:
 def reserved(parent: Path, name: str | None, described: str, force: bool) -> Iterator[Path]:
     """Hold the lock of the folder of a new outcome; refuse a folder that must not be replaced."""
     if name is None:
-        stem = re.sub(r"[^A-Za-z0-9.]+", "-", described)[:80].strip("-.")
+        plain = unicodedata.normalize("NFKD", described).encode("ascii", "ignore").decode()  # Köln is Koln
+        stem = re.sub(r"[^A-Za-z0-9.]+", "-", plain)[:80].strip("-.")
         for number in itertools.count(1):
             folder = parent / (stem if number == 1 else f"{stem}-{number}")
             with contextlib.ExitStack() as stack:

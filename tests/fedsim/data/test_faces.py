@@ -200,7 +200,7 @@ def test_repeats_are_counted_and_left_out_if_asked(trees: Path, tmp_path: Path) 
     shutil.copy(images[0], images[-1])
     plain = load(tmp_path / "root", "mufac")
     assert plain.reading is not None
-    assert "1 images repeat an earlier one" in plain.reading
+    assert "1 image repeats an earlier one" in plain.reading
     clean = load(tmp_path / "root", "mufac", folder={"size": SIZE, "dedup": "exact"})
     assert (len(plain.y_train), len(clean.y_train)) == (12, 11)
     assert np.array_equal(clean.x_train, plain.x_train[:11])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,18 @@ def test_it_loads_where_no_data_and_no_flower_are(tiny_run: Path, tmp_path: Path
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("(2,)\n", "")
+
+
+def test_the_lines_of_the_page_for_a_machine_without_fedsim(tiny_run: Path, tmp_path: Path, cli: Cli) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(import json\n.*?)```", page, re.DOTALL)
+    for form, end in (("safetensors", "safetensors"), ("torchscript", "pt")):
+        assert cli("export", tiny_run, "--format", form, "--out", tmp_path / f"first.{end}").code == 0
+    told = "import sys\nprint(sorted(weights), *logits.shape, told['outputs'], 'fedsim' in sys.modules)"
+    command = [sys.executable, "-I", "-W", "ignore", "-c", lines + told]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    names = "['classifier.bias', 'classifier.weight', 'features.1.bias', 'features.1.weight']"
+    assert done.stdout == f"{names} 1 10 10 False\n"
 
 
 def test_bad_input_is_one_line(tiny_run: Path, tmp_path: Path, cli: Cli) -> None:

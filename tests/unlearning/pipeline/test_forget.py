@@ -112,6 +112,7 @@ def test_forget_and_retain_part_what_clients_hold(owners: list[int], parts: list
         ("client=", "must have the form"),
         ("client=1+", "client must be a number"),
         ("clas=3", "'clas' cannot be forgotten; did you mean 'class'"),
+        ("client=kim", "clients have no names here, and kim is one in column family; write family=kim"),
         ("client=4", "no client 4; valid: 0 to 3"),
         ("client=-1", "client must be a number.*'-1'"),
         ("client=1.5", "client must be a number"),

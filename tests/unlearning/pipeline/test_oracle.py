@@ -17,6 +17,7 @@ from fedsim.runs.runner import resume
 from fedsim.runs.simulation import Simulation
 from unlearning.pipeline.forget import parse_forget
 from unlearning.pipeline.oracle import recipe_hash, retrained
+from unlearning.pipeline.places import reserved
 from unlearning.pipeline.source import Source, open_source
 
 FORGOTTEN = "client=2+random=0.1"
@@ -141,3 +142,8 @@ def test_the_recipe_is_the_resolved_one(copied: Source) -> None:
     """What auto once chose holds for the oracle too: its sums are in the same order."""
     assert copied.config == resolve(copied.folder.config)
     assert copied.config.training.chunk is not None
+
+
+def test_a_folder_is_named_by_the_request_without_its_accents(tmp_path: Path) -> None:
+    with reserved(tmp_path, None, "finetune client=Klinikum Köln", force=False) as folder:
+        assert folder.name == "finetune-client-Klinikum-Koln"
