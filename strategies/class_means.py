@@ -20,6 +20,7 @@ from torch import Tensor
 from fedsim.config.run import RunConfig
 from fedsim.config.strategy import StrategyConfig
 from fedsim.data.federation import FederatedData
+from fedsim.errors import FedsimError
 from fedsim.federated.exchange import Exchange
 from fedsim.federated.queries import Query
 from fedsim.federated.registry import strategy
@@ -74,6 +75,8 @@ class ClassMeansServer(StagedServer):
 
     def __init__(self, config: RunConfig, model: Classifier, data: FederatedData) -> None:
         super().__init__(config, model, data)
+        if data.stages is None:  # it would be FedAvg, and the model not one of class means
+            raise FedsimError("data.stages.count: class_means needs 2 stages or more; without stages use fedavg")
         classes = data.dataset.num_classes
         self.sums = torch.zeros(classes, model.feature_dim, dtype=torch.float64)
         self.counts = torch.zeros(classes, dtype=torch.float64)
@@ -85,10 +88,11 @@ class ClassMeansServer(StagedServer):
     ) -> Exchange[tuple[ArrayRecord | None, MetricRecord | None]]:
         """Train in the first stage; at its end, and in later stages, ask those who have not answered in this one."""
         stages, metrics = self.data.stages, None
+        assert stages is not None
         result: ArrayRecord | None = arrays
         if self.stage == 0:
             result, metrics = yield from super().exchange(server_round, arrays, config, grid)
-        if result is None or stages is None or (self.stage == 0 and not stages.ends(server_round)):
+        if result is None or (self.stage == 0 and not stages.ends(server_round)):
             return result, metrics
         nodes = [node for node in grid.get_node_ids() if (self.stage, client_of(node)) not in self.answered]
         if not nodes:

@@ -142,6 +142,7 @@ _MLP = {"name": "mlp", "norm": "batch"}
         ("fedlwf", {"data.stages.keep": 5}, "data.stages.keep: fedlwf learns from a stage's own classes only"),
         ("target", {"model.norm": "none"}, "strategy.synthesis.weight_statistics: cnn has no batch norm"),
         ("target", {"data.name": "breast_cancer", "model": _MLP}, "makes images"),
+        ("class_means", {"data.stages.count": 1}, "data.stages.count: class_means needs 2 stages or more"),
         ("fedlwf", {"history.keep": "norms"}, "history.keep: the server of fedlwf works between rounds"),
         ("target", {"strategy.synthesis.images": 10**6}, "strategy.synthesis: 2 rounds of 8 make 16 images"),
     ],
