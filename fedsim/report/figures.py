@@ -1,9 +1,10 @@
 """What all pictures of a report share: how they look, how they become a file, and what stands beside them."""
 
+import contextlib
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -59,12 +60,24 @@ class Plot:
     @cached_property
     def svg(self) -> str:
         """The figure for a page: inline SVG in the page's colours, light and dark."""
-        return inline_svg(self.figure, self.name, self.title)
+        with _layout_kept(self.figure) if "png" in vars(self) else contextlib.nullcontext():
+            return inline_svg(self.figure, self.name, self.title)
 
     @property
     def wide(self) -> bool:
         """Whether it wants the whole width of a page."""
         return bool(self.figure.get_figwidth() > 1.2 * NARROW[0])
+
+
+@contextlib.contextmanager
+def _layout_kept(figure: Figure) -> Iterator[None]:
+    """Leave everything where it was when the figure was last drawn: finding the places is half of the time."""
+    engine = figure.get_layout_engine()
+    figure.set_layout_engine("none")
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
 
 
 def png(figure: Figure) -> bytes:

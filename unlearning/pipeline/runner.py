@@ -16,6 +16,7 @@ from unlearning.pipeline.contest import Contest
 from unlearning.pipeline.deletion import Deletion, deleted_before
 from unlearning.pipeline.entries import asked_for, entries_of, own_metrics, private_entries
 from unlearning.pipeline.forget import parse_in_sequence
+from unlearning.pipeline.memory import quick_collections
 from unlearning.pipeline.outcome import Outcome, write_outcome
 from unlearning.pipeline.places import held_run, reserved, scratch
 from unlearning.pipeline.privacy import ledger_of
@@ -138,7 +139,8 @@ def unlearn(
             for method in tune:
                 contest.tune(method)
             for seed in range(seeds):
-                contest.run_seed(source.config.seed + seed, oracle=asked.oracle)
+                with quick_collections():
+                    contest.run_seed(source.config.seed + seed, oracle=asked.oracle)
             if models is not None:
                 contest.add_models(range(source.config.seed + seeds, source.config.seed + models))
             outcome = contest.outcome(folder, seeds, tells_classes=not purge)
