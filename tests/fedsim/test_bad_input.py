@@ -1,9 +1,7 @@
 """Every mistake of a user is one line with exit code 2, and nothing is written."""
 
-import hashlib
 import json
 import os
-import resource
 import shlex
 import shutil
 import socket
@@ -12,7 +10,6 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from fedsim.sealed import seal, sha256, unseal
-from tests.tiny_runs import TINY_FLAGS, Cli
+from tests.one_line import assert_one_line, snapshot
+from tests.tiny_runs import Cli
 
 # (command line, what its one line says, parts of it left out as ...); {port} is filled in. They run in `place`.
 CASES = [
@@ -328,27 +326,6 @@ def taken_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def snapshot(folder: Path) -> dict[str, str]:
-    """Return what lies in a folder: each path with its content's hash."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-        for path in folder.rglob("*")
-    }
-
-
-def assert_one_line(err: str, needles: str) -> None:
-    """Check that `err` is one line, and that the parts of `needles` are in it in this order."""
-    assert err.startswith("error: ")
-    assert err.endswith("\n")
-    assert len(err.splitlines()) == 1, err
-    assert "Traceback" not in err
-    position = 0
-    for needle in needles.split(" ... "):
-        found = err.find(needle, position)
-        assert found >= 0, f"no {needle!r} in {err[position:]!r}"
-        position = found + 1
-
-
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize(("line", "needles"), CASES, ids=[line[:70] for line, _ in CASES])
 def test_a_mistake_is_one_line(
@@ -378,54 +355,3 @@ def test_a_mistake_is_one_line_of_the_real_program(line: str, place: Path) -> No
     assert (done.returncode, done.stdout) == (2, "")
     assert_one_line(done.stderr, "error: ")
     assert snapshot(place) == before
-
-
-@contextmanager
-def full_disk(limit_bytes: int) -> Iterator[None]:
-    """Let no file grow beyond a limit, so that a larger one fails as it does on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_disk_that_is_full_at_first(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with full_disk(100):
-        outcome = cli("run", *TINY_FLAGS)
-    assert (outcome.code, outcome.out) == (2, "")
-    assert_one_line(outcome.err, "runs/tiny: cannot be written (File too large); choose another --out")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_disk_that_is_full_when_a_run_is_replaced(place: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    before = snapshot(place)
-    with full_disk(100):
-        outcome = cli("run", *TINY_FLAGS, "--force")
-    assert outcome.code == 2
-    assert_one_line(outcome.err, "runs/tiny: cannot be written (File too large); choose another --out")
-    assert snapshot(place) == before
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_a_disk_that_fills_up_later(tiny_run: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resumed run whose next checkpoint does not fit: it fails, keeps the one before, and goes on later."""
-    monkeypatch.chdir(tmp_path)
-    folder = Path(shutil.copytree(tiny_run, "tiny"))
-    config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"rounds": 5}))
-    before = snapshot(folder / "checkpoints")
-    limit = (folder / "checkpoints" / "round-00000003" / "tensors.safetensors").stat().st_size - 1
-    with full_disk(limit):
-        outcome = cli("run", "--resume", "tiny")
-    assert outcome.code == 1
-    assert_one_line(outcome.err, "tiny: cannot be written ... free some room, then: fedsim run --resume tiny")
-    summary = json.loads((folder / "summary.json").read_text())
-    assert (summary["status"], summary["rounds_done"]) == ("failed", 4)
-    left = snapshot(folder / "checkpoints")
-    assert {path: left.get(path) for path in before} == before
-    assert cli("run", "--resume", "tiny", "--quiet").code == 0
-    assert json.loads((folder / "summary.json").read_text())["rounds_done"] == 5

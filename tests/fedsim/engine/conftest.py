@@ -1,12 +1,15 @@
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from fedsim.config.run import EngineConfig
 from fedsim.engine.base import Engine
+from fedsim.engine.inprocess import InProcessEngine
 from fedsim.engine.local import LocalEngine
+from tests.fedsim.engine.kinds import ENGINES, MakeEngine, marked
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +50,20 @@ def local_engine() -> Iterator[Callable[..., Engine]]:
     yield make
     for engine in made:
         engine.close()
+
+
+@pytest.fixture(params=list(map(marked, ENGINES)))
+def make_engine(request: pytest.FixtureRequest) -> MakeEngine:
+    """Return a function that makes an engine of some kind, given a factory of its worker."""
+    kind = request.param
+    if kind == "inprocess":
+        return lambda make_worker, clients, chunk: InProcessEngine(make_worker(), clients, chunk)
+    make: MakeEngine = request.getfixturevalue("local_engine" if kind.startswith("local") else "ray_engine")
+    return partial(make, num_workers=int(kind[-1]))
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+def pool_engine(request: pytest.FixtureRequest) -> MakeEngine:
+    """Return a function that makes an engine with two worker processes."""
+    make: MakeEngine = request.getfixturevalue(f"{request.param}_engine")
+    return make

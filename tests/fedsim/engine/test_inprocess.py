@@ -1,15 +1,10 @@
 """The engine in this process computes when it is asked."""
 
-import pytest
-
 import tests.fedsim.engine.fakes as fakes
 from fedsim.engine.inprocess import InProcessEngine
+from tests.fedsim.engine.kinds import RAY_LEFTOVERS
 
-# Ray leaves what its daemons write to, and the daemons themselves, to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:unclosed file .*/dev/null:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning"),
-]
+pytestmark = RAY_LEFTOVERS
 
 
 def test_nothing_is_computed_before_it_is_asked_for() -> None:

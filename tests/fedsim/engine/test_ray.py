@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,10 @@ import numpy as np
 import pytest
 
 import tests.fedsim.engine.fakes as fakes
-from fedsim.engine.base import Engine
 from fedsim.errors import FedsimError
+from tests.fedsim.engine.kinds import RAY_LEFTOVERS, MakeEngine
 
-MakeEngine = Callable[..., Engine]
-
-# Ray leaves what its daemons write to, and the daemons themselves, to the garbage collector.
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.filterwarnings("ignore:unclosed file .*/dev/null:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning"),
-]
+pytestmark = [pytest.mark.ray, *RAY_LEFTOVERS]
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 
-from fedsim.federated.types import Batch
 from fedsim.models.objective import has_several_labels, label_losses, mean_loss, sample_losses
 
 DRAWS = torch.Generator().manual_seed(0)
@@ -29,9 +28,3 @@ def test_what_targets_are_is_told_by_their_shape_and_type() -> None:
     assert has_several_labels(LABELS)
     assert not has_several_labels(CLASSES)
     assert not has_several_labels(torch.randn(7, 3))  # numbers
-
-
-def test_padding_of_a_batch_counts_nothing() -> None:
-    mask = torch.tensor([1.0, 1, 1, 1, 1, 0, 0])
-    padded = Batch(torch.zeros(7, 1), LABELS, mask).loss(LOGITS)
-    torch.testing.assert_close(padded, label_losses(LOGITS, LABELS)[:5].mean())

@@ -98,7 +98,7 @@ def test_the_lines_of_the_page_for_a_machine_without_fedsim(tiny_run: Path, tmp_
     assert done.stdout == f"{names} 1 10 10 False\n"
 
 
-def test_bad_input_is_one_line(tiny_run: Path, tmp_path: Path, cli: Cli) -> None:
+def test_what_is_no_model_or_no_input_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(FedsimError, match=r"takes arrays of shape \(N, 1, 8, 8\); got \(3, 1, 9, 9\)"):
         fedsim.load_model(tiny_run).predict(np.zeros((3, 9, 9)))
     with pytest.raises(FedsimError, match=r"does not describe a model"):
@@ -106,7 +106,3 @@ def test_bad_input_is_one_line(tiny_run: Path, tmp_path: Path, cli: Cli) -> None
     (tmp_path / "junk").write_bytes(b"junk")
     with pytest.raises(FedsimError, match=r"does not describe a model"):
         fedsim.load_model(tmp_path / "junk")
-    for arguments, says in (([tmp_path], "error: "), ([tiny_run, "--format=tflite"], "error: --format tflite")):
-        done = cli("export", *arguments, f"--out={tmp_path / 'never'}")
-        assert (done.code, done.err.count("\n"), done.err.startswith(says)) == (2, 1, True)
-        assert not (tmp_path / "never").exists()

@@ -8,7 +8,6 @@ from fedsim.report.groups import grouped
 from fedsim.report.table import columns_of, to_csv, to_latex, to_markdown
 from fedsim.runs.folder import RunFolder
 from tests.fedsim.conftest import MakeRun
-from tests.tiny_runs import Cli
 
 
 @pytest.fixture
@@ -60,12 +59,3 @@ def test_csv_has_numbers_as_they_are(runs: list[RunFolder]) -> None:
 def test_metrics_that_nobody_measured_are_refused(runs: list[RunFolder]) -> None:
     with pytest.raises(FedsimError, match=r"--metric global/acc: no run has measured it; did you mean"):
         columns_of(grouped(runs), ["global/acc"])
-
-
-def test_command(cli: Cli, runs: list[RunFolder]) -> None:
-    outcome = cli("table", *(run.path for run in runs), "--metric=global/accuracy", "--by=strategy")
-    assert outcome.code == 0
-    assert [line.split()[:3] for line in outcome.out.splitlines()[1:3]] == [
-        ["fed_a", "3", "80.00"], ["fed_b", "3", "85.50"],
-    ]  # fmt: skip
-    assert "no such format" in cli("table", runs[0].path, "--format=tex").err

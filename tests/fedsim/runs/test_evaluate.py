@@ -88,19 +88,3 @@ def test_predicted_numbers_are_in_their_own_unit(tmp_path: Path) -> None:
     assert model.predict(rows)[0] == pytest.approx(centre + unit * model.outputs(rows)[0, 0])
     assert 100 < model.predict(rows)[0] < 200  # the patients' scores are about 152 in the mean
     assert fedsim.evaluate(result).metrics["mse"] == pytest.approx(result.final["global/mse"], rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ((None,), "is a model without its run, so name the data: dataset"),
-        (("fashionmnis",), "no dataset 'fashionmnis'; did you mean 'fashionmnist'"),
-        (("breast_cancer",), r"has inputs of shape \(30,\), and the model takes \(1, 8, 8\)"),
-    ],
-)
-def test_what_does_not_fit_is_one_line(
-    arguments: tuple[str], says: str, tiny_run: Path, tmp_path: Path, cli: Cli
-) -> None:
-    assert cli("export", tiny_run, "--out", tmp_path / "m.safetensors").code == 0
-    with pytest.raises(FedsimError, match=says):
-        fedsim.evaluate(tmp_path / "m.safetensors", *arguments)

@@ -211,31 +211,6 @@ def test_command(folders: Any, cli: Cli, tmp_path: Path) -> None:
     assert not (tmp_path / "own" / "client-4.safetensors").exists()
 
 
-@pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["--clients", "6"], "--clients: the run has clients 0 to 5; got '6'"),
-        (["--clients", "4-x"], "--clients: must be numbers and ranges such as 90-99,3; got '4-x'"),
-        (["--clients", "1", "--dataset", "npz:a"], "--clients: names clients of the run"),
-        (["--dataset", "mnist"], "--dataset: must be npz:FILE or csv:FILE; got 'mnist'"),
-    ],
-)
-def test_bad_input_is_one_line(arguments: list[str], line: str, folders: Any, cli: Cli) -> None:
-    outcome = cli("personalize", str(folders("fedavg")), *arguments)
-    assert outcome.code == 2
-    assert outcome.err.startswith(f"error: {line}")
-    assert outcome.err.count("\n") == 1
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_other_peoples_folders_stay(folders: Any, cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    outcome = cli("personalize", str(folders("fedavg")), "--clients", "1", "--out", str(tmp_path / "mine"))
-    assert outcome.code == 2
-    assert "holds no personal.csv; choose another --out" in outcome.err
-
-
 def test_a_run_that_is_not_finished_is_refused(tmp_path: Path) -> None:
     folder = finished("fedavg", tmp_path)
     (folder / "summary.json").unlink()

@@ -39,30 +39,6 @@ def test_runs_that_fail_are_kept_apart_and_the_same_command_goes_on(cli: Cli, tm
     assert "has training.lr=0.1, not 0.5; choose another --name" in other.err
 
 
-@pytest.mark.parametrize(
-    ("more", "told"),
-    [
-        (["--seeds=x"], "--seeds x: must be numbers"),
-        (["--set=training.lr=[0.1,-1]"], "training.lr: must be greater than 0"),
-        (["--set=strategy.name=[fedavg,fedavgg]"], "unknown strategy 'fedavgg'"),
-        (["--set=name=x"], "--name names the sweep"),
-        (["--name=a/b"], "name: must be letters"),
-        (["--jobs=0"], "--jobs 0: must be at least 1"),
-    ],
-)
-def test_bad_input_leaves_nothing_behind(cli: Cli, tmp_path: Path, more: list[str], told: str) -> None:
-    outcome = cli("sweep", f"--out={tmp_path}", *more)
-    assert outcome.code == 2
-    assert told in outcome.err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_of_something_else_is_left_alone(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "sweep").mkdir()
-    outcome = cli("sweep", f"--out={tmp_path}")
-    assert (outcome.code, "exists already and is not a sweep" in outcome.err) == (2, True)
-
-
 def test_runs_are_packed_onto_cores_or_onto_the_gpus_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     planned = plan({}, {"training.lr": [0.1, 0.2]}, [0, 1], "s")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

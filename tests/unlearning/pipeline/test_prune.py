@@ -88,25 +88,6 @@ def test_deletions_bind_what_is_pruned_and_what_goes_on_from_it(run: Path, cli: 
     assert "has had samples of digits deleted, and another split of it would bring them back" in done.err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--target=flops=2"], "--target flops=2: must be"),
-        (["--method=l3"], "--method l3: no such pruning method"),
-        (["--data=mine"], "--data mine: no such source of samples"),
-        (["--data=none"], "--data none: modhifi_p looks at samples"),
-        (["--set=per=row"], "--set modhifi_p.per"),
-        (["--target=keep=1"], "--target keep=1: removes no channel of this model"),
-    ],
-)
-def test_bad_requests_write_nothing(run: Path, cli: Cli, arguments: list[str], says: str) -> None:
-    done = cli("prune", run, "--name=never", *arguments)
-    assert done.code == 2
-    assert done.err.startswith(f"error: {says}")
-    assert done.err.count("\n") == 1
-    assert not (run / "pruned" / "never").exists()
-
-
 def test_a_start_that_has_changed_is_refused(pruned: Path, cli: Cli, tmp_path: Path) -> None:
     options = ["--config", pruned, f"--out={tmp_path}", "--set=rounds=1", "--quiet"]
     assert cli("run", *options, "--name=on", f"--set=start={pruned}").code == 0
