@@ -8,6 +8,7 @@ import torch
 
 import fedsim
 from fedsim.cli.main import main
+from tests.page_files import FILES
 from tests.tiny_runs import TINY, Cli, Outcome
 
 
@@ -54,3 +55,15 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedsim.runs.runner._write_pictures", lambda folder: None)
         return fedsim.run(TINY, overrides={"out": str(tmp_path_factory.mktemp("runs"))}).folder
+
+
+@pytest.fixture
+def page_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> Path:
+    """Return an empty folder with the files of the page on extending, and work in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ".config"))
+    monkeypatch.setattr("fedsim.plugins._named", {})
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "strategies").mkdir()  # a folder of this name hides nothing
+    return tmp_path

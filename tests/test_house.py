@@ -20,13 +20,12 @@ COVERED_BY = {
     "tests/fedsim/data/test_datasets.py": "fedsim/data/named",
     "tests/fedsim/data/test_faces.py": "fedsim/data/images",
     "tests/fedsim/data/test_listing.py": "fedsim/data/folder_config",
-    "tests/fedsim/data/test_partition.py": "fedsim/data/partition_config",
     "tests/fedsim/deploy/test_server.py": "fedsim/deploy/client fedsim/deploy/nodes",
     "tests/fedsim/deploy/test_write.py": "fedsim/cli/flower_app fedsim/deploy/settings",
     "tests/fedsim/engine/test_base.py": "fedsim/engine/forks fedsim/runs/state",
     "tests/fedsim/engine/test_ray_process.py": "fedsim/engine/ray_metrics",
     "tests/fedsim/federated/test_exchange.py": "fedsim/training/queries",
-    "tests/fedsim/federated/test_registry.py": "fedsim/federated/client fedsim/plugins",
+    "tests/fedsim/federated/test_registry.py": "fedsim/federated/client",
     "tests/fedsim/privacy/test_central.py": "fedsim/privacy/config",
     "tests/fedsim/report/test_html.py": "fedsim/report/clients",
     "tests/fedsim/runs/test_personalize.py": "fedsim/training/adapt",
@@ -41,7 +40,6 @@ COVERED_BY = {
     "tests/fedsim/trackers/test_base.py": (
         "fedsim/runs/observers fedsim/trackers/mlflow fedsim/trackers/tensorboard fedsim/trackers/wandb"
     ),
-    "tests/docs/test_extending.py": "fedsim/engine/registry fedsim/own_metrics",
     "tests/docs/test_forgetting.py": "unlearning/evaluation/catalogue",
     "tests/unlearning/pipeline/test_attribute.py": "fedsim/cli/attribute unlearning/pipeline/attribution_page",
     "tests/unlearning/pipeline/test_deletion.py": "fedsim/cli/receipts",

@@ -11,7 +11,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 
-from tests.docs.test_extending import FILES
+from tests.page_files import FILES
 
 ROWS = '''"""A network for rows."""
 

@@ -14,7 +14,7 @@ import typer
 
 from fedsim.cli.main import app
 from fedsim.config.resolve import resolve
-from tests.docs.test_extending import FILES
+from tests.page_files import FILES
 from tests.tiny_runs import Cli
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import pytest
 import fedsim
 from fedsim.errors import FedsimError
 from fedsim.installed import _tell_clash, installed
-from tests.docs.test_extending import FILES
+from tests.page_files import FILES
 from tests.tiny_runs import Cli
 
 ENTRY_POINTS = """
