@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from fedsim.errors import FedsimError
 from fedsim.models.base import Classifier
 from unlearning.api.needs import Needs
 from unlearning.api.registry import UnlearningConfig, searched, unlearning
@@ -71,11 +72,19 @@ def adverse_noise(model: Classifier, start: Tensor, y: Tensor, config: UnsirConf
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: UnsirConfig, rng: np.random.Generator
 ) -> Classifier:
-    """Return the model, impaired and repaired."""
+    """Return the model, impaired and repaired.
+
+    Raises
+    ------
+    FedsimError
+        If inputs are characters of a text.
+    """
     others = spawn_rng(rng)
     kept = sample(required(retain), config.retain_share, others)
     y = torch.unique(required(forget.y)).repeat_interleave(config.batch_size)
     example = next(kept.batches(1, None))[0]
+    if not example.is_floating_point():
+        raise FedsimError("--method unsir: learns noise by gradients, and characters have none; use neggrad")
     start = noise(others, example.expand(len(y), *example.shape[1:]))
     noisy = adverse_noise(model, start, y, config) if config.impair_epochs else start
 

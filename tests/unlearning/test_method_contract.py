@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim.data.config import DataConfig
+from fedsim.data.datasets import load_dataset
+from fedsim.data.text_config import TextConfig
 from fedsim.errors import FedsimError
+from fedsim.models.build import build_model
+from fedsim.models.config import ModelConfig
 from tests.unlearning.digits_views import apply, assert_same_bits, differs, few, new_model
 from unlearning.api.registry import describe_unlearning, load_unlearning
+from unlearning.api.view import View
 
 # Those that work on the federation are tested in tests/unlearning/api/test_federation.py.
 METHODS = sorted(name for name in describe_unlearning() if not load_unlearning(name).needs.federation)
@@ -146,3 +152,30 @@ def test_with_nothing_to_forget_the_model_stays_bit_for_bit(method):
     model, (forget, retain) = new_model(norm="batch"), few()
     nothing = replace(forget, x=forget.x[:0], y=forget.y[:0], shift=forget.shift[:0], oracle=forget.oracle[:0])
     assert_same_bits(apply(method, model, nothing, retain, **short(method)), model)
+
+
+TEXT_REFUSED = {
+    *((method, name) for method in ("ct", "unsir") for name in ("lstm", "transformer")),
+    *((method, "lstm") for method in (*TRANSFORMERS_ONLY, "modhifi_u", "msg")),
+}
+
+
+@every_method
+@pytest.mark.parametrize("name", ["lstm", "transformer"])
+def test_it_serves_texts_or_refuses_them_in_one_line(method, name):
+    data = load_dataset(DataConfig(name="play", text=TextConfig(length=8, stride=50)), 0)
+    draws = torch.Generator().manual_seed(0)
+
+    def samples(first, last, part="train"):
+        x, y = (torch.from_numpy(getattr(data, f"{array}_{part}")[first:last]) for array in "xy")
+        shift, oracle = (torch.randn(len(x), data.num_classes, generator=draws) for _ in range(2))
+        return View(x, y, data.mean, data.std, shift=shift, oracle=oracle)
+
+    model = build_model(ModelConfig(name=name, width=8), data.input_shape, data.num_classes, 0)
+    views = replace(samples(0, 40), unseen=samples(0, 60, "test")), samples(40, 115)
+    if (method, name) in TEXT_REFUSED:
+        with pytest.raises(FedsimError, match=r"(--method|the model) .*; use "):
+            apply(method, model, *views, **short(method))
+    else:
+        result = apply(method, model, *views, **short(method))
+        assert all(value.isfinite().all() for value in result.state_dict().values())

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fedsim
 from fedsim.config.resolve import resolve
 from fedsim.data.characters import Vocabulary, character_name
 from fedsim.data.config import DataConfig
@@ -145,3 +146,17 @@ def test_what_is_no_such_text_is_refused_in_one_line(tmp_path: Path, content, op
         file.write_bytes(content)
     with pytest.raises(FedsimError, match=rf"^{file}: {message}.*\Z"):
         load_dataset(DataConfig(name=f"text:{file}", text=TextConfig(**options)), 0)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [{"name": "lstm", "width": 8}, {"name": "transformer", "width": 8, "heads": 2}])
+def test_ray_comes_to_the_bits_of_one_process(tmp_path: Path, model, no_pictures: None):
+    (tmp_path / "play.txt").write_text(play())
+    config = {
+        "model": model, "rounds": 2, "training": {"epochs": 1}, "out": str(tmp_path),
+        "data": {"name": f"text:{tmp_path / 'play.txt'}", "text": {"length": 10, "stride": 40}},
+    }  # fmt: skip
+    engines = ({"name": "inprocess"}, {"name": "ray", "num_workers": 2})
+    one, ray = (fedsim.run({**config, "name": engine["name"], "engine": engine}).folder for engine in engines)
+    assert (one / "model.safetensors").read_bytes() == (ray / "model.safetensors").read_bytes()
