@@ -2,7 +2,8 @@
 
 min_θ α ℓ(B_r) − (1−α) ℓ(B_f)   per pair of batches; one epoch passes over D_r, D_f comes round again and again.
 As in "Towards Unbounded Machine Unlearning" (arXiv:2302.09880).
-Differs from the authors' code: the loss of a forgotten sample is capped at c log C, its pass leaves batch norm alone.
+Differs from the authors' code: the loss of a forgotten sample is capped at c log C, its pass leaves the
+running statistics of batch norm as they are.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,8 +23,8 @@ from unlearning.parts.steps import (
     capped_cross_entropy,
     descend,
     endless,
-    forgotten_logits,
     kept_logits,
+    opposed_logits,
     required,
     sgd,
     spawn_rng,
@@ -55,7 +56,7 @@ def unlearn(
         pairs = zip(required(retain).batches(config.batch_size, rng), forgotten, strict=False)
         for (x, y), (x_f, y_f) in pairs:
             keep = mean_loss(kept_logits(model, x), required(y))
-            lose = capped_cross_entropy(forgotten_logits(model, x_f), required(y_f), config.ceiling)
+            lose = capped_cross_entropy(opposed_logits(model, x_f), required(y_f), config.ceiling)
             yield config.alpha * keep - (1 - config.alpha) * lose
 
     for _ in range(config.epochs):

@@ -4,7 +4,8 @@ Per epoch, with s the student, t the teacher and KL_T = T² KL(softmax(t/T) ‖ 
 first (in the first `max_epochs` epochs only)  max_s E_{D_f} KL_T(t, s),   then  min_s E_{D_r} γ ℓ + α KL_T(t, s).
 "Towards Unbounded Machine Unlearning" (arXiv:2302.09880).
 Differs from the authors' code: SGD at 0.01, where their setting for small sets is Adam at 5e-4; the divergence
-of a forgotten sample is capped, as theirs grows without bound. SCRUB+R is `scrub_r`.
+of a forgotten sample is capped, as theirs grows without bound, and its pass leaves batch norm's running statistics as
+they are. SCRUB+R is `scrub_r`.
 """
 
 import copy
@@ -25,8 +26,8 @@ from unlearning.parts.steps import (
     capped,
     descend,
     distillation,
-    forgotten_logits,
     kept_logits,
+    opposed_logits,
     required,
     sgd,
     spawn_rng,
@@ -70,7 +71,7 @@ def students(
 
     def leaving() -> Iterator[Tensor]:
         for x, _ in forget.batches(config.batch_size, others):
-            far = divergence(forgotten_logits(model, x), x)
+            far = divergence(opposed_logits(model, x), x)
             yield -capped(far, config.ceiling, 2**outputs if forget.several_labels else outputs)
 
     def following() -> Iterator[Tensor]:

@@ -1,8 +1,9 @@
 """What unlearning methods are made of: passes over a view, losses of its batches, steps of an optimiser.
 
-Kept samples pass through the model in training mode, samples to forget in evaluation mode: no running statistic of
-batch norm ever takes them in. Kept samples are shuffled by the method's generator itself, everything else is drawn from
-`spawn_rng(rng)`, so a method with its forgetting switched off takes the very steps of fine-tuning.
+Kept samples pass through the model in training mode. Samples to forget pass in evaluation mode, or as kept ones do
+where a loss sets the two against each other, see `opposed_logits`: no running statistic of batch norm ever takes them
+in. Kept samples are shuffled by the method's generator itself, everything else is drawn from `spawn_rng(rng)`, so a
+method with its forgetting switched off takes the very steps of fine-tuning.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from fedsim.models.base import Classifier
 from fedsim.models.objective import has_several_labels, mean_loss, sample_losses
 from unlearning.api.registry import UnlearningConfig, searched
 from unlearning.api.view import View
+from unlearning.evaluation.batch_norm import batch_norms
 
 T = TypeVar("T")
 Batch = tuple[Tensor, Tensor | None]
@@ -93,6 +95,23 @@ def forgotten_logits(model: Classifier, x: Tensor) -> Tensor:
     """Return logits of samples to forget, in evaluation mode; after, not before, `kept_logits` in one step."""
     model.eval()
     logits: Tensor = model(x)
+    return logits
+
+
+def opposed_logits(model: Classifier, x: Tensor) -> Tensor:
+    """Return logits of samples to forget as `kept_logits` of these would be, but no running statistic takes them in.
+
+    Batch norm then normalises both by the statistics of their own batch, as in the authors' code of SCRUB. Were these
+    normalised by the running ones, the model would learn to tell the two by that: it would not forget, or err on
+    what it is asked afterwards.
+    """
+    model.train(len(x) > 1)
+    norms: list[Any] = batch_norms(model)
+    for norm in norms:
+        norm.track_running_stats = False
+    logits: Tensor = model(x)
+    for norm in norms:
+        norm.track_running_stats = True
     return logits
 
 
