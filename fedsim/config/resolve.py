@@ -214,12 +214,15 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
     return config
 
 
+_NOT_FOR_TEXTS = ("data.imbalance_factor", "model.norm")
+
+
 def _starting_values(run_defaults: Mapping[str, object], raw: Nested) -> Mapping[str, object]:
-    """Return what a method's runs start from: of a text no long tail, as it has one by nature."""
+    """Return what a method's runs start from: of a text no long tail, as it has one by nature, and no norm layers."""
     data = raw.get("data")
     if not (isinstance(data, dict) and is_text(str(data.get("name")))):
         return run_defaults
-    return {key: value for key, value in run_defaults.items() if key != "data.imbalance_factor"}
+    return {key: value for key, value in run_defaults.items() if key not in _NOT_FOR_TEXTS}
 
 
 def _require_engine(name: str) -> None:

@@ -122,7 +122,8 @@ def test_clients_may_be_drawn_instead(tmp_path: Path):
 
 def test_a_long_tail_that_a_method_starts_from_is_left_out_of_texts():
     for layer in ({"data": {"name": "play"}}, {"data.name": "text:a.txt"}):
-        assert resolve({"strategy": "fedloge"}, layer).data.imbalance_factor == 1
+        config = resolve({"strategy": "fedloge"}, layer)
+        assert (config.data.imbalance_factor, config.model.norm) == (1, None)
     assert resolve({"strategy": "fedloge"}).data.imbalance_factor == 0.1
     asked = resolve({"strategy": "fedloge", "data": {"name": "play", "imbalance_factor": 0.1}})
     with pytest.raises(FedsimError, match=r"has no samples .* add --set data\.imbalance_factor=1$"):
