@@ -15,7 +15,7 @@ not made again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +47,7 @@ RUN: dict[str, Any] = {
 }  # fmt: skip
 _CANARIES = {"backdoor_clients": [2]}
 _TRAINED, _TESTED = 1_500, 1_000
+_ALLOWED = 3.0  # points of accuracy on kept samples that a default may cost
 
 
 def grid(**values: list[Any]) -> list[dict[str, Any]]:
@@ -205,6 +206,44 @@ def fill(
         print(f"{bed} {seed} {spec}: {len(wanted)} models", flush=True)
 
 
+def table(lines: Iterable[dict[str, Any]]) -> str:
+    """Return a Markdown table: accuracy on samples to forget in %, and the points on kept ones less the oracle's.
+
+    Both are means over seeds; a seed that lost more than 3 points of the kept ones is named.
+    """
+    found: dict[str, dict[tuple[str, str], list[tuple[float, float]]]] = {}
+    lines = list(lines)
+    oracle = {(line["bed"], line["seed"], line["request"]): line for line in lines if line["method"] == "oracle"}
+    for line in lines:
+        if (theirs := oracle.get((line["bed"], line["seed"], line["request"]))) and line["accuracy_forget"] is not None:
+            name = " ".join([line["method"], *(f"{key}={value}" for key, value in changed(line).items())])
+            kept = line["accuracy_retain"] - theirs["accuracy_retain"]
+            row = found.setdefault(name, {})
+            row.setdefault((line["bed"], line["request"]), []).append((100 * line["accuracy_forget"], 100 * kept))
+    columns = list(dict.fromkeys(column for cells in found.values() for column in cells))
+    rows = [["", *(f"{bed}: {request}" for bed, request in columns)], ["---"] * (len(columns) + 1)]
+    for name, cells in found.items():
+        rows.append([name, *(cell(cells.get(column, [])) for column in columns)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def changed(line: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a model that are not the method's defaults for this kind of request."""
+    if line["method"] in ("original", "oracle"):
+        return {}
+    default = options_of(load_unlearning(line["method"]), {}, line["kind"]).model_dump(mode="json")
+    return {key: value for key, value in line["options"].items() if default.get(key) != value}
+
+
+def cell(seeds: list[tuple[float, float]]) -> str:
+    """Return the text of a cell, from (forget %, points on kept samples) of each seed."""
+    if not seeds:
+        return "-"
+    forget, kept = np.mean(seeds, 0)
+    worst = min(points for _, points in seeds)
+    return f"{forget:.0f} ({kept:+.1f}{f', one seed {worst:+.1f}' if worst < -_ALLOWED and len(seeds) > 1 else ''})"
+
+
 def main(
     out: Annotated[Path, typer.Option(help="Folder for runs and results.")],
     stage: Annotated[str, typer.Option(help="tune or report.")] = "tune",
@@ -232,6 +271,7 @@ def main(
                 names,
                 None if tried is None else json.loads(tried),
             )
+    print(table(results.known.values()))
 
 
 if __name__ == "__main__":
