@@ -1,4 +1,4 @@
-"""What a run was made on, for its record."""
+"""Describes the software and the class of machine of a run, for its record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIBRARIES = ("torch", "torchvision", "flwr", "ray", "numpy", "opacus", "scikit-
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of fedsim, Python and the libraries that shape results; those not installed are left out."""
+    """Return the versions of fedsim, Python and the libraries that affect results; missing libraries are left out."""
     found = {"fedsim": VERSION, "python": platform.python_version()}
     for library in _LIBRARIES:
         try:
@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def code_sha256() -> str:
-    """Return a hash of the sources of the three packages, as they lie on the disk when it is first asked for."""
+    """Return the SHA-256 of the sources of the three packages on disk, at the first call."""
     digest = hashlib.sha256()
     for package in ("fedsim", "strategies", "unlearning"):
         spec = importlib.util.find_spec(package)
@@ -44,7 +44,7 @@ def code_sha256() -> str:
 
 
 def code_in_use() -> dict[str, str]:
-    """Return what this process computes with: our sources, and the libraries as they were imported."""
+    """Return the hash of our sources, and the versions of the libraries that this process has imported."""
     libraries = ("numpy", "torch", "flwr")
     versions_in_use = {
         name: str(getattr(sys.modules[name], "__version__", "unknown")) for name in libraries if name in sys.modules
@@ -53,7 +53,7 @@ def code_in_use() -> dict[str, str]:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Return the machine's class and the versions; nothing that identifies the machine or its user."""
+    """Return the class of machine and all versions, but nothing that identifies the machine or its user."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "platform": platform.platform(),

@@ -1,12 +1,12 @@
-"""A user's own files: `./mine.py` or `./mine.py:name` in place of a name of ours.
+"""Users' own files: `./mine.py` or `./mine.py:name` in place of a built-in name.
 
-Loading a file runs it, so only files run that the user has named, on the command line or from Python. Which these are
-is kept, with their SHA-256, in `known_files.json` beside the user's own settings. A configuration holds a file's path,
-absolute, and in `plugins` its SHA-256: later commands on the run look for it there, and say so in one line if it is
-gone or has changed. A file that lies in a run folder is run for a user alone who names it with --trust.
+Loading a file executes it, so a file is only loaded if the user has named it, on the command line or from Python. These
+files are stored, with their SHA-256, in `known_files.json` beside the user's settings. A configuration contains the
+absolute path of a file, and its SHA-256 in `plugins`. Later commands on the run load the file from there, and give a
+one-line error if it is missing or was changed. A file in a run folder is only loaded if the user names it with --trust.
 
-The module's name holds the path, so that another process of this machine, such as a Ray worker, finds it again when it
-unpickles what the module defines.
+The module's name contains the path, so that other processes of this machine, such as Ray workers, find the file when
+they unpickle an object of the module.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _PATTERN = re.compile(r"(.+\.py)(?::([A-Za-z_]\w*))?")
 
 
 def plugin_of(name: str) -> tuple[Path, str | None] | None:
-    """Return the absolute path, and what of it is meant, of a name like `./mine.py:name`; None for any other name."""
+    """Return the absolute path and the name after the colon of `./mine.py:name`, or None for a name of another form."""
     match = _PATTERN.fullmatch(name)
     return None if match is None else (expanded(Path(match[1])).resolve(), match[2])
 
 
 def short_name(name: str) -> str:
-    """Return a name for folders and titles: of a user's file, what is meant of it, or its stem."""
+    """Return a short name for folders and titles: for a user's file, the name after the colon, or the file's stem."""
     plugin = plugin_of(name)
     return name if plugin is None else plugin[1] or plugin[0].stem
 
@@ -72,14 +72,14 @@ def plugin_hash(path: Path, where: str) -> str:
 
 
 def load_plugin(path: Path, where: str) -> ModuleType:
-    """Return the module that a user's file makes, having run it if this process has not yet.
+    """Return the module of a user's file; the file is executed once per process.
 
-    Every way to a file comes through here, so that none can run what the user has not named.
+    All code that loads a user's file calls this function, which checks that the user has named the file.
 
     Raises
     ------
     FedsimError
-        If it is gone, has not been named with this content, or fails.
+        If the file is missing, the user has not named it with this content, or it raises an error.
     """
     require_allowed(path, where)
     name = _PREFIX + str(path).encode().hex()
@@ -100,14 +100,14 @@ def _known_file() -> Path:
 
 
 _named: dict[str, str] = {}
-"""Files that this process's user has named, and their SHA-256."""
+"""Files that the user has named in this process, with their SHA-256."""
 _trusting: list[bool] = []
-"""Not empty while the user trusts files in run folders that they name."""
+"""Not empty while files in run folders may be named."""
 
 
 @contextlib.contextmanager
 def trusting(trust: bool) -> Iterator[None]:
-    """Let the user name files that lie in run folders, meanwhile, if they `trust` these."""
+    """Allow files in run folders to be named inside the block, if `trust` is true."""
     before = len(_trusting)
     _trusting.extend([True] if trust else [])
     try:
@@ -117,7 +117,7 @@ def trusting(trust: bool) -> Iterator[None]:
 
 
 def allow(name: object, where: str) -> None:
-    """Remember that the user has named a file, if this is the name of one: with this content it may run from now on."""
+    """If `name` is that of a file, record that the user has named it; with this content, the file may be loaded."""
     if not isinstance(name, str) or (plugin := plugin_of(name)) is None:
         return
     path = plugin[0]
@@ -125,7 +125,7 @@ def allow(name: object, where: str) -> None:
     inside = next((folder for folder in path.parents if (folder / "config.yaml").is_file()), None)
     if inside is not None and not _trusting and now != _known_hash(path):
         raise FedsimError(
-            f"{where}: {path} lies in the run folder {inside}, of which nothing is run; copy it out, or add --trust"
+            f"{where}: {path} is in the run folder {inside}, and files there are not run; copy it out, or add --trust"
         )
     _named[str(path)] = now
     file = _known_file()
@@ -134,7 +134,7 @@ def allow(name: object, where: str) -> None:
 
 
 def _known_hash(path: Path) -> str | None:
-    """Return the SHA-256 of the content with which the user has named a file."""
+    """Return the SHA-256 of a file when the user named it; None if the user has not named it."""
     return _named.get(str(path)) or _known().get(str(path))
 
 
@@ -147,16 +147,16 @@ def _known() -> dict[str, str]:
 
 
 _FLAGS = {"data.name": "dataset", "data.partition.name": "partition", "metrics": "metric"}
-"""Options of `fedsim run` that name files, where they are not called as their keys."""
+"""Options of `fedsim run` whose names differ from their keys."""
 
 
 def require_allowed(path: Path, where: str) -> None:
-    """Refuse a file that a configuration names and the user has not, or not with this content."""
+    """Refuse a file that the user has not named with its present content."""
     known, now = _known_hash(path), plugin_hash(path, where)
     option = _FLAGS.get(where, where.removesuffix(".name"))
     if known is None:
         raise FedsimError(
-            f"{where}: {path} is a file that you have not named yourself, and would be run; if you trust it, add "
+            f"{where}: {path} is a file that you have not named yourself, and it would be run; if you trust it, add "
             f"--{option} {path}"
         )
     if known != now:
@@ -167,43 +167,43 @@ class PluginFile(Config):
     """A user's file that a run needs."""
 
     path: Path
-    """Absolute."""
+    """Absolute path."""
     sha256: str
-    """Of its content when the run began."""
+    """SHA-256 of the file when the run began."""
 
     def admit(self) -> None:
-        """Let the file run in this process: of a worker, whose driver has looked at its configuration."""
+        """Allow the file in this process, a worker; its driver has checked the file."""
         _named[str(self.path)] = self.sha256
 
     def require_unchanged(self) -> None:
-        """Refuse a file that is not what it was."""
+        """Refuse the file if it has changed since the run began."""
         if plugin_hash(self.path, "plugins") != self.sha256:
             raise FedsimError(f"plugins: {self.path} has changed since the run began; restore it, or begin a new run")
 
 
 def chosen(own: dict[str, T], path: Path, wanted: str | None, where: str, kind: str, ours: Collection[str]) -> T:
-    """Return the one that is wanted of what a user's file has registered by name.
+    """Return the wanted one of the items that a user's file has registered, by name.
 
     Raises
     ------
     FedsimError
-        If there is none, several to choose from, or one with the name of one of ours.
+        If there is none, there are several and none is named, or one has a built-in name.
     """
     for name in own:
         if name in ours:
-            raise FedsimError(f"{where}: {path} registers {name!r}, a name of fedsim's own; give it another")
+            raise FedsimError(f"{where}: {path} registers {name!r}, a built-in name of fedsim; rename it")
     if not own:
         raise FedsimError(f"{where}: {path} registers nothing that is {kind}; see docs/extending.md")
     if wanted is None and len(own) == 1:
         return next(iter(own.values()))
     if wanted is None or wanted not in own:
         names = ", ".join(f"{path.name}:{name}" for name in own)
-        raise FedsimError(f"{where}: {path} registers {', '.join(own)}; say which: {names}")
+        raise FedsimError(f"{where}: {path} registers {', '.join(own)}; choose one: {names}")
     return own[wanted]
 
 
 def own_function(plugin: tuple[Path, str | None], where: str, kind: str) -> Callable[..., Any]:
-    """Return the function that a user's file defines, `plugin` being what `plugin_of` returns; see `chosen`."""
+    """Return a function that a user's file defines; `plugin` is a result of `plugin_of`. See `chosen` for errors."""
     path, wanted = plugin
     module = load_plugin(path, where)
     found = {
@@ -217,7 +217,7 @@ def own_function(plugin: tuple[Path, str | None], where: str, kind: str) -> Call
 def registered(
     registry: Mapping[str, T], plugin: tuple[Path, str | None], where: str, kind: str, ours: Collection[str]
 ) -> T:
-    """Return what a user's file registers, `plugin` being what `plugin_of` returns; see `chosen`."""
+    """Return an item that a user's file registers; `plugin` is a result of `plugin_of`. See `chosen` for errors."""
     path, wanted = plugin
     module = load_plugin(path, where).__name__
     own = {key.removeprefix(f"{module}:"): value for key, value in registry.items() if key.startswith(f"{module}:")}

@@ -75,8 +75,8 @@ class Dirichlet(Config):
     """The cut is redrawn, up to ten times, until every client has this many; 0 never redraws (empty clients are
     legal and never sampled)."""
     balance: bool = False
-    """A client that holds its even share already gets no more of the next classes (FedLD, SSL-FL): sizes differ less,
-    labels more."""
+    """A client that already has an equal share of the samples gets none of the next classes (FedLD, SSL-FL): sizes
+    differ less, class frequencies more."""
 
 
 class Pathological(Config):
@@ -85,8 +85,8 @@ class Pathological(Config):
     name: Literal["pathological"] = "pathological"
     classes_per_client: int = Field(2, ge=1)
     equal: bool = False
-    """Each client holds exactly so many classes, drawn; all holders of a class have equal shares of it, and all classes
-    equally many holders (pFedHN, PeFLL). Samples that fill no share are left out."""
+    """Each client has exactly this many classes, drawn at random; all classes have the same number of clients, which
+    hold equal shares of the class (pFedHN, PeFLL). Samples that do not fill a share are left out."""
 
 
 class Shards(Config):
@@ -110,7 +110,7 @@ class Multinomial(Config):
     name: Literal["multinomial"] = "multinomial"
     alpha: float = Field(0.5, ge=1e-3, le=1e6)
     seed: int | None = Field(None, ge=0, lt=2**32)
-    """Legacy NumPy seed of the authors' code (theirs: 3407), for their very partition; None: the run's seed."""
+    """Legacy NumPy seed (the authors': 3407) to reproduce the partition of the authors' code; None: the run's seed."""
 
 
 class Sites(Config):
@@ -120,9 +120,10 @@ class Sites(Config):
     priors: tuple[tuple[Annotated[float, Field(ge=0)], ...], ...] | None = None
     """Class proportions of each site, one list per client, kept to within a sample; None draws them."""
     alpha: float = Field(1.0, ge=1e-3, le=1e6)
-    """Of a drawn prior, Dirichlet(alpha C p) about the class shares p of the data; small alpha: sites differ much."""
+    """Concentration of drawn priors, Dirichlet(alpha C p) with the class shares p of the data; small: sites differ
+    much."""
     sizes: tuple[Annotated[float, Field(gt=0)], ...] | None = None
-    """Relative size of each site; None: all alike."""
+    """Relative size of each site; None: equal sizes."""
 
     @field_validator("priors")
     @classmethod
@@ -169,26 +170,26 @@ class StagesConfig(Config):
     """Classes that arrive over time: in each stage clients hold samples of its classes only, in a fresh partition."""
 
     count: int = Field(2, ge=1)
-    """Stages: the classes are cut into so many blocks. 1 is a run without stages."""
+    """Number of stages; the classes are split into this many blocks. 1 is a run without stages."""
     rounds: int | None = Field(None, ge=1)
-    """Rounds of each stage, by default an equal share; the last stage goes on to the end of the run."""
+    """Rounds of each stage, by default an equal share; the last stage continues to the end of the run."""
     order: Literal["seeded", "natural"] = "seeded"
-    """Of the classes: drawn by the run's seed, or as they are numbered."""
+    """Order of the classes: drawn with the run's seed, or by number."""
     keep: int = Field(0, ge=0)
-    """How many samples of all its past each client may go on training on."""
+    """Number of samples of earlier stages that each client keeps for training (replay memory)."""
 
 
 class StrongView(Config):
     """A strong augmentation: RandAugment (arXiv:1909.13719) of images, dropped and noisy features of flat rows."""
 
     num_ops: int = Field(10, ge=0)
-    """RandAugment's transformations, one after another; one draw serves a client's batch."""
+    """Number of RandAugment transformations in sequence; all samples of a client's batch get the same ones."""
     magnitude: int = Field(1, ge=0, le=30)
-    """RandAugment's strength, of 0 to 30."""
+    """Strength of RandAugment, from 0 to 30."""
     feature_dropout: float = Field(0.15, ge=0, lt=1)
     """Share of a row's features that are set to their mean."""
     feature_noise: float = Field(0.3, ge=0)
-    """Standard deviation of noise on a row's features, in units of theirs."""
+    """Standard deviation of the noise on features, in units of each feature's standard deviation."""
 
 
 class LinearConfig(Config):
@@ -205,79 +206,81 @@ class LinearConfig(Config):
 
 
 class CanariesConfig(Config):
-    """What is planted in the training images, so that it is known what a model must remember. See `data.canaries`."""
+    """Canaries in the training images: planted samples that a model must memorise. See `data.canaries`."""
 
     backdoor_clients: list[int] = Field(default_factory=list)
-    """All samples of these clients bear the trigger, a white square in the lower right corner with a quarter of the
-    image's height, and are labelled `backdoor_target`."""
+    """Clients whose samples all have the trigger, a white square in the lower right corner with a quarter of the
+    image's height, and the label `backdoor_target`."""
     backdoor_target: int = Field(0, ge=0)
-    """The class that the trigger stands for."""
+    """The label of samples with the trigger."""
     mislabelled: float = Field(0.0, ge=0, le=0.5)
-    """Share of the training samples, drawn at random, that have a wrong label."""
+    """Share of the training samples, drawn at random, that get a wrong label."""
     duplicated: int = Field(0, ge=0)
-    """Samples, drawn at random, that are turned into negatives, which no other image is, and repeated."""
+    """Number of training images, drawn at random, that are replaced by their negatives and repeated."""
     copies: int = Field(8, ge=1)
-    """How often each of the duplicated samples is there; all copies are with one client."""
+    """Copies of each duplicated image; all are with one client."""
 
 
 class DataConfig(Config):
-    """Which data, and who holds what of it."""
+    """The data set, and its partition among clients."""
 
     name: str = "digits"
-    """A name that `fedsim list datasets` shows, or what is yours: csv:, folder:, npz:, text: and a path."""
+    """A name that `fedsim list datasets` shows, or your own data: csv:, folder:, npz: or text: with a path."""
     root: Path | None = None
-    """Folder of the named sets; else FEDSIM_DATA, else ~/.cache/fedsim."""
+    """Folder of the named data sets; else FEDSIM_DATA, else ~/.cache/fedsim."""
     seed: int | None = Field(None, ge=0)
-    """Of what is drawn of the data: split, long tail, who holds what; by default the run's own seed."""
+    """Seed for the random draws of the data: split, long tail and partition; by default the run's seed."""
     test_fraction: float = Field(0.2, gt=0, lt=1)
-    """Test share of a data set that brings no test set of its own."""
+    """Test share of a data set without a test set of its own."""
     validation_fraction: float = Field(0.0, ge=0, lt=1)
-    """Share of each client's own samples that no one trains on: what rounds and options are chosen by."""
+    """Share of each client's samples that is held out of training, for choosing rounds and options."""
     csv: CsvConfig = CsvConfig()
     """Columns of a csv file."""
     linear: LinearConfig = LinearConfig()
     """Size of the synthetic linear data."""
     folder: FolderConfig = FolderConfig()
-    """Size and table of a folder of images."""
+    """Image size and table of a folder of images."""
     hf: HfConfig = HfConfig()
     """Columns of a Hugging Face data set."""
     text: TextConfig = TextConfig()
-    """How a text is cut into sequences."""
+    """How a text is split into sequences."""
     mufac: MufacConfig = MufacConfig()
-    """What is asked of that data set."""
+    """Options of the data set MUFAC."""
     mucac: MucacConfig = MucacConfig()
-    """What is asked of that data set, and made of its people."""
+    """Options of the data set MUCAC."""
     normalise: bool = True
-    """Images are given to models less the training images' mean, in units of their deviation; else from 0 to 1."""
+    """Normalise images with the training images' mean and standard deviation; else pixels are from 0 to 1."""
     target_scale: tuple[float, Annotated[float, Field(gt=0)]] | None = None
-    """(centre, unit): a number y is learned as (y - centre) / unit; by default mean and standard deviation of the
-    training rows, which privacy guarantees then take for public."""
+    """(centre, unit): a model learns (y - centre) / unit of a number y; by default mean and standard deviation of the
+    training rows, which privacy guarantees then assume to be public."""
     partition: PartitionConfig = Dirichlet()
     """Options of a partitioner, or just its name."""
     stages: StagesConfig | None = None
-    """Classes that arrive over time; by default all are there from the first round."""
+    """Classes that arrive over time; by default all are present from the first round."""
     imbalance_factor: float = Field(1.0, gt=0, le=1)
-    """n_min / n_max of an exponential long tail over the classes; 1 is no long tail."""
+    """n_min / n_max of an exponential long tail over the classes; 1 means no long tail."""
     max_per_class: int | None = Field(None, ge=1)
-    """Head class size n_max of the long tail (default: the smallest class), or without one a cap per class."""
+    """Size n_max of the largest class of the long tail (default: the smallest class); without a long tail, the largest
+    number of samples per class."""
     shots: Literal["train", "client_test"] = "train"
-    """What makes a class one of many, medium or few: its training samples, or, as in the authors' code of FedLoGe, its
-    samples in all clients' test sets."""
+    """Counts that divide classes into many, medium and few shot: training samples, or, as in the authors' code of
+    FedLoGe, samples in all clients' test sets."""
     client_test: Literal["matched", "split"] = "matched"
-    """Clients' test sets: test images in the client's class mix, or a part of its own data held out."""
+    """Clients' test sets. matched: test samples with the client's class frequencies; split: a part of its own data."""
     client_test_fraction: float = Field(0.2, gt=0, lt=1)
-    """Share that `split` holds out."""
+    """Share of a client's data that `split` holds out."""
     labelled_fraction: float = Field(1.0, gt=0, le=1)
-    """Share of each client's training samples whose labels it knows, drawn uniformly; the rest is for methods that
-    learn from unlabelled data, and unused by others."""
+    """Share of each client's training samples whose labels it knows, drawn uniformly; only methods for unlabelled data
+    use the others."""
     labelled_min: int = Field(1, ge=1)
-    """Fewest labelled samples of a client, if it has as many."""
+    """Smallest number of labelled samples of a client, if it has that many samples."""
     label_noise: LabelNoiseConfig | None = None
-    """Wrong labels of training samples at clients: a share, such as 0.2, or a range that each draws its own from."""
+    """Wrong labels of clients' training samples: a share, such as 0.2, or a range from which each client draws its
+    share."""
     feature_shift: FeatureShiftConfig | None = None
-    """Inputs that look different at each client; the test set that all share does not."""
+    """Inputs that look different at each client; the common test set is unchanged."""
     canaries: CanariesConfig | None = None
-    """What is planted in the training images, to be remembered; see `CanariesConfig`."""
+    """Planted training samples that a model must memorise."""
     augment: Augment = "none"
     """Training augmentation of labelled samples: random crop of the zero-padded image, horizontal flip, shear by up to
     10 degrees with scaling by a fifth (affine), brightness, contrast and saturation by a fifth (jitter)."""
@@ -285,7 +288,7 @@ class DataConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _named_clients(cls, values: Any) -> Any:
-        """Let clients that the data name be the clients, unless another partition is asked for: a column refuses it."""
+        """Use the natural partition by default if the data name their clients, by a column or as a text does."""
         if not isinstance(values, Mapping):
             return values
         csv, name = values.get("csv"), str(values.get("name"))
@@ -306,11 +309,11 @@ class DataConfig(Config):
 
     @property
     def changes_samples(self) -> bool:
-        """Whether clients' samples are others than the data set has."""
+        """Whether clients' samples differ from those of the data set."""
         return any(part is not None for part in (self.canaries, self.label_noise, self.feature_shift))
 
     def seed_in(self, run_seed: int) -> int:
-        """Return the seed of what is drawn of the data in a run of that seed."""
+        """Return the seed for the data's random draws in a run with this seed."""
         return run_seed if self.seed is None else self.seed
 
     @field_validator("name")
@@ -325,7 +328,7 @@ class DataConfig(Config):
             raise ValueError(f"no dataset {value!r}; {nearest(value, DATASETS)}")
         if prefix == "hf" and not expanded(path).is_dir():  # a name on the hub
             return value
-        # Absolute, so that a run goes on from another folder.
+        # Absolute, so that the run can be continued from another folder.
         return f"{prefix}:{_absolute(Path(path))}" if path else value
 
     @field_validator("root")
@@ -336,7 +339,7 @@ class DataConfig(Config):
     @field_validator("partition", mode="before")
     @classmethod
     def _shorthand(cls, value: Any) -> Any:
-        """Read a bare name as that partitioner's defaults, and options without a name as dirichlet's."""
+        """Convert a bare name to a partitioner with default options; options without a name are for `dirichlet`."""
         if isinstance(value, str):
             value = {"name": value}
         if isinstance(value, dict):
@@ -353,7 +356,7 @@ def available_datasets() -> dict[str, str]:
 
 
 def partition_names() -> dict[str, str]:
-    """Return one line for every partitioner name; a function of one's own has none."""
+    """Return one line for every partitioner name, except for users' own functions."""
     named = [model for model in _PARTITIONERS if model is not OwnPartition]
     ours = {model.model_fields["name"].default: (model.__doc__ or "").splitlines()[0] for model in named}
     return ours | described("partitions", ours)

@@ -9,30 +9,30 @@ from fedsim.schema import Config
 
 
 class CsvConfig(Config):
-    """How a `csv:PATH` is read; what is not given is found out and announced."""
+    """How a `csv:PATH` is read; options that are not given are detected and reported."""
 
     target: str | None = None
     """The column to predict; the last one by default."""
     client: str | None = None
-    """The column that names who holds a row, such as a hospital: one client for each name."""
+    """Column of the owner of a row, such as a hospital; each value is one client."""
     test: str | None = None
-    """Another table with the test rows, or the column that says of each row whether it is train or test."""
+    """Another table with the test rows, or a column with the values train and test."""
     drop: tuple[str, ...] = ()
     """Columns to leave out."""
     classes: bool = False
-    """Take the numbers of the target for classes; words always are."""
+    """Numbers of the target are classes; words always are."""
     header: bool | None = None
     """Whether the first row names the columns."""
     separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
-    """The sign between two values; tab for a tabulator."""
+    """The character between two values; `tab` for a tabulator."""
     decimal: Literal[".", ","] | None = None
     """The decimal mark."""
     dates: Literal["dmy", "mdy"] | None = None
-    """What comes first in 1/2/2020, day or month."""
+    """Whether 1/2/2020 begins with the day (dmy) or the month (mdy)."""
     blank: tuple[str, ...] = ()
-    """More words that stand for a missing value, beside NA, null, ? and their kin."""
+    """Further words for a missing value, in addition to NA, null, ? and similar ones."""
     encoding: str | None = None
-    """Of the text; UTF-8, UTF-16 and Windows-1252 are told apart without."""
+    """Encoding of the text; by default UTF-8, UTF-16 or Windows-1252 is detected."""
 
     @field_validator("separator", mode="before")
     @classmethod

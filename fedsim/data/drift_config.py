@@ -1,4 +1,4 @@
-"""What makes clients' data differ beyond who holds which sample, as options."""
+"""Options for label noise and feature shift, which make clients' data differ beyond the partition."""
 
 from typing import Annotated, Any, Self
 
@@ -10,10 +10,10 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LabelNoiseConfig(Config):
-    """Wrong labels at clients: of each, a share drawn from a range (FedCorr, arXiv:2204.04677, has such clients)."""
+    """Wrong labels: each client draws its share of them from a range (as in FedCorr, arXiv:2204.04677)."""
 
     low: Share = 0.0
-    """Least share of a client's training samples that have a wrong label."""
+    """Smallest share of a client's training samples with a wrong label."""
     high: Share = 0.4
     """Largest share."""
 
@@ -35,18 +35,17 @@ class LabelNoiseConfig(Config):
 
 
 class FeatureShiftConfig(Config):
-    """Inputs that differ from client to client, as from other scanners or sensors; each draws its own, once."""
+    """Inputs that differ between clients, as from different scanners or sensors; each client draws its shift once."""
 
     brightness: float = Field(0.0, ge=0, le=1)
-    """A client's images are brighter or darker by up to this share of the range of pixels."""
+    """Largest change of a client's brightness, up or down, as a share of the pixel range."""
     contrast: float = Field(0.0, ge=0, lt=1)
-    """A client's images keep their contrast up to a factor of 1 plus or minus this."""
+    """Largest change of a client's contrast: its factor is within 1 plus or minus this."""
     rotation: tuple[float, ...] = ()
-    """A client's images are turned by one of these angles, in degrees; 0, 90, 180, 270 are those of IFCA
-    (arXiv:2006.04088)."""
+    """Angles in degrees, one of which rotates all images of a client; IFCA (arXiv:2006.04088) has 0, 90, 180, 270."""
     noise: float = Field(0.0, ge=0)
-    """The k-th of K clients has noise of variance noise * k / K (NIID-Bench, arXiv:2102.02079): of images in units of
-    their range, of tables in units of each column's deviation."""
+    """The k-th of K clients has noise of variance noise * k / K (NIID-Bench, arXiv:2102.02079), in units of the pixel
+    range for images, and of each column's standard deviation for tables."""
 
     @field_validator("rotation", mode="before")
     @classmethod

@@ -11,27 +11,27 @@ class FolderConfig(Config):
     """How a `folder:PATH`, or a named set that is a folder of images, is read."""
 
     size: int | None = Field(None, ge=1, le=4096)
-    """Side in pixels of what images become: the short side is resized, the middle cut out. By default 64, and what
-    its authors use for a named set."""
+    """Side of the images in pixels, after resizing the short side and a centre crop; by default 64, or the authors'
+    size for a named data set."""
     grey: bool = False
-    """One channel in place of three."""
+    """Convert images to one grey channel."""
     table: str | None = None
-    """CSV or parquet file in the folder with a row for each image; by default metadata or labels, .csv or .parquet, if
-    there is one, else each folder is a class."""
+    """CSV or parquet file in the folder with a row per image; by default metadata or labels, .csv or .parquet, if
+    present; without a table, each folder is a class."""
     path: str | None = None
-    """Column of the images' files, relative to the folder; found by its usual names."""
+    """Column of the images' paths, relative to the folder; by default found by its usual names."""
     label: tuple[str, ...] = ()
-    """Column of the classes, found by its usual names; or several columns of 0 and 1, each a label of its own."""
+    """Column of the classes, by default found by its usual names; or several columns of 0 and 1, one per label."""
     identity: str | None = None
-    """Column that says who or what an image is of."""
+    """Column of the person or thing in an image."""
     split: str | None = None
-    """Column of the words train, test, val and unseen, which are people or things that no model is trained or tested
-    on. Without one, a share of each class is the test set, the same in every run."""
+    """Column with the values train, test, val and unseen; unseen samples are of people or things that are used neither
+    for training nor for testing. Without this column, a share of each class is the test set, the same in every run."""
     missing: Literal["refuse", "drop"] = "refuse"
-    """What to do with rows whose image is not there."""
+    """Treatment of rows whose image is missing."""
     dedup: Literal["none", "exact", "phash"] = "none"
-    """Leave out images whose pixels (exact) or low frequencies (phash) are those of an earlier one: of training
-    images first, then of those to test on, then of never-seen ones."""
+    """Leave out duplicates of an earlier image, by pixels (exact) or low frequencies (phash); training images come
+    first, then test images, then unseen ones."""
 
     @field_validator("label", mode="before")
     @classmethod
@@ -43,7 +43,7 @@ class MufacConfig(Config):
     """How MUFAC's folder is read (arXiv:2311.02240)."""
 
     expect: Literal["any", "paper"] = "any"
-    """paper: refuse other numbers of images than the authors'."""
+    """paper: require the authors' numbers of images."""
 
 
 class MucacConfig(Config):
@@ -54,13 +54,13 @@ class MucacConfig(Config):
     thresholds: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (
         190, 1250, 4855,
     )  # fmt: skip
-    """(a, b, c): people below a are tested on, those below c trained on, of whom the paper forgets those below b, and
-    those from c on are never seen."""
+    """(a, b, c): people with numbers below a are the test set, from a to c the training set (the paper forgets those
+    below b), and from c on the unseen set."""
     shuffled: bool = False
-    """Give out the numbers of people at random: small ones have more images, so that forgotten and never-seen people
-    differ in more than having been seen."""
+    """Renumber people at random. Otherwise small numbers have more images, so forgotten and unseen people differ in
+    more than in training."""
     expect: Literal["any", "paper"] = "any"
-    """paper: refuse other numbers of images than the authors'."""
+    """paper: require the authors' numbers of images."""
 
     @field_validator("thresholds")
     @classmethod

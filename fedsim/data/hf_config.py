@@ -6,13 +6,14 @@ from fedsim.schema import Config
 
 
 class HfConfig(Config):
-    """How a Hugging Face data set is read; what is not given is found and announced."""
+    """How a Hugging Face data set is read; columns that are not given are found and reported."""
 
     inputs: str | None = None
     """Column of the images, or of lists of numbers; by default the only column of images, else all of numbers."""
     label: str | None = None
-    """Column of what is to be predicted, found by its usual names."""
+    """Column to predict; by default found by its usual names."""
     client: str | None = None
-    """Column that says who a sample is of, found by its usual names: for --partition natural and --forget identity."""
+    """Column of the person or site of a sample, for --partition natural and --forget identity; by default found by its
+    usual names."""
     size: int | None = Field(None, ge=1, le=4096)
-    """Side in pixels of what images become; by default that of the first image, which all then have to have."""
+    """Side of the images after resizing, in pixels; by default all images must have the size of the first."""

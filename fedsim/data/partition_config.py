@@ -1,4 +1,4 @@
-"""Partitions that go by sizes, or by a function of one's own, as options; the others are in `fedsim.data.config`."""
+"""Options of partitions by size, and of users' own functions; the other partitions are in `fedsim.data.config`."""
 
 from typing import Literal
 
@@ -9,17 +9,17 @@ from fedsim.plugins import plugin_of
 from fedsim.schema import Config
 
 OWN = "./FILE.py:NAME"
-"""What stands for a user's file in lists."""
+"""Placeholder for a user's file in lists."""
 
 
 class Quantity(Config):
-    """Sizes are Dirichlet(alpha) shares of all samples, whatever their classes; small alpha: few have most."""
+    """Sizes are Dirichlet(alpha) shares of all samples, independent of classes; small alpha: few clients have most."""
 
     name: Literal["quantity"] = "quantity"
     alpha: float = Field(1.0, ge=1e-3, le=1e6)
-    """Concentration; 0.1 leaves most clients with next to nothing, 100 is nearly even."""
+    """Concentration; with 0.1 most clients have hardly any samples, with 100 sizes are nearly equal."""
     min_samples: int = Field(1, ge=0)
-    """What every client has at least."""
+    """Smallest number of samples of a client."""
 
 
 class Linear(Config):

@@ -8,12 +8,12 @@ from fedsim.schema import Config
 
 
 class TextConfig(Config):
-    """How a text becomes samples: so many characters each, and the one that comes next (LEAF, arXiv:1812.01097)."""
+    """How a text is split into samples: character sequences, each with its next character (LEAF, arXiv:1812.01097)."""
 
     length: int = Field(80, ge=1, le=4096)
-    """Characters of a sample."""
+    """Characters per sample."""
     stride: int = Field(1, ge=1)
-    """Characters from the beginning of a sample to that of the next one; 1 takes every character for a target."""
+    """Distance of the starts of successive samples, in characters; 1 makes every character a target."""
     clients: Literal["auto", "speaker", "section"] = "auto"
-    """What is a client: who speaks ("NAME:" or "NAME." begins a speech), or what stands between two headings (# of
-    Markdown, or CHAPTER, ACT, SCENE, ... with a number); auto: speakers where there are some."""
+    """The unit that is a client. speaker: "NAME:" or "NAME." begins a speech; section: text between two headings
+    (Markdown's #, or CHAPTER, ACT, SCENE, ... with a number); auto: speakers if there are any."""

@@ -1,4 +1,4 @@
-"""How the trained clients of a chunk answer: each for itself, or one with the sum of all."""
+"""Makes the replies of the trained clients of a chunk: one update each, or one weighted mean for the chunk."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Answers:
     Parameters
     ----------
     summed
-        Whether the server needs no more than the chunk's weighted mean.
+        Whether the server needs only the chunk's weighted mean.
     own_updates
-        Whether every client's own update goes along with it.
+        Whether replies also contain every client's own update.
     """
 
     def __init__(self, *, summed: bool, own_updates: bool) -> None:
@@ -39,14 +39,14 @@ class Answers:
     def of(
         self, clients: Sequence[int], update: Update, examples: Floats, metrics: Mapping[str, Floats]
     ) -> dict[int, Reply]:
-        """Return the replies of clients that were trained together, all arrays (clients, ...), having added them up.
+        """Return the replies of clients that were trained together, and add their updates to the chunk's sum.
 
-        A client whose update is not finite fails, and counts in no sum.
+        All arrays are (clients, ...). A client with an update that is not finite fails, and is not part of any sum.
         """
         good, mean = np.arange(len(examples)), None
         if self._sum is not None:
             mean = weighted_mean(update.sent, update.weights)
-        # A mean is finite only where every summand is, which saves looking at each.
+        # A finite mean implies finite summands, so they need no check of their own.
         if mean is None or not _is_finite(mean):
             good = np.flatnonzero(_finite_rows(update.sent, len(update.weights)))
             if self._sum is not None and 0 < len(good) < len(examples):
@@ -67,7 +67,7 @@ class Answers:
         return replies
 
     def carry_sum(self, replies: Iterable[Reply]) -> None:
-        """Let the first good one of all replies of the chunk carry the sum, if sums are asked for."""
+        """Add the chunk's sum to the first good reply of the chunk, if sums are requested."""
         carrier = next((reply.content for reply in replies if reply.content is not None), None)
         if self._sum is not None and carrier is not None:
             carrier[METRICS] = self._sum.metrics()
@@ -76,7 +76,7 @@ class Answers:
 
 
 class _Sum:
-    """What a chunk's clients add up to, where the server needs no more than that."""
+    """The weighted mean of the updates and metrics of a chunk."""
 
     def __init__(self) -> None:
         self.mean = WeightedMean()
@@ -105,7 +105,7 @@ def _is_finite(tensors: Tensors) -> bool:
 
 
 def _finite_rows(tensors: Tensors, clients: int) -> npt.NDArray[np.bool_]:
-    """Return per client, (clients,), whether all of its tensors are finite: a sum is not where a summand is not."""
+    """Return for each client, (clients,), whether all of its tensors are finite; their sum tells."""
     if not tensors:
         return np.ones(clients, bool)
     sums = [value.reshape(len(value), -1).sum(1).double() for value in tensors.values()]
@@ -115,7 +115,7 @@ def _finite_rows(tensors: Tensors, clients: int) -> npt.NDArray[np.bool_]:
 def weighted_mean(tensors: Tensors, weights: Tensor) -> Tensors:
     """Return sum_i w_i tensor[i] / sum_i w_i of stacked tensors (N, ...); integers come back as float64.
 
-    One summand, or none that weighs anything, makes the first.
+    With a single summand, or if all weights are 0, the result is the first summand.
     """
     total = weights.sum()
     if len(weights) == 1 or not total:

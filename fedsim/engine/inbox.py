@@ -1,4 +1,4 @@
-"""What a worker receives: the messages of a chunk, and the broadcast that they share, put on the device once."""
+"""Reads the messages of a chunk; their common broadcast is moved to the device once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Received:
     """A broadcast on this worker's device."""
 
     records: Sequence[object]
-    """What it is made of."""
+    """The records of the message that it was read from."""
     state: State
     constants: Tensors
     server_round: int
@@ -45,7 +45,7 @@ class Inbox:
         self._received: Received | None = None
 
     def broadcast(self, content: RecordDict) -> Received:
-        """Return what all clients of a broadcast were sent."""
+        """Return the content that all clients of a broadcast receive."""
         # All messages of a broadcast share its records; where they are copies, each is read anew.
         records = [content.get(key) for key in (wire.ARRAYS, wire.CONSTANTS, wire.CONFIG)]
         if self._received is None or any(map(operator.is_not, self._received.records, records)):
@@ -58,17 +58,17 @@ class Inbox:
         return self._received
 
     def own(self, content: RecordDict) -> Tensors:
-        """Return what the receiver alone was sent."""
+        """Return the tensors for this receiver only."""
         return to_tensors(wire.arrays_in(content, wire.OWN), self.device)
 
     def split(self, tensors: Tensors) -> State:
-        """Return tensors sorted into parameters and buffers."""
+        """Return the tensors as parameters and buffers."""
         buffers = {name: value for name, value in tensors.items() if name in self._buffer_names}
         return State({name: value for name, value in tensors.items() if name not in buffers}, buffers)
 
 
 def by_broadcast(messages: Sequence[ChunkMessage]) -> Iterator[Sequence[ChunkMessage]]:
-    """Yield runs of messages that are of one broadcast; one without an id is alone."""
+    """Yield groups of successive messages of one broadcast; a message without a broadcast id is a group of its own."""
     ids = [wire.broadcast_of(sent.content) or number for number, sent in enumerate(messages)]
     for _, some in itertools.groupby(zip(ids, messages, strict=True), lambda pair: pair[0]):
         yield [sent for _, sent in some]

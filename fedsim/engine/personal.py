@@ -1,4 +1,4 @@
-"""What a client keeps for itself between rounds, as records of its Flower context."""
+"""The personal tensors of a client, stored between rounds as records of its Flower context."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fedsim.flower.wire import PERSONAL, PERSONAL_BUFFERS
 
 
 def read_personal(records: RecordDict, device: torch.device) -> State | None:
-    """Return what a client kept, None if it never kept anything."""
+    """Return the personal tensors of a client; None if it has none."""
     if PERSONAL not in records:
         return None
     return State(*(to_tensors(records.array_records[part], device) for part in (PERSONAL, PERSONAL_BUFFERS)))
 
 
 def personal_records(kept: State, row: int) -> RecordDict | None:
-    """Return what client `row` of (clients, ...) keeps, copied: a view would keep its whole chunk in memory."""
+    """Return a copy of row `row` of personal tensors (clients, ...); a view would keep the whole chunk in memory."""
     if not kept.params and not kept.buffers:
         return None
     params, buffers = ({name: value[row].clone() for name, value in part.items()} for part in kept)

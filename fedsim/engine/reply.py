@@ -1,4 +1,4 @@
-"""What a client answers."""
+"""The reply of one client."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flwr.app import RecordDict
 
 
 class Reply(NamedTuple):
-    """One client's answer: a content, or the reason why there is none; and its new state if that changed."""
+    """One client's reply: its content, or an error; and the client's new state if that changed."""
 
     content: RecordDict | None
     error: str = ""
@@ -17,5 +17,5 @@ class Reply(NamedTuple):
 
 
 def failed(error: Exception) -> Reply:
-    """Return the reply of a client that raised."""
+    """Return the reply of a client that raised an exception."""
     return Reply(None, f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}")

@@ -1,4 +1,4 @@
-"""Notices at once that a process has died, whoever's child it is."""
+"""Notices at once that a process has died, also if it is not a child of this process."""
 
 from __future__ import annotations
 

@@ -24,17 +24,17 @@ class Client:
     """
 
     personalised = False
-    """Whether clients predict with models of their own, so that a run evaluates them by default."""
+    """Whether clients predict with their own models, so that a run evaluates these by default."""
     masks_absent_classes = False
-    """Whether clients, as the method has it, never predict a class that they have no training sample of."""
+    """Whether the method's clients never predict a class of which they have no training sample."""
     reports: ClassVar[tuple[str, ...]] = ()
-    """Names of the metrics that its losses return: the server sees each client's mean as it is."""
+    """Names of the metrics that its losses return; the server sees each client's mean without noise."""
     sends: ClassVar[Literal["model", "normalised difference"]] = "model"
-    """What the parameters are that leave a client; other than a model, with `moved` and `having_moved` of its own."""
+    """The meaning of the parameters that a client sends; if not "model", override `moved` and `having_moved`."""
     item: ClassVar[str] = "sample"
-    """What the method trains on, one by one: the example that example-level privacy is about."""
+    """The unit of training data, which is the example of example-level privacy."""
     needs_classes = False
-    """Whether the method makes no sense for numbers to predict, so that such data is refused."""
+    """Whether the method needs classes, so that data with numbers to predict is refused."""
 
     def __init__(self, config: RunConfig, model: Classifier) -> None:
         self.config = config

@@ -39,9 +39,9 @@ class Strategy:
     run_defaults: dict[str, object]
     prepare: Callable[[RunConfig, FederatedData], FederatedData] | None
     shows: tuple[str, ...] = ()
-    """The metrics that matter most for it, the first ones first."""
+    """Its most important metrics, in order."""
     metrics: Mapping[str, str] = field(default_factory=dict)
-    """What its own metrics and heads are, by name: part of a sentence."""
+    """Descriptions of its own metrics and heads, by name; each is a part of a sentence."""
 
 
 _strategies: dict[str, Strategy] = {}
@@ -59,13 +59,24 @@ def strategy(
     shows: tuple[str, ...] = (),
     metrics: Mapping[str, str] | None = None,
 ) -> None:
-    """Register a federated method under `name`; called at the top level of its file, the name a literal string.
+    """Register a federated method; call this at the top level of the method's file, with a literal `name`.
 
-    `run_defaults` maps dotted keys of the run configuration to the values this method's runs start from. `prepare`
-    makes of the federated data what the clients hold before the first round; nothing else of it reaches the run.
-    `summary` (a literal too) describes it in lists; by default that is the first line of the file's docstring. `shows`
-    are the metrics that the end of a run names first, such as "clients/accuracy"; `metrics` says of each metric and
-    head of its own what it is, as part of a sentence.
+    Parameters
+    ----------
+    name
+        Name of the method.
+    config, client, server
+        Its options and its two halves.
+    run_defaults
+        Defaults of the run configuration that differ for this method, by dotted key.
+    prepare
+        Converts the federated data before the first round; a run uses only the result.
+    summary
+        Description for lists, a literal; by default the first line of the file's docstring.
+    shows
+        The metrics that a run shows first at its end, such as "clients/accuracy".
+    metrics
+        Descriptions of the method's own metrics and heads, by name; each is a part of a sentence.
 
     Raises
     ------
@@ -78,7 +89,7 @@ def strategy(
 
 @dataclass(frozen=True)
 class Declaration:
-    """How a file of a package declares a method."""
+    """The declaration of a method in a file of a package."""
 
     module: str
     summary: str

@@ -32,13 +32,13 @@ class Server(Strategy):
     """The server half of FedAvg, w <- sum_k n_k w_k / sum_k n_k, and the base of every server half."""
 
     replies: Literal["sum", "updates"] = "sum"
-    """What aggregation needs: each chunk's weighted mean, or every client's own update."""
+    """The input of aggregation: each chunk's weighted mean, or every client's own update."""
     reads_metrics = False
     """Whether the next model depends on clients' metrics, which no noise protects."""
     remarks: tuple[str, ...] = ()
-    """What a user should know before the run, such as that a rule cannot do with these clients what it is for."""
+    """Remarks for the user before the run, such as that a robust rule cannot work with these clients."""
     central: CentralPrivacy | None = None
-    """Takes the place of `aggregate` where the run has client-level privacy."""
+    """Replaces `aggregate` if the run has client-level privacy."""
 
     def __init__(self, config: RunConfig, model: Classifier, data: FederatedData) -> None:
         self.config = config
@@ -48,12 +48,12 @@ class Server(Strategy):
             {name: value.detach() for name, value in model.named_parameters()}, dict(model.named_buffers())
         )
         self.current = self.initial()
-        """The global tensors that the clients of this round were sent."""
+        """The global tensors that were sent to the clients of this round."""
         self.measured: dict[str, float] = {}
-        """What `aggregate` has to say about the round, by name; reported beside the clients' metrics."""
+        """Metrics of the round from `aggregate`, by name; reported with the clients' metrics."""
         self._broadcasts = 0
         self.senders: list[int] = []
-        """The clients of the updates that `aggregate` has taken in this round; of chunks, one for each."""
+        """The clients whose updates `aggregate` received in this round; for sums, one client per chunk."""
 
     def options(self, kind: type[Options]) -> Options:
         """Return the method's options, which are of this type."""

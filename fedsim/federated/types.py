@@ -1,4 +1,4 @@
-"""What the two halves of a method, the trainer and the engines hand to each other."""
+"""Data types that the two halves of a method, the trainer and the engines exchange."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Batch(NamedTuple):
     x: Tensor
     """(B, *input_shape) float32, normalised."""
     y: Tensor
-    """(B,) int64 class indices, -1 where the client does not know the label; numbers in the type of `x`; or several
-    labels, (B, L) uint8 of 0 and 1."""
+    """(B,) int64 class indices, -1 if the client does not know the label; (B,) numbers in the dtype of `x`; or (B, L)
+    uint8 labels, 0 or 1."""
     mask: Tensor | None = None
-    """(B,) float32: 1 for a sample, 0 for padding; None when all are samples."""
+    """(B,) float32: 1 for a sample, 0 for padding; None if there is no padding."""
     strong: Tensor | None = None
-    """(B, *input_shape) float32, the strongly augmented samples, where the phase asks for them."""
+    """(B, *input_shape) float32, the strongly augmented samples, if the phase requests them."""
     notes: Tensors = {}  # noqa: RUF012 -- never written to
-    """{name: (B, ...)}: what the phase's `annotate` noted about each sample."""
+    """{name: (B, ...)}: the notes of the phase's `annotate` on each sample."""
     shared: Tensor | None = None
     """(B', *input_shape) float32, normalised samples that the server sent to all; None where it sent none."""
 
@@ -73,20 +73,20 @@ class Batch(NamedTuple):
 
 
 class Extras(NamedTuple):
-    """What a local objective may look at but does not train."""
+    """Further inputs of a local objective that are not trained."""
 
     start: Tensors
-    """The global parameters that the round started from; the client's own, where the server sent it its own."""
+    """The global parameters at the start of the round, or the client's own ones if the server sent such."""
     constants: Tensors
-    """What the server sent besides the model, the same for all clients."""
+    """Tensors that the server sent besides the model, the same for all clients."""
     stacked: bool = False
-    """Whether `start` holds that of several clients, (clients, ...); never in a loss."""
+    """Whether `start` contains the tensors of several clients, (clients, ...); never in a loss."""
     server_round: Tensor = torch.ones(())
-    """The number of the round, from 1, float32 (): for coefficients that change, which as Python numbers would be
-    written down with a recorded step once for all; see `Phase.declares`."""
+    """The number of the round, from 1, float32 (), for coefficients that depend on it. A Python number would become a
+    constant of the recorded step; see `Phase.declares`."""
 
     def of(self, lane: int) -> Extras:
-        """Return what one of the clients looks at."""
+        """Return the inputs of one client."""
         start = {name: value[lane] for name, value in self.start.items()} if self.stacked else self.start
         return Extras(start, self.constants, server_round=self.server_round)
 
@@ -104,7 +104,7 @@ Stream = Literal["labelled", "unlabelled"]
 
 
 class Annotation(NamedTuple):
-    """What is known of samples before a phase trains on them."""
+    """Notes on samples, made before a phase trains on them."""
 
     keep: Tensor
     """(B,) bool: which samples the phase is to learn from."""
@@ -158,20 +158,20 @@ class Phase:
 
 
 class Update(NamedTuple):
-    """What clients trained together make of a round; tensors are stacked, (clients, ...)."""
+    """The results of clients that were trained together; tensors are stacked, (clients, ...)."""
 
     sent: Tensors
-    """To the server, by name: the trained global tensors, and whatever else a method adds."""
+    """Tensors for the server, by name: the trained global tensors, and those that a method adds."""
     kept: State
-    """By the clients themselves, until they are next called."""
+    """Personal tensors, which clients keep for their next round."""
     weights: Tensor
-    """(clients,) float64 on the CPU, of the server's mean: the number of a client's samples."""
+    """(clients,) float64 on the CPU: weights in the server's mean, the clients' numbers of samples."""
     steps: Tensor
-    """(clients,) float32, optimiser steps taken."""
+    """(clients,) float32: numbers of optimiser steps."""
     samples: Tensor
-    """(clients, phases) float64 on the CPU: how many different samples each phase had to learn from."""
+    """(clients, phases) float64 on the CPU: numbers of different samples of each phase."""
     drawn: Tensor
-    """(clients, phases) float64 on the CPU: how many samples its batches held."""
+    """(clients, phases) float64 on the CPU: total sizes of the batches of each phase."""
 
 
 def per_client(values: Tensor, like: Tensor) -> Tensor:

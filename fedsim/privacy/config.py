@@ -13,14 +13,14 @@ SMALLEST_NOISE = 1e-4
 
 
 class NoiseConfig(Config):
-    """How much noise: given itself, or by the epsilon that it has to reach at the end of the run."""
+    """The amount of noise: a noise multiplier, or the epsilon that the run has to reach at its end."""
 
     noise_multiplier: float | None = Field(None, ge=0, le=1e6)
-    """z, the noise's standard deviation over the clipping norm; 0 adds none, and protects nothing."""
+    """z, the standard deviation of the noise divided by the clipping norm; 0 adds no noise, and protects nothing."""
     target_epsilon: float | None = Field(None, gt=0, le=1e6)
-    """Epsilon of the whole run, from which noise_multiplier is computed; the run's config.yaml holds the outcome."""
+    """Epsilon of the whole run; noise_multiplier is computed from it, and stored in the run's config.yaml."""
     delta: float = Field(1e-5, gt=0, lt=1)
-    """The delta of the guarantee; far below one over the number of units that are protected."""
+    """The delta of the guarantee; it should be far below one over the number of protected units."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -40,42 +40,41 @@ class NoiseConfig(Config):
 
 
 class ClientPrivacyConfig(NoiseConfig):
-    """Central privacy of clients (DP-FedAvg, arXiv:1710.06963): clipped updates, and noise on their sum."""
+    """Central client-level privacy (DP-FedAvg, arXiv:1710.06963): clipped updates, and noise on their sum."""
 
     clip_norm: float = Field(1.0, gt=0)
-    """S, the largest L2 norm of a client's update; of adaptive clipping, the first."""
+    """S, the largest L2 norm of a client's update; with adaptive clipping, its initial value."""
     clipping: Literal["fixed", "adaptive"] = "fixed"
     """adaptive follows a quantile of the clients' norms (arXiv:1905.03871)."""
     target_quantile: float = Field(0.5, gt=0, lt=1)
-    """gamma, the share of clients that adaptive clipping is to leave unclipped."""
+    """gamma, the share of clients that adaptive clipping should leave unclipped."""
     clip_lr: float = Field(0.2, gt=0)
     """eta_C, the step of adaptive clipping."""
     quantile_noise: float | None = Field(None, gt=0)
     """sigma_b, the standard deviation of the noise on the number of unclipped clients; a twentieth of the cohort by
-    default. It has to be above half of noise_multiplier, of which it takes a share."""
+    default. It must be above half of noise_multiplier, as it uses a part of the privacy budget."""
     sampling: Literal["poisson", "fixed"] = "poisson"
-    """poisson: each client joins a round by a coin of its own; fixed: cohorts have one size, so that another client
-    takes the place of one that leaves, and epsilon is stated for that. It profits from either as long as cohorts stay
-    secret."""
+    """poisson: each client joins a round independently at random; fixed: all cohorts have one size, and epsilon is for
+    replacing one client by another. Both amplify privacy only if cohorts stay secret."""
 
 
 class ExamplePrivacyConfig(NoiseConfig):
-    """Privacy of single examples (DP-SGD, arXiv:1607.00133): clipped gradients, and noise on their sum, in clients."""
+    """Example-level privacy (DP-SGD, arXiv:1607.00133): clients clip the gradient of each example, and add noise."""
 
     max_grad_norm: float = Field(1.0, gt=0)
     """C, the largest L2 norm of the gradient of one example."""
 
 
 class PrivacyConfig(Config):
-    """What is protected, nothing by default, and where the randomness for it comes from."""
+    """Differential privacy, by default none: the protected unit, and the source of randomness."""
 
     noise: Literal["seeded", "secure"] = "seeded"
-    """seeded: noise and samples come from the run's seed, so that it repeats; secure: from the operating system, so
-    that nobody can undo it, and it does not."""
+    """seeded: noise and sampling come from the run's seed, so the run repeats, and anyone with the seed can remove the
+    noise; secure: they come from the operating system, and the run does not repeat."""
 
     given_up: bool = False
-    """Whether a run may end what the run that it starts from (`start`) promises."""
+    """Allow a run to break the privacy promise of the run that it starts from (`start`)."""
     client: ClientPrivacyConfig | None = None
-    """All that one client has, from those who see the global models; the server is trusted."""
+    """Protects all data of a client against readers of the global models; the server is trusted."""
     example: ExamplePrivacyConfig | None = None
-    """One example of one client, from everybody else, the server included."""
+    """Protects a single example of a client against everybody else, including the server."""

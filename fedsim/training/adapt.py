@@ -1,4 +1,4 @@
-"""A client's model made its own: some local steps of what it keeps, or, where it keeps nothing, of all of it."""
+"""Personalises a client's model: local steps on its personal tensors, or on all tensors if it has none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsim.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class _Steps:
-    """The phases of a client's round that train some of its tensors, for so many steps each."""
+    """The phases of a client's round that train some of its tensors, with a given number of steps each."""
 
     client: Client
     names: frozenset[str]
@@ -29,16 +29,22 @@ class _Steps:
 
 
 def adapted(trainer: Trainer, client: Client, start: State, constants: Tensors, job: ClientJob, steps: int) -> State:
-    """Return the model of a client, its own part included, after so many local steps.
+    """Return the model of a client, including its personal tensors, after `steps` local steps.
 
     Parameters
     ----------
     trainer
-        Of the run, whose data and options it uses.
+        The trainer of the run; its data and options are used.
+    client
+        The client half of the method.
     start
-        The global tensors that the client was sent.
+        The global tensors that the client received.
+    constants
+        Further tensors that all clients received.
     job
-        Its samples, what it keeps, and what it alone was sent.
+        The client's samples, its personal tensors, and tensors that only it received.
+    steps
+        Number of steps of each phase.
     """
     model = start if job.start is None else start.merged(job.start)
     own = job.personal.params if client.personalised and job.personal.params else model.params

@@ -1,4 +1,4 @@
-"""What was noted of samples, measured against labels that nothing before has seen."""
+"""Measures annotations of samples against true labels, which are not used for training."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_a_configuration_cannot_make_a_file_run_that_its_reader_has_not_named(
         option = "dataset" if section == "data" else section
         assert done.code == 2
         assert (
-            f"evil.py is a file that you have not named yourself, and would be run; if you trust it, add --{option}"
+            f"evil.py is a file that you have not named yourself, and it would be run; if you trust it, add --{option}"
             in (done.err)
         )
     (page_folder / "sent.yaml").write_text("strategy: ./entropy.py\nclients: 4\nrounds: 1\n")
@@ -80,7 +80,7 @@ def test_nothing_in_a_run_folder_is_run(page_folder: Path, cli: Cli) -> None:
     done = cli("run", f"--strategy={inside / 'evil.py'}", "--quiet")
     assert done.code == 2
     assert (
-        f"lies in the run folder {page_folder / 'somebody'}, of which nothing is run; copy it out, or add" in done.err
+        f"is in the run folder {page_folder / 'somebody'}, and files there are not run; copy it out, or add" in done.err
     )
 
 
@@ -105,9 +105,9 @@ def test_a_file_in_a_run_folder_is_run_for_who_trusts_it(
     [
         ("", "registers nothing that is a strategy"),
         ("1 / 0", "cannot be loaded (ZeroDivisionError: division by zero)"),
-        (FILES["entropy.py"].replace('strategy("entropy"', 'strategy("fedavg"'), "'fedavg', a name of fedsim's own"),
+        (FILES["entropy.py"].replace('strategy("entropy"', 'strategy("fedavg"'), "'fedavg', a built-in name of fedsim"),
         (FILES["entropy.py"].replace('"entropy"', '"one"') + "\n" +
-         'strategy("two", EntropyConfig, EntropyClient, Server)\n', "say which: own.py:one, own.py:two"),
+         'strategy("two", EntropyConfig, EntropyClient, Server)\n', "choose one: own.py:one, own.py:two"),
     ],
 )  # fmt: skip
 def test_files_that_do_not_do_are_one_line(page_folder: Path, cli: Cli, text: str, says: str) -> None:

@@ -1,4 +1,4 @@
-"""Work of a method's own on each client, where its samples are: what the work returns is all that leaves a client."""
+"""Runs a method's own function on each client, with the client's samples; only its result leaves the client."""
 
 from __future__ import annotations
 
@@ -18,36 +18,38 @@ from unlearning.api.view import View
 
 @dataclass(frozen=True, eq=False)
 class Local:
-    """One client, as the work on it sees it."""
+    """One client, as its work function sees it."""
 
     client: int
     seed: int
     forget: View
-    """Its samples that are to be forgotten; of many clients none."""
+    """Its samples to forget; empty for many clients."""
     retain: View
-    """Its other samples; never none."""
+    """Its other samples; never empty."""
 
     def rng(self, purpose: str, *ids: int) -> np.random.Generator:
-        """Return a generator of this client's own; equal addresses give equal draws, in whatever round."""
+        """Return this client's generator for a purpose; equal arguments give equal draws, in every round."""
         return generator(self.seed, f"local-{purpose}", self.client, *ids)
 
 
 Work = Callable[[Tensors, Local], Tensors]
-"""(what was sent, one client) -> what it sends back."""
+"""(tensors from the server, client) -> tensors for the server."""
 
 
 class LocalWork:
-    """The clients that keep samples, to do what a method asks of them.
+    """Runs work functions on the clients that keep samples.
 
-    They work in this process, one after another. All that they were sent and send is counted, and what they send is
-    written down as shown without noise.
+    Clients work in this process, one after another. All traffic is counted, and the privacy ledger records what clients
+    send as releases without noise.
 
     Parameters
     ----------
     config
-        The run's configuration; its seed gives the draws.
+        The run's configuration; its seed is that of all draws.
     data, left
-        The run's data, and what is left without what is to be forgotten.
+        The run's data, and the data without the samples to forget.
+    device
+        Device of the samples.
     """
 
     def __init__(self, config: RunConfig, data: FederatedData, left: FederatedData, device: torch.device) -> None:
@@ -58,17 +60,17 @@ class LocalWork:
         self._bytes = 0
         self._noted: dict[str, float] = {}
         self.clients = np.flatnonzero(left.partition.sizes).tolist()
-        """Those that keep samples. One that keeps none sits out: it could do nothing but forget."""
+        """The clients that keep samples; the others do not take part."""
         fewer = data.partition.sizes > left.partition.sizes
         self.holders = [client for client in self.clients if fewer[client]]
-        """Those of them that hold something to forget."""
+        """Those of `clients` that also have samples to forget."""
 
     def rng(self, purpose: str, *ids: int) -> np.random.Generator:
-        """Return a generator of the server's."""
+        """Return the server's generator for a purpose."""
         return generator(self.seed, f"local-server-{purpose}", *ids)
 
     def cohort(self, number: int, size: int | None) -> list[int]:
-        """Return the clients of a round, ascending: all by default, else so many, one holder at least."""
+        """Return the clients of a round, ascending: all by default, else `size` clients with at least one holder."""
         if size is None or size >= len(self.clients):
             return list(self.clients)
         rng = self.rng("cohort", number)
@@ -79,16 +81,22 @@ class LocalWork:
     def ask(
         self, what: str, number: int, clients: Sequence[int], work: Work, sent: Tensors, dtype: torch.dtype
     ) -> Iterator[tuple[int, Tensors]]:
-        """Yield what each client makes of what it is sent, in order.
+        """Run the work on each client, and yield (client, result) in order.
 
         Parameters
         ----------
         what
-            What leaves the clients, in a few words, for the privacy ledger.
+            A short description of the results, for the privacy ledger.
         number
-            Of the round, from 1; with the client it is the address of torch's own draws, such as dropout's.
+            Number of the round, from 1; with the client's number it seeds torch's draws, such as dropout.
+        clients
+            The clients that work.
+        work
+            The work function.
+        sent
+            Tensors for all of these clients.
         dtype
-            Of the samples that the work sees.
+            The dtype of the samples.
         """
         ledger = self._ledgers.setdefault(what, self._new_ledger(what))
         ledger.add_round(clients)
@@ -101,15 +109,15 @@ class LocalWork:
             yield client, {name: value.detach() for name, value in reply.items()}
 
     def note(self, name: str, value: float) -> None:
-        """Note what else it took, by a name of the catalogue."""
+        """Record a further cost, by its name in the catalogue."""
         self._noted[name] = value
 
     def ledgers(self) -> tuple[Ledger, ...]:
-        """Return what the clients have shown."""
+        """Return the releases of the clients, a ledger for each kind."""
         return tuple(self._ledgers.values())
 
     def costs(self) -> dict[str, float]:
-        """Return rounds, how often a client worked, megabytes sent both ways, and what was noted."""
+        """Return the number of rounds and of client calls, the traffic in both directions in MB, and noted costs."""
         counted = {"rounds": self._rounds, "clients_woken": self._woken, "traffic_mb": self._bytes / 1e6}
         return counted | self._noted
 

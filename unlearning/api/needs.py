@@ -1,4 +1,4 @@
-"""What an unlearning method asks for."""
+"""The inputs that an unlearning method declares to need."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ _NO_WORD = ("synthetic_only", "one_label")
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method asks for. It is given no more: what it does not need is not in the views it gets."""
+    """The needs of a method. The views that it gets contain nothing else."""
 
     forget_labels: bool = True
-    """Labels of what is to be forgotten."""
+    """Labels of the samples to forget."""
     retain: bool = True
-    """The samples that are kept."""
+    """The kept samples."""
     retain_labels: bool = True
-    """Their labels."""
+    """Labels of the kept samples."""
     one_label: bool = True
-    """One class for each sample; without, it serves samples with several labels too."""
+    """One class for each sample; if False, the method also accepts samples with several labels."""
     gradients: bool = True
-    """Derivatives; without, it runs where autograd records nothing."""
+    """Gradients; if False, the method runs without autograd."""
     unseen: bool = False
     """Never-seen samples of the forgotten classes, with labels; in the forget view."""
     attribution: bool = False
-    """What the logits of samples owe to what is to be forgotten, from models of subsets; in both views."""
+    """The effect of the forgotten samples on logits, estimated with models of subsets; in both views."""
     oracle: bool = False
     """The logits of a retrained model; in both views."""
     synthetic_only: bool = False
-    """It is given noise in place of all samples."""
+    """Noise in place of all samples."""
     history: bool = False
-    """The models of the run's rounds, and who took part in them. With this or one of the next three a method works
-    on the federation, of which it sees no sample."""
+    """The global models of the run's rounds, and their cohorts. A method with this or one of the next three needs works
+    on the federation, and sees no sample."""
     updates: bool = False
-    """What clients sent in those rounds."""
+    """The clients' updates of these rounds."""
     clients: bool = False
-    """The clients that stay, to train when they are asked to."""
+    """The staying clients, which train on request."""
     local: bool = False
-    """What each client holds, to forget and to keep, for work of the method's own on it; see `LocalWork`."""
+    """Each client's samples to forget and to keep, for the method's own work on the client; see `LocalWork`."""
 
     @property
     def federation(self) -> bool:
-        """Whether it is the federation that is worked on."""
+        """Whether the method works on the federation."""
         return self.history or self.updates or self.clients or self.local
 
     def words(self) -> str:
-        """Return what is needed as a list in words."""
+        """Return the needs as a list in words."""
         if self.federation:
             words = {"history": "history", "updates": "updates", "clients": "clients", "local": "work on clients"}
             return ", ".join(word for name, word in words.items() if getattr(self, name))
