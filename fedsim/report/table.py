@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -106,18 +107,16 @@ def rows_of(groups: Sequence[RunGroup], columns: Sequence[MeasureColumn]) -> lis
     return found
 
 
-def render_table(groups: Sequence[RunGroup], columns: Sequence[MeasureColumn] | None = None) -> Table:
-    """Return the table for a terminal."""
+def render_table(groups: Sequence[RunGroup], columns: Sequence[MeasureColumn] | None = None) -> Group:
+    """Return the table for a terminal, and below it, as wide as the terminal, how it is read."""
     columns = columns_of(groups) if columns is None else columns
-    table = Table(
-        box=None, padding=(0, 2, 0, 0), pad_edge=False, caption=describe_level(groups), caption_justify="left"
-    )
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for head in ("", "n", *(column.title for column in columns)):
         table.add_column(head, overflow="fold")
     for group, row in zip(groups, rows_of(groups, columns), strict=True):
         cells = [Text(cell.text(), style="bold" if cell.best else "") for cell in row]
         table.add_row(Text(group.label), str(len(group.runs)), *cells)
-    return table
+    return Group(table, Text(describe_level(groups), style="dim"))
 
 
 def to_markdown(groups: Sequence[RunGroup], columns: Sequence[MeasureColumn]) -> str:

@@ -2,10 +2,11 @@ import csv
 import io
 
 import pytest
+from rich.console import Console
 
 from fedsim.errors import FedsimError
 from fedsim.report.groups import grouped
-from fedsim.report.table import columns_of, to_csv, to_latex, to_markdown
+from fedsim.report.table import columns_of, render_table, to_csv, to_latex, to_markdown
 from fedsim.runs.folder import RunFolder
 from tests.fedsim.conftest import MakeRun
 
@@ -37,6 +38,14 @@ def test_markdown(runs: list[RunFolder]) -> None:
     assert lines[2] == f"| fed_a | 3 | 80.00 ± 10.00 | {reached} |"
     assert lines[3] == f"| fed_b | 3 | **85.50 ± 9.50** | {reached} |"
     assert lines[-1].startswith("Mean ± standard deviation over 3 seeds; bold:")
+
+
+def test_on_a_terminal_how_to_read_it_is_as_wide_as_the_terminal(runs: list[RunFolder]) -> None:
+    screen = Console(file=io.StringIO(), width=200)
+    screen.print(render_table(grouped(runs)))
+    *_, told = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert told.startswith("mean ± standard deviation over 3 seeds; bold:")
+    assert told.endswith("(level 0.05)")
 
 
 def test_latex_is_escaped(runs: list[RunFolder]) -> None:
