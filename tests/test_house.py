@@ -51,7 +51,6 @@ COVERED_BY = {
         "unlearning/pipeline/page unlearning/pipeline/table"
     ),
     "tests/unlearning/pipeline/test_undo.py": "fedsim/cli/undo",
-    "tests/unlearning/test_gs_lora_federated.py": "unlearning/api/local",
 }
 """Tests of several modules at once: they go through what these modules work for, a command or a whole run."""
 
