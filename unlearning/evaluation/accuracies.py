@@ -17,9 +17,9 @@ def _accuracy(split: str, head: str, *, brief: bool = False, reading: str = "") 
 
 
 METRICS = (
-    _accuracy("forget", "Forget", brief=True, reading="neither high nor low is good: the oracle's is"),
-    Metric("accuracy_earlier", "Earlier", "accuracy on what earlier requests forgot", "oracle", 0, 1,
-           reading="far above the oracle's: it comes back", write=percent, brief=True),
+    _accuracy("forget", "Forget", brief=True, reading="the target is the oracle's value, neither high nor low"),
+    Metric("accuracy_earlier", "Earlier", "accuracy on the samples of earlier requests", "oracle", 0, 1,
+           reading="far above the oracle's: the model remembers them again", write=percent, brief=True),
     _accuracy("retain", "Retain", brief=True),
     _accuracy("test", "Test", brief=True),
     _accuracy("unseen", "Unseen"),

@@ -3,6 +3,7 @@
 from unlearning.evaluation.metric import Metric, percent
 
 METRICS = (
-    Metric("trigger_success", "Trigger works", "test samples with the trigger that are answered with its target",
-           "oracle", 0, 1, reading="above the oracle's: the backdoor is still there", write=percent),
+    Metric("trigger_success", "Trigger works",
+           "share of test samples with the trigger that are predicted as its target",
+           "oracle", 0, 1, reading="above the oracle's: the backdoor still works", write=percent),
 )  # fmt: skip

@@ -18,12 +18,12 @@ from unlearning.evaluation.metric import Metric, percent
 METRICS = (
     Metric(
         "accuracy_forget_bn", "Forget, batch norm anew",
-        "accuracy on the forget set once batch norm is re-estimated on kept samples", "oracle", 0, 1,
-        reading="far above the accuracy on the forget set: hidden, not forgotten", write=percent,
+        "accuracy on the forget set after batch norm is re-estimated on kept samples", "oracle", 0, 1,
+        reading="far above the accuracy on the forget set: the knowledge is hidden, not forgotten", write=percent,
     ),
     Metric(
         "accuracy_unseen_bn", "Unseen, batch norm anew",
-        "accuracy on never-seen samples once batch norm is re-estimated on kept ones", "high", 0, 1, write=percent,
+        "accuracy on never-seen samples after batch norm is re-estimated on kept ones", "high", 0, 1, write=percent,
     ),
 )  # fmt: skip
 

@@ -18,10 +18,12 @@ from unlearning.evaluation.scores import Floats, Ints
 Labelled = tuple[Floats, Ints]
 
 METRICS = (
-    Metric("probe_forget", "Probe", "accuracy on the forget set of the nearest class mean of the features", "oracle",
-           0, 1, reading="far above the oracle's: the features still know it, whatever the classifier says",
+    Metric("probe_forget", "Probe", "accuracy on the forget set of a nearest-class-mean classifier on the features",
+           "oracle", 0, 1, write=percent,
+           reading="far above the oracle's: the features still contain the information, even if the classifier does "
+                   "not use it"),
+    Metric("probe_unseen", "Probe, unseen", "accuracy of the same classifier on never-seen samples", "high", 0, 1,
            write=percent),
-    Metric("probe_unseen", "Probe, unseen", "accuracy on never-seen samples of the same", "high", 0, 1, write=percent),
 )  # fmt: skip
 
 

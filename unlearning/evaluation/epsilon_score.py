@@ -23,7 +23,8 @@ from unlearning.evaluation.u_lira import as_ensemble
 MIN_MODELS = 4
 METRICS = (
     Metric("forgetting_quality", "F", "forgetting quality of the NeurIPS-2023 challenge", "high", 0, 1,
-           reading="about 0.2 for alike models: read it next to that", models=MIN_MODELS, steady_from=64),
+           reading="about 0.2 for equal distributions, so compare it with that value",
+           models=MIN_MODELS, steady_from=64),
 )  # fmt: skip
 
 _DELTA, _CAP, _SLACK, _PEAKED = 1e-5, 50.0, 2.0, 0.01

@@ -10,14 +10,15 @@ from unlearning.evaluation.metric import Metric, percent
 
 METRICS = (
     Metric("average_gap", "Gap", "mean distance to the oracle of Forget, Retain, Test and MIA", "low", 0, 100,
-           "percentage points", "on Retain and Test only a lower accuracy counts", write="{:.1f}".format, brief=True),
-    Metric("accuracy_selection", "Held out", "accuracy on test samples held out for choosing", "high", 0, 1,
+           "percentage points", "on Retain and Test, only lower accuracies count", write="{:.1f}".format, brief=True),
+    Metric("accuracy_selection", "Held out", "accuracy on test samples held out for selection", "high", 0, 1,
            write=percent),
-    Metric("mia_selection", "MIA, held out", "attack by loss against samples held out for choosing", "oracle", 0, 1),
-    Metric("selection_gap", "Held-out gap", "the gap on samples held out for choosing: by it a model is delivered",
-           "low", 0, 100, "percentage points", write="{:.1f}".format),
-    Metric("tug_of_war", "ToW", "tug of war, the product of one less each distance of Forget, Retain and Test", "high",
-           0, 1),
+    Metric("mia_selection", "MIA, held out", "attack by loss against samples held out for selection", "oracle", 0, 1),
+    Metric("selection_gap", "Held-out gap",
+           "the gap on samples held out for selection; the model with the smallest is delivered", "low", 0, 100,
+           "percentage points", write="{:.1f}".format),
+    Metric("tug_of_war", "ToW", "tug of war, the product of 1 - d over the distances d of Forget, Retain and Test",
+           "high", 0, 1),
 )  # fmt: skip
 
 GAP_METRICS = ("accuracy_forget", "accuracy_retain", "accuracy_test", "mia_auc")

@@ -9,11 +9,12 @@ before any request of a sequence, as in the tables of "Continual Forgetting for 
 from unlearning.evaluation.metric import Metric, percent
 
 METRICS = (
-    Metric("accuracy_kept", "Kept", "test accuracy on the classes that are kept", "high", 0, 1, write=percent,
+    Metric("accuracy_kept", "Kept", "test accuracy on the kept classes", "high", 0, 1, write=percent,
            brief=True),
-    Metric("h_mean", "H", "harmonic mean of that and of the fall on the forgotten classes since the first model",
-           "high", 0, 1, reading="a masked classifier has the best, so read it beside the probe", write=percent,
-           brief=True),
+    Metric("h_mean", "H",
+           "harmonic mean of Kept and of the drop of accuracy on the forgotten classes since the first model",
+           "high", 0, 1, reading="a masked classifier has the best value, so read it together with the probe",
+           write=percent, brief=True),
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ MIN_MODELS = 2
 
 def _klom(name: str, head: str, split: str) -> Metric:
     return Metric(name, head, f"KLOM on the {split}", "low", -2e-4, 11.52, "nats",
-                  "far above 0 for alike models where they are few: read it next to that",
+                  "with few models, it is far above 0 even for equal distributions, so compare it with that value",
                   models=MIN_MODELS, steady_from=100)  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from unlearning.evaluation.scores import Array, Floats, Ints, as_values
 
 METRICS = (
     Metric("mia_logistic", "MIA logistic", "attack by logistic regression on the loss, accuracy", "oracle", 0, 1,
-           reading="above 0.5 remembered or over-forgotten, as its sign says"),
+           reading="above 0.5: remembered or over-forgotten; the sign says which"),
 )  # fmt: skip
 
 MIN_SIZE = 10

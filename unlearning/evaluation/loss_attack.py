@@ -14,9 +14,9 @@ from unlearning.evaluation.scores import Array, Floats, as_values
 
 METRICS = (
     Metric("mia_auc", "MIA", "attack by loss: area under the curve, forget set against never-seen", "oracle", 0, 1,
-           reading="above the oracle's remembered, below it over-forgotten", brief=True),
+           reading="above the oracle's: remembered; below: over-forgotten", brief=True),
     Metric("mia_threshold", "MIA threshold", "attack by the best loss threshold, balanced accuracy", "oracle", 0.5, 1,
-           reading="above chance remembered; blind to over-forgetting"),
+           reading="above chance: remembered; it cannot detect over-forgetting"),
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ Never rank by it; print it beside the constant predictor's, with accuracy and at
 from unlearning.evaluation.metric import Metric
 
 METRICS = (
-    Metric("nomus", "NoMUS", "NoMUS, utility and forgetting in one number", "high", 0, 1,
+    Metric("nomus", "NoMUS", "NoMUS, which combines utility and forgetting", "high", 0, 1,
            reading="a constant predictor scores (largest class share + 1) / 2: never rank by it"),
 )  # fmt: skip
 

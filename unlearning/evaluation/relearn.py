@@ -15,13 +15,13 @@ from unlearning.evaluation.metric import Metric
 
 METRICS = (
     Metric("relearn_steps", "Relearn", "steps to relearn the forget set", "oracle", 0, None, "steps",
-           "fewer than the oracle: residual memory; a model that never relearns counts with the most steps tried",
-           write="{:.0f}".format),
-    Metric("relearn_earlier", "Relearn earlier", "steps to relearn what earlier requests forgot", "oracle", 0, None,
-           "steps", "as relearn_steps", write="{:.0f}".format),
-    Metric("relearn_unseen", "Learn unseen", "steps to learn as many never-seen samples", "oracle", 0, None, "steps",
-           write="{:.0f}".format),
-    Metric("relearn_ratio", "Relearn ratio", "steps to relearn / the oracle's", "oracle", 0, None, "ratio",
+           "fewer than the oracle's: residual memory; a model that never relearns counts with the largest number of "
+           "steps", write="{:.0f}".format),
+    Metric("relearn_earlier", "Relearn earlier", "steps to relearn the samples of earlier requests", "oracle", 0, None,
+           "steps", "read it like relearn_steps", write="{:.0f}".format),
+    Metric("relearn_unseen", "Learn unseen", "steps to learn the same number of never-seen samples", "oracle", 0, None,
+           "steps", write="{:.0f}".format),
+    Metric("relearn_ratio", "Relearn ratio", "steps to relearn, divided by the oracle's", "oracle", 0, None, "ratio",
            write="{:.2f}".format),
 )  # fmt: skip
 

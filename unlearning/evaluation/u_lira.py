@@ -20,10 +20,11 @@ from unlearning.evaluation.scores import Array, Floats
 
 MIN_PAIRS = 4
 METRICS = (
-    Metric("u_lira", "U-LiRA", "accuracy of telling unlearned from never-seen, sample by sample", "oracle", 0, 1,
-           reading="0.5 as if never seen; above: told apart", models=MIN_PAIRS, steady_from=64),
+    Metric("u_lira", "U-LiRA",
+           "accuracy of an attack that distinguishes unlearned from never-seen, sample by sample", "oracle", 0, 1,
+           reading="0.5: as if never seen; above: distinguished", models=MIN_PAIRS, steady_from=64),
     Metric("u_lira_auc", "U-LiRA AUC", "area under the curve of the same attack", "oracle", 0, 1,
-           reading="as U-LiRA", models=MIN_PAIRS, steady_from=64),
+           reading="read it like U-LiRA", models=MIN_PAIRS, steady_from=64),
 )  # fmt: skip
 
 _MIN_SD = 1e-6
