@@ -202,8 +202,8 @@ def adam(gradient: Callable[[Array], Array], start: Array, steps: int, rate: flo
 def _check_shape(num_classes: int, dim: int) -> None:
     if num_classes < 2 or dim < num_classes:
         raise FedsimError(
-            f"a simplex ETF needs num_classes >= 2 and a feature dimension dim >= num_classes; "
-            f"got num_classes={num_classes}, dim={dim}"
+            f"model: a simplex ETF needs two classes or more and as many features, got {num_classes} classes and {dim} "
+            "features; give the model more, such as by model.width"
         )
 
 
