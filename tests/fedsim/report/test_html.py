@@ -228,6 +228,8 @@ def test_every_metric_says_what_it_is_where_one_points_at_it(make_run: MakeRun) 
     found = page(run, sections=(section,))
     hints = [attrs["title"] or "" for tag, attrs in found.tags if tag in ("th", "dt") and "title" in attrs]
     assert 'how "far" it is' in hints
+    said = [attrs for tag, attrs in found.tags if tag in ("th", "dt") and "title" in attrs]
+    assert all(attrs["tabindex"] == "0" for attrs in said)  # a tap reaches it, where nothing can point
     for name in RunFolder.open(run).final_metrics:
         assert f"{meaning(name).sentence} ({name})" in hints
     shown = [attrs for tag, attrs in found.tags if tag == "dt"]
