@@ -1,4 +1,4 @@
-"""What all nodes of a federation have to agree on about their samples, and each one's own as fedsim has data."""
+"""The common description of the samples of all nodes, and the conversion of a node's samples to fedsim's format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedsim.data.partition import Partition
 from fedsim.errors import FedsimError
 
 Arrays = Mapping[str, npt.ArrayLike]
-"""x and y; of a node, x_test and y_test where it measures models on samples of its own."""
+"""x and y; optionally x_test and y_test, if a node evaluates models on its own samples."""
 
 
 class Samples(BaseModel):
@@ -25,26 +25,26 @@ class Samples(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     name: str
-    """Of the data set."""
+    """Name of the data set."""
     input_shape: tuple[int, ...]
     """(C, H, W) of an image, (D,) of a row."""
     outputs: int
-    """Classes, or 1 where numbers are predicted."""
+    """Number of classes, or 1 if numbers are predicted."""
     numbers: bool
     """Whether numbers are predicted."""
     mean: tuple[float, ...]
-    """Per channel, of pixels / 255; per column of rows that have been scaled."""
+    """Per channel, of pixels / 255; or per column of scaled rows."""
     std: tuple[float, ...]
     centre: tuple[float, ...] | None = None
     """Per column of a row: x = (a node's own number - centre) / unit."""
     unit: tuple[float, ...] | None = None
     target: tuple[float, float] | None = None
-    """(centre, unit) of numbers that are predicted, likewise."""
+    """(centre, unit) of the numbers to predict, in the same sense."""
     class_names: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, dataset: Dataset) -> Samples:
-        """Return what a data set is like."""
+        """Return the description of a data set."""
         centre, unit = dataset.input_scale or (None, None)
         return cls(
             name=dataset.name, input_shape=dataset.input_shape, outputs=dataset.num_classes,
@@ -54,7 +54,7 @@ class Samples(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Samples:
-        """Return what a file of an app says, or refuse it with one line."""
+        """Return the description in a file of an app; refuse another file with a one-line error."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
@@ -62,12 +62,12 @@ class Samples(BaseModel):
             raise FedsimError(f"{path}: cannot be read ({reason}); correct it, or write the app anew") from None
 
     def node(self, client: int, clients: int, given: Arrays) -> FederatedData:
-        """Return a federation of which only one client's samples are there.
+        """Return a federation in which only one client's samples are present.
 
         Raises
         ------
         FedsimError
-            If they are not of this shape, or of other classes.
+            If the samples have another shape or other classes.
         """
         x, y = self._pair(given, "x", "y")
         x_test, y_test = self._pair(given, "x_test", "y_test") if "x_test" in given else (x[:0], y[:0])
@@ -76,9 +76,9 @@ class Samples(BaseModel):
         return self._federation(x, y, x_test, y_test, _consecutive(counts), _consecutive(tests))
 
     def server(self, sizes: Sequence[int], given: Arrays) -> FederatedData:
-        """Return a federation of so many samples each, none of which is there, with the server's own test set.
+        """Return a federation with clients of these sizes, without their samples, and with the server's test set.
 
-        Nobody tells it their labels: it takes the classes for even.
+        The server does not know the clients' labels, so it assumes equal class frequencies.
         """
         x_test, y_test = self._pair(given, "x", "y")
         blank = np.zeros((self.outputs, *self.input_shape), x_test.dtype)

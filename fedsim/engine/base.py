@@ -1,4 +1,4 @@
-"""What all engines share: a Flower `Grid` that cuts messages into chunks and streams the replies in order."""
+"""The base of all engines: a Flower `Grid` that splits messages into chunks and streams the replies in order."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Chunk:
 
 
 class ChunkRunner(Protocol):
-    """What answers a chunk: a run's `Worker`, or a Flower `ClientApp` behind `fedsim.flower.apps.AppWorker`."""
+    """An object that answers chunks: a run's `Worker`, or a Flower `ClientApp` in `fedsim.flower.apps.AppWorker`."""
 
     def run_chunk(
         self, kind: str, contents: Sequence[RecordDict], clients: Sequence[int], states: Sequence[RecordDict]
@@ -56,7 +56,7 @@ class ChunkRunner(Protocol):
 def answer(
     worker: ChunkRunner, kind: str, contents: Sequence[RecordDict], clients: Sequence[int], states: Sequence[RecordDict]
 ) -> list[Reply]:
-    """Return the worker's replies; if it raises, that costs the clients of this chunk theirs, and nothing else."""
+    """Return the worker's replies; if it raises, only the clients of this chunk fail."""
     try:
         replies = worker.run_chunk(kind, contents, clients, states)
         if len(replies) != len(clients):
@@ -68,12 +68,12 @@ def answer(
 
 
 def lost(chunk: Chunk, told: str, *, drop: bool) -> list[Reply]:
-    """Return the replies of a chunk that no worker has answered, if a run may `drop` it; `told` is why.
+    """Return error replies, with the reason `told`, for a chunk that no worker has answered, if the run may `drop` it.
 
     Raises
     ------
     ClusterLost
-        If it may not: a model without those clients would be another one.
+        If the run may not drop it: a model without these clients would differ.
     """
     if drop:
         return [Reply(None, told)] * len(chunk.clients)
@@ -101,14 +101,14 @@ def cut(messages: Iterable[Message], size: int) -> list[Chunk]:
 
 
 def key_of(content: RecordDict) -> Hashable:
-    """Return what contents of one broadcast have in common, while they are there."""
+    """Return a key that all contents of one broadcast share, valid during their lifetime."""
     return broadcast_of(content) or id(content)
 
 
 def predecessors(chunks: Sequence[Chunk]) -> list[int]:
-    """Return for each chunk the last one before it that has a client in common with it, -1 if there is none.
+    """Return for each chunk the last earlier chunk that shares a client with it; -1 if there is none.
 
-    A client that gets several messages handles them one after another, each with the state that the last one left.
+    A client handles its messages one after another, each with the state that the previous one left.
     """
     last: dict[int, int] = {}
     found = []
@@ -121,15 +121,15 @@ def predecessors(chunks: Sequence[Chunk]) -> list[int]:
 class Engine(Grid):
     """A Flower `Grid` over simulated clients.
 
-    Chunks are cut by the messages' order and `chunk` alone, and replies come back in the messages' order, so that no
-    sum depends on how many workers there are or which is quicker.
+    Chunks depend only on the order of messages and on `chunk`, and replies come in the order of messages. So no sum
+    depends on the number or the speed of workers.
     """
 
     def __init__(self, num_clients: int, chunk: int, states: ClientStates | None = None) -> None:
         self.num_clients, self.chunk = num_clients, chunk
         self.states = states or ClientStates()
         self.notes: dict[str, str] = {}
-        """What a user wants to know of this engine, such as the address of its dashboard."""
+        """Information for users, such as the address of the engine's dashboard."""
         self.cohort: Sequence[int] | None = None
         """Clients that strategies get to see; all by default."""
         self.trained: set[int] = set()
@@ -147,10 +147,10 @@ class Engine(Grid):
         return [self.states[client] for client in chunk.clients]
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Show the numbers of a finished round to whoever watches the engine; here nobody does."""
+        """Publish the metrics of a finished round, if the engine has a place for them; by default it has none."""
 
     def close(self) -> None:
-        """Give back what the engine holds."""
+        """Release the engine's resources."""
         self.states.close()
 
     def stream(self, messages: Iterable[Message]) -> Iterator[Message]:
@@ -192,11 +192,11 @@ class Engine(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
-        """Return the nodes of the cohort, in its order; of all clients while none is set."""
+        """Return the nodes of the cohort, in its order, or of all clients if no cohort is set."""
         return [node_of(client) for client in (range(self.num_clients) if self.cohort is None else self.cohort)]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Run the messages; their replies wait to be pulled."""
+        """Run the messages, and keep their replies until they are pulled."""
         replies = list(self.stream(messages))
         ids = [reply.metadata.reply_to_message_id for reply in replies]
         self._replies.update(zip(ids, replies, strict=True))

@@ -1,4 +1,4 @@
-"""Processes that are forked from this one: they have its data, its model and its code from the first moment on."""
+"""Worker processes that are forked from this one, so they have its data, model and code from the start."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Frames = list[Any]
 
 
 def can_fork() -> bool:
-    """Return whether processes that have computed can be forked here, which only Linux is trusted with."""
+    """Return whether a process that has computed can be forked here; only Linux is supported."""
     return sys.platform == "linux"
 
 
@@ -46,15 +46,15 @@ class Fork:
             _serve(worker, there, threads)
         there.close()
         self._known: set[Hashable] = set()
-        """Broadcasts that it has."""
+        """Keys of the broadcasts that the process has."""
 
     @property
     def pipe(self) -> Connection:
-        """What becomes readable when it has answered, or is dead."""
+        """The pipe to the process; it becomes readable when the process has answered or died."""
         return self._pipe
 
     def submit(self, chunk: Chunk, states: Sequence[RecordDict], broadcasts: dict[Hashable, Frames], call: int) -> None:
-        """Send a chunk, with as much of its broadcasts as the process does not have."""
+        """Send a chunk, with those of its broadcasts that the process does not have."""
         keys = [(call, key_of(content)) for content in chunk.contents]
         for key, content in zip(keys, chunk.contents, strict=True):
             if key not in broadcasts:
@@ -74,7 +74,7 @@ class Fork:
         return replies
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kill the process."""
         self._pipe.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
@@ -100,7 +100,7 @@ class Pool:
         Raises
         ------
         ClusterLost
-            If a chunk was lost so often that the run is to stop.
+            If a chunk was lost more often than it may be tried again, and the run must not drop it.
         """
         self._call += 1
         broadcasts: dict[Hashable, Frames] = {}
@@ -134,7 +134,7 @@ class Pool:
                 self._replaced(fork)
 
     def _ended(self, busy: dict[Connection, tuple[int, int, float, Fork]]) -> list[Connection]:
-        """Return the pipes of those that have answered or died; of those that are overdue where none has."""
+        """Return the pipes of processes that have answered or died, else of those that are overdue."""
         soonest = min(due for _, _, due, _ in busy.values())
         left_s = None if math.isinf(soonest) else max(0.0, soonest - time.monotonic())
         ended = [pipe for pipe in wait(list(busy), left_s) if isinstance(pipe, Connection)]
@@ -193,7 +193,7 @@ def _content(broadcast: RecordDict, own: ArrayRecord | None) -> RecordDict:
 
 
 def _encoded(value: Any) -> Frames:
-    """Return a value as what is pickled of it, and the arrays in it as they lie in memory."""
+    """Return a value as frames: its pickled structure, and the memory of its arrays."""
     arrays: list[pickle.PickleBuffer] = []
     head = pickle.dumps(value, 5, buffer_callback=arrays.append)
     return [head, *(array.raw() for array in arrays)]

@@ -1,4 +1,4 @@
-"""The Ray of this process, started or joined once and kept for the next run, and the actors that wait in it."""
+"""The connection of this process to Ray, which is kept for the next run, and the pool of actors in it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _PATIENCE_SECONDS = 10
 
 
 class ActorSize(NamedTuple):
-    """What an actor takes up; actors of one size serve any run."""
+    """The resources of an actor; actors of one size serve any run."""
 
     cpus: float
     gpus: float
@@ -62,21 +62,21 @@ class ActorSize(NamedTuple):
 
 @dataclass(eq=False)
 class Lease:
-    """Actors that one engine has for itself; one that dies it removes, and may put another in its place."""
+    """The actors of one engine; it removes dead actors, and may replace them."""
 
     size: ActorSize
     count: int
-    """How many there is room for."""
+    """Number of actors for which there is room."""
     actors: list[Any]
 
 
 class Cluster:
-    """Hands out actors: generic processes that are sent a run's worker, so that the next run need not start any."""
+    """Leases actors to engines. Actors are generic processes that receive a run's worker, so later runs reuse them."""
 
     def __init__(self, actor_class: type) -> None:
         self._actor_class = actor_class
         self._started: EngineConfig | None = None
-        """What Ray was started with, if it was started here."""
+        """The options with which Ray was started, if this process started it."""
         self._session = ""
         self._idle: list[tuple[ActorSize, Any]] = []
         self._leases: list[Lease] = []
@@ -86,12 +86,12 @@ class Cluster:
         """Address of the dashboard, if there is one."""
 
     def lease(self, options: EngineConfig) -> Lease:
-        """Return as many actors as the options ask for; give them back when done.
+        """Return the number of actors that the options ask for; the caller must give them back.
 
         Raises
         ------
         FedsimError
-            If Ray cannot be had, or has no room for them.
+            If Ray is not available, or has no room for them.
         """
         self.connect(options)
         size = ActorSize(options.cpus_per_worker, options.gpus_per_worker, options.threads)
@@ -107,12 +107,12 @@ class Cluster:
         return lease
 
     def fill(self, lease: Lease) -> list[Any]:
-        """Start actors in place of those that were removed, as far as nodes are left for them; returns them.
+        """Replace removed actors, as far as the remaining nodes have room; return the new actors.
 
         Raises
         ------
         ClusterLost
-            If there is no node left for any.
+            If no remaining node has room for an actor.
         """
         self.require_alive()
         others = [other for other in self._leases if other is not lease]
@@ -124,27 +124,27 @@ class Cluster:
         return new
 
     def room(self, lease: Lease) -> int:
-        """Return how many of a lease's actors the nodes that are left have room for."""
+        """Return the number of a lease's actors for which the remaining nodes have room."""
         return _room(lease.size, [other for other in self._leases if other is not lease])
 
     def require_alive(self) -> None:
-        """Refuse to call a Ray that has lost what it cannot do without: a call would end this process.
+        """Check that Ray's essential processes live; a call to a broken Ray would end this process.
 
         Raises
         ------
         ClusterLost
-            If it has.
+            If one of them has died.
         """
         if self._vigil is not None and self._vigil.lost:
             raise ClusterLost(f"engine: {self._vigil.lost} has died, and Ray with it")
 
     @property
     def is_lost(self) -> bool:
-        """Whether `require_alive` would refuse."""
+        """Whether `require_alive` would raise."""
         return self._vigil is not None and bool(self._vigil.lost)
 
     def runtime_env(self, threads: int) -> dict[str, Any]:
-        """Return Ray's description of the environment of a process with so many threads."""
+        """Return Ray's runtime environment for a process with this number of threads."""
         variables = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
         if self._started is not None and self._started.ray_address is None:
             # On this machine, let it import what this process does, from the same places in the same order.
@@ -152,7 +152,7 @@ class Cluster:
         return {"env_vars": variables}
 
     def nodes(self) -> list[Mapping[str, float]]:
-        """Return what each node that is alive has of CPU, GPU and so on."""
+        """Return the resources of each live node, such as CPU and GPU."""
         return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
     def _spawn(self, size: ActorSize) -> Any:
@@ -168,7 +168,7 @@ class Cluster:
         )
 
     def give_back(self, lease: Lease) -> None:
-        """Take the actors back, empty. A second time, or when Ray was shut down meanwhile, nothing happens."""
+        """Take the actors back, without their workers; do nothing if that was done, or Ray was shut down meanwhile."""
         if self.is_lost:
             self._leases, self._idle, self._session = [], [], ""
         elif lease in self._leases and self._session == _session():
@@ -179,12 +179,12 @@ class Cluster:
         lease.actors = []
 
     def connect(self, options: EngineConfig) -> None:
-        """Start Ray, or join it, as the options say; one that serves is kept.
+        """Start or join Ray as the options say; a suitable connection is kept.
 
         Raises
         ------
         FedsimError
-            If it cannot be had.
+            If Ray is not available.
         """
         if ray is None:
             raise FedsimError("engine.name: ray is not installed; install it with: pip install 'ray[default]'")
@@ -211,7 +211,7 @@ class Cluster:
             self._vigil = _watch()
 
     def _fitting(self, size: ActorSize, wanted: int | None) -> int:
-        """Return how many actors to have: as many as wanted, or as there is room for."""
+        """Return the number of actors: the requested one, or as many as there is room for."""
         cpus, gpus = _free(self._leases)
         room = _room(size, self._leases)
         count = wanted or room
@@ -224,7 +224,7 @@ class Cluster:
 
 
 def _free(leases: list[Lease]) -> tuple[float, float]:
-    """Return the CPUs and GPUs of the nodes that are alive, without those that leases have."""
+    """Return the CPUs and GPUs of the live nodes that no lease has reserved."""
     total = ray.cluster_resources()
     cpus, gpus = (
         total.get(kind, 0.0) - sum(lease.count * getattr(lease.size, name) for lease in leases)
@@ -240,7 +240,7 @@ def _room(size: ActorSize, leases: list[Lease]) -> int:
 
 
 def _watch() -> Vigil:
-    """Watch what this process cannot do without: its node's raylet, and Ray's head wherever it is."""
+    """Watch Ray's essential processes: this node's raylet, and Ray's head on any node."""
     node = ray._private.worker._global_node
     raylet, session = str(node.raylet_socket_name), Path(node.get_session_dir_path()).name
     found: dict[int, str] = {}
@@ -264,7 +264,7 @@ def _session() -> str:
 
 
 def _serves(started: EngineConfig, options: EngineConfig) -> bool:
-    """Return whether the Ray that was started with `started` does for `options`."""
+    """Return whether a Ray that was started with the options `started` also suits `options`."""
     dashboard = not options.dashboard or (started.dashboard and started.dashboard_port == options.dashboard_port)
     return started.ray_address == options.ray_address and (
         options.ray_address is not None or (dashboard and _cpus(options) <= ray.cluster_resources().get("CPU", 0.0))
@@ -276,7 +276,7 @@ def _cpus(options: EngineConfig) -> int:
 
 
 def _start(options: EngineConfig) -> str:
-    """Start or join Ray; returns the address of its dashboard, or nothing."""
+    """Start or join Ray; return the address of its dashboard, or "" without a dashboard."""
     more: dict[str, Any] = {}
     if options.ray_address is None:
         if options.dashboard:
@@ -315,9 +315,9 @@ def _start(options: EngineConfig) -> str:
 
 @contextlib.contextmanager
 def _from_nowhere() -> Iterator[None]:
-    """Start Ray where nothing is to be imported: its workers look for modules where it was started, before all else.
+    """Start Ray in a folder without modules, because its workers first import modules from the folder of the start.
 
-    It also takes SIGTERM for itself, which is given back.
+    Ray replaces the handler of SIGTERM; it is restored.
     """
     before, in_main_thread = Path.cwd(), threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
@@ -332,7 +332,7 @@ def _from_nowhere() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Have all that Ray starts listen on 127.0.0.1, as it does where it knows of no clusters: its metrics, too."""
+    """Make all processes of Ray, including its metrics, listen on 127.0.0.1 only."""
     from ray._private import ray_constants
 
     before = ray_constants.ENABLE_RAY_CLUSTER
@@ -345,7 +345,7 @@ def _on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hushed(said: io.StringIO) -> Iterator[None]:
-    """Keep what libraries write to this process's standard error, a line a second for one that is refused."""
+    """Hold back what libraries write to standard error, such as a line per second for a refused connection."""
     sys.stderr.flush()
     real = os.dup(2)
     with tempfile.TemporaryFile() as file:
@@ -360,7 +360,7 @@ def _hushed(said: io.StringIO) -> Iterator[None]:
 
 
 def _require_reachable(address: str) -> None:
-    """Refuse an address where nobody listens: Ray itself would try for many minutes."""
+    """Refuse an address at which nothing listens; Ray itself would retry for many minutes."""
     if address == "auto":  # Ray looks for a cluster on this machine, and says at once when there is none
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -383,7 +383,7 @@ def _require_free_port(port: int) -> None:
 
 
 def metrics_address() -> str:
-    """Return where this machine's Ray serves its metrics in Prometheus' format, or nothing."""
+    """Return the address of Ray's metrics on this machine, in the format of Prometheus, or "" without one."""
     here = ray.get_runtime_context().get_node_id()
     ports = [node["MetricsExportPort"] for node in ray.nodes() if node["NodeID"] == here]
     return f"http://127.0.0.1:{ports[0]}/metrics" if ports and ports[0] else ""

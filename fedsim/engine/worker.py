@@ -1,4 +1,4 @@
-"""What a worker does with a chunk: the client half of a run, on this process's device, whichever engine calls it."""
+"""Runs the client half of a method on the chunks of a run, on this process's device, for every engine."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Worker:
     ) -> list[Reply]:
         """Answer one message per client, in order. `kind` is "train", "evaluate" or the type of a query.
 
-        A client that fails costs its own reply; the others of its chunk are answered.
+        If a client fails, only its own reply is an error.
         """
         query = self.queries.get(kind)
         handle = {wire.TRAIN: self._train, wire.EVALUATE: self._evaluate}.get(kind)
@@ -95,7 +95,7 @@ class Worker:
         return self.client.personal(client, start) if kept is None else kept
 
     def job(self, client: int, personal: State, server_round: int, most: int | None = None) -> ClientJob:
-        """Return what a client trains on in a round, or the first `most` samples of each stream."""
+        """Return a client's training samples of a round, or the first `most` samples of each stream."""
         unlabelled = self.data.unlabelled_at(server_round)[client][: most if self._reads_unlabelled else 0]
         return ClientJob(client, self.data.at(server_round)[client][:most], personal, unlabelled)
 
@@ -174,7 +174,7 @@ class Worker:
     # Evaluation ---------------------------------------------------------------------------------------------------
 
     def model_of(self, sent: ChunkMessage, adapt_steps: int = 0) -> tuple[State, Tensors]:
-        """Return the tensors that a client predicts with, after some steps of its own, and the constants sent."""
+        """Return the tensors with which a client predicts, after some local steps, and the constants it received."""
         received = self._inbox.broadcast(sent.content)
         own = self._inbox.split(self._inbox.own(sent.content))
         model = received.state.merged(own)
@@ -188,7 +188,7 @@ class Worker:
         ), received.constants
 
     def measure(self, sent: ChunkMessage, model: State) -> RecordDict:
-        """Return how a client does with those tensors on its own test samples, or on those that it holds out."""
+        """Return the score of a client with these tensors on its own test samples, or on its held-out samples."""
         received = self._inbox.broadcast(sent.content)
         scores = self._scores
         if wire.told_in(sent.content).get(wire.VALIDATION):

@@ -1,7 +1,7 @@
-"""What methods for classes that arrive in stages share: one head for all classes, and masks for those of the moment.
+"""The base of methods for classes that arrive in stages: one head for all classes, and masks for the present ones.
 
-The head has a row for every class from the start, so that no shape changes. Losses look at the classes of the stage, or
-at those before it, through masks; logits that a mask rules out have no gradient at all.
+The head has a row for every class from the start, so shapes do not change. Losses use masks to select the classes of
+the stage or those of earlier stages; masked logits have no gradient.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from fedsim.randomness import torch_draws, torch_seed
 NEW, OLD = "stage.new", "stage.old"
 """Constants: (C,) bool, the classes of the stage, and those of the stages before."""
 PREVIOUS = "previous/"
-"""Before the names of the constants that are the model at the end of the stage before."""
+"""Prefix for the names of the constants that are the model at the end of the previous stage."""
 
 _NEVER = -1e9  # not -inf: times a probability of 0 that would be NaN
 
 
 def masked(logits: Tensor, classes: Tensor) -> Tensor:
-    """Return logits (..., C) with those of other than some classes, (C,) bool, below all others."""
+    """Return logits (..., C) in which classes outside of `classes`, (C,) bool, are below all others."""
     return torch.where(classes, logits, _NEVER)
 
 
@@ -56,7 +56,7 @@ def new_rows(count: int, features: int, seed: int, stage: int) -> Tensor:
 
 
 def sum_of_answers(replies: Iterable[Message]) -> tuple[Tensors, int]:
-    """Return the sums over the good replies to a query, float64, in their order, and how many samples they are of."""
+    """Return the float64 sums over the good replies to a query, in their order, and the number of their samples."""
     sums: Tensors = {}
     count = 0
     for reply in replies:
@@ -68,7 +68,7 @@ def sum_of_answers(replies: Iterable[Message]) -> tuple[Tensors, int]:
 
 
 class StagedClient(Client):
-    """Learns the classes of the stage against each other only: the softmax is over them."""
+    """Learns only the classes of the stage: the softmax is over them."""
 
     needs_classes = True
 
@@ -77,7 +77,7 @@ class StagedClient(Client):
         return batch.cross_entropy(masked(logits, extras.constants[NEW]))
 
     def is_first_stage(self, extras: Extras) -> bool:
-        """Return whether there is no stage before; it does not look at values."""
+        """Return whether this is the first stage; it does not depend on values of tensors."""
         return f"{PREVIOUS}classifier.weight" not in extras.constants
 
     def previous_logits(self, extras: Extras, x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class StagedServer(Server):
     """Keeps the model at the end of each stage for the next one, which starts with new rows for its classes."""
 
     keeps_previous = True
-    """Whether clients need the model at the end of the stage before."""
+    """Whether clients need the model at the end of the previous stage."""
 
     def __init__(self, config: RunConfig, model: Classifier, data: FederatedData) -> None:
         super().__init__(config, model, data)

@@ -1,6 +1,6 @@
-"""What metrics mean: a title and a sentence for each; and which few of them a run is about.
+"""The meaning of metrics, a title and a sentence for each, and the choice of a run's most important metrics.
 
-A method says in its own file what its own metrics and heads are, and which of them matter; a run's summary keeps that.
+A method describes its own metrics and heads in its file, and names the important ones; a run's summary stores that.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ _SHOWN: Final = 5
 
 
 class Meaning(NamedTuple):
-    """What a metric is."""
+    """The meaning of a metric."""
 
     title: str
     sentence: str
     known: bool = True
-    """Whether somebody has said what it is."""
+    """Whether there is a description."""
 
 
 def meaning(name: str, own: Mapping[str, str] | None = None) -> Meaning:
-    """Return a metric's title and sentence; `own` are those that the method has said, by metric or by head.
+    """Return a metric's title and sentence; `own` are the method's own descriptions, by metric or by head.
 
     `global_psi/accuracy` is the accuracy of the head psi.
     """
@@ -96,7 +96,7 @@ def meaning(name: str, own: Mapping[str, str] | None = None) -> Meaning:
 
 
 def headline(names: Iterable[str], method: Sequence[str] = ()) -> list[str]:
-    """Return the five metrics that matter, or fewer: those that the method names first, then what matters to all."""
+    """Return at most five important metrics: first those that the method names, then general ones."""
     there = list(names)
     wanted = [*(name for name in method if name in there), *(name for name in _FIRST if name in there)]
     return list(dict.fromkeys(wanted or there))[:_SHOWN]

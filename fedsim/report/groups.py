@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but their seed, as one: means, spreads, and which are best as far as the seeds tell."""
+"""Groups of runs that differ only in their seed: means, spreads, and which groups are significantly best."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OF_THE_RUN: Final = ("seed", "name", "start_sha256", "training.vectorize", "tra
 _OF_THE_MACHINE: Final = ("engine.", "plugins", "eval_", "checkpoint_every", "history.", "data.root")
 
 Measure = Callable[[RunFolder], float]
-"""One number of a run; NaN where it has none."""
+"""A function from a run to a number; NaN if the run has no such value."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ class RunGroup:
 
 @dataclass(frozen=True)
 class Spread:
-    """What a group comes to in one measure."""
+    """The statistics of a group in one measure."""
 
     mean: float
-    """NaN where no run has a value."""
+    """Mean over the runs with a value; NaN if there are none."""
     sd: float
     """Standard deviation over seeds, with n - 1; NaN for fewer than two."""
     n: int
-    """Runs that have a value."""
+    """Number of runs with a value."""
     of: int
-    """Runs of the group."""
+    """Number of runs of the group."""
 
     @property
     def half_width(self) -> float:
@@ -108,7 +108,7 @@ def grouped(runs: Sequence[RunFolder], by: Sequence[str] = ()) -> list[RunGroup]
 
 
 def seeds_grouped(runs: Sequence[RunFolder]) -> list[RunGroup] | None:
-    """Return the groups of runs of which some have several seeds; None where each run is to be seen for itself."""
+    """Return the groups of runs if at least one has several seeds; None if runs should be shown one by one."""
     try:
         groups = grouped(runs)
     except FedsimError:  # some are the same run twice
@@ -126,8 +126,8 @@ def spread(values: Mapping[int, float], of: int) -> Spread:
 def not_worse(groups: Sequence[Mapping[int, float]], way: Literal["higher", "lower"] | None) -> list[bool]:
     """Return which groups are best by their mean, or not significantly worse than that one.
 
-    Worse is what a one-sided t-test on the differences at the seeds that both have calls so at `LEVEL`; without two
-    common seeds nothing can be told, and the best alone is marked. None are where they cannot be ranked.
+    Groups are compared with the best one by a one-sided paired t-test on their common seeds, at `LEVEL`. Without two
+    common seeds there is no test, and only the best group is marked. No group is marked if there is no ranking.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def megabytes_to(name: str, target: float) -> Measure:
 
 
 def _until(run: RunFolder, name: str, target: float) -> Sequence[MetricRow]:
-    """Return the rounds up to the first in which a metric is as good as `target`; none where it never is."""
+    """Return the rounds up to the first in which a metric reaches `target`; empty if it never does."""
     sign = -1.0 if direction(name) == "lower" else 1.0
     for place, row in enumerate(run.metrics):
         value = row.metrics.get(name)
@@ -204,7 +204,7 @@ def _until(run: RunFolder, name: str, target: float) -> Sequence[MetricRow]:
 
 
 def _telling(runs: Sequence[RunFolder]) -> list[str]:
-    """Return the fewest options that tell all runs apart which differ in more than their seed, names before others."""
+    """Return the smallest set of options that distinguishes all runs with different options, names first."""
     every = dict.fromkeys(key for run in runs for key in run.flat_config)
     keys = [key for key in every if key not in _OF_THE_RUN and not key.startswith(_OF_THE_MACHINE)]
     kept: list[str] = []
@@ -247,7 +247,7 @@ def common_names(groups: Sequence[RunGroup]) -> list[str]:
 
 
 def describe_level(groups: Sequence[RunGroup]) -> str:
-    """Return what the marks of a table mean, for the line below it."""
+    """Return a line on the meaning of the marks in a table."""
     seeds = {len(group.runs) for group in groups}
     counted = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
     return (

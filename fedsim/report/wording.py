@@ -1,4 +1,4 @@
-"""How metrics, options and times are named, grouped, compared and written, alike in plots, report and terminal."""
+"""Names, groups, order and formats of metrics, options and times, shared by plots, report and terminal."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ ERRORS: Final = {"mse": "Mean squared error", "excess_risk": "Excess risk"}
 """Measures of predicted numbers, lower is better."""
 
 ABSENT: Final = "–"
-"""Stands where a run has no such value."""
+"""Placeholder for a missing value."""
 
 _KNOWN_HEADS: Final = {
     "global": "Global", "clients": "Clients", "unseen": "Unseen clients", "validation": "Validation",
@@ -43,7 +43,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def families(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the metrics that belong into one picture, by what they share: `train/parts:a` and `train/parts:b`."""
+    """Return the metrics of each common plot, by their common prefix, as of `train/parts:a` and `train/parts:b`."""
     found: dict[str, list[str]] = {}
     for name in names:
         head, quantity = split_name(name)
@@ -86,9 +86,9 @@ def metric_label(name: str) -> str:
 
 
 def direction(name: str) -> Literal["higher", "lower"] | None:
-    """Return which way a metric is better; None where runs cannot be ranked by it.
+    """Return which direction of a metric is better; None if runs cannot be ranked by it.
 
-    Training losses are objectives that differ between methods, and on forgotten data nothing is better in itself.
+    Training losses are objectives that differ between methods, and on forgotten data neither direction is better.
     """
     head, quantity = split_name(name)
     if head.startswith(("train", "forget")):
@@ -112,7 +112,7 @@ def format_metric(name: str, value: float) -> str:
 
 
 def best_of(name: str, values: list[float]) -> list[bool]:
-    """Return which runs are best in a metric, as far as its written digits tell; none where all are alike."""
+    """Return the runs that are best in a metric, to its displayed digits; empty if all are equal."""
     way, known = direction(name), [value for value in values if math.isfinite(value)]
     if way is None or len(known) < 2:
         return [False] * len(values)
@@ -143,7 +143,7 @@ def format_option(value: Any) -> str:
 
 
 def key_options(folder: RunFolder) -> dict[str, str]:
-    """Return what one asks first of a run's configuration, by label: method, data, partition, model, clients, ..."""
+    """Return the main options of a run's configuration, by label: method, data, partition, model, clients, ..."""
     found = {label: folder.option(key) for key, label in _KEY_OPTIONS.items()}
     if folder.summary and folder.summary.engine:
         found["Engine"] = _engine(folder.summary.engine)  # what "auto" came to
@@ -175,5 +175,5 @@ def _describe(value: Any) -> str:
 
 
 def rounds_text(folder: RunFolder) -> str:
-    """Return `12 of 40`, or `12` where the run does not say how many were asked for."""
+    """Return `12 of 40`, or `12` if the run does not record the number of requested rounds."""
     return str(folder.rounds_done) if folder.rounds is None else f"{folder.rounds_done} of {folder.rounds}"
