@@ -1,6 +1,7 @@
 """Checks of refusals: one line, and nothing changed on disk."""
 
 import hashlib
+import re
 from pathlib import Path
 
 
@@ -23,3 +24,12 @@ def assert_one_line(err: str, needles: str) -> None:
         found = err.find(needle, position)
         assert found >= 0, f"no {needle!r} in {err[position:]!r}"
         position = found + 1
+
+
+def assert_refused(outcome: tuple[int, str, str], pattern: str) -> None:
+    """Check that a command was refused with one line that has the pattern."""
+    code, _, err = outcome
+    assert code == 2
+    assert re.search(pattern, err), err
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from fedsim.runs.folder import RunFolder
 from tests.fedsim.two_nodes import TwoNodes
 
 MakeRun = Callable[..., Path]
@@ -91,3 +93,26 @@ def two_nodes() -> Iterator[TwoNodes]:
     yield made
     for node in reversed(range(2)):
         made.kill(node)
+
+
+@pytest.fixture
+def copied(tiny_run: Path, tmp_path: Path) -> Path:
+    """Return a copy of a small run, to be damaged."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def six_runs(make_run: MakeRun) -> list[RunFolder]:
+    """Three seeds of a method, two of which reach 80 %, and three of another that is better on all of them."""
+    made = []
+    for name, accuracies in (("fed_a", [0.70, 0.80, 0.90]), ("fed_b", [0.76, 0.855, 0.95])):
+        for seed, accuracy in enumerate(accuracies):
+            rows = [
+                {"round": r, "time_s": 2.0 * r, "bytes_down": 400_000, "bytes_up": 100_000 * (1 + seed),
+                 "metrics": {"global/accuracy": accuracy * r / 4} if r % 2 == 0 else {}}
+                for r in (1, 2, 3, 4)
+            ]  # fmt: skip
+            config = {"seed": seed, "strategy": {"name": name}}
+            path = make_run(f"{name}-{seed}", config=config, rows=rows, summary={"metrics": rows[-1]["metrics"]})
+            made.append(RunFolder.open(path))
+    return made

@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,26 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.one_line import assert_refused
 from tests.tiny_runs import TINY_FLAGS, Cli
-
-
-@pytest.fixture
-def copied(tiny_run: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
-
-
-def assert_one_line(outcome: tuple[int, str, str], needle: str) -> None:
-    code, _, err = outcome
-    assert code == 2
-    assert re.search(needle, err), err
-    assert err.count("\n") == 1
-    assert err.startswith("error: ")
 
 
 def test_a_table_that_unpacks_to_too_much(tmp_path: Path, cli: Cli) -> None:
     with gzip.open(tmp_path / "bomb.csv.gz", "wb", compresslevel=9) as file:
         file.write(b"a,b\n" + b"0,0\n" * 16_000_000)
-    assert_one_line(
+    assert_refused(
         cli("run", "--dataset", f"csv:{tmp_path / 'bomb.csv.gz'}"), "unpacks to more than 200 times its size"
     )
 
@@ -40,7 +27,7 @@ def test_an_archive_that_unpacks_to_too_much(tmp_path: Path, cli: Cli, monkeypat
     monkeypatch.setattr("fedsim.data.npz._MOST_RATIO", -300)  # a real one takes seconds to write
     np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((10, 4, 4), np.uint8), y=np.arange(10) % 2)
     monkeypatch.setattr("fedsim.data.npz._SPARE_BYTES", 0)
-    assert_one_line(cli("run", "--dataset", f"npz:{tmp_path / 'bomb.npz'}"), "unpacks to .* times its size")
+    assert_refused(cli("run", "--dataset", f"npz:{tmp_path / 'bomb.npz'}"), "unpacks to .* times its size")
 
 
 @pytest.mark.parametrize("content", ["null", "[]", "7", "{", "[" * 9999, '{"a": null}', '{"a": {}}'])
@@ -65,7 +52,7 @@ def test_forged_numbers(key: str, number: str, copied: Path, cli: Cli) -> None:
         outcome = cli(*command)
         assert outcome.code in (0, 2)
         if outcome.code == 2:
-            assert_one_line(outcome, "summary.json: malformed")
+            assert_refused(outcome, "summary.json: malformed")
 
 
 def test_what_a_file_says_does_not_steer_the_terminal(copied: Path, cli: Cli) -> None:

@@ -1,13 +1,13 @@
 """Files that would take all memory, or never end, are refused in one line."""
 
 import os
-import re
 import shutil
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.one_line import assert_refused
 from tests.tiny_runs import Cli
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -15,19 +15,6 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 """An alias bomb: 12 short lines, 10^12 values."""
 MAPS = "a0: &a0 {x: 1, y: 2}\n" + "".join(f"a{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}}}\n" for n in range(1, 40))
-
-
-@pytest.fixture
-def copied(tiny_run: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
-
-
-def assert_one_line(outcome: tuple[int, str, str], needle: str) -> None:
-    code, _, err = outcome
-    assert code == 2
-    assert re.search(needle, err), err
-    assert err.count("\n") == 1
-    assert err.startswith("error: ")
 
 
 @pytest.mark.parametrize("bomb", [LAUGHS, MAPS], ids=["lists", "mappings"])
@@ -38,15 +25,15 @@ def test_an_alias_bomb(bomb: str, copied: Path, tmp_path: Path, cli: Cli) -> Non
         (copied / file).write_text(bomb)
         begun = time.monotonic()
         for command in (["show", copied], ["report", copied], ["run", "--resume", copied]):
-            assert_one_line(cli(*command), "holds more than 100,000 values")
+            assert_refused(cli(*command), "holds more than 100,000 values")
         assert time.monotonic() - begun < 10
         (copied / file).write_bytes(before)
-    assert_one_line(cli("run", "--config", tmp_path / "bomb.yaml"), "holds more than 100,000 values")
+    assert_refused(cli("run", "--config", tmp_path / "bomb.yaml"), "holds more than 100,000 values")
 
 
 @pytest.mark.parametrize("value", ["[" * 5000, "{a: " * 5000, "[" * 5000 + "]" * 5000])
 def test_deep_brackets(value: str, cli: Cli) -> None:
-    assert_one_line(cli("run", "--set", f"model.hidden={value}"), "not valid YAML")
+    assert_refused(cli("run", "--set", f"model.hidden={value}"), "not valid YAML")
 
 
 @pytest.mark.parametrize(
@@ -67,4 +54,4 @@ def test_a_pipe_nobody_writes_to(
         os.mkfifo(pipe)
     (copied / "summary.json").unlink()
     os.mkfifo(copied / "summary.json")
-    assert_one_line(cli(*options), "pipe or a device|neither a file nor a preset")
+    assert_refused(cli(*options), "pipe or a device|neither a file nor a preset")
