@@ -214,6 +214,9 @@ def export(model: PortableModel, path: Path, form: Format) -> None:
         with warnings.catch_warnings():  # torch calls both of its exporters by tracing deprecated, and has them still
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
+            # Of torch's own layers, which look at sizes; what a model of one's own decides by values is still told.
+            warned = torch.jit.TracerWarning  # type: ignore[attr-defined] # torch has it there without saying so
+            warnings.filterwarnings("ignore", category=warned, module=r"torch\.")
             {"safetensors": _safetensors, "torchscript": _torchscript, "onnx": _onnx}[form](model, temporary)
         fsync(temporary)
         temporary.replace(path)

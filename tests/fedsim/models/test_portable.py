@@ -86,6 +86,13 @@ def test_it_loads_where_no_data_and_no_flower_are(tiny_run: Path, tmp_path: Path
     assert (done.stdout, done.stderr) == ("(2,)\n", "")
 
 
+def test_group_norm_is_exported_without_a_word(tmp_path: Path, cli: Cli, no_pictures: None) -> None:
+    config = {"clients": 2, "rounds": 1, "cohort": 1, "training": {"epochs": 1}, "out": str(tmp_path)}
+    run = fedsim.run({**config, "model": {"name": "cnn", "norm": "group", "width": 4}}).folder
+    done = cli("export", run, "--format", "onnx", "--out", tmp_path / "m.onnx")
+    assert (done.code, done.err) == (0, "")
+
+
 def test_the_lines_of_the_page_for_a_machine_without_fedsim(tiny_run: Path, tmp_path: Path, cli: Cli) -> None:
     page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
     (lines,) = re.findall(r"```python\n(import json\n.*?)```", page, re.DOTALL)
