@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import itertools
 import math
@@ -17,8 +18,8 @@ from flwr.app import ArrayRecord, RecordDict
 from fedsim.config.run import EngineConfig, RunConfig
 from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer, key_of, lost, predecessors
 from fedsim.engine.client_state_file import size_bytes
-from fedsim.engine.ray_cluster import Cluster, metrics_address
-from fedsim.engine.ray_metrics import RayGauges
+from fedsim.engine.ray_cluster import Cluster
+from fedsim.engine.ray_metrics import RayGauges, metrics_address
 from fedsim.engine.registry import engine
 from fedsim.engine.reply import Reply
 from fedsim.engine.states import ClientStates
@@ -106,6 +107,7 @@ class FedsimWorker:
 _LOOK_EVERY_S = 0.2
 
 cluster = Cluster(FedsimWorker)
+atexit.register(cluster.bury)  # before Ray shuts down, which would wait for what is lost
 
 
 class RayEngine(Engine):

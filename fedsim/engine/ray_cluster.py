@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedsim.config.run import EngineConfig
-from fedsim.engine.vigil import Vigil
+from fedsim.engine.vigil import Vigil, processes
 from fedsim.errors import ClusterLost, FedsimError
 from fedsim.scratch import scratch_folder
 
@@ -28,6 +28,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about CUDA_VISIBLE_DEVICES
 
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed")  # our replies tell so
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its core tells users of what we tell them in one line
 
 _sessions: list[Path] = []
 """Folders of Ray's own, with its logs and sockets."""
@@ -143,6 +144,12 @@ class Cluster:
         """Whether `require_alive` would raise."""
         return self._vigil is not None and bool(self._vigil.lost)
 
+    def bury(self) -> None:
+        """Remove what is left of a Ray that is lost; it would make this process wait at its end."""
+        if self.is_lost and self._vigil is not None:
+            _remove_sessions()
+            self._vigil.end()
+
     def runtime_env(self, threads: int) -> dict[str, Any]:
         """Return Ray's runtime environment for a process with this number of threads."""
         variables = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
@@ -189,6 +196,7 @@ class Cluster:
         if ray is None:
             raise FedsimError("engine.name: ray is not installed; install it with: pip install 'ray[default]'")
         if self.is_lost:
+            self.bury()
             ray.shutdown()
         if (
             ray.is_initialized()
@@ -240,20 +248,26 @@ def _room(size: ActorSize, leases: list[Lease]) -> int:
 
 
 def _watch() -> Vigil:
-    """Watch Ray's essential processes: this node's raylet, and Ray's head on any node."""
+    """Watch Ray's essential processes: this node's raylet with its agents, and Ray's head on any node.
+
+    A raylet ends itself when one of its agents has died, and Ray then ends this process within 0.1 s, without a line.
+    So a Ray that was started here is halted at once, until this process has reported the loss.
+    """
     node = ray._private.worker._global_node
     raylet, session = str(node.raylet_socket_name), Path(node.get_session_dir_path()).name
     found: dict[int, str] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (folder / "cmdline").read_bytes().decode(errors="replace")
-            if "/raylet/raylet\0" in words and f"={raylet}\0" in words:
-                found[int(folder.name)] = "the raylet of this machine"
-            elif "/gcs/gcs_server\0" in words and session in words:
-                found[int(folder.name)] = "Ray's head"
+    there = processes()
+    for pid, (_, words) in there.items():
+        if "/raylet/raylet\0" in words and f"={raylet}\0" in words:
+            found[pid] = "the raylet of this machine"
+        elif "/gcs/gcs_server\0" in words and session in words:
+            found[pid] = "Ray's head"
+    raylets = [pid for pid, name in found.items() if "raylet" in name]
+    agents = [pid for pid, (parent, words) in there.items() if parent in raylets and "agent" in words.lower()]
+    found |= dict.fromkeys(agents, "an agent of this machine's raylet")
     host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
     elsewhere = None if "Ray's head" in found.values() else (host, int(port), "Ray's head")
-    return Vigil(found, elsewhere)
+    return Vigil(found, elsewhere, halt=elsewhere is None)
 
 
 def _session() -> str:
@@ -292,7 +306,11 @@ def _start(options: EngineConfig) -> str:
         _require_reachable(options.ray_address)
     said = io.StringIO()
     try:
-        with _from_nowhere(), _on_loopback() if options.ray_address is None else _hushed(said):
+        with (
+            _from_nowhere(),
+            _hushed(said),
+            _on_loopback() if options.ray_address is None else contextlib.nullcontext(),
+        ):
             context = ray.init(
                 address=options.ray_address or "local", log_to_driver=False, logging_level="ERROR", **more
             )
@@ -380,10 +398,3 @@ def _require_free_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise FedsimError(f"engine.dashboard_port: port {port} on 127.0.0.1 is in use; choose another") from None
-
-
-def metrics_address() -> str:
-    """Return the address of Ray's metrics on this machine, in the format of Prometheus, or "" without one."""
-    here = ray.get_runtime_context().get_node_id()
-    ports = [node["MetricsExportPort"] for node in ray.nodes() if node["NodeID"] == here]
-    return f"http://127.0.0.1:{ports[0]}/metrics" if ports and ports[0] else ""

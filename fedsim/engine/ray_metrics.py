@@ -30,3 +30,12 @@ class RayGauges:
     def close(self) -> None:
         """Stop."""
         self._over.set()
+
+
+def metrics_address() -> str:
+    """Return the address of Ray's metrics on this machine, in the format of Prometheus, or "" without one."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    ports = [node["MetricsExportPort"] for node in ray.nodes() if node["NodeID"] == here]
+    return f"http://127.0.0.1:{ports[0]}/metrics" if ports and ports[0] else ""

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import signal
 import socket
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 
 _ASK_EVERY_S = 1.0
 _UNANSWERED = 5
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """Return {process id: (its parent's, its command line)} of this machine; words end with a zero byte."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):  # it has ended since
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            found[int(folder.name)] = parent, (folder / "cmdline").read_bytes().decode(errors="replace")
+    return found
 
 
 class Vigil:
@@ -21,9 +34,13 @@ class Vigil:
         {process id: what it is called in an error line}.
     address
         (host, port, what it is called): gone when it has answered no more for some seconds.
+    halt
+        Whether the other processes are stopped when one has died, so that they do not react to it, until `end`.
     """
 
-    def __init__(self, processes: Mapping[int, str], address: tuple[str, int, str] | None = None) -> None:
+    def __init__(
+        self, processes: Mapping[int, str], address: tuple[str, int, str] | None = None, *, halt: bool = False
+    ) -> None:
         self.lost = ""
         """What has died; empty while all are alive."""
         self._over = threading.Event()
@@ -33,7 +50,7 @@ class Vigil:
                 self._watched[os.pidfd_open(pid)] = name
             except OSError:
                 self.lost = name
-        self._address = address
+        self._address, self._halt = address, halt
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
@@ -43,6 +60,8 @@ class Vigil:
         while not self._over.is_set() and not self.lost:
             for handle, _ in poll.poll(1000 * _ASK_EVERY_S):
                 self.lost = self._watched[handle]
+                if self._halt:
+                    self._signal(signal.SIGSTOP)
             if self._address is not None:
                 host, port, name = self._address
                 try:
@@ -52,9 +71,25 @@ class Vigil:
                     unanswered += 1
                 if unanswered == _UNANSWERED:
                     self.lost = name
+        if not (self._halt and self.lost):
+            self._close()
+
+    def _close(self) -> None:
         for handle in self._watched:
             os.close(handle)
+        self._watched = {}
+
+    def _signal(self, number: int) -> None:
+        for handle in self._watched:
+            with contextlib.suppress(OSError):  # it has ended
+                signal.pidfd_send_signal(handle, number)
 
     def close(self) -> None:
         """Stop watching, soon."""
         self._over.set()
+
+    def end(self) -> None:
+        """Kill what was stopped."""
+        if self._halt and self.lost:
+            self._signal(signal.SIGKILL)
+            self._close()

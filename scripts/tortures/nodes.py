@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from fedsim.engine.vigil import processes
 from fedsim.scratch import scratch_folder
 
 RAY = Path(sys.executable).parent / "ray"
@@ -19,12 +20,7 @@ RAY = Path(sys.executable).parent / "ray"
 
 def descendants(pid: int) -> dict[int, str]:
     """Return {process: command line} of all that a process has begun, and what these have."""
-    table: dict[int, tuple[int, str]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError):
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            table[int(folder.name)] = (parent, words)
+    table = {pid: (parent, words.replace("\0", " ")) for pid, (parent, words) in processes().items()}
     found: dict[int, str] = {}
     wanted = {pid}
     while wanted:

@@ -86,7 +86,7 @@ def test_actors_have_names_and_their_own_threads(ray_engine: MakeEngine) -> None
 def test_all_that_is_started_listens_on_loopback(ray_engine: MakeEngine) -> None:
     import ray
 
-    from fedsim.engine.ray_cluster import metrics_address
+    from fedsim.engine.ray_metrics import metrics_address
 
     ray_engine(fakes.EchoWorker, 4, 1)
     (node,) = [node for node in ray.nodes() if node["Alive"]]

@@ -112,7 +112,13 @@ def test_kill_leaves_no_process_either(tmp_path: Path, marked: dict[str, str]) -
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("program", "name"), [("/raylet/raylet\0", "the raylet of this machine"), ("/gcs/gcs_server\0", "Ray's head")]
+    ("program", "name"),
+    [
+        ("/raylet/raylet\0", "the raylet of this machine"),
+        ("/gcs/gcs_server\0", "Ray's head"),
+        ("ray::RuntimeEnvAgent", "an agent of this machine's raylet"),
+        ("ray::DashboardAgent", "an agent of this machine's raylet"),
+    ],
 )
 def test_a_ray_that_dies_costs_one_line_and_leaves_a_checkpoint(
     program: str, name: str, tmp_path: Path, marked: dict[str, str]

@@ -1,9 +1,11 @@
 """Deaths are noticed at once, whoever's child it was, and wherever it was."""
 
+import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +38,16 @@ def test_an_address_that_answers_no_more(monkeypatch: pytest.MonkeyPatch) -> Non
         assert vigil.lost == ""
     assert seconds_until_lost(vigil) < 5
     assert vigil.lost == "the head"
+
+
+def test_the_others_are_halted_until_the_end() -> None:
+    with subprocess.Popen(["sleep", "60"]) as one, subprocess.Popen(["sleep", "60"]) as other:
+        vigil = Vigil({one.pid: "the one", other.pid: "the other"}, halt=True)
+        one.kill()
+        seconds_until_lost(vigil)
+        assert vigil.lost == "the one"
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            assert time.monotonic() < deadline
+        vigil.end()
+        assert other.wait(10) == -signal.SIGKILL
