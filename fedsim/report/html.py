@@ -178,6 +178,9 @@ def _notices(folders: Sequence[RunFolder], labels: Sequence[str]) -> list[tuple[
     """Return what a reader must know before trusting the numbers, with the command that goes on with the run."""
     notices = []
     for label, folder in zip(labels, folders, strict=True):
+        if folder.config_changed:
+            text = f"config.yaml of {label} was changed since the run began: it had other options than these."
+            notices.append((text, f"fedsim run --config {shlex.quote(str(folder.path))}"))
         if folder.status != "finished":
             reason = (folder.summary and folder.summary.reason) or "it was stopped from outside, or it still goes on"
             text = f"{label} is {folder.status} after round {rounds_text(folder)}: {reason}."

@@ -65,6 +65,8 @@ def _header(folder: RunFolder) -> Text:
         header.append(f"\n{_plain(summary.ended)}", style="dim")
     if summary and summary.reason:
         header.append(f"\n{_plain(summary.reason)}", style=_STATUS_STYLES[folder.status])
+    if folder.config_changed:
+        header.append("\nconfig.yaml was changed since the run began: it had other options than these", style="yellow")
     return header
 
 

@@ -25,7 +25,7 @@ from fedsim.reading import load_yaml, read_regular, require_regular
 from fedsim.runs import purging
 from fedsim.runs.pictures import PICTURES, read_pictures
 from fedsim.runs.rows import Count, MetricRow, StageRow
-from fedsim.sealed import Damaged, require_sum, unseal
+from fedsim.sealed import Damaged, require_sum, sha256, unseal
 
 Status: TypeAlias = Literal["finished", "diverged", "stopped", "failed", "unfinished"]
 
@@ -165,6 +165,12 @@ class RunFolder:
         rows = [row for row in self.metrics if name in row.metrics]
         rounds = np.array([row.round for row in rows], dtype=np.int64)
         return rounds, np.array([_number(row.metrics[name]) for row in rows], dtype=np.float64)
+
+    @cached_property
+    def config_changed(self) -> bool:
+        """Whether config.yaml is not the file that the run began with; False if the run did not record its hash."""
+        digest = dict(self.environment.get("files", {})).get("config.yaml")
+        return digest is not None and digest != sha256(self.path / "config.yaml")
 
     @cached_property
     def label_counts(self) -> NDArray[np.int64] | None:

@@ -264,8 +264,7 @@ def _continue(
     tracker_classes(simulation.config.log)
     run = RunFolder.open(folder, anew=True)
     require_same_data(run, simulation.data)
-    began_with = dict(run.environment.get("files", {})).get("config.yaml")
-    if began_with is not None and began_with != sha256(folder / "config.yaml"):
+    if run.config_changed:
         simulation.choices["config"] = "config.yaml was changed since the run began, which may change its outcome"
     with contextlib.closing(simulation.engine()) as engine:
         checkpoint = load_latest(folder)

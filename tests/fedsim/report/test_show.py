@@ -1,11 +1,14 @@
 import io
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from fedsim.report.html import render_report
 from fedsim.report.show import render_summary, sparkline
 from fedsim.runs.folder import RunFolder
 from tests.fedsim.conftest import ROWS, MakeRun
@@ -133,3 +136,13 @@ def test_sparkline_on_a_given_scale() -> None:
 def test_showing_imports_neither_matplotlib_nor_torch() -> None:
     code = "import sys, fedsim.report.show; assert not {'matplotlib', 'torch', 'flwr'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_configuration_that_was_changed_since_is_said_to_be(tiny_run: Path, tmp_path: Path) -> None:
+    whole = RunFolder.open(shutil.copytree(tiny_run, tmp_path / "run"))
+    assert "was changed" not in shown(whole) + render_report([whole])
+    file = whole.path / "config.yaml"
+    file.write_text(file.read_text().replace("momentum:", "momeotum:"))
+    changed = RunFolder.open(whole.path)
+    assert "config.yaml was changed since the run began: it had other options" in shown(changed)
+    assert "was changed since the run began" in render_report([changed])
