@@ -36,6 +36,7 @@ RECIPES = {
 FORGET = ["--method=finetune", "--forget=client=1", "--name=forgotten"]
 MORE = ["--method=finetune", "--forget=client=2", "--name=more"]
 BAD = ("lost", "silent", "crash")
+CHANGED = "was changed since the run began"
 PATIENCE_S = 1800
 _CODES = (0, 1, 2, 129, 130, 143, *(-number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)))
 """As commands end; by the signal itself, as shells and schedulers want it, where it has been told."""
@@ -183,7 +184,7 @@ class Trial:
             return
         differing = [key for key in wanted if found[key] != wanted[key]]
         warned = "warning: " in ended.err and differing == ["history"]
-        if warned or "was changed since the run began" in ended.out:
+        if warned or CHANGED in ended.out:
             self.told = True
             return
         raise Failed("silent", f"{folder.name}: other {differing}: {[(found[k], wanted[k]) for k in differing][:1]}")
