@@ -64,11 +64,11 @@ class TwoNodes:
             )
 
     def _joined(self) -> bool:
-        """Tell whether both nodes are there, by the processes of raylets' agents."""
-        agents = [
-            sum("ray::RuntimeEnvAgent" in words for words in descendants(node.pid).values()) for node in self.nodes
-        ]
-        return min(agents) > 0
+        """Tell whether the head knows both nodes."""
+        told = subprocess.run(
+            [RAY, "status", f"--address=127.0.0.1:{self.port}"], env=self.environment, capture_output=True, text=True
+        )
+        return told.stdout.count(" node_") == len(self.nodes)
 
     def kill(self, node: int) -> None:
         """Kill a node with all of its processes, which `ray start` has put into sessions of their own."""
