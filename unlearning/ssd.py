@@ -3,7 +3,9 @@
 Importance I_S = E_{batches of S} (∇_θ ℓ_batch)²;   where I_f > α I_D:  θ ← θ min(1, λ I_D / I_f).
 "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening" (arXiv:2308.07707).
 Without a given α the share of selected weights follows the size of the request, as in adaptive SSD (arXiv:2402.10098);
-of that share we take half, as all of it costs small nets up to 5 points on kept samples.
+of that share we take half, as all of it costs small nets up to 5 points on kept samples. It can still ruin a model:
+nothing repairs the weights that kept samples need, too, of which there are many where the forgotten ones are most of
+what a part of the network answers to, such as a client with a backdoor (RESULTS.md: -48 points on one seed of three).
 """
 
 import math
@@ -25,7 +27,8 @@ class SsdConfig(UnlearningConfig):
 
     alpha: float | None = Field(None, ge=0, json_schema_extra=searched(1.0, 50.0))
     """α, how much more a weight must matter to the forgotten samples; the authors' 10 leaves some models as they are,
-    and ruins others. By default that which selects ln(1 + 100 n_f / n) / 2 percent of the weights, n_f of n samples."""
+    and ruins others. By default that which selects ln(1 + 100 n_f / n) / 2 percent of the weights, n_f of n samples;
+    that ruins some, too, above all if a backdoored client is to be forgotten."""
     dampening: float = Field(1.0, ge=0, json_schema_extra=searched(0.1, 1.0))
     """λ, what is left of a selected weight in proportion to I_D / I_f."""
     batch_size: int = Field(64, ge=1)
