@@ -27,7 +27,7 @@ def notes(
     """
     said = {"note": "; ".join(remarks)} if remarks else {}
     idle, able = idle_clients(config, data, coupled), data.partition.sizes > 0
-    if idle.any():
+    if idle[able].any():
         what = "BatchNorm needs two samples in a batch"
         if idle[able].all():
             how = "raise training.batch_size" if config.training.batch_size == 1 else "use fewer clients"

@@ -30,6 +30,12 @@ def test_clients_of_one_sample_are_counted():
     assert "train/idle_clients" not in finished("fedavg", everybody).state.metrics[-1]["metrics"]
 
 
+def test_a_client_that_has_lost_its_data_is_no_idle_one():
+    config = begin("fedavg", {"model.norm": "batch"}).simulation
+    left = Simulation(config.config, data=config.data.without(config.data.partition[2]))
+    assert "idle" not in left.choices
+
+
 def test_rounds_without_a_learning_rate_are_told():
     cosine = {"rounds": 4, "training.schedule.name": "cosine"}
     told = begin("fedavg", {**cosine, "training.schedule.rounds": 2}).simulation.choices["still"]
