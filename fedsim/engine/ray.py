@@ -107,7 +107,7 @@ class FedsimWorker:
 _LOOK_EVERY_S = 0.2
 
 cluster = Cluster(FedsimWorker)
-atexit.register(cluster.bury)  # before Ray shuts down, which would wait for what is lost
+atexit.register(cluster.leave)  # before Ray shuts down
 
 
 class RayEngine(Engine):

@@ -144,11 +144,16 @@ class Cluster:
         """Whether `require_alive` would raise."""
         return self._vigil is not None and bool(self._vigil.lost)
 
-    def bury(self) -> None:
-        """Remove what is left of a Ray that is lost; it would make this process wait at its end."""
-        if self.is_lost and self._vigil is not None:
+    def leave(self) -> None:
+        """Prepare for the end of Ray: stop watching it, and remove a lost one, for which this process would wait."""
+        if self.is_lost:
             _remove_sessions()
-            self._vigil.end()
+        if self._vigil is not None:
+            self._vigil.close()
+
+    def _shut_down(self) -> None:
+        self.leave()
+        ray.shutdown()
 
     def runtime_env(self, threads: int) -> dict[str, Any]:
         """Return Ray's runtime environment for a process with this number of threads."""
@@ -196,17 +201,12 @@ class Cluster:
         if ray is None:
             raise FedsimError("engine.name: ray is not installed; install it with: pip install 'ray[default]'")
         if self.is_lost:
-            self.bury()
-            ray.shutdown()
-        if (
-            ray.is_initialized()
-            and self._session == _session()
-            and self._started
-            and not _serves(self._started, options)
-        ):
+            self._shut_down()
+        ours = self._started if ray.is_initialized() and self._session == _session() else None
+        if ours and not _serves(ours, options):
             if self._leases:
                 raise FedsimError("engine: another run of this process holds Ray with other options; let it end first")
-            ray.shutdown()
+            self._shut_down()
         if not ray.is_initialized():
             self.dashboard = _start(options)
             self._started = options

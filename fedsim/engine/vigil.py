@@ -35,7 +35,7 @@ class Vigil:
     address
         (host, port, what it is called): gone when it has answered no more for some seconds.
     halt
-        Whether the other processes are stopped when one has died, so that they do not react to it, until `end`.
+        Whether the other processes are stopped when one has died, so that they do not react to it, until `close`.
     """
 
     def __init__(
@@ -58,10 +58,11 @@ class Vigil:
         for handle in self._watched:
             poll.register(handle, select.POLLIN)
         while not self._over.is_set() and not self.lost:
-            for handle, _ in poll.poll(1000 * _ASK_EVERY_S):
+            gone = poll.poll(1000 * _ASK_EVERY_S)
+            if gone and self._halt and not self._over.is_set():
+                self._signal(signal.SIGSTOP)  # before anybody else hears of it
+            for handle, _ in gone:
                 self.lost = self._watched[handle]
-                if self._halt:
-                    self._signal(signal.SIGSTOP)
             if self._address is not None:
                 host, port, name = self._address
                 try:
@@ -85,11 +86,8 @@ class Vigil:
                 signal.pidfd_send_signal(handle, number)
 
     def close(self) -> None:
-        """Stop watching, soon."""
+        """Stop watching, soon, and kill what was stopped."""
         self._over.set()
-
-    def end(self) -> None:
-        """Kill what was stopped."""
         if self._halt and self.lost:
             self._signal(signal.SIGKILL)
             self._close()

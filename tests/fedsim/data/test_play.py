@@ -18,4 +18,4 @@ def test_every_speaker_uses_only_its_own_words() -> None:
 
 
 def test_the_play_does_not_change() -> None:
-    assert hashlib.sha256(play().encode()).hexdigest() == "7ae22c45fb54352a"
+    assert hashlib.sha256(play().encode()).hexdigest().startswith("7ae22c45fb54352a")

@@ -49,5 +49,5 @@ def test_the_others_are_halted_until_the_end() -> None:
         deadline = time.monotonic() + 10
         while Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
             assert time.monotonic() < deadline
-        vigil.end()
+        vigil.close()
         assert other.wait(10) == -signal.SIGKILL
