@@ -20,6 +20,7 @@ def run(tmp_path: Path, script: str, *options: str) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.slow
 def test_rows_do_the_same_work_and_are_all_measured(tmp_path: Path) -> None:
     rows = ["bare", "sequential", "vectorized"]
     report = run(tmp_path, "bench_engines.py", "--workloads", "smoke", "--rows", ",".join(rows), "--repeats", "1")

@@ -29,6 +29,7 @@ def test_the_next_engine_reuses_the_processes(ray_engine: MakeEngine) -> None:
     assert engine.states.committed() == []
 
 
+@pytest.mark.slow
 def test_a_closed_engine_frees_its_data(ray_engine: MakeEngine) -> None:
     import ray
 

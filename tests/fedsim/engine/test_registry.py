@@ -8,7 +8,14 @@ from tests.tiny_runs import Cli
 
 
 def test_an_engine_of_ones_own_comes_to_the_same_bits(page_folder: Path, cli: Cli) -> None:
-    options = ["--clients=4", "--rounds=2", "--model=mlp", "--set=training.chunk=3", "--quiet"]
+    options = [
+        "--clients=4",
+        "--rounds=2",
+        "--model=mlp",
+        "--set=training.chunk=3",
+        "--set=training.vectorize=never",
+        "--quiet",
+    ]
     done = cli("run", "--engine=./timed.py", "--name=timed", *options)
     assert (done.code, done.err) == (0, "")
     assert [line.split(" in ")[0] for line in done.out.splitlines()[:2]] == ["round 1: 2 chunks", "round 2: 2 chunks"]

@@ -56,6 +56,7 @@ def test_a_model_that_cannot_be_vectorised_is_trained_one_client_at_a_time(tmp_p
     assert not (tmp_path / "always").exists()
 
 
+@pytest.mark.slow
 def test_an_own_model_that_changed_is_measured_anew(tmp_path: Path) -> None:
     """In processes of their own, since one process keeps the module that it loaded first."""
     environment = os.environ | {"XDG_CONFIG_HOME": str(tmp_path / "settings"), "XDG_CACHE_HOME": str(tmp_path)}
