@@ -26,10 +26,10 @@ from fedsim.scratch import scratch_folder
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about CUDA_VISIBLE_DEVICES
-
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed")  # our replies tell so
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its core tells users of what we tell them in one line
 
+_AGENT = "an agent of this machine's raylet"
 _sessions: list[Path] = []
 """Folders of Ray's own, with its logs and sockets."""
 
@@ -264,10 +264,10 @@ def _watch() -> Vigil:
             found[pid] = "Ray's head"
     raylets = [pid for pid, name in found.items() if "raylet" in name]
     agents = [pid for pid, (parent, words) in there.items() if parent in raylets and "agent" in words.lower()]
-    found |= dict.fromkeys(agents, "an agent of this machine's raylet")
+    found |= dict.fromkeys(agents, _AGENT)
     host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
     elsewhere = None if "Ray's head" in found.values() else (host, int(port), "Ray's head")
-    return Vigil(found, elsewhere, halt=elsewhere is None)
+    return Vigil(found, elsewhere, halt=None if elsewhere else _AGENT)
 
 
 def _session() -> str:

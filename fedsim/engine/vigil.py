@@ -35,11 +35,11 @@ class Vigil:
     address
         (host, port, what it is called): gone when it has answered no more for some seconds.
     halt
-        Whether the other processes are stopped when one has died, so that they do not react to it, until `close`.
+        The name of processes whose death stops the others, so that they do not react to it, until `close`.
     """
 
     def __init__(
-        self, processes: Mapping[int, str], address: tuple[str, int, str] | None = None, *, halt: bool = False
+        self, processes: Mapping[int, str], address: tuple[str, int, str] | None = None, *, halt: str | None = None
     ) -> None:
         self.lost = ""
         """What has died; empty while all are alive."""
@@ -59,7 +59,7 @@ class Vigil:
             poll.register(handle, select.POLLIN)
         while not self._over.is_set() and not self.lost:
             gone = poll.poll(1000 * _ASK_EVERY_S)
-            if gone and self._halt and not self._over.is_set():
+            if any(self._watched[handle] == self._halt for handle, _ in gone) and not self._over.is_set():
                 self._signal(signal.SIGSTOP)  # before anybody else hears of it
             for handle, _ in gone:
                 self.lost = self._watched[handle]
@@ -72,7 +72,7 @@ class Vigil:
                     unanswered += 1
                 if unanswered == _UNANSWERED:
                     self.lost = name
-        if not (self._halt and self.lost):
+        if self._halt is None or self.lost != self._halt:
             self._close()
 
     def _close(self) -> None:
@@ -88,6 +88,6 @@ class Vigil:
     def close(self) -> None:
         """Stop watching, soon, and kill what was stopped."""
         self._over.set()
-        if self._halt and self.lost:
+        if self.lost and self.lost == self._halt:
             self._signal(signal.SIGKILL)
             self._close()

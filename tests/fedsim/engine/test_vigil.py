@@ -42,7 +42,7 @@ def test_an_address_that_answers_no_more(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_others_are_halted_until_the_end() -> None:
     with subprocess.Popen(["sleep", "60"]) as one, subprocess.Popen(["sleep", "60"]) as other:
-        vigil = Vigil({one.pid: "the one", other.pid: "the other"}, halt=True)
+        vigil = Vigil({one.pid: "the one", other.pid: "the other"}, halt="the one")
         one.kill()
         seconds_until_lost(vigil)
         assert vigil.lost == "the one"
