@@ -58,11 +58,12 @@ class Vigil:
         for handle in self._watched:
             poll.register(handle, select.POLLIN)
         while not self._over.is_set() and not self.lost:
-            gone = poll.poll(1000 * _ASK_EVERY_S)
-            if any(self._watched[handle] == self._halt for handle, _ in gone) and not self._over.is_set():
+            gone = [self._watched[handle] for handle, _ in poll.poll(1000 * _ASK_EVERY_S)]
+            if self._halt is not None and self._halt in gone and not self._over.is_set():
                 self._signal(signal.SIGSTOP)  # before anybody else hears of it
-            for handle, _ in gone:
-                self.lost = self._watched[handle]
+                self.lost = self._halt
+            elif gone:
+                self.lost = gone[0]
             if self._address is not None:
                 host, port, name = self._address
                 try:

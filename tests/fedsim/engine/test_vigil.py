@@ -1,5 +1,6 @@
 """Deaths are noticed at once, whoever's child it was, and wherever it was."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -51,3 +52,19 @@ def test_the_others_are_halted_until_the_end() -> None:
             assert time.monotonic() < deadline
         vigil.close()
         assert other.wait(10) == -signal.SIGKILL
+
+
+def test_the_others_are_killed_at_the_end_although_one_of_them_died_at_the_same_time() -> None:
+    with (
+        subprocess.Popen(["sleep", "60"]) as one,
+        subprocess.Popen(["sleep", "60"]) as other,
+        subprocess.Popen(["sleep", "60"]) as third,
+    ):
+        for process in (one, other):
+            process.kill()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has died, and can still be watched
+        vigil = Vigil({one.pid: "the one", other.pid: "the other", third.pid: "the third"}, halt="the one")
+        seconds_until_lost(vigil)
+        assert vigil.lost == "the one"
+        vigil.close()
+        assert third.wait(10) == -signal.SIGKILL
