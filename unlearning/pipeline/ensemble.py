@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -147,8 +147,10 @@ def train_members(
         Name of the members in these lines.
     """
     config = member_config(source.config)
-    side_by_side = _side_by_side(config, source, members, keep)
-    files = [_file(source, member, keep, side_by_side) for member in members]
+    place = source.root / "unlearned" / MEMBERS
+    ways = {way: [place / member_hash(source, member, keep, way) for member in members] for way in (False, True)}
+    side_by_side = _side_by_side(config, source, members, ways)
+    files = ways[side_by_side]
     missing = {file: member for file, member in zip(files, members, strict=True) if _read(file) is None}
     begun = time.perf_counter()
     if missing:
@@ -171,20 +173,21 @@ def member_config(config: RunConfig) -> RunConfig:
     return config.model_copy(update=changes)
 
 
-def _side_by_side(config: RunConfig, source: Source, members: Sequence[Member], keep: frozenset[Keep]) -> bool:
-    """Return whether members are trained side by side: as those that are there, else where it is much faster."""
-    there = [sum(_file(source, member, keep, way).exists() for member in members) for way in (False, True)]
-    if any(there):
-        return there[1] > there[0]
+def _side_by_side(
+    config: RunConfig, source: Source, members: Sequence[Member], ways: Mapping[bool, Sequence[Path]]
+) -> bool:
+    """Return whether members are trained side by side: as those that are there, else where it is much faster.
+
+    `ways` are the members' files if they are not, and if they are.
+    """
+    alone, together = (sum(file.exists() for file in ways[way]) for way in (False, True))
+    if alone or together:
+        return together > alone
     if len(members) < _WORTH_COMPANY:
         return False
     seeds = [config.model_copy(update={"seed": member.seed}) for member in members[:2]]
     data = with_common_data(source.data, [member.left_out for member in members[:2]])
     return side_by_side_gain(seeds, data) > _MUCH_FASTER
-
-
-def _file(source: Source, member: Member, keep: frozenset[Keep], side_by_side: bool) -> Path:
-    return source.root / "unlearned" / MEMBERS / member_hash(source, member, keep, side_by_side)
 
 
 def member_hash(source: Source, member: Member, keep: frozenset[Keep], side_by_side: bool = False) -> str:

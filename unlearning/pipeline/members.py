@@ -23,7 +23,7 @@ from fedsim.federated.types import State
 from fedsim.flower.records import Tensors
 from fedsim.runs.simulation import Simulation
 from fedsim.side_by_side import run_side_by_side
-from fedsim.training.data import ClientJob, TrainingData, training_data
+from fedsim.training.data import ClientJob, TrainingData
 from fedsim.training.joint import Call, JointTrainer
 from fedsim.training.trainer import TrainedLanes, Trainer
 
@@ -55,7 +55,7 @@ def trained_side_by_side(configs: Sequence[RunConfig], data: Sequence[FederatedD
     All `data` have the same data set, of which each run sees its own rows.
     """
     simulations = [Simulation(config, data=own) for config, own in zip(configs, data, strict=True)]
-    joint = JointTrainer(_like(simulations[0], _samples(simulations[0])), configs[0].training.chunk or _WIDTH)
+    joint = _joint(simulations[0], configs[0])
 
     def task(simulation: Simulation, ask: Callable[[Call], TrainedLanes]) -> Tensors:
         torch.set_num_threads(simulation.config.engine.threads)  # a new thread starts with all
@@ -90,12 +90,12 @@ def side_by_side_gain(configs: Sequence[RunConfig], data: Sequence[FederatedData
     if runs[0].strategy.prepare is not None:
         return 0.0
     try:
-        few = _BothWays(runs, _FEW_STEPS)
+        few = _BothWays(runs, configs[0], _FEW_STEPS)
         if not few.can_be_joined or not few.gives_the_same():
             return 0.0
         alone_s, joint_s = few.seconds()
         if alone_s < _QUICK_S * _FEW_STEPS:  # quick steps are recorded after a while, and are quicker then
-            alone_s, joint_s = _BothWays(runs, _MANY_STEPS).seconds()
+            alone_s, joint_s = _BothWays(runs, configs[0], _MANY_STEPS).seconds()
     except RuntimeError:  # of vmap, or for want of memory
         return 0.0
     return alone_s / joint_s
@@ -104,11 +104,11 @@ def side_by_side_gain(configs: Sequence[RunConfig], data: Sequence[FederatedData
 class _BothWays:
     """So many steps of each client of two runs, alone and side by side with copies of both."""
 
-    def __init__(self, runs: Sequence[Simulation], steps: int) -> None:
+    def __init__(self, runs: Sequence[Simulation], recipe: RunConfig, steps: int) -> None:
         training = runs[0].config.training
-        tried, samples = training.model_copy(update={"steps": steps}), _samples(runs[0])
-        self.calls = [_call(run, _like(run, samples, tried)) for run in runs]
-        self._joint = JointTrainer(_like(runs[0], samples, tried), training.chunk or _WIDTH)
+        tried = training.model_copy(update={"steps": steps})
+        self.calls = [_call(run, _like(run, run.worker.train_set, tried)) for run in runs]
+        self._joint = _joint(runs[0], recipe, tried)
         self._many = {number: self.calls[number % 2] for number in range(_TRIED_RUNS)}
         self._at_once = training.vectorize == "always"
 
@@ -131,9 +131,13 @@ class _BothWays:
                 call._replace(jobs=jobs).alone()
 
 
-def _samples(simulation: Simulation) -> TrainingData:
-    like = simulation.worker.train_set
-    return training_data(simulation.data, simulation.config.data.augment, like.x.device, like.dtype)
+def _joint(simulation: Simulation, recipe: RunConfig, config: TrainingConfig | None = None) -> JointTrainer:
+    """Return a trainer for the clients of several runs, all of which have the data set of this one.
+
+    The chunk of a settled configuration is meant for one model at a time, so that of the recipe counts.
+    """
+    trainer = _like(simulation, simulation.worker.train_set, config)
+    return JointTrainer(trainer, recipe.training.chunk or _WIDTH)
 
 
 def _like(simulation: Simulation, samples: TrainingData, config: TrainingConfig | None = None) -> Trainer:

@@ -43,7 +43,9 @@ def test_members_are_the_runs_of_their_seeds(copied: Source) -> None:
         assert kept.right("test", np.arange(480)).mean() > 0.5
 
 
-def test_no_member_ever_indexes_a_row_that_it_leaves_out(copied: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Return a list that receives the training rows of every batch."""
     seen: list[np.ndarray] = []
     batch = TrainingData.batch
 
@@ -52,6 +54,10 @@ def test_no_member_ever_indexes_a_row_that_it_leaves_out(copied: Source, monkeyp
         return batch(self, index, draws)
 
     monkeypatch.setattr(TrainingData, "batch", spy)
+    return seen
+
+
+def test_no_member_ever_indexes_a_row_that_it_leaves_out(copied: Source, seen: list[np.ndarray]) -> None:
     left_out = np.sort(np.concatenate([copied.data.partition[1], copied.data.partition[4][::2]]))
     train_members(copied, [Member(5, left_out)], frozenset())
     looked_at = np.unique(np.concatenate(seen))
@@ -121,21 +127,14 @@ def test_processes_change_no_bit(copied: Source) -> None:
 
 
 def test_side_by_side_they_are_alike_seen_to_leave_out_rows_and_found_again(
-    copied: Source, monkeypatch: pytest.MonkeyPatch
+    copied: Source, seen: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = np.sort(copied.data.partition[2])
     members = [Member(seed, rows) for seed in range(8)]
     tests = np.arange(480)
     alone = [kept.logits("test", tests) for kept in train_members(copied, members[:2], frozenset({"logits"}))]
     shutil.rmtree(copied.root / "unlearned" / MEMBERS)
-    seen: list[np.ndarray] = []
-    batch = TrainingData.batch
-
-    def spy(self: TrainingData, index: torch.Tensor, draws: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        seen.append(index.numpy().ravel().copy())
-        return batch(self, index, draws)
-
-    monkeypatch.setattr(TrainingData, "batch", spy)
+    seen.clear()
     monkeypatch.setattr("unlearning.pipeline.ensemble.side_by_side_gain", lambda configs, data: 9.0)
     told: list[str] = []
     together = train_members(copied, members, frozenset({"logits"}), told.append)
