@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from fedsim.config.run import RunConfig
 from fedsim.data.federation import FederatedData
 from fedsim.engine.reply import Reply
+from fedsim.engine.vigil import processes
 from fedsim.engine.worker import Worker
 from fedsim.flower.apps import AppWorker
 from fedsim.flower.internals import node_of
@@ -171,22 +172,10 @@ def numbered(clients: list[int], kind: str = "train") -> list[Message]:
 
 def own_workers(*, busy: bool) -> list[int]:
     """Return the process ids of this session's Ray actors: grandchildren of this process, by what they are called."""
-    title = b"ray::FedsimWorker.run_chunk" if busy else b"ray::FedsimWorker"
+    title = "ray::FedsimWorker.run_chunk" if busy else "ray::FedsimWorker"
     table = processes()
     return [
         pid
         for pid, (parent, name) in table.items()
-        if name.startswith(title) and table.get(parent, (0, b""))[0] == os.getpid()
+        if name.startswith(title) and table.get(parent, (0, ""))[0] == os.getpid()
     ]
-
-
-def processes() -> dict[int, tuple[int, bytes]]:
-    """Return {process id: (parent's id, command line)}."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            found[int(folder.name)] = (parent, (folder / "cmdline").read_bytes())
-        except (OSError, ValueError):  # it ended meanwhile
-            continue
-    return found
