@@ -7,9 +7,7 @@ their garbage collections, one per reply, take no time; Krum and its kin measure
 in float64; FedAdam's bias correction begins with t = 1, as Adam's does, where Flower's begins with t = 2.
 """
 
-import contextlib
-import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -30,6 +28,7 @@ from fedsim.federated.server import Server
 from fedsim.flower import wire
 from fedsim.flower.internals import seeded_choice
 from fedsim.flower.records import Tensors, scalars, to_record, to_tensors
+from fedsim.garbage import quick_collections
 from fedsim.models.base import Classifier
 from fedsim.randomness import torch_seed
 
@@ -198,7 +197,7 @@ class FlowerServer(Server):
             reply.content[wire.METRICS] = MetricRecord(
                 {n: v for n, v in metrics.items() if n in common - {wire.WEIGHT}}
             )
-        with seeded_choice(torch_seed(self.config.seed, "flower", server_round)), _quick_collections():
+        with seeded_choice(torch_seed(self.config.seed, "flower", server_round)), quick_collections():
             aggregated, measured = self.inner.aggregate_train(server_round - self._round_ahead, good)
         if aggregated is None:
             return None, measured
@@ -251,16 +250,6 @@ class FlowerServer(Server):
             else:
                 value = [named[n].numpy() for n in order]
             setattr(self.inner, attribute, value)
-
-
-@contextlib.contextmanager
-def _quick_collections() -> Iterator[None]:
-    """Leave what is in memory now out of garbage collections: Flower makes one per reply, 0.4 s each beside torch."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _record(arrays: dict[str, Any]) -> ArrayRecord:

@@ -1,10 +1,11 @@
-import gc
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from fedsim.garbage import quick_collections
 from tests.unlearning.digits_views import few, new_model
 from tests.unlearning.federations import train
 from unlearning.evaluation.model_facts import model_facts
@@ -32,10 +33,10 @@ def roles(source: Source) -> Roles:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _quick_collections() -> None:
+def _quick_collections() -> Iterator[None]:
     """Leave what is in memory now out of garbage collections: measuring memory makes one per method."""
-    gc.collect()
-    gc.freeze()
+    with quick_collections():
+        yield
 
 
 @pytest.fixture(autouse=True)

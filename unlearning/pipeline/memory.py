@@ -38,23 +38,6 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
         peak.megabytes = max(0.0, (_resident("VmHWM") - held) / 1e6)
 
 
-@contextmanager
-def quick_collections() -> Iterator[None]:
-    """Leave the objects that exist now out of the collections of garbage in this block; each measured peak makes one.
-
-    Torch and its kin alone are a few hundred thousand objects, a quarter of a second a collection.
-    """
-    if gc.get_freeze_count():  # somebody else has done so, and would not have it undone
-        yield
-        return
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
 def _begin() -> float | None:
     """Reset the peak of the system's counter, and return the current memory; None if there is no such counter."""
     gc.collect()

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedsim.config.machine import MACHINE_SETTINGS
 from fedsim.errors import FedsimError
+from fedsim.garbage import quick_collections
 from fedsim.runs.progress import Progress
 from fedsim.runs.relocate import MOVED
 from unlearning.api.registry import RETRAIN
@@ -16,7 +17,6 @@ from unlearning.pipeline.contest import Contest
 from unlearning.pipeline.deletion import Deletion, deleted_before
 from unlearning.pipeline.entries import asked_for, entries_of, own_metrics, private_entries
 from unlearning.pipeline.forget import parse_in_sequence
-from unlearning.pipeline.memory import quick_collections
 from unlearning.pipeline.outcome import Outcome, write_outcome
 from unlearning.pipeline.places import held_run, reserved, scratch
 from unlearning.pipeline.privacy import ledger_of
