@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedsim.models.pooling import QuickMaxPool2d
+
 _MOST_CHANNELS = 16
 _MOST_COPIES = 3
 """Of each number of the input, in the mean; with more the copies take longer than the products save."""
@@ -60,12 +62,14 @@ class LaneConv2d(nn.Conv2d):
 
 
 def for_lanes(module: nn.Module) -> nn.Module:
-    """Have torch's own layers in a module, itself included, be those of this file; returns it."""
+    """Replace torch's own layers in a module, itself included, by those here and in `pooling`; returns the module."""
     for part in module.modules():
         if type(part) is nn.Linear:
             part.__class__ = LaneLinear
         elif type(part) is nn.Conv2d:
             part.__class__ = LaneConv2d
+        elif type(part) is nn.MaxPool2d:
+            part.__class__ = QuickMaxPool2d
     return module
 
 

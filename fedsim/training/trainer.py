@@ -141,6 +141,7 @@ class Trainer:
                 if self.config.clip_norm is not None:
                     gradients = clip(gradients, self.config.clip_norm, [phase.objective(name) for name in grads])
                 optimizer.step(moving, gradients, dict(zip(optimizer.state, slots, strict=True)), step)
+                del grads, gradients  # two steps' gradients are never held at once
                 if not isinstance(rows, slice):  # the rows were copied out
                     _put(state.params, moving, rows)
                     _put(state.buffers, buffers, rows)

@@ -29,7 +29,7 @@ Results = dict[str, dict[str, Result]]
 BARE = "bare"
 _CLOSE = 0.01  # distance between two rows' parameters, as a share of the way from the initial ones
 _ALIKE = (0.7, 1.4)  # ratio of the ways, where dropout or other clients make the parameters differ
-_TIMEOUT_S = 3600
+_TIMEOUT_S = 900
 _console = Console()
 if not _console.is_terminal:  # a log: no columns cut short
     _console = Console(width=160)
