@@ -32,13 +32,21 @@ class Attribution:
     lds: Lds | None = None
 
 
+def extremes(scores: Floats, count: int) -> tuple[IntArray, IntArray]:
+    """Return the indices of the up to `count` highest positive and lowest negative of scores (U,), from the extreme."""
+    order = np.argsort(-scores, kind="stable")
+    lowest = order[::-1]
+    return order[scores[order] > 0][:count], lowest[scores[lowest] < 0][:count]
+
+
 def summary(made: Attribution) -> list[str]:
     """Return a summary of the attribution, in lines."""
     mean = made.scores.mean(0)
-    order = np.argsort(-mean, kind="stable")
     name = "client" if made.unit == "client" else "training sample"
-    shown = [f"{name} {made.units[u]} ({mean[u]:+.3g})" for u in order]
-    lines = [f"most helpful: {', '.join(shown[:5])}", f"most harmful: {', '.join(shown[::-1][:5])}"]
+    lines = []
+    for title, units in zip(("helpful", "harmful"), extremes(mean, 5), strict=True):
+        shown = ", ".join(f"{name} {made.units[u]} ({mean[u]:+.3g})" for u in units)
+        lines.append(f"most {title}: {shown or 'none'}")
     if made.lds is not None:
         told = made.lds
         lines.append(f"LDS {told.value:.3f} [{told.low:.3f}, {told.high:.3f}] over {told.models} retrained models")

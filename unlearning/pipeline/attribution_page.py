@@ -12,7 +12,7 @@ from fedsim.report.figures import Plot
 from fedsim.report.html import Section
 from fedsim.report.pictures import sheet
 from fedsim.report.wording import ABSENT
-from unlearning.pipeline.attribution import Attribution
+from unlearning.pipeline.attribution import Attribution, extremes
 from unlearning.pipeline.source import Source
 
 _TARGETS, _SHOWN = 12, 6
@@ -76,15 +76,20 @@ def _samples(source: Source, made: Attribution) -> Section:
     dataset, count = source.data.dataset, min(_SHOWN, len(made.units))
     rows, tiles = [["Test sample", "Class", "Most helpful (row: class, score)", "Most harmful"]], []
     for target, scores in zip(made.targets[:_TARGETS].tolist(), made.scores, strict=False):
-        order = np.argsort(-scores, kind="stable")
-        best, worst = order[:count], order[::-1][:count]
+        sides = extremes(scores, count)
         cells = [
             ", ".join(f"{made.units[u]}: {_class(dataset, int(made.units[u]))}, {scores[u]:+.3f}" for u in side)
-            for side in (best, worst)
+            for side in sides
         ]
-        rows.append([str(target), _name(dataset, int(dataset.y_test[target])), *cells])
-        tiles += [dataset.x_test[[target]], dataset.x_train[made.units[best]], dataset.x_train[made.units[worst]]]
+        rows.append([str(target), _name(dataset, int(dataset.y_test[target])), *(cell or "none" for cell in cells)])
+        tiles += [dataset.x_test[[target]], *(_row_of(dataset.x_train[made.units[side]], count) for side in sides)]
     return Section("The most important samples", _PICTURES, rows=rows, plots=_pictures(tiles))
+
+
+def _row_of(images: np.ndarray, count: int) -> np.ndarray:
+    """Return images (n, ...) followed by blank ones, (count, ...)."""
+    blank = np.full((count - len(images), *images.shape[1:]), 255, images.dtype)
+    return np.concatenate([images, blank])
 
 
 def _pictures(tiles: list[np.ndarray]) -> list[Plot]:
