@@ -25,7 +25,8 @@ def batch_norms(model: Classifier) -> Set[str]:
     """
     layers = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
     if not layers:
-        raise FedsimError("model.norm: fedbn keeps batch norm with the clients, and this model has none; set batch")
+        way = "choose a model that takes model.norm=batch, such as mlp or cnn, or another method"
+        raise FedsimError(f"model.norm: fedbn keeps batch norm with the clients, and this model has none; {way}")
     names = (name for name, _ in (*model.named_parameters(), *model.named_buffers()))
     return {name for name in names if name.rpartition(".")[0] in layers}
 

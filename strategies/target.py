@@ -106,7 +106,7 @@ class TargetServer(StagedServer):
         if options.synthesis.weight_statistics and not any(isinstance(part, _BatchNorm) for part in model.modules()):
             raise FedsimError(
                 f"strategy.synthesis.weight_statistics: {config.model.name} has no batch norm to compare with; "
-                "set model.norm=batch, or it to 0"
+                f"{config.model.way_to('batch')}, or set it to 0"
             )
 
     def begin_stage(self, stage: int, tensors: Tensors, working: Working) -> Tensors:

@@ -147,6 +147,13 @@ class ModelConfig(Config):
         """Module of `fedsim.models` and name of the function in it that builds the model."""
         return self.entry.module, f"{self._external}_model" if self._external else self.name
 
+    def way_to(self, norm: Norm) -> str:
+        """Return what a user has to type for a model with this normalisation."""
+        if norm in self.entry.norms:
+            return f"set model.norm={norm}"
+        takers = [name for name, entry in MODELS.items() if norm in entry.norms]
+        return f"choose a model that takes model.norm={norm}, such as {' or '.join(takers[:2])}"
+
     def options(self) -> dict[str, object]:
         """Return the keyword arguments for the model's builder: every option that is set and that it reads."""
         if self._external:

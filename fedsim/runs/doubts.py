@@ -31,7 +31,9 @@ def notes(
         what = "BatchNorm needs two samples in a batch"
         if idle[able].all():
             how = "raise training.batch_size" if config.training.batch_size == 1 else "use fewer clients"
-            raise FedsimError(f"model.norm: {what}, and no client can make one; {how}, or set model.norm=group")
+            raise FedsimError(
+                f"model.norm: {what}, and no client can make one; {how}, or {config.model.way_to('group')}"
+            )
         said["idle"] = f"{what}, so {int(idle[able].sum())} of {int(able.sum())} clients take no step"
     if config.training.lr_at(config.rounds) == 0:
         still = next(t for t in range(1, config.rounds + 1) if config.training.lr_at(t) == 0)

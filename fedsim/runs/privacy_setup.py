@@ -93,7 +93,7 @@ def require_possible(config: RunConfig, model: nn.Module, server: Server, client
     for level in levels:
         if has_batch_coupling(model):
             why = "BatchNorm mixes the samples of a batch, so clipping does not bound what one of them does"
-            raise FedsimError(f"privacy.{level}: {why}; set model.norm=group")
+            raise FedsimError(f"privacy.{level}: {why}; {config.model.way_to('group')}")
         if server.reads_metrics:
             raise FedsimError(
                 f"privacy.{level}: {name} steers its model by clients' metrics, which carry no noise; "

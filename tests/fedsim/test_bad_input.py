@@ -148,6 +148,7 @@ CASES = [
     ("run --model lenet5", "model.name: lenet5 ... 12x12 ... (1, 8, 8) ... try mlp or cnn"),
     ("run --model resnet18 --set model.hidden=[3]", "model.hidden: resnet18 has no such option (it takes: width)"),
     ("run --model vit --set model.norm=batch", "model.norm: vit ... 'batch'"),
+    ("run --strategy fedbn --model logistic", "model.norm: fedbn keeps batch norm ... such as mlp or cnn"),
     (
         "run --strategy fedloge --set strategy.sparsity=0.99",
         "strategy.sparsity ... 0.99 is too high ... use at most 0.7",

@@ -64,3 +64,12 @@ def test_an_option_out_of_range_is_refused(options: dict[str, Any]) -> None:
 def test_a_config_survives_its_own_dump() -> None:
     config = ModelConfig(name="mlp", norm="batch", hidden=(128, 64), dropout=0.25)
     assert ModelConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("name", [*MODELS, "torchvision:resnet18"])
+def test_the_way_to_a_normalisation_is_one_that_can_be_gone(name: str) -> None:
+    way = ModelConfig(name=name).way_to("group")
+    if way == "set model.norm=group":
+        assert ModelConfig(name=name, norm="group").norm == "group"
+    else:
+        assert [ModelConfig(name=other, norm="group").norm for other in ("mlp", "cnn") if other in way] == ["group"] * 2
