@@ -18,7 +18,7 @@ def scratch_folder(parent: Path | None = None, *, at_exit: bool = True) -> Path:
     around = parent or Path(tempfile.gettempdir())
     for left in around.glob("fedsim-*"):
         match = _NAME.fullmatch(left.name)
-        if match and _is_gone(int(match["pid"])) and left.stat().st_uid == os.getuid():
+        if match and is_gone(int(match["pid"])) and left.stat().st_uid == os.getuid():
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f"fedsim-{os.getpid()}-", dir=around))
     if at_exit:
@@ -31,7 +31,8 @@ def _remove(folder: Path, owner: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_gone(pid: int) -> bool:
+def is_gone(pid: int) -> bool:
+    """Return whether no process has this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import json
 import os
 import sys
 import warnings
@@ -18,7 +20,8 @@ import numpy.typing as npt
 from fedsim.atomic import write_atomically
 from fedsim.errors import FedsimError
 from fedsim.paths import expanded
-from fedsim.reading import require_regular
+from fedsim.reading import read_regular, require_regular
+from fedsim.scratch import is_gone
 
 _TOGETHER = 128  # images
 _NAMED = 5  # broken or missing ones, in an error
@@ -60,7 +63,8 @@ def decoded(root: Path, files: Sequence[str], size: int, channels: int) -> Decod
     """Return images of `size` pixels a side and 1 or 3 channels: short side resized, middle cut out.
 
     The cache is in `root/.fedsim`, or, where that cannot be written, in the user's cache folder. It is known by the
-    names, sizes and times of the files: a changed file makes a new one.
+    names, sizes and times of the files: a changed file makes a new one. Caches that hold an image of a file that has
+    changed or is gone are then deleted.
 
     Raises
     ------
@@ -83,7 +87,27 @@ def decoded(root: Path, files: Sequence[str], size: int, channels: int) -> Decod
         ) from None
     found = _opened(folder, key, (len(files), channels, size, size))
     assert found is not None
+    _drop_stale(folder, root)
     return found
+
+
+def _drop_stale(folder: Path, root: Path) -> None:
+    """Delete caches of `root` whose images are not those of its files any more: a deleted image is deleted here, too.
+
+    A cache without a sound record of its files, as older versions left it, is deleted as well.
+    """
+    for key in {path.name.lstrip(".").split(".")[0] for path in folder.iterdir()}:
+        try:
+            record = json.loads(read_regular(folder / f"{key}.files.json"))
+            if record["root"] != str(root.resolve()) and folder.parent != root:
+                continue  # the user's cache folder holds those of other roots, too
+            stale = _key(root, record["files"], record["size"], record["channels"]) != key
+        except (FedsimError, OSError, ValueError, LookupError, TypeError):
+            stale = True
+        unfinished = [path for path in folder.glob(f".{key}.*.tmp") if is_gone(int(path.name.split(".")[-2]))]
+        with contextlib.suppress(OSError):  # another user's
+            for path in (*unfinished, *(folder.glob(f"{key}.*") if stale else ())):
+                path.unlink(missing_ok=True)
 
 
 def _key(root: Path, files: Sequence[str], size: int, channels: int) -> str:
@@ -107,10 +131,12 @@ def _opened(folder: Path, key: str, shape: tuple[int, ...]) -> Decoded | None:
 
 
 def _decode(root: Path, files: Sequence[str], form: tuple[int, int], folder: Path, key: str) -> None:
-    """Write the cache, under other names until it is whole; the images come last."""
+    """Write the cache: first the record of its files, last the images, under another name until they are whole."""
     size, channels = form
     facts = {"sums": np.zeros((len(files), channels, 2), np.int64), "marks": np.zeros((len(files), 2), np.uint64)}
     temporary = folder / f".{key}.{os.getpid()}.tmp"
+    record = {"root": str(root.resolve()), "size": size, "channels": channels, "files": list(files)}
+    write_atomically(folder / f"{key}.files.json", json.dumps(record).encode(), folders=True)
     try:
         with temporary.open("wb") as out:
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), channels, size, size)}
@@ -128,6 +154,10 @@ def _decode(root: Path, files: Sequence[str], form: tuple[int, int], folder: Pat
                 np.save(content, array)
                 write_atomically(folder / f"{key}.{what}.npy", content.getvalue(), folders=True)
         temporary.replace(folder / f"{key}.npy")
+    except BaseException:
+        for path in folder.glob(f"{key}.*"):
+            path.unlink()
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

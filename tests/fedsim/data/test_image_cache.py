@@ -79,6 +79,39 @@ def test_the_cache_is_used_until_a_file_changes(tmp_path: Path) -> None:
     assert not list((tmp_path / ".fedsim").glob("*.tmp"))
 
 
+def test_deleted_images_do_not_stay_in_a_cache(tmp_path: Path) -> None:
+    names = files(tmp_path)
+    small, large = (decoded(tmp_path, names, size, 3).x for size in (4, 8))
+    gone = large[3].tobytes()
+    folder = tmp_path / ".fedsim"
+    (folder / ".old.99999999.tmp").write_bytes(gone)  # of a process that was killed
+    np.save(folder / "old.npy", large)  # of a version that kept no record
+    (tmp_path / names[3]).unlink()
+    left = [name for name in names if name != names[3]]
+    some = decoded(tmp_path, left[:2], 8, 3).x  # no file of this cache has changed
+    decoded(tmp_path, left, 8, 3)
+    assert not [path for path in folder.iterdir() if gone in path.read_bytes()]
+    assert len(list(folder.glob("*.json"))) == 2
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert np.array_equal(decoded(tmp_path, left[:2], 8, 3).x, some)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert len(small) == 5  # what is mapped into memory stays readable
+
+
+def test_the_user_s_cache_folder_keeps_those_of_other_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # as root, every folder can be written
+    roots = [tmp_path / name for name in ("a", "b")]
+    for root in roots:
+        root.mkdir()
+        decoded(root, files(root), 8, 3)
+    shared = tmp_path / "cache" / "fedsim" / "images"
+    assert len(list(shared.glob("*.json"))) == 2
+    (roots[0] / "1.png").unlink()
+    decoded(roots[0], ["0.png"], 8, 3)
+    assert len(list(shared.glob("*.json"))) == 2  # one of each
+
+
 def test_moments_are_those_of_the_pixels(tmp_path: Path) -> None:
     found = decoded(tmp_path, files(tmp_path), 8, 3)
     some = slice(1, 4)
@@ -116,4 +149,4 @@ def test_a_folder_that_cannot_be_written_has_its_cache_elsewhere(
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may run as a user that may write anywhere
     decoded(tmp_path, names, 8, 3)
     assert not (tmp_path / ".fedsim").exists()
-    assert len(list((tmp_path / "home" / "fedsim" / "images").iterdir())) == 3
+    assert len(list((tmp_path / "home" / "fedsim" / "images").iterdir())) == 4
