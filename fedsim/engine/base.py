@@ -149,6 +149,9 @@ class Engine(Grid):
     def report(self, metrics: Mapping[str, float]) -> None:
         """Publish the metrics of a finished round, if the engine has a place for them; by default it has none."""
 
+    def leave_word(self, advice: str) -> None:
+        """Keep what to do next, to be told if the engine ends this process; by default it does not."""
+
     def close(self) -> None:
         """Release the engine's resources."""
         self.states.close()

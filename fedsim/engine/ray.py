@@ -18,7 +18,7 @@ from flwr.app import ArrayRecord, RecordDict
 from fedsim.config.run import EngineConfig, RunConfig
 from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer, key_of, lost, predecessors
 from fedsim.engine.client_state_file import size_bytes
-from fedsim.engine.ray_cluster import Cluster
+from fedsim.engine.ray_cluster import ENDED, Cluster
 from fedsim.engine.ray_metrics import RayGauges, metrics_address
 from fedsim.engine.registry import engine
 from fedsim.engine.reply import Reply
@@ -265,6 +265,10 @@ class RayEngine(Engine):
         if self._gauges is not None:
             for actor in self._lease.actors:
                 actor.show_gpu_memory.remote()
+
+    def leave_word(self, advice: str) -> None:
+        """Have this advice told if Ray's core ends this process."""
+        cluster.last_words(f"{ENDED}; {advice}")
 
     def close(self) -> None:
         """Free the run's data and give the actors back."""

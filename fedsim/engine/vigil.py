@@ -31,26 +31,30 @@ class Vigil:
     Parameters
     ----------
     processes
-        {process id: what it is called in an error line}.
+        {process id: what it is called in an error line}; of several that die at once the first is named.
     address
         (host, port, what it is called): gone when it has answered no more for some seconds.
-    halt
-        The name of processes whose death stops the others, so that they do not react to it, until `close`.
+    herald
+        Which of the processes is killed when another one has died, before it spreads the news.
     """
 
     def __init__(
-        self, processes: Mapping[int, str], address: tuple[str, int, str] | None = None, *, halt: str | None = None
+        self, processes: Mapping[int, str], address: tuple[str, int, str] | None = None, herald: int | None = None
     ) -> None:
         self.lost = ""
         """What has died; empty while all are alive."""
         self._over = threading.Event()
+        self._address = address
+        self._herald: int | None = None
         self._watched = {}
         for pid, name in processes.items():
             try:
-                self._watched[os.pidfd_open(pid)] = name
+                handle = os.pidfd_open(pid)
             except OSError:
                 self.lost = name
-        self._address, self._halt = address, halt
+            else:
+                self._watched[handle] = name
+                self._herald = handle if pid == herald else self._herald
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
@@ -59,11 +63,10 @@ class Vigil:
             poll.register(handle, select.POLLIN)
         while not self._over.is_set() and not self.lost:
             gone = [self._watched[handle] for handle, _ in poll.poll(1000 * _ASK_EVERY_S)]
-            if self._halt is not None and self._halt in gone and not self._over.is_set():
-                self._signal(signal.SIGSTOP)  # before anybody else hears of it
-                self.lost = self._halt
-            elif gone:
-                self.lost = gone[0]
+            if gone and self._herald is not None and not self._over.is_set():
+                with contextlib.suppress(ProcessLookupError):  # it has died, too
+                    signal.pidfd_send_signal(self._herald, signal.SIGKILL)
+            self.lost = gone[0] if gone else ""
             if self._address is not None:
                 host, port, name = self._address
                 try:
@@ -73,22 +76,9 @@ class Vigil:
                     unanswered += 1
                 if unanswered == _UNANSWERED:
                     self.lost = name
-        if self._halt is None or self.lost != self._halt:
-            self._close()
-
-    def _close(self) -> None:
         for handle in self._watched:
             os.close(handle)
-        self._watched = {}
-
-    def _signal(self, number: int) -> None:
-        for handle in self._watched:
-            with contextlib.suppress(OSError):  # it has ended
-                signal.pidfd_send_signal(handle, number)
 
     def close(self) -> None:
-        """Stop watching, soon, and kill what was stopped."""
+        """Stop watching, soon."""
         self._over.set()
-        if self.lost and self.lost == self._halt:
-            self._signal(signal.SIGKILL)
-            self._close()

@@ -313,6 +313,7 @@ def _finish(
 ) -> RunResult:
     """Run the remaining rounds of a run, and complete its folder."""
     go_on = f"fedsim run --resume {shlex.quote(str(folder))}"
+    engine.leave_word(f"to go on: {go_on}")
     try:
         with heeding_signals():
             began_as = simulation.config

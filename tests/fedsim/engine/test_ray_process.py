@@ -1,5 +1,6 @@
 """Ray as a user of the command line meets it: started, watched, interrupted, killed, and not there at all."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from fedsim.engine.vigil import processes
 from fedsim.runs.checkpoint import load_latest
 
 MARK = "FEDSIM_TEST_MARK"
+ENDED = "error: engine: this process was killed, or Ray has died and ended it"
 
 
 @pytest.fixture
@@ -50,15 +53,16 @@ def wait_for(what: Callable[[], bool], seconds: float) -> bool:
     return what()
 
 
-def start(env: dict[str, str], out: Path, *options: str) -> subprocess.Popen[str]:
-    """Start a long run on Ray, as from a terminal: it and its children are one process group."""
+@contextlib.contextmanager
+def start(env: dict[str, str], out: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a long run on Ray, as from a terminal: a process group of its own. It ends with the block."""
     command = [
         sys.executable, "-m", "fedsim", "run", "--engine", "ray", "--strategy", "fedloge", "--clients", "8",
         "--cohort", "4", "--rounds", "100000", "--out", str(out), "--name", "r", "--partition", "iid",
         "--set", "engine.num_workers=2", "--set", "training.vectorize=never", "--set", "training.chunk=2",
         "--set", "checkpoint_every=100000", "--set", "eval_every=100000", *options,
     ]  # fmt: skip
-    return subprocess.Popen(
+    with subprocess.Popen(
         command,
         env=env,
         start_new_session=True,
@@ -66,12 +70,20 @@ def start(env: dict[str, str], out: Path, *options: str) -> subprocess.Popen[str
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=heed_interrupts,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def heed_interrupts() -> None:
     """Undo what a shell does to the processes that it starts in the background."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def go_on(run: Path) -> str:
+    return f"; to go on: fedsim run --resume {run}\n"
 
 
 def rounds(run: Path) -> int:
@@ -101,12 +113,14 @@ def test_ctrl_c_leaves_a_good_checkpoint_and_no_process(tmp_path: Path, marked: 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_kill_leaves_no_process_either(tmp_path: Path, marked: dict[str, str]) -> None:
+def test_kill_leaves_one_line_and_no_process_either(tmp_path: Path, marked: dict[str, str]) -> None:
+    run = tmp_path / "r"
     with start(marked, tmp_path) as process:
-        assert wait_for(lambda: rounds(tmp_path / "r") >= 1, 120)
+        assert wait_for(lambda: rounds(run) >= 1, 300)
         process.kill()
-        process.communicate()
-    assert wait_for(lambda: not alive(marked[MARK]), 60)
+        _, err = process.communicate(timeout=60)
+    assert err == ENDED + go_on(run)
+    assert wait_for(lambda: not alive(marked[MARK]), 120)  # Ray's agents look for its head for a minute
 
 
 @pytest.mark.ray
@@ -123,19 +137,29 @@ def test_kill_leaves_no_process_either(tmp_path: Path, marked: dict[str, str]) -
 def test_a_ray_that_dies_costs_one_line_and_leaves_a_checkpoint(
     program: str, name: str, tmp_path: Path, marked: dict[str, str]
 ) -> None:
+    """Ray's core may end the process before it has noticed, and its last words then say so."""
     run = tmp_path / "r"
-    with start(marked, tmp_path) as process:
-        assert wait_for(lambda: rounds(run) >= 2, 120)
-        victims = [pid for pid in alive(marked[MARK]) if program.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        assert len(victims) == 1
-        os.kill(victims[0], signal.SIGKILL)
-        _, err = process.communicate(timeout=60)
+
+    def victims() -> list[int]:
+        """Return its children and grandchildren of that name; some have no environment any more to know them by."""
+        table = processes()
+        own = [pid for pid, (parent, _) in table.items() if parent == process.pid]
+        return [pid for pid, (parent, words) in table.items() if program in words and parent in (process.pid, *own)]
+
+    with start(marked, tmp_path, "--set", "checkpoint_every=1") as process:
+        assert wait_for(lambda: rounds(run) >= 2, 300)
+        assert wait_for(lambda: len(victims()) == 1, 60)
+        os.kill(victims()[0], signal.SIGKILL)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert err == f"error: engine: {name} has died, and Ray with it; to go on: fedsim run --resume {run}\n"
+    by_itself = f"error: engine: {name} has died, and Ray with it{go_on(run)}"
+    assert err in (by_itself, ENDED + go_on(run))
     checkpoint = load_latest(run)
     assert checkpoint is not None
-    assert checkpoint.round == rounds(run)
-    assert json.loads((run / "summary.json").read_text())["status"] == "failed"
+    assert checkpoint.round in (rounds(run), rounds(run) - 1)
+    if err == by_itself:
+        assert checkpoint.round == rounds(run)
+        assert json.loads((run / "summary.json").read_text())["status"] == "failed"
 
 
 WATCHED = """

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -41,30 +40,38 @@ def test_an_address_that_answers_no_more(monkeypatch: pytest.MonkeyPatch) -> Non
     assert vigil.lost == "the head"
 
 
-def test_the_others_are_halted_until_the_end() -> None:
-    with subprocess.Popen(["sleep", "60"]) as one, subprocess.Popen(["sleep", "60"]) as other:
-        vigil = Vigil({one.pid: "the one", other.pid: "the other"}, halt="the one")
-        one.kill()
-        seconds_until_lost(vigil)
-        assert vigil.lost == "the one"
-        deadline = time.monotonic() + 10
-        while Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-            assert time.monotonic() < deadline
-        vigil.close()
-        assert other.wait(10) == -signal.SIGKILL
-
-
-def test_the_others_are_killed_at_the_end_although_one_of_them_died_at_the_same_time() -> None:
+def test_the_herald_is_killed_when_another_one_dies_and_only_then() -> None:
     with (
         subprocess.Popen(["sleep", "60"]) as one,
-        subprocess.Popen(["sleep", "60"]) as other,
+        subprocess.Popen(["sleep", "60"]) as herald,
         subprocess.Popen(["sleep", "60"]) as third,
     ):
+        vigil = Vigil({one.pid: "the one", herald.pid: "the herald", third.pid: "the third"}, herald=herald.pid)
+        time.sleep(0.05)
+        assert herald.poll() is None
+        one.kill()
+        assert herald.wait(10) == -signal.SIGKILL
+        seconds_until_lost(vigil)
+        assert vigil.lost == "the one"
+        assert third.poll() is None
+        third.kill()
+
+
+def test_of_several_that_die_at_once_the_first_is_named() -> None:
+    with subprocess.Popen(["sleep", "60"]) as one, subprocess.Popen(["sleep", "60"]) as other:
         for process in (one, other):
             process.kill()
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has died, and can still be watched
-        vigil = Vigil({one.pid: "the one", other.pid: "the other", third.pid: "the third"}, halt="the one")
+        vigil = Vigil({other.pid: "the other", one.pid: "the one"}, herald=one.pid)
         seconds_until_lost(vigil)
-        assert vigil.lost == "the one"
+        assert vigil.lost == "the other"
+
+
+def test_a_vigil_that_was_closed_kills_nobody() -> None:
+    with subprocess.Popen(["sleep", "60"]) as one, subprocess.Popen(["sleep", "60"]) as herald:
+        vigil = Vigil({one.pid: "the one", herald.pid: "the herald"}, herald=herald.pid)
         vigil.close()
-        assert third.wait(10) == -signal.SIGKILL
+        one.kill()
+        seconds_until_lost(vigil)
+        assert herald.poll() is None
+        herald.kill()
