@@ -97,6 +97,7 @@ def test_ctrl_c_leaves_a_good_checkpoint_and_no_process(tmp_path: Path, marked: 
     with start(marked, tmp_path) as process:
         assert wait_for(lambda: rounds(run) >= 3, 120)
         assert len(alive(marked[MARK])) > 3  # the run, Ray's daemons, two workers
+        assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in alive(marked[MARK])} == {os.nice(0)}  # none is starved
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
