@@ -1,4 +1,4 @@
-"""The application that commands add themselves to, and the exit code of an interrupt."""
+"""The Typer application to which commands add themselves, and the exit code of an interrupt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from fedsim.errors import FedsimError, RunFailed, nearest
 from fedsim.version import VERSION
 
-typer.core.HAS_RICH = False  # with it, help texts say "\\[required]"; tables and bars are printed by rich itself
+typer.core.HAS_RICH = False  # with rich, help texts print "\\[required]"; tables and bars use rich directly
 
 
 class Interrupted(RunFailed):
@@ -27,7 +27,7 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt as interrupt:  # with how to go on, which typer would drop
+        except KeyboardInterrupt as interrupt:  # its message says how to resume, and typer would drop it
             raise Interrupted(str(interrupt) or "interrupted") from None
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -39,7 +39,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="fedsim",
     cls=_Commands,
-    help="Train federations with published methods, and make their models forget; both leave evidence.",
+    help="Train federations with published methods, and make their models forget data. Both commands write evidence.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

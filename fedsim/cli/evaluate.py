@@ -19,11 +19,9 @@ def evaluate_command(
     model: Annotated[Path, typer.Argument(help="The folder of a run, an unlearning or a pruning, or a file.")],
     dataset: Annotated[
         str | None,
-        typer.Option(
-            help="Any data set, as in fedsim run; by default the run's own.", autocompletion=complete_datasets
-        ),
+        typer.Option(help="Data set, as in fedsim run; by default the run's.", autocompletion=complete_datasets),
     ] = None,
-    part: Annotated[str | None, typer.Option(help="test, train or all; by default all of a file, else test.")] = None,
+    part: Annotated[str | None, typer.Option(help="test, train or all; by default all for a file, else test.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of named data sets; else $FEDSIM_DATA.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="data.key=value. Repeatable.")] = None,
 ) -> None:

@@ -18,7 +18,7 @@ _SUFFIXES = {"safetensors": ".safetensors", "torchscript": ".pt", "onnx": ".onnx
 def export_command(
     run: Annotated[Path, typer.Argument(help="The folder of a run, an unlearning or a pruning.")],
     form: Annotated[str, typer.Option("--format", help="safetensors, torchscript or onnx.")] = "safetensors",
-    out: Annotated[Path | None, typer.Option(help="The file; by default the run's name, here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default RUN's name, in this folder.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file of that name.")] = False,
 ) -> None:
     """Write the model in the folder RUN as one file, with its normalisation and its class names."""

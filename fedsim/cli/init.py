@@ -22,7 +22,7 @@ def init_command(
     ] = "fedavg",
     force: Annotated[bool, typer.Option("--force", help="Replace a file of that name.")] = False,
 ) -> None:
-    """Write a commented configuration of what matters for a method to FILE."""
+    """Write a commented configuration with the most important options of a method to FILE."""
     from fedsim.atomic import write_atomically
     from fedsim.config.resolve import allow_named
     from fedsim.config.starter import starter

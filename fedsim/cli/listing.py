@@ -19,7 +19,7 @@ _LISTS = ("strategies", "datasets", "models", "partitions", "presets", "unlearni
 def list_command(
     what: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(_LISTS)}. All by default.")] = None,
 ) -> None:
-    """List strategies, datasets, models, partitions, presets and unlearning methods, or only WHAT is named."""
+    """List strategies, datasets, models, partitions, presets, unlearning and pruning methods, or only WHAT."""
     if what is not None and what not in _LISTS:
         raise FedsimError(f"list {what}: no such list; {nearest(what, _LISTS)}")
     from fedsim.config.resolve import preset_names
@@ -47,7 +47,7 @@ def list_command(
 
 
 def _print_names(console: Screen, names: Mapping[str, str]) -> None:
-    """Print a table on a terminal, and elsewhere, for grep, one line per name."""
+    """Print a table on a terminal; elsewhere print one line per name, for grep."""
     width = max(map(len, names), default=0)
     table = Table.grid(padding=(0, 2))
     for name, description in sorted(names.items()):

@@ -1,7 +1,7 @@
-"""The command line. Every command takes or makes run folders; bad input is one line and exit code 2.
+"""The command line. Every command reads or writes run folders. Bad input gives one line and exit code 2.
 
-A command is one file of this package. It adds itself to `app`, and is named in the imports below, whose order is that
-of `fedsim --help`.
+Each command is one file of this package. It adds itself to `app`, and the imports below name it. Their order is the
+order in `fedsim --help`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from fedsim.interrupts import Heard, heeding_signals
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, by default this process's, and exit: 0 done, 1 failed, 2 bad input, 128 + a signal."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 gets ? for what it cannot show
+    for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows ? for other characters
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     with heeding_signals() as heard:
@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _fail(f"{error.format_message().rstrip('.')}; see: {command} --help", 2, heard)
         except click.ClickException as error:
             _fail(error.format_message(), 2, heard)
-        except KeyboardInterrupt:  # before a command had begun
+        except KeyboardInterrupt:  # before a command began
             _fail("interrupted", Interrupted.exit_code, heard)
-        if code == Interrupted.exit_code:  # what typer makes of Ctrl-C
+        if code == Interrupted.exit_code:  # typer's exit code for Ctrl-C
             _fail("interrupted", code, heard)
     sys.exit(code if isinstance(code, int) else 0)
 

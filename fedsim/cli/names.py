@@ -1,4 +1,4 @@
-"""Names that a shell can complete; a mistake in there must not reach the user's prompt."""
+"""Names for shell completion. An error here must not reach the user's prompt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from fedsim.errors import FedsimError
 
 Complete = Callable[[str], list[tuple[str, str]]]
-"""(what is typed so far) -> [(name, what it is)]."""
+"""(text typed so far) -> [(name, description)]."""
 
 
 def _completer(names: Callable[[], Iterable[tuple[str, str]]]) -> Complete:
@@ -62,7 +62,7 @@ def _topics() -> Iterable[tuple[str, str]]:
     return [
         *topic([]).sections,
         ("unlearning", "Options of an unlearning method."),
-        ("pruning", "Of a pruning method."),
+        ("pruning", "Options of a pruning method."),
     ]
 
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 @app.command("options")
 def options_command(
     words: Annotated[
-        list[str] | None, typer.Argument(help="A section, and a name in it.", autocompletion=complete_topics)
+        list[str] | None, typer.Argument(help="A section, and a name in that section.", autocompletion=complete_topics)
     ] = None,
 ) -> None:
-    """Show options, as strategy fedprox, training, model vit, data.partition dirichlet or unlearning ssd as WORDS."""
+    """Show the options of WORDS, such as: strategy fedprox, training, data.partition dirichlet, or unlearning ssd."""
     asked = _topic(words or [])
     screen = Screen(highlight=False, markup=False, soft_wrap=True)
     screen.print(asked.title, style="bold")

@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 def personalize_command(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     clients: Annotated[
-        str | None, typer.Option(help="Clients of the run, as 90-99,3; by default the unseen ones, else all.")
+        str | None, typer.Option(help="Clients of the run, such as 90-99,3; by default the unseen ones, else all.")
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="New clients instead: npz:FILE or csv:FILE.")] = None,
     adapt_steps: Annotated[
-        int, typer.Option(min=0, help="Local steps of what a client keeps; of all, if it keeps nothing.")
+        int, typer.Option(min=0, help="Local steps of a client's own part, or of the whole model if it has none.")
     ] = 0,
     no_privacy: Annotated[
-        bool, typer.Option("--no-privacy", help="Allow adapting on samples that the run promises to hide.")
+        bool, typer.Option("--no-privacy", help="Allow adaptation to samples that the run promises to hide.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the models; by default RUN/personal.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the models; by default RUN/personal.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the models' folder.")] = False,
 ) -> None:
-    """Give clients their own models from the finished run in the folder RUN, and measure each."""
+    """Give clients their own models from the finished run in the folder RUN, and measure each model."""
     from fedsim.runs.personalize import personal_ledger, personalize, write_personal
 
     try:

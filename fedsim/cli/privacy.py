@@ -13,16 +13,16 @@ from fedsim.cli.screen import Screen
 
 @app.command("privacy")
 def privacy_command(
-    run: Annotated[Path, typer.Argument(help="A run folder, or one of clients' own models.")],
-    audit: Annotated[bool, typer.Option("--audit", help="Attack its mechanism with canaries, at small scale.")] = False,
+    run: Annotated[Path, typer.Argument(help="A run folder, or a folder of personalized models.")],
+    audit: Annotated[bool, typer.Option("--audit", help="Test the mechanism with canaries, at small scale.")] = False,
 ) -> None:
-    """Print the epsilon and delta that the run in the folder RUN has come to, and what they do not cover."""
+    """Print the epsilon and delta of the run in the folder RUN so far, and what they do not cover."""
     from fedsim.privacy.ledger import Ledger, exists
     from fedsim.privacy.show import render_ledger
     from fedsim.runs.folder import RunFolder
 
     if not exists(run):
-        RunFolder.open(run)  # says so where it is none
+        RunFolder.open(run)  # raises if it is not a run folder
     ledger = Ledger.read(run)
     console = Screen(soft_wrap=True)
     console.print(render_ledger(ledger))

@@ -20,20 +20,22 @@ def prune_command(
     target: Annotated[str, typer.Option(help="flops=0.5, params=0.5 or keep=0.9.")] = "flops=0.5",
     method: Annotated[str, typer.Option(help="See: fedsim list pruning.")] = "modhifi_p",
     data: Annotated[
-        str, typer.Option(help="train: clients send sums; synthetic: noise, on the server; or none.")
+        str, typer.Option(help="train: sums from clients; synthetic: noise on the server; or none.")
     ] = "train",
-    samples: Annotated[int, typer.Option(min=2, help="Most samples that are looked at.")] = 2000,
-    cuts: Annotated[int, typer.Option(min=1, help="Cuts on the way to the target.")] = 3,
-    compensate: Annotated[bool, typer.Option(help="Rescale what is kept to rebuild what is lost.")] = True,
+    samples: Annotated[int, typer.Option(min=2, help="Number of samples to use, at most.")] = 2000,
+    cuts: Annotated[int, typer.Option(min=1, help="Steps in which the target is reached.")] = 3,
+    compensate: Annotated[bool, typer.Option(help="Rescale the kept weights to make up for removed ones.")] = True,
     batch_norm: Annotated[bool, typer.Option(help="Re-estimate running means and variances.")] = True,
-    fine_tune_rounds: Annotated[int, typer.Option(min=0, help="Rounds of training afterwards.")] = 0,
+    fine_tune_rounds: Annotated[int, typer.Option(min=0, help="Rounds of training after pruning.")] = 0,
     name: Annotated[str | None, typer.Option(help="Name of the folder under RUN/pruned.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="METHOD.option=value. Repeatable.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a folder of the same name.")] = False,
-    no_privacy: Annotated[bool, typer.Option("--no-privacy", help="Allow what ends the run's guarantee.")] = False,
+    no_privacy: Annotated[
+        bool, typer.Option("--no-privacy", help="Allow a result that ends the run's privacy guarantee.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
 ) -> None:
-    """Make the model of the finished run in the folder RUN smaller, and measure what that costs and saves."""
+    """Make the model of the finished run in the folder RUN smaller, and measure the loss and the savings."""
     if data not in _DATA:
         raise FedsimError(f"--data {data}: no such source of samples; {nearest(data, _DATA)}")
     from fedsim.config.resolve import parse_override

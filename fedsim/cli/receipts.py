@@ -15,12 +15,14 @@ from fedsim.errors import FedsimError
 @app.command("receipts")
 def receipts_command(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Check hashes, chain, signatures and what is gone.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check hashes, chain, signatures and that data is gone.")
+    ] = False,
     key: Annotated[Path | None, typer.Option(help="Ed25519 public key in PEM that must have signed them.")] = None,
-    finish: Annotated[bool, typer.Option("--finish", help="End a purge that was interrupted.")] = False,
-    sign: Annotated[Path | None, typer.Option(help="With --finish: the key that was to sign the receipt.")] = None,
+    finish: Annotated[bool, typer.Option("--finish", help="Finish an interrupted purge.")] = False,
+    sign: Annotated[Path | None, typer.Option(help="With --finish: the private key for the receipt.")] = None,
 ) -> None:
-    """List what was deleted from the run in the folder RUN, or check that its receipts are whole."""
+    """List the deletions from the run in the folder RUN, or check that their receipts are intact."""
     from fedsim.runs.folder import RunFolder
     from unlearning.pipeline import deletions
 

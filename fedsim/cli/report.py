@@ -15,11 +15,13 @@ from fedsim.errors import FedsimError, nearest
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold run folders.")],
     out: Annotated[Path | None, typer.Option(help="The HTML file; by default report.html in the first run.")] = None,
-    figures: Annotated[str | None, typer.Option(help="pdf or svg: the plots as files, beside the report.")] = None,
+    figures: Annotated[
+        str | None, typer.Option(help="pdf or svg: also write the plots as files beside the report.")
+    ] = None,
 ) -> None:
-    """Write one HTML report of RUNS: of one, of several side by side, or of the means over their seeds."""
+    """Write one HTML report of RUNS: one run, several runs side by side, or means over their seeds."""
     from fedsim.report.groups import open_runs
     from fedsim.report.html import write_report
     from fedsim.report.plots import write_figures

@@ -57,13 +57,13 @@ def run_command(
     name: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder that holds run folders.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Any option: key.path=value. Repeatable.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue this run; with --rounds to more of them.")] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Run a file of your own that lies in a run folder.")] = False,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run; --rounds sets a larger total.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Run files of your own that are in a run folder.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a run of the same name.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the run is going to be, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan of the run, and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
 ) -> None:
-    """Train a federation. Offline and without options: FedAvg on the embedded digits."""
+    """Train a federation. Without options: FedAvg on the embedded digits, offline."""
     flags: dict[str, Any] = {
         "strategy.name": strategy,
         "clients": clients,
@@ -115,7 +115,7 @@ def run_command(
 
 
 def _machine_settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run that goes on takes from the command line: settings of this machine, and where its data are."""
+    """Return the settings that a resumed run accepts: those of this machine, and the location of the data."""
     from fedsim.config.machine import MACHINE_SETTINGS
 
     ours = {key: value for key, value in given.items() if key in MACHINE_SETTINGS and key != "out"}
@@ -123,7 +123,7 @@ def _machine_settings(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _require_no_more(resume: Path, given: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
-    """Refuse what a run that goes on does not take."""
+    """Refuse options that a resumed run does not accept."""
     taken = {*machine, "rounds"}
     useless = [key for key, value in given.items() if value not in (None, False) and key not in taken]
     if useless:
@@ -132,7 +132,7 @@ def _require_no_more(resume: Path, given: Mapping[str, Any], machine: Mapping[st
 
 
 def _show(result: RunResult, quiet: bool) -> None:
-    """Print what a run came to, or nothing but its folder."""
+    """Print the summary of a run, or only its folder."""
     if quiet:
         return Screen(soft_wrap=True).print(str(result.folder), highlight=False, markup=False)
     from fedsim.report.show import render_summary
@@ -142,7 +142,7 @@ def _show(result: RunResult, quiet: bool) -> None:
 
 
 def _resumed(folder: Path, rounds: int | None, progress: Progress, machine: dict[str, Any]) -> RunResult:
-    """Go on with a run, or with the model that a request to forget came to."""
+    """Resume a run, or the training that follows an unlearning."""
     from fedsim.runs import runner
     from fedsim.runs.folder import RunFolder
 

@@ -1,4 +1,4 @@
-"""A terminal that shows what files say, and does nothing that they say."""
+"""A terminal that prints the text of files without obeying control characters in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 
 def printable(text: str) -> str:
-    """Return text whose control characters are spelled out."""
+    """Return text with its control characters escaped."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -20,9 +20,9 @@ _PIPED_COLUMNS = 10_000
 
 
 class Screen(Console):
-    """A console that spells out control characters in all that it is given.
+    """A console that escapes control characters in everything it prints.
 
-    Where its output goes to a file or another program, nothing is cut or wrapped to fit a width that nobody looks at.
+    If its output goes to a file or another program, lines are neither cut nor wrapped.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -31,7 +31,7 @@ class Screen(Console):
             self.width = _PIPED_COLUMNS
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print as a console does; without the blanks that fill a line, where nobody looks at its width."""
+        """Print as a console does. If the output is no terminal, remove blanks at the end of lines."""
         if self.is_terminal or options.get("end", "\n") != "\n":
             super().print(*objects, **options)
             return
@@ -40,18 +40,18 @@ class Screen(Console):
         self.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield what is printed; the console's own controls are as they were."""
+        """Yield the segments to print, with their control characters escaped. The console's own controls stay."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
-_LEAST_WORDS = 30  # characters that the last column needs to be read with ease
+_LEAST_WORDS = 30  # characters that the last column needs to be readable
 
 
 def print_rows(screen: Screen, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows as a table whose last column, of words, wraps; where they do not fit, one row after another.
+    """Print rows as a table whose last column wraps, or one row after another if the table is too wide.
 
-    Where the output goes to a file each row is one line, whatever its length, for grep.
+    If the output goes to a file, each row is one line of any length, for grep.
     """
     widths = [
         max(map(len, (heading, *column))) for heading, column in zip(headings, zip(*rows, strict=True), strict=True)

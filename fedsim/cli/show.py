@@ -14,9 +14,9 @@ from fedsim.cli.screen import Screen
 @app.command()
 def show(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    everything: Annotated[bool, typer.Option("--all", help="All metrics, not only those that matter most.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show all metrics, not only the main ones.")] = False,
 ) -> None:
-    """Show what the run in the folder RUN did, and where its files are."""
+    """Show the results of the run in the folder RUN, and where its files are."""
     from fedsim.report.show import render_summary
     from fedsim.runs.folder import RunFolder
 

@@ -25,29 +25,31 @@ _TRIALS, _MOST_TRIALS = 20, 10_000
 @app.command("sweep")
 def sweep_command(
     config: Annotated[str | None, typer.Argument(help="A preset's name or a YAML file.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds: 0-4, or 0,2,7; by default 0-2, in a search 0.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds, such as 0-4 or 0,2,7; by default 0-2, or 0 for a search.")
+    ] = None,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any option: key.path=value, [a,b] to try each, lo..hi to search. Repeatable."),
     ] = None,
     tune: Annotated[
-        str | None, typer.Option(help="Search for the best by this metric of held-out samples: validation/accuracy.")
+        str | None, typer.Option(help="Search for the best value of this metric: validation/accuracy.")
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="Points that a search tries; by default 20.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Number of trials in a search; by default 20.")] = None,
     jobs: Annotated[
         str | None,
-        typer.Option(help="Runs at a time, by default one for each core or GPU; ray: as tasks of a cluster."),
+        typer.Option(help="Runs at the same time, by default one per core or GPU; ray: tasks on a cluster."),
     ] = None,
     ray_address: Annotated[
         str | None, typer.Option(help="Ray cluster to join; by default one is started here.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder that holds the runs.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder that the sweep's folder is in.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder in which the sweep's folder is made.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the sweep's folder.")] = False,
 ) -> None:
     """Run every combination of the listed options of CONFIG for each seed, and compare them; or search with --tune.
 
-    Stopped or killed, the same command goes on; with more seeds or values, they join the others.
+    To continue a stopped sweep, give the same command again. More seeds or values are added to the earlier ones.
     """
     from fedsim.config.resolve import find_config, parse_override
     from fedsim.report.groups import grouped
@@ -95,7 +97,7 @@ def _search(metric: str | None, trials: int | None) -> Search | None:
 
     if metric is None:
         if trials is not None:
-            raise FedsimError("--trials: is the length of a search; give --tune validation/accuracy, too")
+            raise FedsimError("--trials: is for a search; add --tune validation/accuracy")
         return None
     if trials is not None and not 1 <= trials <= _MOST_TRIALS:
         raise FedsimError(f"--trials {trials}: must be from 1 to {_MOST_TRIALS:,}")

@@ -14,13 +14,15 @@ from fedsim.errors import FedsimError, nearest
 
 @app.command("table")
 def table_command(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.")],
-    format: Annotated[str | None, typer.Option(help="md, latex or csv; by default a table to read here.")] = None,
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold run folders.")],
+    format: Annotated[str | None, typer.Option(help="md, latex or csv; by default a table for the terminal.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="A metric, such as global/accuracy. Repeatable.")] = None,
-    by: Annotated[list[str] | None, typer.Option(help="An option that rows are grouped by. Repeatable.")] = None,
-    target: Annotated[float | None, typer.Option(help="Value of the first metric: what it takes to reach it.")] = None,
+    by: Annotated[list[str] | None, typer.Option(help="Group rows by this option. Repeatable.")] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Also show the cost of reaching this value of the first metric.")
+    ] = None,
 ) -> None:
-    """Print a table of RUNS: mean and deviation over seeds, the best and those not significantly worse in bold."""
+    """Print a table of RUNS: mean and deviation over seeds. The best and those not significantly worse are bold."""
     from fedsim.report.groups import grouped, open_runs
     from fedsim.report.table import FORMATS, columns_of, render_table
 
@@ -29,7 +31,7 @@ def table_command(
     opened = open_runs(runs)
     for folder in opened:
         if "unlearn" in folder.config:
-            raise FedsimError(f"{folder.path}: is the result of an unlearning, which fedsim show has the table of")
+            raise FedsimError(f"{folder.path}: is the result of an unlearning; for its table, use fedsim show")
     groups = grouped(opened, by or [])
     columns = columns_of(groups, metric or [], target)
     if format is None:

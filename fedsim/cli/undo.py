@@ -13,14 +13,16 @@ from fedsim.cli.screen import Screen
 
 @app.command("undo")
 def undo_command(
-    run: Annotated[Path, typer.Argument(help="The folder that a sequence of requests came to.")],
-    request: Annotated[str, typer.Option(help="The one to take back, as it was given.")],
-    compare: Annotated[str | None, typer.Option(help="retrain: the model to come near to, from scratch.")] = None,
+    run: Annotated[Path, typer.Argument(help="The result folder of a sequence of requests.")],
+    request: Annotated[str, typer.Option(help="The request to undo, as it was given.")],
+    compare: Annotated[
+        str | None, typer.Option(help="retrain: also compare with a model trained from scratch.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new folder under RUN/unlearned.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an outcome of the same name.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a result of the same name.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
 ) -> None:
-    """Take one request back of the sequence that led to RUN: its change is subtracted, the others stay forgotten."""
+    """Undo one request of the sequence that led to RUN: subtract its change, and keep the other requests forgotten."""
     from fedsim.errors import FedsimError, nearest
     from fedsim.runs.progress import progress_for
     from unlearning.pipeline.table import render_comparison

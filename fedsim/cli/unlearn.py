@@ -16,7 +16,7 @@ from fedsim.cli.screen import Screen
 
 @app.command("unlearn")
 def unlearn_command(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run, or of what an earlier request came to.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run, or of an earlier unlearning.")],
     forget: Annotated[
         str,
         typer.Option(
@@ -29,38 +29,43 @@ def unlearn_command(
             help="Names joined with commas, or all; see: fedsim list unlearning.", autocompletion=complete_methods
         ),
     ],
-    then: Annotated[list[str] | None, typer.Option(help="What to forget after that. Repeatable.")] = None,
-    compare: Annotated[str | None, typer.Option(help="retrain: the model to come near to, from scratch.")] = None,
+    then: Annotated[list[str] | None, typer.Option(help="The next request to forget. Repeatable.")] = None,
+    compare: Annotated[
+        str | None, typer.Option(help="retrain: also compare with a model trained from scratch.")
+    ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="Repetitions, each with its own original and oracle; 3 with --compare, else 1.")
+        int | None,
+        typer.Option(help="Repetitions, each with its own original and retrained model; 3 with --compare, else 1."),
     ] = None,
     models: Annotated[
-        int | None, typer.Option(help="Originals and oracles for KLOM and U-LiRA; 64 or more tell much.")
+        int | None, typer.Option(help="Original and retrained models for KLOM and U-LiRA; give 64 or more.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder under RUN/unlearned.")] = None,
     purge: Annotated[
         bool,
-        typer.Option("--purge", help="Delete it from RUN for good, with a receipt; RUN becomes the outcome."),
+        typer.Option("--purge", help="Delete the data from RUN for good, with a receipt; the result replaces RUN."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --purge: show what it destroys, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --purge: list what it would destroy, and stop.")
+    ] = False,
     sign: Annotated[Path | None, typer.Option(help="Ed25519 private key in PEM that signs the receipt.")] = None,
     no_privacy: Annotated[
         bool,
-        typer.Option("--no-privacy", help="Allow methods that end the run's guarantee."),
+        typer.Option("--no-privacy", help="Allow methods that end the run's privacy guarantee."),
     ] = False,
-    data_root: Annotated[Path | None, typer.Option(help="Folder that the run's data have been moved to.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="New folder of the run's data, if it was moved.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="METHOD.option=value. Repeatable.")] = None,
     tune: Annotated[
-        list[str] | None, typer.Option("--tune", help="A method whose options are searched for first. Repeatable.")
+        list[str] | None, typer.Option("--tune", help="Search for good options of this method first. Repeatable.")
     ] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="A function of your own that measures every model: ./mine.py:name.")
+        list[str] | None, typer.Option(help="Your own function that measures every model: ./FILE.py:NAME.")
     ] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Run a file of your own that lies in a run folder.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an outcome of the same name.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Run files of your own that are in a run folder.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a result of the same name.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result's folder.")] = False,
 ) -> None:
-    """Make the finished run in the folder RUN forget, and measure how far that is from never having known."""
+    """Make the finished run in the folder RUN forget data, and compare the result with a model that never saw it."""
     from fedsim.config.resolve import parse_override
 
     overrides = dict(map(parse_override, sets or []))

@@ -1,1 +1,1 @@
-"""All that touches Flower: records of tensors, its messages and its apps."""
+"""The interface to Flower: records of tensors, messages and apps."""

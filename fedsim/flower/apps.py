@@ -1,4 +1,4 @@
-"""Both directions between fedsim and Flower: a run's halves as Flower takes them, and any `ClientApp` as a worker."""
+"""Adapters between fedsim and Flower: a run's two halves as Flower apps, and any `ClientApp` as a worker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fedsim.flower.wire import PARTITION_ID
 
 
 def client_app(worker: Worker) -> ClientApp:
-    """Return a run's client half as Flower's own engines and deployments take it, one message at a time."""
+    """Return a run's client half as a Flower `ClientApp`, which answers one message at a time."""
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
@@ -41,10 +41,10 @@ def client_app(worker: Worker) -> ClientApp:
 
 
 class FlowerStrategy(Strategy):
-    """A server half as Flower's own round loop drives it: `start(grid, ...)`, as under `flwr run`.
+    """A server half for Flower's own round loop: `start(grid, ...)`, as under `flwr run`.
 
-    Flower's rounds are one wave each: all waves of an exchange go over the grid before Flower gets to send its own,
-    which is empty.
+    A round of Flower is one wave of messages, but an exchange may need several. So `configure_train` sends all waves of
+    the exchange over the grid itself, and gives Flower an empty wave.
     """
 
     def __init__(self, server: Server, timeout_s: float = 3600.0) -> None:
@@ -55,7 +55,7 @@ class FlowerStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Let the server do its own work, then conduct the round; returns no messages."""
+        """Let the server prepare the round, then run the whole exchange; return no messages."""
         prepared = self.server.prepare_round(server_round, to_tensors(arrays), lambda what, done, total: None)
         self._trained = conduct(self.server.exchange(server_round, to_record(prepared), config, grid), self._over(grid))
         return []
@@ -63,19 +63,19 @@ class FlowerStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return what came of the round."""
+        """Return the global model and the metrics of the exchange."""
         return self._trained
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Conduct the evaluation by clients; returns no messages."""
+        """Run the evaluation by clients; return no messages."""
         exchange = self.server.exchange_evaluate(server_round, arrays, config, grid)
         self._evaluated = conduct(exchange, self._over(grid))
         return []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Return what came of the evaluation."""
+        """Return the metrics of the evaluation."""
         return self._evaluated
 
     def summary(self) -> None:
@@ -86,20 +86,20 @@ class FlowerStrategy(Strategy):
 
 
 class AppWorker:
-    """Answers chunks with a Flower `ClientApp`, client after client."""
+    """Answers chunks with a Flower `ClientApp`, one client after another."""
 
     def __init__(self, app: ClientApp, num_clients: int) -> None:
         self.app, self.num_clients = app, num_clients
-        new_run()  # whose messages this process is to build
+        new_run()  # so that this process can build messages
 
     def run_chunk(
         self, kind: str, contents: Sequence[RecordDict], clients: Sequence[int], states: Sequence[RecordDict]
     ) -> list[Reply]:
-        """Return one reply per client; one that raises costs its own reply and keeps its old state."""
+        """Return one reply per client. A client that raises gets an error reply and keeps its old state."""
         return [self._call(kind, *one) for one in zip(contents, clients, states, strict=True)]
 
     def _call(self, kind: str, content: RecordDict, client: int, state: RecordDict) -> Reply:
-        # Copies: a client that edits what it received, or its state before it fails, edits nobody else's.
+        # Copies, so that a client cannot change other clients' records when it edits its message or its state.
         message = Message(copy_records(content), node_of(client), kind)
         context = client_context(client, self.num_clients, copy_records(state))
         try:

@@ -1,4 +1,4 @@
-"""The only place that touches what Flower does not promise to keep."""
+"""The only module that uses internals of Flower, which may change without notice."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ logging.getLogger("flwr").setLevel(logging.ERROR)
 _FIRST_NODE = 2  # 1 is the server
 
 
-_SyncedDict: Any = recorddict._SyncedDict  # what `RecordDict.array_records` and its like return
+_SyncedDict: Any = recorddict._SyncedDict  # the type of `RecordDict.array_records` and similar properties
 
 
 def _view(self: Any, records: RecordDict, allowed: type) -> None:
-    """Initialise a view of some records, without the reference from it to itself that Flower gives it.
+    """Initialise a view of some records without Flower's reference cycle.
 
-    That one keeps every reply whose arrays were looked at, some 40 models, until the garbage collector comes by.
+    With the cycle, replies whose arrays were read stay in memory until the garbage collector runs: about 40 models.
     """
     TypedDict.__init__(
         self, recorddict._check_key, partial(_SyncedDict.check_value, SimpleNamespace(allowed_type=allowed))
@@ -51,7 +51,7 @@ def new_run() -> Run:
 
 @contextmanager
 def keeping_identity() -> Iterator[None]:
-    """Let this process stay, for Flower, who it was before the block."""
+    """Restore this process's Flower identity after the block."""
     before = TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id
     try:
         yield
@@ -60,22 +60,22 @@ def keeping_identity() -> Iterator[None]:
 
 
 def node_of(client: int) -> int:
-    """Return the node id of a client; the same in every run."""
+    """Return the node id of a client. It is the same in every run."""
     return client + _FIRST_NODE
 
 
 def client_of(node: int) -> int:
-    """Return the client that a node id stands for."""
+    """Return the client with this node id."""
     return node - _FIRST_NODE
 
 
 def client_context(client: int, num_clients: int, state: RecordDict) -> Context:
-    """Return the context that a Flower `ClientApp` is called with."""
+    """Return the context for a call of a Flower `ClientApp`."""
     return Context(1, node_of(client), {PARTITION_ID: client, NUM_PARTITIONS: num_clients}, state, {})
 
 
 def set_message_id(message: Message, message_id: str) -> None:
-    """Give a message its id, as Flower's own grids do when they push it."""
+    """Set a message's id, as Flower's own grids do when they push the message."""
     message.metadata.__dict__["_message_id"] = message_id
 
 
@@ -86,7 +86,7 @@ def broadcast(
     group_id: str,
     own: Mapping[int, ArrayRecord] | None = None,
 ) -> list[Message]:
-    """Return a message with this content to each node, all sharing it; `own` is what single nodes get besides."""
+    """Return one message per node. All share this content; `own` adds arrays for single nodes."""
     if not nodes:
         return []
     first = Message(content, nodes[0], message_type, group_id=group_id)
@@ -106,7 +106,7 @@ def reply_to(message: Message, content: RecordDict) -> Message:
 
 
 def _altered(message: Message, content: RecordDict, **metadata: Any) -> Message:
-    """Return a message with other content and metadata than this one's, in a tenth of its constructor's time."""
+    """Return a copy of a message with other content and metadata, ten times as fast as the constructor."""
     altered, about = Message.__new__(Message), Metadata.__new__(Metadata)
     about.__dict__.update(message.metadata.__dict__, **metadata)
     altered.__dict__.update(message.__dict__, _metadata=about, _content=content)
@@ -114,13 +114,13 @@ def _altered(message: Message, content: RecordDict, **metadata: Any) -> Message:
 
 
 def error_reply(message: Message, reason: str) -> Message:
-    """Return the reply of a client that failed; 2 is Flower's code for one that raised."""
+    """Return the error reply of a client that failed; 2 is Flower's code for an exception."""
     return Message(Error(2, reason), reply_to=message)
 
 
 @contextmanager
 def seeded_choice(seed: int) -> Iterator[None]:
-    """Seed Python's global generator, from which Flower's strategies sample nodes, and put it back afterwards."""
+    """Seed Python's global generator, from which Flower's strategies sample nodes, and restore it afterwards."""
     before = random.getstate()
     random.seed(seed)
     try:

@@ -1,4 +1,4 @@
-"""Flower records over live tensors: bytes are made only when somebody asks for them."""
+"""Flower records that hold tensors; they are encoded as bytes only on demand."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Tensors = dict[str, Tensor]
 
 
 class TensorArray(Array):
-    """A Flower `Array` backed by a tensor; any Flower strategy can read it, and `.tensor` costs nothing.
+    """A Flower `Array` that holds a tensor. Any Flower strategy can read it, and `.tensor` needs no decoding.
 
-    The tensor is shared, not copied: whoever makes one no longer writes to it.
+    The tensor is shared, not copied: do not write to it afterwards.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -28,22 +28,22 @@ class TensorArray(Array):
 
     @property
     def dtype(self) -> str:  # type: ignore[override]
-        """Numpy's name of the element type."""
+        """The element type's name in NumPy."""
         return str(self.tensor.dtype).removeprefix("torch.")
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The shape, () for a scalar."""
+        """The shape; () for a scalar."""
         return tuple(self.tensor.shape)
 
     @property
     def stype(self) -> str:  # type: ignore[override]
-        """How `data` is encoded, in Flower's words."""
+        """Flower's name for the encoding of `data`."""
         return "numpy.ndarray"
 
     @property
     def data(self) -> bytes:  # type: ignore[override]
-        """The `.npy` encoding, made anew at each access."""
+        """The `.npy` encoding, computed at each access."""
         buffer = io.BytesIO()
         np.save(buffer, self.tensor.cpu().numpy(), allow_pickle=False)
         return buffer.getvalue()
@@ -53,7 +53,7 @@ class TensorArray(Array):
         return self.tensor.cpu().numpy().copy()
 
     def deflate(self) -> bytes:
-        """Return what Flower sends first; it names the class, and the receiver knows Flower's own only."""
+        """Return the serialised form: that of a plain `Array`, because the receiver only knows Flower's own classes."""
         return Array(self.dtype, self.shape, self.stype, self.data).deflate()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -63,8 +63,8 @@ class TensorArray(Array):
 
 def _from_numpy(array: npt.NDArray[Any]) -> TensorArray:
     tensor = from_numpy(array)
-    # Matrix products may round by where a matrix lies. Torch's own tensors lie at multiples of 64; of what was
-    # pickled out of band, small arrays may not.
+    # The rounding of matrix products may depend on the memory alignment. Torch aligns its own tensors to 64 bytes;
+    # small arrays that were pickled out of band may be aligned otherwise.
     return TensorArray(tensor.clone() if tensor.data_ptr() % _ALIGNMENT else tensor)
 
 
@@ -72,12 +72,12 @@ _ALIGNMENT = 64
 
 
 def from_numpy(array: npt.NDArray[Any]) -> Tensor:
-    """Return a tensor over an array's memory, read-only arrays included; whoever gets one does not write to it."""
+    """Return a tensor over an array's memory, also if the array is read-only; do not write to the tensor."""
     return torch.from_numpy(array if array.flags.writeable else np.asarray(_Lent(array)))
 
 
 class _Lent:
-    """Shows a read-only array as a writable one, as which torch takes it without a warning."""
+    """Presents a read-only array as a writable one, so that torch accepts it without a warning."""
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         self.array = array
@@ -85,7 +85,7 @@ class _Lent:
 
 
 def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
-    """Wrap named tensors; nothing is copied or encoded."""
+    """Return a record of named tensors; nothing is copied or encoded."""
     record = ArrayRecord()
     for name, tensor in tensors.items():
         record[name] = TensorArray(tensor)
@@ -93,7 +93,7 @@ def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 
 
 def to_tensors(record: ArrayRecord, device: torch.device | str = "cpu") -> Tensors:
-    """Return the named tensors of a record on `device`: shared where they live there already, else decoded."""
+    """Return the named tensors of a record on `device`. Tensors that are there already are shared, not copied."""
     return {
         name: (array.tensor if isinstance(array, TensorArray) else torch.from_numpy(array.numpy())).to(device)
         for name, array in record.items()
@@ -101,10 +101,10 @@ def to_tensors(record: ArrayRecord, device: torch.device | str = "cpu") -> Tenso
 
 
 def copy_records(records: RecordDict) -> RecordDict:
-    """Return new records over the same arrays: a client that edits its message edits nobody else's."""
+    """Return new records over the same arrays, so that a client's edits of its message affect no other client."""
     return RecordDict({key: record.copy() for key, record in records.items()})
 
 
 def scalars(record: MetricRecord | Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a metric record as floats; lists are left out."""
+    """Return the numbers of a metric record as floats, without its lists."""
     return {name: float(value) for name, value in record.items() if not isinstance(value, list)}

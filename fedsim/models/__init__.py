@@ -1,7 +1,7 @@
 """The model zoo: every model is a feature extractor followed by one linear classifier.
 
-Only the names and options live here, without torch; networks are built by `fedsim.models.build.build_model` and run
-as pure functions by `fedsim.models.functional.FunctionalModel`.
+This package imports only names and options, without torch. `fedsim.models.build.build_model` builds networks, and
+`fedsim.models.functional.FunctionalModel` runs them as pure functions.
 """
 
 from fedsim.models.config import ModelConfig, available_models

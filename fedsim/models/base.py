@@ -1,11 +1,11 @@
-"""What all models share: the cut between features and classifier, and the choice of normalisation."""
+"""Parts of all models: the split between features and classifier, and the normalisation layers."""
 
 from torch import Tensor, nn
 
 from fedsim.models.config import Norm
 
 Features = tuple[nn.Module, int]
-"""What a builder returns: the feature extractor and the number of its features."""
+"""The result of a builder: the feature extractor and its number of features."""
 
 
 class Classifier(nn.Module):
@@ -18,7 +18,7 @@ class Classifier(nn.Module):
     feature_dim
         number of features
     num_classes
-        number of logits; 1 for a model of numbers
+        number of logits; 1 for regression
     intercept
         whether the linear layer has a bias
     """
@@ -38,9 +38,9 @@ class Classifier(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Return a GroupNorm of at most 8 groups, of at least 4 channels each where the channels can be divided so.
+    """Return a GroupNorm of at most 8 groups with at least 4 channels each; one group if no such division exists.
 
-    One channel per group would map a flat feature to a constant, two would leave its sign.
+    With one channel per group, a flat feature would become a constant; with two, only its sign would remain.
     """
     groups = max(g for g in (1, 2, 4, 8) if g == 1 or (channels % g == 0 and channels >= 4 * g))
     return nn.GroupNorm(groups, channels)

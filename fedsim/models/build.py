@@ -1,4 +1,4 @@
-"""From a configuration to a network with reproducible initial weights."""
+"""Build a network with reproducible initial weights from its configuration."""
 
 import importlib
 
@@ -13,7 +13,7 @@ from fedsim.randomness import torch_draws, torch_seed
 
 
 def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: int, seed: int) -> Classifier:
-    """Return a new model on the CPU, in training mode, its weights a function of the arguments alone.
+    """Return a new model on the CPU, in training mode. Its weights depend on the arguments only.
 
     Parameters
     ----------
@@ -22,9 +22,14 @@ def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: 
     input_shape
         shape of one sample: (channels, height, width), (dimension,) or (characters,)
     num_classes
-        number of logits; 1 where a number is predicted; of a text, the characters that there are
+        number of logits; 1 for regression; for text, the number of distinct characters
     seed
         the run's seed
+
+    Raises
+    ------
+    FedsimError
+        If the model does not accept inputs of this shape, or its options do not fit the shape.
     """
     entry = config.entry
     if entry.min_side and (len(input_shape) != 3 or min(input_shape[1:]) < entry.min_side):
@@ -41,12 +46,12 @@ def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: 
         model = Classifier(*features, num_classes, entry.intercept)
     model.input_shape = tuple(input_shape)
     if config.widths:
-        from fedsim.models.channels import with_widths  # tracing a network is imported for narrowed models only
+        from fedsim.models.channels import with_widths  # narrowed models only: it imports a tracer
 
         return with_widths(model, input_shape, config.widths)
     return model
 
 
 def has_batch_coupling(model: nn.Module) -> bool:
-    """Return whether, in training, the output of one sample depends on the others in its batch (batch norm)."""
+    """Return whether, in training, a sample's output depends on the rest of its batch (batch norm)."""
     return any(isinstance(module, _BatchNorm) for module in model.modules())

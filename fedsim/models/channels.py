@@ -1,9 +1,9 @@
-"""Channels that can be removed: who makes each, who normalises it, who reads it; and models without some of them.
+"""Channels that can be removed: which layers produce, normalise and read them; and models without some channels.
 
-A *group* is a set of channels that stand or fall together: channel i of a residual stream is made by every convolution
-that is added to the stream, normalised by their norms, and read by every layer behind it, the classifier included. The
-network is traced (`torch.fx`) and its channels are followed from layer to layer. Channels that meet an operation which
-mixes or reorders them, such as attention, are left as they are.
+A *group* is a set of channels that are removed together. For example, channel i of a residual stream is produced by
+every convolution that is added to the stream, normalised by their norms, and read by every later layer, including the
+classifier. The network is traced with `torch.fx`, and channels are followed from layer to layer. Channels that enter an
+operation that mixes or reorders them, such as attention, are never removed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fedsim.models.base import Classifier
 
 Layer = nn.Conv2d | nn.Linear
 Keep = Mapping[str, Tensor]
-"""{group: (kept channels,) int64, ascending}; a group that is not named keeps all."""
+"""{group: (kept channels,) int64, ascending}; a group without an entry keeps all channels."""
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _SAME_CHANNELS = (
@@ -40,17 +40,17 @@ class Consumer:
 
     name: str
     inputs_per_channel: int
-    """Inputs of the layer for one channel: 1, or height times width behind a `Flatten`."""
+    """The layer's inputs per channel: 1, or height times width after a `Flatten`."""
     batch_norm: bool
-    """Whether a batch norm follows at once, which takes out the mean of what the layer puts out."""
+    """Whether a batch norm follows directly; it removes the mean of the layer's output."""
 
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that are removed together; the names are those of the model's modules."""
+    """Channels that are removed together. The names are those of the model's modules."""
 
     name: str
-    """The name of its first producer, less `features.`, with `/` for every dot."""
+    """The name of its first producer, without `features.`, and with `/` instead of `.`."""
     channels: int
     producers: tuple[str, ...]
     norms: tuple[str, ...]
@@ -59,7 +59,7 @@ class ChannelGroup:
 
 @dataclass
 class _Space:
-    """Channels on their way through the network; spaces that are added become one."""
+    """Channels on their way through the network; spaces that are added become one space."""
 
     channels: int
     fixed: bool = False
@@ -76,14 +76,14 @@ class _Space:
 
 @dataclass(frozen=True)
 class _Value:
-    """What a node of the graph puts out: whose channels, and how many entries of the last dimension are one channel."""
+    """The output of a graph node: its space of channels, and the entries of the last dimension per channel."""
 
     space: int
     entries: int = 1
 
 
 class _Channels(fx.Interpreter):
-    """Follows the channels of one forward pass on one sample."""
+    """Follows the channels in one forward pass of one sample."""
 
     def __init__(self, model: Classifier) -> None:
         super().__init__(fx.symbolic_trace(model))
@@ -91,7 +91,7 @@ class _Channels(fx.Interpreter):
         self.merged: dict[int, int] = {}
         self.of: dict[fx.Node, _Value] = {}
         self.positions: dict[str, int] = {}
-        """Layer name -> positions at which it is applied for one sample."""
+        """{layer: number of positions at which it is applied for one sample}."""
 
     def root(self, space: int) -> int:
         while space in self.merged:
@@ -149,7 +149,7 @@ class _Channels(fx.Interpreter):
         return _Value(a)
 
     def unknown(self, before: list[_Value]) -> _Value:
-        """Channels that go into something else are left as they are."""
+        """Fix the channels that enter an unknown operation: they are never removed. Return a new fixed space."""
         for value in before:
             self.spaces[self.root(value.space)].fixed = True
         self.spaces.append(_Space(0, fixed=True))
@@ -160,7 +160,12 @@ def _followed(model: Classifier, input_shape: tuple[int, ...]) -> _Channels:
     weight = next(model.parameters())
     try:
         walk = _Channels(copy.deepcopy(model).eval())
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:  # whatever its code does with a stand-in
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+    ) as error:  # of the model's code
         reason = " ".join(str(error).split())[:120]
         raise FedsimError(f"model.name: its channels cannot be followed ({reason}); use another") from None
     with torch.no_grad():
@@ -169,7 +174,7 @@ def _followed(model: Classifier, input_shape: tuple[int, ...]) -> _Channels:
 
 
 def channel_groups(model: Classifier, input_shape: tuple[int, ...]) -> dict[str, ChannelGroup]:
-    """Return by name, from input to output, the groups of channels that a model can do without.
+    """Return the groups of channels that can be removed, {name: group}, from input to output.
 
     Parameters
     ----------
@@ -181,8 +186,8 @@ def channel_groups(model: Classifier, input_shape: tuple[int, ...]) -> dict[str,
     Raises
     ------
     FedsimError
-        If the model normalises channels by groups: with fewer channels, others would share a mean. Or if its code asks
-        for values, so that it cannot be traced.
+        If the model uses group norm: with fewer channels, other channels would share a mean. Or if its code depends on
+        values, so that it cannot be traced.
     """
     if any(isinstance(module, nn.GroupNorm) for module in model.modules()):
         raise FedsimError("model.norm: group norm shares a mean among channels, so none can be removed; use batch")
@@ -206,7 +211,7 @@ def _inputs(consumer: Consumer, channels: Tensor) -> Tensor:
 
 
 def narrowed(model: Classifier, groups: Mapping[str, ChannelGroup], keep: Keep) -> Classifier:
-    """Return a copy without the channels that are not kept; with all kept, it has the same bits."""
+    """Return a copy with the kept channels only; if all are kept, the copy has the same bits."""
     model = copy.deepcopy(model)
     for group in groups.values():
         if group.name not in keep:
@@ -221,7 +226,7 @@ def narrowed(model: Classifier, groups: Mapping[str, ChannelGroup], keep: Keep) 
 
 
 def _cut(module: nn.Module, keep: Tensor, dim: int) -> None:
-    """Keep some of a layer's outputs (dim 0) or inputs (dim 1), in place."""
+    """Keep only some of a layer's outputs (dim 0) or inputs (dim 1), in place."""
     tensors = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
     for name, value in tensors.items():
         if value.ndim > dim:
@@ -237,7 +242,7 @@ def _cut(module: nn.Module, keep: Tensor, dim: int) -> None:
 
 
 def with_widths(model: Classifier, input_shape: tuple[int, ...], widths: Mapping[str, int]) -> Classifier:
-    """Return a model that keeps the first so many channels of each group: the shape of a narrowed model.
+    """Return a model with the first `widths[name]` channels of each group: the shape of a narrowed model.
 
     Raises
     ------
@@ -260,20 +265,21 @@ def layer_positions(model: Classifier, input_shape: tuple[int, ...]) -> dict[str
 
 @dataclass(frozen=True)
 class Cost:
-    """What one forward pass of one sample costs."""
+    """The cost of one forward pass of one sample."""
 
     flops: int
-    """Two per weight and position of convolutions and linear layers; all else is left out."""
+    """Two per weight and position of convolutions and linear layers; other operations are not counted."""
     parameters: int
+    """Number of parameters."""
 
 
 def cost(
     model: Classifier, positions: Mapping[str, int], groups: Mapping[str, ChannelGroup] | None = None,
     counts: Mapping[str, int] | None = None,
 ) -> Cost:  # fmt: skip
-    """Return the cost of a model, given its `layer_positions`; or, with `counts` of channels by group, once narrowed.
+    """Return the cost of a model from its `layer_positions`; with `counts`, the cost of the narrowed model.
 
-    A group that is not among them keeps all of its channels. No model is made for that.
+    `counts` holds channels per group; other groups keep all of their channels. No narrowed model is built.
     """
     shapes = {name: list(value.shape) for name, value in model.named_parameters()}
     for name, count in (counts or {}).items():

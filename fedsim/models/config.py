@@ -1,4 +1,4 @@
-"""The names of the model zoo and the options that each model takes; imports no torch."""
+"""The names of the models and the options of each model; imports no torch."""
 
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -13,11 +13,11 @@ Norm = Literal["batch", "group", "none"]
 
 
 class ModelEntry(NamedTuple):
-    """One model: its line in `fedsim list`, where its builder is, and what it accepts.
+    """One model: its line in `fedsim list`, its builder's module, and the inputs it accepts.
 
-    The builder is `ModelConfig.builder`, by default the function of the model's name in `fedsim.models.<module>`; the
-    options given in the configuration are its keyword arguments. `min_side` is the smallest image height and width; 0
-    admits flat inputs.
+    `ModelConfig.builder` names the builder, by default the function with the model's name in `fedsim.models.<module>`.
+    The options in the configuration are its keyword arguments. `min_side` is the smallest image height and width; 0
+    also accepts flat inputs.
     """
 
     description: str
@@ -27,7 +27,7 @@ class ModelEntry(NamedTuple):
     options: tuple[str, ...] = ()
     intercept: bool = True
     reads: Literal["numbers", "text", "any"] = "numbers"
-    """Images and rows, or the characters of a text: then, and of any, the builder is told the `num_classes`, too."""
+    """numbers: images and rows; text: characters; any: both. The builder gets `num_classes` for text and any."""
 
 
 _ANY: tuple[Norm, ...] = ("none", "batch", "group")
@@ -76,7 +76,7 @@ _EXTERNAL = {
         "a torch.nn.Module of your own with a linear head: the file and the class's name", "external", 0, reads="any"
     ),
 }
-"""Where networks outside of the zoo come from -> what is said of all of these; `KIND_model` builds one."""
+"""{source of networks outside of the zoo: entry for all of them}; `SOURCE_model` builds one."""
 _OPTIONS = ("width", "hidden", "dropout", "depth", "heads", "patch", "mlp_ratio")
 
 
@@ -89,19 +89,19 @@ def available_models() -> dict[str, str]:
 
 
 class ModelConfig(Config):
-    """Which model of the zoo, and its options; None stands for the model's own default."""
+    """A model of the zoo and its options; None is the model's own default."""
 
     name: str = "cnn"
-    """Name in the zoo; `fedsim list` shows them."""
+    """Name of the model; `fedsim list models` shows all."""
     norm: Norm | None = None
     """Normalisation layers."""
     width: Annotated[int, Field(ge=1)] | None = None
-    """Channels of the first convolution, which the others scale with; of a transformer, its embedding size; units of
-    each layer of an lstm."""
+    """Channels of the first convolution; the other layers scale with it. For a transformer: embedding size. For an
+    LSTM: units per layer."""
     hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
     """Units of each hidden layer of an mlp."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Share of activations dropped in training, at every place where the model drops any."""
+    """Share of activations dropped in training, at every dropout layer of the model."""
     depth: Annotated[int, Field(ge=1)] | None = None
     """Encoder blocks of a transformer, layers of an lstm."""
     heads: Annotated[int, Field(ge=1)] | None = None
@@ -109,9 +109,9 @@ class ModelConfig(Config):
     patch: Annotated[int, Field(ge=1)] | None = None
     """Side of a transformer's square patches, in pixels."""
     mlp_ratio: Annotated[float, Field(gt=0)] | None = None
-    """Hidden units of a transformer's perceptrons, in units of its width."""
+    """Hidden units of a transformer's MLPs, relative to its width."""
     widths: dict[str, Annotated[int, Field(ge=1)]] | None = None
-    """Channels of each group of a narrowed model, as `fedsim prune` writes them; the others keep all of theirs."""
+    """Channels of each group of a narrowed model, as `fedsim prune` writes them; other groups keep all channels."""
 
     @model_validator(mode="after")
     def _refuse_foreign_options(self) -> Self:
@@ -129,7 +129,7 @@ class ModelConfig(Config):
 
     @property
     def _external(self) -> str:
-        """Where the network comes from, of `_EXTERNAL`; "" if it is of the zoo."""
+        """The source of the network, a key of `_EXTERNAL`; "" for a model of the zoo."""
         if plugin_of(self.name) is not None:
             return "own"
         if self.name not in MODELS and self.name in installed("models", MODELS):
@@ -139,12 +139,12 @@ class ModelConfig(Config):
 
     @property
     def entry(self) -> ModelEntry:
-        """What the zoo says of the model."""
+        """The model's entry."""
         return _EXTERNAL[self._external] if self._external else MODELS[self.name]
 
     @property
     def builder(self) -> tuple[str, str]:
-        """Module of `fedsim.models` and name of the function in it that builds the model."""
+        """The module of `fedsim.models` and the name of its function that builds the model."""
         return self.entry.module, f"{self._external}_model" if self._external else self.name
 
     def way_to(self, norm: Norm) -> str:
@@ -155,7 +155,7 @@ class ModelConfig(Config):
         return f"choose a model that takes model.norm={norm}, such as {' or '.join(takers[:2])}"
 
     def options(self) -> dict[str, object]:
-        """Return the keyword arguments for the model's builder: every option that is set and that it reads."""
+        """Return the keyword arguments for the model's builder: every option that is set and that it accepts."""
         if self._external:
             return {"name": self.name.removeprefix(f"{self._external}:")}
         given = self.model_dump(exclude={"name", "widths"}, exclude_none=True)

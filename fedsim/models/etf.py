@@ -1,12 +1,12 @@
 """Frozen simplex equiangular tight frames: the classifiers of FedETF (dense) and FedLoGe (sparse, arXiv:2401.08977).
 
 Dense:  M0 = sqrt(C / (C-1)) * P (I - 11^T / C),  P the Q factor of a random (d, C) matrix; M0^T M0 = G.
-Sparse: floor(beta*d*C) entries of M0, drawn at random, become 0; the others move until the columns are a frame again:
-  "lbfgs"  min_W ||(W*S)^T (W*S) - G||_F^2, then every column is scaled to the norm gamma;
+Sparse: floor(beta*d*C) random entries of M0 become 0. Then the other entries change until the columns are a frame:
+  "lbfgs"  min_W ||(W*S)^T (W*S) - G||_F^2; afterwards every column is scaled to the norm gamma;
   "adam"   min_W sum_c (||w_c|| - gamma)^2 - (1/C) sum_c min_{j != c} angle(w_c, w_j), as in the authors' code.
 
-Differs from the authors' code: the classifier has no bias; a mask that leaves two classes without a common free weight
-(for ever at 90 degrees) is drawn again; a result that is not a frame is an error.
+Differs from the authors' code: the classifier has no bias. A mask is drawn again if two classes have no common free
+weight, because they would stay at 90 degrees. A result that is not a frame is an error.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ ADAM_STEPS = 10_000
 ADAM_RATE = 1e-4
 COSINE_BOUND = 0.99999  # the authors' clamp before arccos
 MASK_DRAWS = 100
-FREEDOM_MARGIN = 1.05  # closer to the exact count, thousands of steps leave errors of 0.01 degrees
+FREEDOM_MARGIN = 1.05  # nearer to the exact count, thousands of steps still leave errors of 0.01 degrees
 
 
 def ideal_angle(num_classes: int) -> float:
@@ -50,14 +50,14 @@ def pairwise_angles(vectors: Tensor) -> Tensor:
 def largest_sparsity(num_classes: int, dim: int) -> float:
     """Return the largest share of zeros, in [0, 1), allowed in a sparse frame of C vectors in d dimensions.
 
-    Two bounds, both stricter than the necessary (1-beta)*d > (C+1)/2. Counting: the columns of a frame sum to 0, so
-    that the (1-beta)*d*C free weights lose d, and what is left must exceed the C*(C-1)/2 scalar products by a margin.
-    Overlap: at most one pair of columns on average may have no common free weight,
+    There are two bounds, both stricter than the necessary (1-beta)*d > (C+1)/2. Counting: the columns of a frame sum to
+    0, which takes d of the (1-beta)*d*C free weights; the rest must exceed the C*(C-1)/2 scalar products by a margin.
+    Overlap: on average, at most one pair of columns may have no common free weight,
     C*(C-1)/2 * (1 - (1-beta)^2)^d <= 1.
     """
     _check_shape(num_classes, dim)
     if num_classes == 2:
-        return 0.0  # opposite vectors have their zeros in the same places
+        return 0.0  # the zeros of opposite vectors are in the same places
     pairs = num_classes * (num_classes - 1) / 2
     counting = 1 - (dim + FREEDOM_MARGIN * pairs) / (dim * num_classes)
     overlap = 1 - np.sqrt(1 - pairs ** (-1 / dim))
@@ -72,7 +72,7 @@ def sparse_etf(
     generator: np.random.Generator,
     method: Literal["lbfgs", "adam"] = "lbfgs",
 ) -> Tensor:
-    """Return the frozen classifier V (C, d), float32: rows of length `norm` at equal angles, a share of entries 0.
+    """Return the frozen classifier V (C, d), float32: rows of length `norm` at equal angles, with a share of zeros.
 
     Parameters
     ----------
@@ -83,11 +83,16 @@ def sparse_etf(
         the weight of a feature that only one class may use to 0). With 0 the result is the dense frame: columns
         at equal angles that sum to 0, randomly rotated.
     norm
-        gamma > 0. "lbfgs" meets it to rounding, "adam" to about 1 % where gamma <= 1.
+        gamma > 0. "lbfgs" reaches it up to rounding, "adam" to about 1 % if gamma <= 1.
     generator
         Draws the frame, then the mask; nothing else is random.
     method
         "lbfgs" (angles within 0.01 degrees) or the authors' "adam" (within 1 degree, far slower).
+
+    Raises
+    ------
+    FedsimError
+        If the arguments allow no frame, or the method found none within its tolerance.
     """
     _check_sparse(num_classes, dim, sparsity, norm, method)
     with _one_blas_thread():
@@ -140,9 +145,9 @@ def angle_loss(frame: Array, norm: float) -> tuple[float, Array]:
 
 
 def _one_blas_thread() -> AbstractContextManager[object]:
-    """Return a context with one BLAS thread; on leaving, the process has as many as before.
+    """Return a context with one BLAS thread; on exit, the process has its earlier number of threads.
 
-    More threads would change the last bits, so that a server and its workers could disagree on V, and are slower at
+    More threads would change the last bits, so a server and its workers could disagree on V. They are also slower at
     these sizes (up to 17 times, on two busy cores).
     """
     limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
@@ -157,7 +162,7 @@ def _simplex(num_classes: int, dim: int, generator: np.random.Generator) -> Arra
 
 
 def _draw_mask(num_classes: int, dim: int, sparsity: float, generator: np.random.Generator) -> Mask:
-    """Return which entries (d, C) are free; every two columns share a free row."""
+    """Return the mask (d, C) of free entries; every two columns share a free row."""
     for _ in range(MASK_DRAWS):
         free = np.ones((dim, num_classes), dtype=np.bool_)
         free.flat[generator.choice(free.size, int(sparsity * dim * num_classes), replace=False)] = False
@@ -189,7 +194,7 @@ def _solve_adam(start: Array, free: Mask, norm: float) -> Array:
 
 
 def adam(gradient: Callable[[Array], Array], start: Array, steps: int, rate: float) -> Array:
-    """Return `start` after `steps` of Adam with the usual constants (0.9, 0.999, 1e-8); entries without slope stay."""
+    """Return `start` after `steps` of Adam with the usual constants (0.9, 0.999, 1e-8); gradient 0 is no change."""
     point, first, second = start.copy(), np.zeros_like(start), np.zeros_like(start)
     for step in range(1, steps + 1):
         slope = gradient(point)
@@ -203,7 +208,7 @@ def _check_shape(num_classes: int, dim: int) -> None:
     if num_classes < 2 or dim < num_classes:
         raise FedsimError(
             f"model: a simplex ETF needs two classes or more and as many features, got {num_classes} classes and {dim} "
-            "features; give the model more, such as by model.width"
+            "features; give the model more features, for example with model.width"
         )
 
 

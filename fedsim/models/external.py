@@ -1,4 +1,4 @@
-"""Networks of other libraries, and of one's own file, by name: without their heads and pre-trained weights."""
+"""Networks of other libraries and of the user's own files, by name, without heads and pre-trained weights."""
 
 import importlib.util
 import inspect
@@ -14,16 +14,16 @@ from fedsim.models.base import Features
 from fedsim.plugins import chosen, load_plugin, plugin_of
 
 _HEADS = ("fc", "classifier", "heads", "head")
-"""What torchvision's networks call what is behind their features."""
+"""The names of the part after the features in torchvision's networks."""
 
 
 def torchvision_model(input_shape: tuple[int, ...], name: str) -> Features:
-    """Return a classification network of torchvision whose last layer is linear, without that layer.
+    """Return a classification network of torchvision without its last layer, which must be linear.
 
     Raises
     ------
     FedsimError
-        If there is no such network, or it does not take such images.
+        If there is no such network, it has no linear head, or it does not accept such images.
     """
     known = torchvision.models.list_models(torchvision.models)
     if name not in known:
@@ -47,7 +47,7 @@ def timm_model(input_shape: tuple[int, ...], name: str) -> Features:
     Raises
     ------
     FedsimError
-        If timm is not installed, has no such network, or it does not take such images.
+        If timm is not installed, it has no such network, or the network does not accept such images.
     """
     if importlib.util.find_spec("timm") is None:
         raise FedsimError("model.name: timm is not installed; install it with: pip install timm")
@@ -67,15 +67,15 @@ def timm_model(input_shape: tuple[int, ...], name: str) -> Features:
 
 
 def own_model(input_shape: tuple[int, ...], num_classes: int, name: str) -> Features:
-    """Return a network of a user's file, `./net.py:Net`, without its last linear layer.
+    """Return a network from a user's file, such as `./net.py:Net`, without its last linear layer.
 
-    `Net` is called without arguments, or with those of `input_shape` and `num_classes` that it has. Of a text it is
-    given the characters, int64 (B, L).
+    `Net` is called with the arguments `input_shape` and `num_classes`, each only if its signature has it. For text, its
+    inputs are characters, int64 (B, L).
 
     Raises
     ------
     FedsimError
-        If there is no such class, it has no linear layer, or it does not take such inputs.
+        If there is no such class, it has no linear layer, or it does not accept such inputs.
     """
     plugin = plugin_of(name)
     assert plugin is not None
@@ -92,12 +92,12 @@ def own_model(input_shape: tuple[int, ...], num_classes: int, name: str) -> Feat
 
 
 def installed_model(input_shape: tuple[int, ...], num_classes: int, name: str) -> Features:
-    """Return a network of an installed package, by its entry point, without its last linear layer; as `own_model`.
+    """Return a network of an installed package, by its entry point, without its last linear layer; see `own_model`.
 
     Raises
     ------
     FedsimError
-        If it is no class of networks, has no linear layer, or does not take such inputs.
+        If it is no `torch.nn.Module` class, has no linear layer, or does not accept such inputs.
     """
     kind = load_installed(installed("models", ())[name], "model.name")
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
@@ -112,7 +112,7 @@ def _without_head(kind: type[nn.Module], input_shape: tuple[int, ...], num_class
         network: nn.Module = kind(**taken)
         last = [part for part in network.modules() if isinstance(part, nn.Linear)]
         if not last:
-            raise FedsimError(f"model.name: {name} has no linear layer, which is to be its head; add one")
+            raise FedsimError(f"model.name: {name} has no linear layer to become its head; add one")
         _replace(network, last[-1])
         return network, _num_features(network, input_shape)
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError) as error:
@@ -131,17 +131,17 @@ def _num_features(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     network.eval()
     try:
         features = network(torch.zeros(1, *input_shape))
-    except (RuntimeError, IndexError) as error:  # of a network that embeds characters
+    except (RuntimeError, IndexError) as error:  # the network may embed characters
         try:
             features = network(torch.zeros(1, *input_shape, dtype=torch.long))
         except (RuntimeError, IndexError):
             raise error from None
     network.train()
     if features.ndim != 2:
-        raise ValueError(f"it puts out {tuple(features.shape)}")
+        raise ValueError(f"its output has the shape {tuple(features.shape)}")
     return int(features.shape[1])
 
 
 def _unfit(name: str, input_shape: tuple[int, ...], error: Exception) -> FedsimError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return FedsimError(f"model.name: {name} does not take inputs of shape {input_shape} ({reason[:200]})")
+    return FedsimError(f"model.name: {name} does not accept inputs of shape {input_shape} ({reason[:200]})")

@@ -1,15 +1,15 @@
-"""Subset fidelity: how much of a layer's output some of its inputs can rebuild ("ModHiFi", arXiv:2511.19566).
+"""Subset fidelity: how much of a layer's output a subset of its inputs can rebuild ("ModHiFi", arXiv:2511.19566).
 
-Output channel c of a layer is, without bias, a sum over its input channels, Y_c = Σ_i A_ci, in which the component
-A_ci = Φ_i ⋆ W_ci is one kernel slice over one input channel (of a linear layer, one weight times one input). With
+Without bias, output channel c of a layer is a sum over its input channels, Y_c = Σ_i A_ci. The component
+A_ci = Φ_i ⋆ W_ci is one kernel slice over one input channel; for a linear layer, one weight times one input. With
     Q_c[i, j] = E<A_ci, A_cj>,   R_ci = Σ_j Q_c[i, j],   q_ci = Q_c[i, i],   t_c = Σ_i R_ci = E‖Y_c‖²
-the components C, each rescaled in the best way, keep the share FS_c(C) = R_Cᵀ Q_CC⁻¹ R_C / t_c of the energy; one alone
-keeps s_ci = R_ci² / (q_ci t_c). All statistics are sums over samples and positions, so those of several clients add up.
-They are taken in float64 from the patches (M, I, K) that the K weights of a kernel slice meet at M positions of all
-samples, without labels, gradients or A itself.
+the components C, each with its best rescaling, keep the share FS_c(C) = R_Cᵀ Q_CC⁻¹ R_C / t_c of the energy. A single
+component keeps s_ci = R_ci² / (q_ci t_c). All statistics are sums over samples and positions, so the sums of clients
+add up. They are computed in float64 from patches (M, I, K): the inputs of the K weights of a kernel slice, at the M
+positions of all samples. They need no labels, no gradients and no A.
 
-Differs from the paper: the ridge of the rescaling is relative, so that it does not depend on the scale of the inputs;
-scores rank by s where the paper's text has s, α and R in different places.
+Differs from the paper: the ridge of the rescaling is relative, so it does not depend on the scale of the inputs. Scores
+rank by s; the paper's text uses s, α and R in different places.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from fedsim.models.base import Classifier
 
 Layer = nn.Conv2d | nn.Linear
 
-_DEAD = 1e-12  # energy, as a share of the layer's largest, that is rounding
+_DEAD = 1e-12  # an energy below this share of the layer's largest is rounding error
 
 
 @dataclass(frozen=True, eq=False)
 class ComponentSums:
-    """Sums over samples and positions for one layer of C output and I input channels, float64; clients' add up."""
+    """Sums over samples and positions for a layer with C outputs and I input channels, float64; clients' sums add."""
 
     r: Tensor
     """(C, I) of <Y_c, A_ci>."""
@@ -49,12 +49,11 @@ class ComponentSums:
 
 
 def editable_layers(model: Classifier) -> dict[str, Layer]:
-    """Return by name, from input to output, the feature layers whose components can be scored.
+    """Return the feature layers whose components can be scored, {name: layer}, from input to output.
 
-    A projection in a shortcut comes before the block that it bridges.
-    They are convolutions without groups and with zero padding, and linear layers behind another layer of the same
-    `nn.Sequential`, such as the down-projection of a transformer's perceptron; attention is left out. The network's
-    first layer is among them only if there is no other.
+    They are convolutions with zero padding and without groups, and linear layers after another layer of the same
+    `nn.Sequential`, such as the second layer of a transformer's MLP. Attention is not included. The network's first
+    layer is included only if there is no other one. A projection in a shortcut comes before the block that it bridges.
     """
     modules = {f"features.{name}": module for name, module in model.features.named_modules()}
     down: set[nn.Module] = set()
@@ -78,9 +77,9 @@ def editable_layers(model: Classifier) -> dict[str, Layer]:
 
 
 def patches(layer: Layer, x: Tensor) -> Tensor:
-    """Return what each kernel slice meets at each position, (M, I, K) float64, from the layer's inputs.
+    """Return the inputs of each kernel slice at each position, (M, I, K) float64, from the layer's inputs.
 
-    I is that of the inputs: a narrowed model's may be run through the layers of the whole one.
+    I is that of the inputs, because inputs of a narrowed model may be given with layers of the whole model.
     """
     x = x.double()
     if isinstance(layer, nn.Linear):
@@ -91,12 +90,12 @@ def patches(layer: Layer, x: Tensor) -> Tensor:
 
 
 def slices(layer: Layer) -> Tensor:
-    """Return the layer's weights by component, (C, I, K) float64."""
+    """Return the layer's weights per component, (C, I, K) float64."""
     return layer.weight.detach().double().reshape(*layer.weight.shape[:2], -1)
 
 
 def sum_components(u: Tensor, w: Tensor) -> ComponentSums:
-    """Return the sums of patches (M, I, K) and slices (C, I, K); never holds all the A_ci at once."""
+    """Return the sums of patches (M, I, K) and slices (C, I, K), without holding all A_ci at once."""
     y = torch.einsum("mik,cik->mc", u, w)
     r = (torch.einsum("mc,mik->cik", y, u) * w).sum(2)
     gram = torch.einsum("mip,miq->ipq", u, u)  # of each input channel with itself
@@ -108,7 +107,7 @@ def sum_components(u: Tensor, w: Tensor) -> ComponentSums:
 def component_sums(
     model: Classifier, layers: Mapping[str, Layer], batches: Iterable[Tensor]
 ) -> dict[str, ComponentSums]:
-    """Return the sums of each layer over inputs (B, *input_shape), the model in evaluation mode; {} of no batch."""
+    """Return {layer: sums} over inputs (B, *input_shape), with the model in evaluation mode; {} without batches."""
     sums: dict[str, ComponentSums] = {}
 
     def add(name: str, layer: Layer, inputs: tuple[Tensor, ...]) -> None:
@@ -129,7 +128,7 @@ def component_sums(
 def singleton_fidelity(sums: ComponentSums, *, centred: bool = False) -> Tensor:
     """Return s_ci in [0, 1], (C, I); 0 for a component without energy.
 
-    `centred` takes each component's mean over samples and positions out first, which batch norm would.
+    `centred` first removes each component's mean over samples and positions, as a batch norm would.
     """
     r, q = sums.r / sums.count, sums.q / sums.count
     if centred:
@@ -145,9 +144,9 @@ def _fidelity(r: Tensor, q: Tensor) -> Tensor:
 
 
 def top_components(scores: Tensor, share: float, per: Literal["output", "layer"]) -> Tensor:
-    """Return the mask (C, I) of the components with the highest scores, of each output channel or of the layer.
+    """Return the mask (C, I) of the components with the highest scores, per output channel or per layer.
 
-    Their number is `share` of the components rounded, and at least one where `share` is above 0.
+    Their number is `share` of the components, rounded, and at least one if `share` is above 0.
     """
     rows = scores if per == "output" else scores.reshape(1, -1)
     count = min(max(1, round(share * rows.shape[1])), rows.shape[1]) if share > 0 else 0
@@ -156,7 +155,7 @@ def top_components(scores: Tensor, share: float, per: Literal["output", "layer"]
 
 
 def edit_components(layer: Layer, mask: Tensor, edit: Literal["zero", "negate"]) -> None:
-    """Set the kernel slices where `mask` (C, I) is True to zero, or negate them, in place; the bias stays."""
+    """Set the kernel slices where `mask` (C, I) is True to zero, or negate them, in place. The bias stays."""
     with torch.no_grad():
         chosen = mask.reshape(*mask.shape, *[1] * (layer.weight.ndim - 2))
         edited = torch.zeros_like(layer.weight) if edit == "zero" else -layer.weight
@@ -165,7 +164,7 @@ def edit_components(layer: Layer, mask: Tensor, edit: Literal["zero", "negate"])
 
 @dataclass(frozen=True, eq=False)
 class PatchSums:
-    """Second moments of a layer's patches of I components with K weights each, float64; clients' add up.
+    """Second moments of a layer's patches of I components with K weights each, float64; clients' sums add.
 
     With D = I K inputs per position they take 8 D² bytes: 170 MB for 512 channels and 3x3 kernels.
     """
@@ -187,13 +186,13 @@ class PatchSums:
         return PatchSums(self.gram + other.gram, self.total + other.total, self.count + other.count)
 
     def moments(self, *, centred: bool) -> Tensor:
-        """Return E[u uᵀ], (I K, I K), less the product of the means if `centred`."""
+        """Return E[u uᵀ], (I K, I K); if `centred`, minus the product of the means."""
         gram, mean = self.gram / self.count, self.total / self.count
         return gram - torch.outer(mean, mean) if centred else gram
 
 
 def component_fidelity(moments: Tensor, w: Tensor) -> Tensor:
-    """Return s_ci, (C, I), from the moments (I K, I K) of patches and slices (C, I, K); never holds Q."""
+    """Return s_ci, (C, I), from the moments (I K, I K) of patches and slices (C, I, K), without building Q."""
     outputs, inputs, k = w.shape
     r = ((w.flatten(1) @ moments).view(outputs, inputs, k) * w).sum(2)
     own = torch.stack([moments[i * k : (i + 1) * k, i * k : (i + 1) * k] for i in range(inputs)])
@@ -208,7 +207,7 @@ def similarity_of(moments: Tensor, w: Tensor) -> Tensor:
 
 
 def compensated(moments: Tensor, w: Tensor, kept: Tensor, ridge: float = 1e-4) -> Tensor:
-    """Return the slices (C, I, K), zero off `kept` and each kept one times its best factor δ_ci.
+    """Return the slices (C, I, K): zero outside of `kept`, and each kept one times its best factor δ_ci.
 
     With K = 1, as in a linear layer, one factorisation serves all outputs: W_C + (G_CC + ridge)⁻¹ G_CC̄ W_C̄.
     """
@@ -224,16 +223,16 @@ def compensated(moments: Tensor, w: Tensor, kept: Tensor, ridge: float = 1e-4) -
         lost = moments[kept][:, outside] @ w[:, outside, 0].T
         new[:, kept, 0] = w[:, kept, 0] + torch.linalg.solve(inner, lost).T
         return new
-    for c in range(len(w)):  # one output at a time: all Q_c together may not fit
+    for c in range(len(w)):  # one output at a time: all Q_c together may not fit in memory
         factors = rescaling(similarity_of(moments, w[c : c + 1]), kept, ridge)
         new[c] = w[c] * factors[0, :, None]
     return new
 
 
 def rescaling(q: Tensor, subset: Tensor, ridge: float = 1e-4) -> Tensor:
-    """Return δ (..., I), the best factors of the components C for Q (..., I, I): 0 off C and, when C is all, 1.
+    """Return δ (..., I), the best factors of the components C for Q (..., I, I): 0 outside of C; 1 if C is everything.
 
-    `ridge` is added to the diagonal of Q_CC, in units of its mean.
+    `ridge`, relative to the mean of the diagonal of Q_CC, is added to that diagonal.
     """
     factors = torch.zeros(q.shape[:-1], dtype=q.dtype, device=q.device)
     outside = torch.ones(q.shape[-1], dtype=torch.bool, device=q.device)

@@ -10,24 +10,24 @@ from fedsim.models.base import Classifier
 from fedsim.models.lanes import for_lanes, linear
 
 Tensors = Mapping[str, Tensor]
-"""Tensors by the module's full names, such as `features.0.weight`; names of no such tensor are ignored."""
+"""Tensors by the module's full names, such as `features.0.weight`; other names are ignored."""
 
 
 class FunctionalModel:
-    """The forward pass of a model, cut at its features; holds no weights and leaves the model untouched.
+    """The forward pass of a model in two parts, features and classifier; it holds no weights and changes no model.
 
-    In training mode the running statistics of batch norm are updated in place in the `buffers` passed. Under `vmap`
-    they need the leading client dimension, as the parameters do. Not for use by two threads at once.
+    In training mode, the running statistics of batch norm are updated in place in the given `buffers`. Under `vmap`
+    they need the leading client dimension, as the parameters do. Two threads must not use one object at the same time.
 
     Parameters
     ----------
     model
-        gives the structure only; later changes to it are not seen
+        gives the structure only; later changes to it have no effect
     """
 
     def __init__(self, model: Classifier) -> None:
-        # Meta tensors: a tensor that a caller forgets raises instead of silently falling back on a copy's weights.
-        # One copy per mode, as switching the mode walks all modules at every call.
+        # Meta tensors: if a caller forgets a tensor, the call raises instead of silently using the weights of a copy.
+        # One copy per mode, because switching the mode walks all modules at every call.
         train = for_lanes(copy.deepcopy(model.features).to("meta").train())
         self._modules: dict[bool, nn.Module] = {True: train, False: copy.deepcopy(train).eval()}
         self._parameters = {f"features.{name}": name for name, _ in train.named_parameters()}

@@ -1,11 +1,11 @@
-"""Layers of many clients at once as products of matrices, where that is faster than what `torch.func.vmap` does.
+"""Layers of many clients at once as matrix products, where that is faster than `torch.func.vmap`.
 
-Linear layers: vmap's gradients come transposed, so that every update of the weights walks through memory across them.
+Linear layers: the gradients of vmap come transposed, so every update of the weights reads memory in strides.
 
-Convolutions: vmap uses one with a group for each client, whose backward pass on a CPU reaches a tenth of a core's speed
-where channels are few. Here the windows of the images are gathered first, with the batch as the innermost dimension, so
-that whole runs of numbers are copied; the rest is out (O, L B) = W (O, K) columns (K, L B) for each client, with K =
-channels times kernel, and L positions.
+Convolutions: vmap uses a grouped convolution with one group per client. On a CPU, its backward pass reaches a tenth of
+a core's speed if there are few channels. Here the windows of the images are gathered first. The batch is the innermost
+dimension, so contiguous runs are copied. The rest is out (O, L B) = W (O, K) columns (K, L B) for each client, with
+K = channels times kernel, and L positions.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from fedsim.models.pooling import QuickMaxPool2d
 
 _MOST_CHANNELS = 16
 _MOST_COPIES = 3
-"""Of each number of the input, in the mean; with more the copies take longer than the products save."""
+"""Mean number of copies of each input value; with more, copying costs more than the products save."""
 _MOST_POSITIONS = 256
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x W^T + b, of samples (B, I) and a client's own weights (O, I)."""
+    """Return x W^T + b for samples (B, I) and one client's weights (O, I)."""
     if x.dim() == 2 and _is_of_lanes(weight):
         out: Tensor = _Linear.apply(x, weight, bias)
         return out
@@ -34,15 +34,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class LaneLinear(nn.Linear):
-    """A linear layer that is quick for clients trained at once."""
+    """A linear layer that is fast for clients trained at once."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the outputs of samples (B, I)."""
+        """Return the outputs (B, O) of samples (B, I)."""
         return linear(input, self.weight, self.bias)
 
 
 class LaneConv2d(nn.Conv2d):
-    """A convolution that is done as products of matrices for clients trained at once, where measured to be faster."""
+    """A convolution as matrix products for clients trained at once, in the cases that were measured to be faster."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of images (B, C, H, W)."""
@@ -62,7 +62,7 @@ class LaneConv2d(nn.Conv2d):
 
 
 def for_lanes(module: nn.Module) -> nn.Module:
-    """Replace torch's own layers in a module, itself included, by those here and in `pooling`; returns the module."""
+    """Replace torch's own layers in a module, itself included, by those here and in `pooling`; return the module."""
     for part in module.modules():
         if type(part) is nn.Linear:
             part.__class__ = LaneLinear
@@ -74,7 +74,7 @@ def for_lanes(module: nn.Module) -> nn.Module:
 
 
 def _is_of_lanes(weight: Tensor) -> bool:
-    """Return whether there is one for each client; what autocast has to do with is left to torch."""
+    """Return whether the weight has one copy per client. Under autocast, torch's own layers are used."""
     return bool(torch._C._functorch.is_batchedtensor(weight)) and not torch.is_autocast_enabled(weight.device.type)
 
 
@@ -86,7 +86,7 @@ def _stacked(value: Tensor, dim: int | None, lanes: int) -> Tensor:
 
 
 class _StackedLinear(torch.autograd.Function):
-    """Of samples (N, B, I), weights (N, O, I) and biases (N, O)."""
+    """Linear layers of samples (N, B, I), weights (N, O, I) and biases (N, O)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -104,7 +104,7 @@ class _StackedLinear(torch.autograd.Function):
 
 
 class _Linear(torch.autograd.Function):
-    """The same of one client, under `vmap` only."""
+    """The same for one client, under `vmap` only."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -127,22 +127,22 @@ class _Linear(torch.autograd.Function):
 
 
 class _Tables(NamedTuple):
-    """Where the windows of an image are, its pixels numbered from 0, and after them one that is zero."""
+    """The positions of an image's windows. Pixels are numbered from 0; the number after the last one is a zero."""
 
     pixels: Tensor
-    """(K L,) int64: which pixel each place in the windows shows."""
+    """(K L,) int64: the pixel at each place of the windows."""
     places: Tensor
-    """(M C H W,) int64: which up to M places show each pixel, places numbered likewise."""
+    """(M C H W,) int64: up to M places that show each pixel; the number after the last place is a zero."""
     size: tuple[int, int]
     """(height, width) of the output."""
 
 
 _known: set[int] = set()
-"""Where the tables lie in memory, which they never leave."""
+"""The memory addresses of the tables, which are never freed."""
 
 
 def is_table(tensor: Tensor) -> bool:
-    """Return whether a tensor is one of the tables here, which nobody writes to."""
+    """Return whether a tensor is one of the tables of this file, which nobody writes to."""
     return tensor.untyped_storage().data_ptr() in _known
 
 
@@ -176,7 +176,7 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padd
 
 
 class _Windows(torch.autograd.Function):
-    """From images (N, C H W, B) to what their windows show, (N, K L, B); the way back gathers, too."""
+    """From images (N, C H W, B) to their windows (N, K L, B). The backward pass gathers as well."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, tables: _Tables) -> Tensor:
@@ -191,12 +191,12 @@ class _Windows(torch.autograd.Function):
 
 
 def _rows(values: Tensor, table: Tensor) -> Tensor:
-    """Return the rows of values (N, R, B) that a table names, (N, len(table), B); row R is zero."""
+    """Return the rows of values (N, R, B) that a table lists, (N, len(table), B); row R is zero."""
     return F.pad(values, (0, 0, 0, 1)).index_select(1, table)
 
 
 class _Conv2d(torch.autograd.Function):
-    """The same of one client, under `vmap` only."""
+    """The same for one client, under `vmap` only."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:

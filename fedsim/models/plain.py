@@ -10,12 +10,12 @@ from fedsim.models.config import Norm
 
 
 def linear(input_shape: tuple[int, ...]) -> Features:
-    """Return the flattened input itself."""
+    """Return the flattened input as the features."""
     return logistic(input_shape)
 
 
 def logistic(input_shape: tuple[int, ...]) -> Features:
-    """Return the flattened input itself."""
+    """Return the flattened input as the features."""
     return nn.Flatten(), math.prod(input_shape)
 
 
@@ -37,8 +37,8 @@ def mlp(
 def cnn(input_shape: tuple[int, ...], norm: Norm = "none", width: int = 8) -> Features:
     """Return two 3x3 convolutions of stride 2 (`width` and 4 `width` channels) and a layer of 64.
 
-    Stride instead of pooling, and few channels where the image is largest: with the stacked weights of a cohort the
-    time goes into passes over the first activation maps. On digits it keeps about 97 %, pooled 16-32 channels 98 %.
+    Stride replaces pooling, and there are few channels where the image is largest: with a cohort's stacked weights,
+    most time is spent on the first activation maps. It reaches about 97 % on digits; pooled, 16-32 channels reach 98 %.
     """
     channels, height, image_width = input_shape
     layers: list[nn.Module] = []
@@ -61,9 +61,9 @@ def lenet5(input_shape: tuple[int, ...]) -> Features:
 
 
 def lenet_pfl(input_shape: tuple[int, ...]) -> Features:
-    """Return the LeNet of pFedHN (arXiv:2103.04628) and PeFLL (arXiv:2306.05515): no padding, 121,182 weights on CIFAR.
+    """Return the LeNet of pFedHN (arXiv:2103.04628) and PeFLL (arXiv:2306.05515), without padding.
 
-    With ten classes and 3x32x32 images.
+    It has 121,182 weights for ten classes and 3x32x32 images.
     """
     channels, height, width = input_shape
     flat = 32 * (((height - 4) // 2 - 4) // 2) * (((width - 4) // 2 - 4) // 2)

@@ -1,7 +1,7 @@
-"""A model one can take away: its weights with all that is needed to use them, and no training data.
+"""A portable model: its weights with everything that is needed to use them, and no training data.
 
-What a model is, `Description`, stands as JSON in the metadata of an exported file and in `model.json` of a run folder:
-architecture, input, normalisation, class names, and where it comes from.
+`Description` says what the model is: architecture, input, normalisation, class names, and origin. It is stored as
+JSON, in the metadata of an exported file and in `model.json` of a run folder.
 """
 
 from __future__ import annotations
@@ -37,37 +37,38 @@ _BATCH = 500
 
 
 class Description(BaseModel):
-    """What a file of weights does not say of itself."""
+    """What one needs to know about a file of weights."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     model: ModelConfig
-    """Which model, with its options."""
+    """The model and its options."""
     input_shape: tuple[int, ...]
     """(C, H, W) of an image, (D,) of a row, (L,) of a text."""
     outputs: int
-    """Logits, one per class, or 1 where a number is predicted."""
+    """Number of outputs: one logit per class or label, or 1 for regression."""
     predicts: Literal["classes", "numbers", "labels"]
     mean: tuple[float, ...]
-    """Per channel, of pixels / 255; per column of rows."""
+    """Per channel, for pixels / 255; per column of rows."""
     std: tuple[float, ...]
+    """As `mean`."""
     class_names: tuple[str, ...] | None = None
     input_names: tuple[str, ...] | None = None
-    """Of the columns of rows."""
+    """Names of the columns of rows."""
     target_scale: tuple[float, float] | None = None
-    """(centre, unit) of predicted numbers: a number is centre + unit times the output."""
+    """(centre, unit) of predicted numbers: number = centre + unit * output."""
     text: bool = False
-    """Whether inputs are characters, numbered as the classes are."""
+    """Whether inputs are characters, with the numbering of the classes."""
     double: bool = False
-    """Whether weights are float64."""
+    """Whether the weights are float64."""
     source: dict[str, Any] = {}
     """Name of the run and hash of its recipe."""
 
 
 class PortableModel(nn.Module):
-    """A classifier that takes raw inputs: pixels from 0 to 255, (N, C, H, W) or (N, H, W), rows (N, D), or texts.
+    """A classifier for raw inputs: pixels from 0 to 255, (N, C, H, W) or (N, H, W), rows (N, D), or texts.
 
-    Texts are a list of N strings, of which the last L characters count, or numbers of characters (N, L).
+    Texts are a list of N strings, of which the last L characters are used, or character numbers (N, L).
     """
 
     def __init__(self, classifier: Classifier, description: Description) -> None:
@@ -82,7 +83,7 @@ class PortableModel(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=exact).view(columns) * scale, False)
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Return the logits (N, C), or numbers (N, 1), of raw inputs (N, *input_shape) of any real type."""
+        """Return the logits (N, C), or numbers (N, 1), for raw inputs (N, *input_shape) of any real type."""
         if self.description.text:
             following: Tensor = self.classifier(raw.long())
             return following
@@ -93,12 +94,12 @@ class PortableModel(nn.Module):
 
     @torch.no_grad()
     def outputs(self, raw: npt.ArrayLike | Tensor) -> npt.NDArray[np.float64]:
-        """Return the logits (N, C), or numbers (N, 1), of raw inputs, in batches.
+        """Return the logits (N, C), or numbers (N, 1), for raw inputs, computed in batches.
 
         Raises
         ------
         FedsimError
-            If the inputs are of another shape.
+            If the inputs have another shape.
         """
         shape = self.description.input_shape
         array = raw if isinstance(raw, Tensor) else np.asarray(raw)
@@ -113,7 +114,7 @@ class PortableModel(nn.Module):
         return torch.cat(parts).numpy() if parts else np.empty((0, self.description.outputs))
 
     def _characters(self, texts: npt.NDArray[np.str_]) -> npt.NDArray[np.int16]:
-        """Return the last characters of each text; what is missing in front counts as unknown."""
+        """Return the last L characters of each text, (N, L) int16; missing ones in front count as unknown."""
         vocabulary, length = Vocabulary.named(self.description.class_names or ()), self.description.input_shape[0]
         codes = np.full((texts.size, length), len(vocabulary) - 1, np.int16)
         for row, text in zip(codes, texts.ravel().tolist(), strict=True):
@@ -122,10 +123,10 @@ class PortableModel(nn.Module):
         return codes
 
     def predict(self, raw: npt.ArrayLike | Tensor) -> npt.NDArray[Any]:
-        """Return what is predicted of raw inputs.
+        """Return the predictions for raw inputs.
 
-        Class numbers (N,) int64, of a text those of the next characters; numbers (N,) float64 in their own unit; of
-        several labels, (N, L) bool, which hold.
+        Classes: numbers (N,) int64; for text, the next characters. Regression: (N,) float64 in their own unit. Several
+        labels: (N, L) bool, True where the label holds.
         """
         outputs = self.outputs(raw)
         if self.description.predicts == "classes":
@@ -139,7 +140,13 @@ class PortableModel(nn.Module):
         return numbers
 
     def predict_names(self, raw: npt.ArrayLike | Tensor) -> list[str]:
-        """Return the names of the predicted classes; their numbers, as text, where classes have no names."""
+        """Return the names of the predicted classes; their numbers as text if the classes have no names.
+
+        Raises
+        ------
+        FedsimError
+            If the model does not predict classes.
+        """
         if self.description.predicts != "classes":
             raise FedsimError(f"predict_names: this model predicts {self.description.predicts}; use predict")
         names = self.description.class_names
@@ -152,14 +159,14 @@ def describe_in(folder: Path, description: Description) -> None:
 
 
 def load_model(path: str | Path) -> PortableModel:
-    """Return the model in a run folder, of an unlearned or a pruned one too, or in an exported .safetensors file.
+    """Return the model of a run, an unlearning or a pruning (a folder), or of an exported .safetensors file.
 
     No data set is needed.
 
     Raises
     ------
     FedsimError
-        If there is no model, or it does not say what it is.
+        If there is no model, it has no description, or its hash is not the recorded one.
     """
     given = Path(path)
     file = given / "model.safetensors" if given.is_dir() else given
@@ -200,9 +207,9 @@ def _description(given: Path, file: Path) -> Description:
 def export(model: PortableModel, path: Path, form: Format) -> None:
     """Write a model to a file, atomically.
 
-    `safetensors` holds the weights, and the description in its metadata; `torchscript` and `onnx` a function of raw
-    inputs, float32 (N, *input_shape) or int64 characters (N, L), with the normalisation inside, and the description
-    beside it (TorchScript's extra file `fedsim.json`, ONNX's metadata `fedsim`).
+    `safetensors` holds the weights, and the description as metadata. `torchscript` and `onnx` hold a function of raw
+    inputs, float32 (N, *input_shape) or int64 characters (N, L), with the normalisation inside. Their description is
+    TorchScript's extra file `fedsim.json` and ONNX's metadata entry `fedsim`.
 
     Raises
     ------
@@ -211,10 +218,10 @@ def export(model: PortableModel, path: Path, form: Format) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with warnings.catch_warnings():  # torch calls both of its exporters by tracing deprecated, and has them still
+        with warnings.catch_warnings():  # torch calls both exporters by tracing deprecated, but still has them
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
-            # Of torch's own layers, which look at sizes; what a model of one's own decides by values is still told.
+            # Torch's own layers look at sizes, which causes harmless warnings. Warnings about user models stay visible.
             warned = torch.jit.TracerWarning  # type: ignore[attr-defined] # torch has it there without saying so
             warnings.filterwarnings("ignore", category=warned, module=r"torch\.")
             {"safetensors": _safetensors, "torchscript": _torchscript, "onnx": _onnx}[form](model, temporary)
@@ -227,7 +234,7 @@ def export(model: PortableModel, path: Path, form: Format) -> None:
 
 
 def save_described(tensors: Mapping[str, Tensor], description: Description, path: Path) -> None:
-    """Write weights to a safetensors file that says what they are of, for `load_model`."""
+    """Write weights and their description to a safetensors file, for `load_model`."""
     weights = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     save_file(weights, path, {_KEY: _text(description)})
 

@@ -29,9 +29,10 @@ class BasicBlock(nn.Module):
 
 
 def cifar_resnet(input_shape: tuple[int, ...], norm: Norm, width: int, blocks: Sequence[int]) -> Features:
-    """Return a 3x3 stem, stages of `blocks` blocks that each double the channels, and global average pooling.
+    """Return a 3x3 stem, one stage per entry of `blocks`, and global average pooling.
 
-    Every convolution starts from He's normal distribution (arXiv:1502.01852), as in the paper.
+    Each stage has that many blocks and doubles the channels. Every convolution starts from He's normal distribution
+    (arXiv:1502.01852), as in the paper.
     """
     layers: list[nn.Module] = [
         nn.Conv2d(input_shape[0], width, 3, padding=1, bias=False),

@@ -1,6 +1,6 @@
-"""ResNet-9 as in the work on datamodels (arXiv:2202.00622, arXiv:2410.23232): quick to train on CIFAR many times.
+"""ResNet-9 of the work on datamodels (arXiv:2202.00622, arXiv:2410.23232): quick to train on CIFAR many times.
 
-Differs from the authors': the classifier has an intercept, as all networks for classes here have.
+Differs from the authors' network: the classifier has an intercept, as all classifiers here.
 """
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ _SCALE = 0.2
 
 
 class Residual(nn.Module):
-    """x + f(x) of some layers f that keep the shape."""
+    """x + f(x) for layers f that keep the shape."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Residual(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Features times 0.2, as the authors scale logits: the classifier's weights take smaller steps."""
+    """Features times 0.2, as the authors scale logits: so the classifier's weights take smaller steps."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, D) to the same shape."""
@@ -33,7 +33,7 @@ class Scaled(nn.Module):
 
 
 def resnet9(input_shape: tuple[int, ...], norm: Norm = "batch", width: int = 64) -> Features:
-    """Return eight convolutions, of `width` to 4 `width` channels, and a maximum over positions."""
+    """Return eight convolutions, with `width` to 4 `width` channels, and a maximum over positions."""
 
     def block(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> list[nn.Module]:
         convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)

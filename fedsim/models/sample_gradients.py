@@ -1,6 +1,7 @@
 """Gradients of single samples, and random projections of them that need little memory.
 
-DP-SGD clips them, the diagonal of the Fisher information is the mean of their squares, and attribution compares them.
+DP-SGD clips these gradients. The diagonal of the Fisher information is the mean of their squares. Attribution compares
+them.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from torch.func import grad, vmap
 from fedsim.models.functional import Tensors
 from fedsim.randomness import torch_seed
 
-_BLOCK_FLOATS = 4_000_000  # of the projection's matrix at once: 16 MB
+_BLOCK_FLOATS = 4_000_000  # of the projection matrix at once: 16 MB
 
 
 def sample_gradients(function: Callable[..., Any], *, shared: int = 0, has_aux: bool = False) -> Callable[..., Any]:
-    """Return the function that gives the gradient of each sample.
+    """Return a function that computes the gradient of each sample.
 
     Parameters
     ----------
     function
-        (params, *others, x, y) -> shape () of one sample x (*input_shape), y (); with `has_aux` a pair of that and of
-        tensors
+        (params, *others, x, y) -> shape () for one sample x (*input_shape), y (); with `has_aux` it returns a pair of
+        that and of tensors
     shared
-        how many arguments between params and x there are, the same for all samples
+        the number of arguments between params and x, which are the same for all samples
 
     Returns
     -------
-    (params, *others, x, y) -> {name: (B, ...)} of samples x (B, *input_shape), y (B,); with `has_aux` a pair of that
-    and of the tensors (B, ...). It may be mapped over clients in turn.
+    (params, *others, x, y) -> {name: (B, ...)} for samples x (B, *input_shape), y (B,); with `has_aux` a pair of that
+    and of the tensors (B, ...). It can itself be mapped over clients.
     """
     each = (None,) * (1 + shared) + (0, 0)
     mapped: Callable[..., Any] = vmap(grad(function, has_aux=has_aux), in_dims=each, randomness="different")
@@ -42,16 +43,17 @@ def sample_gradients(function: Callable[..., Any], *, shared: int = 0, has_aux: 
 def in_parts(
     gradients: Callable[..., dict[str, Tensor]], params: Tensors, x: Tensor, y: Tensor, together: int
 ) -> Iterator[dict[str, Tensor]]:
-    """Yield the gradients of samples x (N, *input_shape), y (N,), of at most `together` samples at a time."""
+    """Yield the gradients of samples x (N, *input_shape), y (N,), at most `together` samples at a time."""
     for some, labels in zip(torch.split(x, together), torch.split(y, together), strict=True):
         yield gradients(params, some, labels)
 
 
 def projected(gradients: Tensors, dimension: int, seed: int) -> Tensor:
-    """Return P^T g of each sample's gradient g, (B, dimension), P of independent entries +-1 / sqrt(dimension).
+    """Return P^T g for each sample's gradient g, (B, dimension); P has independent entries +-1 / sqrt(dimension).
 
-    By Johnson and Lindenstrauss's lemma inner products stay what they are in the mean. P is drawn block by block from
-    addresses of its own, and never there as a whole; equal seeds give the same P, in which tensors are taken by name.
+    By the lemma of Johnson and Lindenstrauss, the projection keeps inner products in expectation. P is drawn block by
+    block, each block from its own seed, and is never held as a whole. Equal seeds give the same P; tensors are taken in
+    the order of their names.
 
     Parameters
     ----------

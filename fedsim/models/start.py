@@ -1,4 +1,4 @@
-"""Weights from elsewhere: the model of another run, or a safetensors file, as the start of a run."""
+"""Initial weights of a run from another run's model or from a safetensors file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _HEAD = "classifier."
 
 
 def start_file(path: Path) -> Path:
-    """Return the file of weights that a run folder or a path names."""
+    """Return the file of weights for a run folder or a file."""
     return path / "model.safetensors" if path.is_dir() else path
 
 
 def start_hash(path: Path) -> str:
-    """Return the SHA-256 of the weights, in hexadecimal.
+    """Return the SHA-256 of the weight file, in hexadecimal.
 
     Raises
     ------
     FedsimError
-        If there is no such file.
+        If the file cannot be read.
     """
     try:
         return hashlib.sha256(start_file(path).read_bytes()).hexdigest()
@@ -37,12 +37,12 @@ def start_hash(path: Path) -> str:
 
 
 def load_start(model: Classifier, path: Path) -> None:
-    """Give a model, in place, the weights in a file; a head for another number of classes keeps its own.
+    """Load the weights of a file into a model, in place. A head for another number of classes keeps its own weights.
 
     Raises
     ------
     FedsimError
-        If the file is no safetensors file, or its names and shapes are not the model's.
+        If the file is no safetensors file, or its names and shapes are not those of the model.
     """
     file = start_file(path)
     try:
@@ -61,4 +61,4 @@ def load_start(model: Classifier, path: Path) -> None:
             raise FedsimError(f"start: {file}: {name} is of shape {shapes}; choose the --model that the file is of")
     with torch.no_grad():
         for name in wanted:
-            own[name].copy_(given[name])  # in the model's own number format
+            own[name].copy_(given[name])  # the copy converts to the model's own dtype

@@ -1,6 +1,6 @@
-"""Models of text: from the characters so far, (B, L) int64, to the features of the one that comes next.
+"""Models of text: from characters (B, L) int64 to the features that predict the next character.
 
-Written out in plain operations: torch's own recurrent layers and `nn.MultiheadAttention` end in fused kernels that
+They use plain operations, because torch's own recurrent layers and `nn.MultiheadAttention` use fused kernels that
 `torch.func.vmap` cannot batch.
 """
 
@@ -14,7 +14,7 @@ from fedsim.errors import FedsimError
 from fedsim.models.base import Features
 from fedsim.models.vit import EncoderBlock
 
-_EMBEDDING = 8  # dimensions of a character, as in LEAF
+_EMBEDDING = 8  # dimensions of a character's embedding, as in LEAF
 
 
 class LstmLayer(nn.Module):
@@ -29,7 +29,7 @@ class LstmLayer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, as torch does: uniformly up to 1 / sqrt(hidden)."""
+        """Draw all parameters anew, uniformly up to 1 / sqrt(hidden), as torch does."""
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -1 / math.sqrt(self.hidden), 1 / math.sqrt(self.hidden))
 
@@ -47,7 +47,7 @@ class LstmLayer(nn.Module):
 
 
 class LstmFeatures(nn.Module):
-    """Characters are embedded and go through the layers; the last layer's last state is the feature vector."""
+    """Embeds characters and applies the layers; the last layer's last state is the feature vector."""
 
     def __init__(self, characters: int, width: int, depth: int, dropout: float) -> None:
         super().__init__()
@@ -68,12 +68,12 @@ class LstmFeatures(nn.Module):
 def lstm(
     input_shape: tuple[int, ...], num_classes: int, width: int = 256, depth: int = 2, dropout: float = 0.0
 ) -> Features:
-    """Return LEAF's network for Shakespeare (arXiv:1812.01097): embeddings of 8, 2 layers of 256 units."""
+    """Return LEAF's network for Shakespeare (arXiv:1812.01097): embeddings of size 8, 2 layers of 256 units."""
     return LstmFeatures(num_classes, width, depth, dropout), width
 
 
 class CausalFeatures(nn.Module):
-    """A transformer in which a character sees those up to itself; the last one's token is the feature vector."""
+    """A transformer in which a character attends to itself and earlier ones; the last token is the feature vector."""
 
     def __init__(
         self, characters: int, length: int, width: int, depth: int, heads: int, hidden: int, dropout: float
@@ -86,11 +86,11 @@ class CausalFeatures(nn.Module):
         self.encoder = nn.Sequential(nn.Dropout(dropout), *blocks, nn.LayerNorm(width))
 
     def reset_parameters(self) -> None:
-        """Draw its own parameters, those of no layer, anew."""
+        """Draw this module's own parameters anew, not those of its layers."""
         nn.init.normal_(self.positions, std=0.02)
 
     def tokens(self, tokens: Tensor) -> Tensor:
-        """Map characters (B, L) to (B, L, width), of which each depends on no later character."""
+        """Map characters (B, L) to tokens (B, L, width); a token does not depend on later characters."""
         out: Tensor = self.encoder(self.embedding(tokens.long()) + self.positions[-tokens.shape[1] :])
         return out
 
@@ -103,7 +103,13 @@ def transformer(
     input_shape: tuple[int, ...], num_classes: int, width: int = 64, dropout: float = 0.0, depth: int = 2,
     heads: int = 4, mlp_ratio: float = 4.0,
 ) -> Features:  # fmt: skip
-    """Return a causal transformer (arXiv:1706.03762) with layer norm first, as GPT-2 has it, of learned positions."""
+    """Return a causal transformer (arXiv:1706.03762) with pre-layer-norm, as in GPT-2, and learned positions.
+
+    Raises
+    ------
+    FedsimError
+        If `width` is no multiple of `heads`, or `mlp_ratio` leaves no hidden unit.
+    """
     if width % heads:
         raise FedsimError(f"model.width: transformer needs a multiple of its {heads} heads; got {width}")
     hidden = round(mlp_ratio * width)

@@ -1,7 +1,7 @@
 """A small vision transformer (arXiv:2010.11929).
 
-Written out rather than taken from torchvision: `nn.MultiheadAttention` ends in a fused kernel that `torch.func.vmap`
-cannot batch and would run client after client.
+It is not taken from torchvision: `nn.MultiheadAttention` uses a fused kernel that `torch.func.vmap` cannot batch, so
+clients would run one after another.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from fedsim.models.base import Features
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention in plain matrix products; `causal`: of a token to itself and those before it."""
+    """Multi-head self-attention as plain matrix products; with `causal`, a token attends to itself and earlier ones."""
 
     def __init__(self, dim: int, heads: int = 4, *, causal: bool = False) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Attention(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Attention and a two-layer perceptron, each behind a layer norm and beside a skip connection."""
+    """Attention and a two-layer MLP, each after a layer norm and with a skip connection."""
 
     def __init__(
         self, dim: int, dropout: float, heads: int = 4, hidden: int | None = None, *, causal: bool = False
@@ -55,7 +55,7 @@ class EncoderBlock(nn.Module):
 
 
 class TransformerFeatures(nn.Module):
-    """Patches to tokens, a class token in front, encoder blocks; the class token is the feature vector."""
+    """Patches become tokens after a class token, then encoder blocks; the class token is the feature vector."""
 
     def __init__(
         self, channels: int, tokens: int, patch: int, dim: int, dropout: float, block: Callable[[], nn.Module],
@@ -69,7 +69,7 @@ class TransformerFeatures(nn.Module):
         self.encoder = nn.Sequential(nn.Dropout(dropout), *(block() for _ in range(depth)), nn.LayerNorm(dim))
 
     def reset_parameters(self) -> None:
-        """Draw its own parameters, those of no layer, anew."""
+        """Draw this module's own parameters anew, not those of its layers."""
         nn.init.zeros_(self.class_token)
         nn.init.normal_(self.positions, std=0.02)
 
@@ -87,8 +87,13 @@ def vit(
 ) -> Features:  # fmt: skip
     """Return a transformer of `depth` blocks and `heads` heads on square patches.
 
-    By default patches are 4x4, and 2x2 for images smaller than 16x16; the perceptrons have `mlp_ratio` times `width`
-    hidden units.
+    By default patches are 4x4, and 2x2 for images smaller than 16x16. The MLPs have `mlp_ratio` times `width` hidden
+    units.
+
+    Raises
+    ------
+    FedsimError
+        If `width` is no multiple of `heads`, the patches do not fit the image, or `mlp_ratio` leaves no hidden unit.
     """
     channels, height, image_width = input_shape
     patch = patch or (4 if min(height, image_width) >= 16 else 2)

@@ -1,1 +1,1 @@
-"""Differential privacy: mechanisms, accountants, the ledger of what a run lets others see, and its audit."""
+"""Differential privacy: mechanisms, accountants, the ledger of releases, and its audit."""

@@ -1,15 +1,16 @@
-"""Epsilon of composed releases: a closed form where there is one, else the accountants of Opacus.
+"""Epsilon of composed releases: a closed form where there is one, otherwise the accountants of Opacus.
 
-Writing mu = sqrt(T) / z for T Gaussian releases of noise multiplier z, exactly (Dong et al., arXiv:1905.02383):
+T Gaussian releases with noise multiplier z have mu = sqrt(T) / z, and exactly (Dong et al., arXiv:1905.02383)
 
     delta(eps) = Phi(mu/2 - eps/mu) - e^eps Phi(-mu/2 - eps/mu)
 
-Poisson-subsampled releases go through Opacus's PRV accountant (arXiv:2106.02848), whose upper bound is reported, and
-its RDP accountant (arXiv:1908.10530), which is looser and has to agree with it. Its GDP accountant rests on a central
-limit theorem and understates epsilon; it is not used. Opacus is imported when first needed: that takes seconds.
+Poisson-subsampled releases use the PRV accountant of Opacus (arXiv:2106.02848); its upper bound is reported. The RDP
+accountant of Opacus (arXiv:1908.10530) is looser and must agree with it. The GDP accountant of Opacus relies on a
+central limit theorem and underestimates epsilon; it is not used. Opacus takes seconds to import, so it is imported
+when first needed.
 
-Cohorts of one size, m of n drawn without replacement, amplify for one record replaced, or added or removed, where
-another takes its place: `fedsim.privacy.subsets`.
+Samples of one size, m of n without replacement, are in `fedsim.privacy.subsets`. They amplify privacy for one replaced
+record, and for one record added or removed where another record takes its place.
 """
 
 from __future__ import annotations
@@ -26,38 +27,38 @@ from fedsim.privacy.config import SMALLEST_NOISE
 
 
 class Gaussian(NamedTuple):
-    """`steps` releases of a sum with Gaussian noise, each of a random sample."""
+    """`steps` releases of a sum with Gaussian noise, each over a random sample."""
 
     noise: float
     """Noise multiplier z: standard deviation over L2 sensitivity."""
     rate: float
     """Sampling rate q in (0, 1]."""
     steps: int
-    """T."""
+    """T, the number of releases."""
     fixed: bool = False
-    """Whether samples have one size and are drawn without replacement, and not as a Poisson sample."""
+    """Whether samples have one size and are drawn without replacement; if not, they are Poisson samples."""
 
 
 class Bound(NamedTuple):
-    """An epsilon that holds."""
+    """An upper bound on epsilon."""
 
     epsilon: float
     accountant: str
-    """exact, PRV, PLD or RDP; none if nothing was noised."""
+    """exact, PRV, PLD or RDP; none if there was no noise."""
 
 
 _RDP_ORDERS = [1 + x / 10 for x in range(1, 100)] + list(range(11, 64)) + [2**k for k in range(6, 13)]
 _PRV_ERROR, _FINEST_PRV_ERROR = 0.01, 5e-4  # of epsilon
-_LARGE_EPSILON = 100.0  # beyond which PRV's grid grows out of hand, and epsilon says nothing
-_LARGEST_GROUP_EPSILON = 400.0  # whose exponential is below 1e200
-_SMALL_DELTA = 1e-10  # below which floating point does not resolve PRV's tails
+_LARGE_EPSILON = 100.0  # beyond this, the grid of PRV is too large, and epsilon says nothing
+_LARGEST_GROUP_EPSILON = 400.0  # its exponential is below 1e200
+_SMALL_DELTA = 1e-10  # below this, floating point does not resolve the tails of PRV
 
 
 def gaussian_delta(epsilon: float, mu: float) -> float:
     """Return the exact delta of mu-Gaussian DP at `epsilon` >= 0."""
     if mu == 0:
         return 0.0
-    from scipy.special import log_ndtr  # here: it loads for longer than the rest of this file
+    from scipy.special import log_ndtr  # imported here: it takes longer to load than the rest of this file
 
     log_a = log_ndtr(mu / 2 - epsilon / mu)
     log_b = epsilon + log_ndtr(-mu / 2 - epsilon / mu)
@@ -70,7 +71,7 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
         return math.inf
     if gaussian_delta(0.0, mu) <= delta:
         return 0.0
-    # Phi(mu/2 - eps/mu) alone is below delta at the upper end.
+    # Phi(mu/2 - eps/mu) alone is below delta at the upper end of the search.
     return _smallest(lambda epsilon: gaussian_delta(epsilon, mu) <= delta, mu * mu / 2 + mu * 40.0)
 
 
@@ -81,7 +82,7 @@ def rdp_epsilon(history: Sequence[Gaussian], delta: float) -> float:
     accountant = RDPAccountant()
     accountant.history = [part[:3] for part in history]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # that the best order is the largest: a larger one would only be tighter
+        warnings.simplefilter("ignore")  # it warns that a larger order may be tighter
         return max(0.0, float(accountant.get_epsilon(delta, alphas=_RDP_ORDERS)))
 
 
@@ -97,12 +98,12 @@ def prv_epsilon(history: Sequence[Gaussian], delta: float, error: float = _PRV_E
 
 
 def epsilon(history: Iterable[Gaussian], delta: float) -> Bound:
-    """Return a valid epsilon at `delta` of adaptively composed releases, the tightest that is known here.
+    """Return an upper bound on epsilon at `delta` of adaptively composed releases, the tightest that is known here.
 
     Raises
     ------
     ArithmeticError
-        If the PRV and RDP accountants contradict each other: neither is to be believed then.
+        If the PRV and RDP accountants contradict each other: then neither can be trusted.
     """
     history = _merged(history)
     if not history:
@@ -111,12 +112,12 @@ def epsilon(history: Iterable[Gaussian], delta: float) -> Bound:
         return Bound(math.inf, "none")
     if all(part.rate == 1 for part in history):
         return Bound(gaussian_epsilon(_mu(history), delta), "exact")
-    # Leaving the sampling out is a bound as well, and for one release of much noise a better one than RDP's.
+    # Ignoring the sampling also gives an upper bound. For one release with much noise it is tighter than RDP.
     unsampled = gaussian_epsilon(_mu(history), delta)
     if unsampled == 0:
         return Bound(0.0, "exact")
     if any(part.fixed for part in history):
-        # A Poisson sample beside those of one size counts as if it were everybody.
+        # A Poisson sample beside samples of one size counts as a sample of all records.
         parts = [(part.noise, part.rate if part.fixed else 1.0, part.steps) for part in history]
         return Bound(min(unsampled, subsets.epsilon(parts, delta)), "PLD")
     rdp = rdp_epsilon(history, delta)
@@ -137,15 +138,16 @@ class Replaced(NamedTuple):
 
     epsilon: float
     at_delta: float
-    """The delta' of the add-or-remove guarantee that it follows from."""
+    """The delta' of the add-or-remove guarantee that this follows from."""
     accountant: str
 
 
 def replaced(history: Sequence[Gaussian], delta: float, pure: float = 0.0) -> Replaced:
-    """Return the guarantee for one record replaced, from that for one added or removed.
+    """Return the guarantee for one record replaced, from the guarantee for one record added or removed.
 
-    Replacing is removing and adding: (2 eps', (1 + e^eps') delta'), with delta' such that the second entry is `delta`.
-    Without sampling it is exact instead: the sensitivity doubles. `pure` is the epsilon of releases with delta = 0.
+    A replacement is a removal and an addition: (2 eps', (1 + e^eps') delta'), with delta' such that the second entry is
+    `delta`. Without sampling the result is exact instead: the sensitivity doubles. `pure` is the epsilon of releases
+    with delta = 0.
     """
     history = _merged(history)
     cheap = rdp_replaced(history, delta, pure)
@@ -156,7 +158,10 @@ def replaced(history: Sequence[Gaussian], delta: float, pure: float = 0.0) -> Re
 
 
 def rdp_replaced(history: Sequence[Gaussian], delta: float, pure: float = 0.0) -> Replaced:
-    """Return what `replaced` does, or where that takes the PRV accountant an upper bound of it, in milliseconds."""
+    """Return the result of `replaced`, or an upper bound on it where `replaced` needs the PRV accountant.
+
+    It takes milliseconds.
+    """
     history = _merged(history)
     if _silent(history):
         return Replaced(math.inf, delta, "none")
@@ -170,10 +175,10 @@ def rdp_replaced(history: Sequence[Gaussian], delta: float, pure: float = 0.0) -
 def _grouped(
     history: Sequence[Gaussian], delta: float, pure: float, accounts: Sequence[Account], at_delta: float
 ) -> Replaced:
-    """Return the guarantee at a delta' that makes the second entry `delta`; `at_delta` is one, and a larger is found.
+    """Return the guarantee at a delta' with (1 + e^eps(delta')) delta' = `delta`, starting from a smaller `at_delta`.
 
-    From a valid delta', delta / (1 + e^eps(delta')) is a larger one, and valid as well. RDP, which is cheap, comes near
-    the largest; PRV goes the rest of the way.
+    From a valid delta', delta / (1 + e^eps(delta')) is a larger valid one. RDP is cheap and comes near the largest one;
+    PRV does the last steps.
     """
     for account in accounts:
         bound = account(history, at_delta)
@@ -199,7 +204,7 @@ def calibrate(target: float, delta: float, schedules: Iterable[tuple[float, int]
     Raises
     ------
     ValueError
-        If `target` is so small that no noise below a million reaches it.
+        If `target` is so small that it needs a noise multiplier above a million.
     """
     worst = frontier(schedules)
     if not worst:
@@ -208,7 +213,7 @@ def calibrate(target: float, delta: float, schedules: Iterable[tuple[float, int]
     def highest(noise: float, schedule: Sequence[tuple[float, int]]) -> float:
         return max(epsilon([Gaussian(noise, rate, count, fixed)], delta).epsilon for rate, count in schedule)
 
-    # Without sampling the closed form gives an upper end; halving it from there keeps to noise that is worth trying.
+    # Without sampling the closed form gives an upper end. Halving it avoids noise levels that are slow to account for.
     high = math.sqrt(max(count for _, count in worst)) / _largest_mu(target, delta)
     if high > 1e6:
         raise ValueError(f"an epsilon of {target:g} needs noise above a million times the sensitivity")
@@ -224,7 +229,7 @@ def calibrate(target: float, delta: float, schedules: Iterable[tuple[float, int]
 
 
 def frontier(schedules: Iterable[tuple[float, int]]) -> list[tuple[float, int]]:
-    """Return the (sampling rate, count) that no other has both of at least as large: epsilon rises with each."""
+    """Return the (sampling rate, count) pairs that no other pair exceeds in both; epsilon rises with both."""
     kept: list[tuple[float, int]] = []
     for rate, count in sorted(set(schedules), reverse=True):
         if count and all(count > other for _, other in kept):
@@ -252,7 +257,7 @@ def _merged(history: Iterable[Gaussian]) -> list[Gaussian]:
 
 
 def _smallest(holds: Callable[[float], bool], high: float) -> float:
-    """Return the smallest positive number, to rounding and on the safe side, from which on `holds` is true."""
+    """Return the smallest positive number from which on `holds` is true, rounded to the safe side."""
     low = 0.0
     for _ in range(200):
         middle = (low + high) / 2

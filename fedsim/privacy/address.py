@@ -1,13 +1,13 @@
-"""Where the randomness that privacy rests on comes from: seeded by all that the release depends on, or not at all.
+"""The randomness that privacy depends on: seeded by everything that a release depends on, or not seeded.
 
-Two releases that share their noise give their difference away without any, and two that share their coins are not
-amplified as two. So the address of a draw holds, beside seed, purpose, round and client, a digest of the recipe, the
-mechanism included, and of the data and models that the release is computed from. What is computed again, after a kill
-or by a replay, is then the same release, to the bit; what differs in anything gets draws of its own. So do signatures
-derive their nonces from what they sign (RFC 6979).
+Two releases with the same noise reveal their exact difference. Two releases with the same sampling coins are not
+amplified separately. So the address of a draw holds the seed, the purpose, the round, the client, and a digest. The
+digest is of the recipe, including the mechanism, and of the data and models from which the release is computed. A
+release that is computed again, after a crash or in a replay, is then the same bit for bit. A release that differs in
+anything has draws of its own. Signatures derive their nonces from the signed message in the same way (RFC 6979).
 
-The seed remains a secret on which all of it hangs; `privacy.noise: secure` takes the operating system's randomness
-instead, and repeats nothing.
+The seed must stay secret. `privacy.noise: secure` uses the randomness of the operating system instead, and never
+repeats a draw.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
     from fedsim.config.run import RunConfig
 
 _NO_PART_OF_IT = ("history.", "training.vectorize", "training.chunk")
-"""Keys of the recipe that change no release, or the order of its sums alone."""
+"""Keys of the recipe that change no release, or only the order of its sums."""
 
 
 class Secrets:
-    """Draws for one run, of a recipe; `data` identifies the data of all clients, where the releases are of all."""
+    """The draws of one run; `data` identifies the data of all clients, if releases depend on all of it."""
 
     def __init__(self, config: RunConfig, data: str = "") -> None:
         recipe = {key: value for key, value in config.recipe().items() if not key.startswith(_NO_PART_OF_IT)}
         self.seed, self.secure = config.seed, config.privacy.noise == "secure"
         self.key = digest(recipe, data)
-        """A number below 2**128, the same for equal recipes and data."""
+        """A number below 2**128; equal recipes and data have equal keys."""
 
     def coins(self, purpose: str, *ids: int) -> np.random.Generator:
-        """Return what draws samples; secure, it is seeded by the operating system, and none of its output is seen."""
+        """Return a generator for sampling. If secure, the operating system seeds it, and its output stays hidden."""
         return np.random.default_rng() if self.secure else generator(self.seed, purpose, *ids, self.key)
 
     def noise(self, purpose: str, *ids: int, device: torch.device | str = "cpu") -> torch.Generator | None:
-        """Return what draws noise, for `fedsim.privacy.mechanisms.gaussian_like`: None is the operating system."""
+        """Return a generator for noise, for `fedsim.privacy.mechanisms.gaussian_like`; None is the operating system."""
         if self.secure:
             return None
         return torch.Generator(device).manual_seed(torch_seed(self.seed, purpose, *ids, self.key))
 
 
 def digest(*parts: object) -> int:
-    """Return a number below 2**128 that tells apart numbers, texts, arrays, tensors, and mappings of them."""
+    """Return a number below 2**128 that identifies numbers, texts, arrays, tensors, and mappings of tensors."""
     hashed = hashlib.sha256()
     for part in parts:
         for piece in _pieces(part):

@@ -3,13 +3,15 @@
 Client k:  Delta_k = w_k - w_t,   sent: Delta_k * min(1, S / ||Delta_k||_2)   over all tensors at once
 Server:    w_{t+1} = w_t + (sum_k Delta_k + N(0, (z_Delta S)^2 I)) / (q C)
 
-The weights are uniform and the denominator, the expected cohort q C, is fixed, so one client moves the sum by at most
-S, whoever else answers. Fixed clipping: z_Delta = z. Adaptive clipping (arXiv:1905.03871) also sends whether a client's
-update was left as it is, b_k = 1 if ||Delta_k|| <= S, as b_k - 1/2, and lets S follow the quantile gamma:
+All clients have the same weight. The denominator is the expected cohort q C and does not change, so one client moves
+the sum by at most S, whichever other clients answer. Fixed clipping: z_Delta = z.
+
+Adaptive clipping (arXiv:1905.03871) makes S follow the quantile gamma of the norms. Clients also send b_k - 1/2, where
+b_k = 1 if ||Delta_k|| <= S, that is, if the update was not clipped, and 0 otherwise:
 
     S <- S exp(-eta_C (b - gamma)),   b = (sum_k (b_k - 1/2) + N(0, sigma_b^2)) / (q C) + 1/2
 
-Both releases together have the noise multiplier z where z_Delta = (z^-2 - (2 sigma_b)^-2)^(-1/2).
+Both releases together have the noise multiplier z if z_Delta = (z^-2 - (2 sigma_b)^-2)^(-1/2).
 """
 
 from __future__ import annotations
@@ -28,16 +30,16 @@ from fedsim.privacy.config import ClientPrivacyConfig
 from fedsim.privacy.mechanisms import clip_factors, gaussian_like
 
 UNCLIPPED = "privacy.unclipped"
-"""The name under which b_k - 1/2 is sent."""
+"""The name of the item b_k - 1/2 in a client's reply."""
 
 
 def clipped_updates(update: Update, start: Tensors, clip_norm: float, *, adaptive: bool) -> Update:
-    """Return what clients send instead of their models: clipped differences to `start`, all of weight 1.
+    """Return what clients send instead of their models: clipped differences to `start`, each with weight 1.
 
     Raises
     ------
     ValueError
-        If they would send anything but the tensors that they were sent: its sensitivity is not known.
+        If the clients send other tensors than they received: their sensitivity is unknown.
     """
     if update.sent.keys() != start.keys():
         odd = ", ".join(sorted(update.sent.keys() ^ start.keys()))
@@ -52,7 +54,7 @@ def clipped_updates(update: Update, start: Tensors, clip_norm: float, *, adaptiv
 
 
 def joint_norms(tensors: Tensors) -> Tensor:
-    """Return the L2 norm over all of a client's tensors, (clients,) float64, of stacked tensors (clients, ...)."""
+    """Return the L2 norm over all tensors of each client, (clients,) float64, from stacked tensors (clients, ...)."""
     norms = [
         torch.linalg.vector_norm(value.reshape(len(value), -1), dim=1, dtype=torch.float64)
         for value in tensors.values()
@@ -62,15 +64,15 @@ def joint_norms(tensors: Tensors) -> Tensor:
 
 
 class CentralPrivacy:
-    """The server's half: sums what clients send, adds noise, and adapts the clipping norm if asked to."""
+    """The server half: sums the clients' updates, adds noise, and adapts the clipping norm if configured."""
 
     def __init__(self, config: ClientPrivacyConfig, expected_cohort: float, secrets: Secrets) -> None:
         self.config, self.expected_cohort, self.secrets = config, expected_cohort, secrets
         self.clip_norm = config.clip_norm
-        """S of this round."""
+        """S, the clipping norm of this round."""
         self.sigma_b = config.quantile_noise or expected_cohort / 20
         self.noise_multiplier = config.noise
-        """z_Delta, of the sum of updates alone."""
+        """z_Delta, the noise multiplier of the sum of updates alone."""
         if self.adaptive and config.noise:
             if 2 * self.sigma_b <= config.noise:
                 raise FedsimError(
@@ -81,13 +83,14 @@ class CentralPrivacy:
 
     @property
     def adaptive(self) -> bool:
-        """Whether the clipping norm changes."""
+        """Whether the clipping norm changes during the run."""
         return self.config.clipping == "adaptive"
 
     def aggregate(self, current: Tensors, updates: Iterator[tuple[Tensors, float]], server_round: int) -> Tensors:
-        """Return the next global tensors from (mean of clipped updates, number of clients) of each chunk, even of none.
+        """Return the next global tensors.
 
-        Summed in float64, in the order they come.
+        `updates` holds, for each chunk, the mean of the clipped updates and the number of clients; it may be empty. The
+        sum is in float64, in the given order.
         """
         sums = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in current.items()}
         unclipped = torch.zeros((), dtype=torch.float64)
@@ -114,7 +117,7 @@ class CentralPrivacy:
         return self.config.target_quantile
 
     def _share(self, unclipped: Tensor, server_round: int, start: int) -> float:
-        """Return b."""
+        """Return b, the noised share of clients whose updates were not clipped."""
         std = self.sigma_b if self.config.noise else 0.0
         noise = self.secrets.noise("quantile noise", server_round, start)
         return float(unclipped + gaussian_like(unclipped, std, noise)) / self.expected_cohort + 0.5

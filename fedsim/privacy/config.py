@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from fedsim.schema import Config
 
 SMALLEST_NOISE = 1e-4
-"""A noise multiplier below this counts as none: its epsilon is beyond a million."""
+"""A noise multiplier below this counts as 0: its epsilon is above a million."""
 
 
 class NoiseConfig(Config):
@@ -34,7 +34,7 @@ class NoiseConfig(Config):
 
     @property
     def noise(self) -> float:
-        """The noise multiplier, once it is known."""
+        """The noise multiplier, available after calibration."""
         assert self.noise_multiplier is not None, "calibration comes first"
         return self.noise_multiplier
 

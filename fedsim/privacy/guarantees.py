@@ -1,4 +1,4 @@
-"""What a ledger adds up to: (epsilon, delta) per unit, against whom, and what is left without protection."""
+"""Compose the releases of a ledger: (epsilon, delta) for each unit, and what remains without protection."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ class Guarantee(NamedTuple):
 
     unit: Unit
     adjacency: str
-    """What may happen to one unit."""
+    """How two neighbouring data sets differ in one unit."""
     against: str
     epsilon: float
-    """Infinite where nothing is protected."""
+    """Infinite if there is no protection."""
     delta: float
     accountant: str
     """How epsilon was computed; empty for Laplace noise alone, whose epsilons add up."""
     client: int
-    """Whose epsilon is the largest."""
+    """The client with the largest epsilon."""
     what: tuple[str, ...]
     """The releases that were composed."""
 
 
 def guarantees(ledger: Ledger, *, with_replaced: bool = True) -> list[Guarantee]:
-    """Return what holds after the rounds so far: as declared, and for one unit replaced where it is not declared so.
+    """Return the guarantees after the rounds so far: as declared, and also for one unit replaced where they differ.
 
-    Of a derived model it is what all parts of its ledger add up to.
+    For a derived model they compose all parts of its ledger.
     """
     found = []
     for unit in UNITS:
@@ -42,7 +42,7 @@ def guarantees(ledger: Ledger, *, with_replaced: bool = True) -> list[Guarantee]
         for against, adjacency in dict.fromkeys((r.against, r.adjacency) for r in declared):
             releases = [r for r in declared if (r.against, r.adjacency) == (against, adjacency)]
             rows = _of_group(ledger, unit, against, adjacency, [] if open_to_all else releases, with_replaced)
-            if open_to_all:  # no noise before or after mends that
+            if open_to_all:  # no noise before or after repairs that
                 delta, what = max(r.delta for r in releases), tuple(dict.fromkeys(r.what for r in releases))
                 rows = [row._replace(epsilon=math.inf, delta=delta, accountant="none", what=what) for row in rows]
             found += rows
@@ -50,25 +50,31 @@ def guarantees(ledger: Ledger, *, with_replaced: bool = True) -> list[Guarantee]
 
 
 def promised_units(ledger: Ledger, *, ended: bool) -> list[Unit]:
-    """Return whose privacy a ledger promises; with `ended`, also where a later release has made epsilon infinite."""
+    """Return the units whose privacy a ledger promises.
+
+    With `ended`, include units whose epsilon a later release has made infinite.
+    """
     found = guarantees(ledger, with_replaced=False)
     return list(dict.fromkeys(row.unit for row in found if ended or row.epsilon < math.inf))
 
 
 def in_words(units: Iterable[Unit]) -> str:
-    """Return units as part of a sentence: "examples and clients"."""
+    """Return units as a part of a sentence, such as "examples and clients"."""
     return " and ".join(f"{unit}s" for unit in units)
 
 
 def _shows_model(part: Ledger, unit: Unit) -> bool:
-    """Return whether this part has released the model with nothing that protects the unit."""
+    """Return whether this part has released the model without any protection of the unit."""
     return any("model" in release.covers for release in part.uncovered(unit)) and any(part.took_part)
 
 
 def _of_group(
     ledger: Ledger, unit: Unit, against: str, adjacency: str, releases: list[Release], with_replaced: bool
 ) -> list[Guarantee]:
-    """Return the largest epsilon of any client: as declared, and replaced, which may be another client's."""
+    """Return the rows of the clients with the largest epsilon: as declared, and for one unit replaced.
+
+    The two rows may be about different clients.
+    """
     delta, what = max((r.delta for r in releases), default=0.0), tuple(dict.fromkeys(r.what for r in releases))
     histories = _distinct(ledger, releases)
     worst = (0.0, "", 0)
@@ -82,8 +88,8 @@ def _of_group(
 
 
 def _replaced(histories: list[tuple[tuple[Spent, ...], int]], delta: float) -> tuple[Replaced, int]:
-    """Return the largest guarantee for one unit replaced, and whose it is."""
-    # RDP alone is quick, and an upper bound: it tells who cannot be the worst.
+    """Return the weakest guarantee of any client for one unit replaced, and that client."""
+    # RDP alone is quick and gives an upper bound: it rules out clients that cannot have the largest epsilon.
     bounds = [rdp_replaced(_gaussians(spent), delta, _pure(spent)).epsilon for spent, _ in histories]
     worst, whose = Replaced(0.0, delta, "exact"), 0
     for bound, (spent, client) in sorted(zip(bounds, histories, strict=True), key=lambda row: -row[0]):
@@ -94,9 +100,9 @@ def _replaced(histories: list[tuple[tuple[Spent, ...], int]], delta: float) -> t
 
 
 def composed(spent: Iterable[Spent], delta: float) -> tuple[float, str]:
-    """Return an epsilon at `delta` of all of these releases together, and how it was computed.
+    """Return an epsilon at `delta` for all of these releases together, and how it was computed.
 
-    Gaussian ones are composed by the accountant, epsilons of Laplace noise are added, and so are the two.
+    The accountant composes Gaussian releases. Epsilons of Laplace releases are added. The two results are added.
     """
     spent = tuple(spent)
     gaussians = _gaussians(spent)
@@ -118,7 +124,10 @@ def _pure(spent: Iterable[Spent]) -> float:
 
 
 def _distinct(ledger: Ledger, releases: list[Release]) -> list[tuple[tuple[Spent, ...], int]]:
-    """Return the histories of clients that differ, each with its first client; of one release the worst ones only."""
+    """Return the distinct histories of the clients, each with the first client that has it.
+
+    For a single release, keep only the histories that no other one exceeds.
+    """
     seen: dict[tuple[Spent, ...], int] = {}
     clients = max(len(part.took_part) for part in ledger.parts)
     kinds = [(part, release) for part in ledger.parts for release in part.releases if release in releases]

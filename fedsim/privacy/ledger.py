@@ -1,9 +1,11 @@
-"""The ledger: what leaves the clients of a run, what protects it, and how often it was released; imports no torch.
+"""The privacy ledger: what leaves the clients of a run, what protects it, and how often it was released.
 
-On disk it is `privacy.json`, and `privacy.jsonl` with a line for each round that has begun since that was written: a
-round is in there before any client is asked for anything, so that a run that is killed has shown no more than it says.
+On disk the ledger is `privacy.json` and a journal, `privacy.jsonl`. The journal has one line for each round that began
+after `privacy.json` was written. A round is written to the journal before any client receives a message. So a run that
+is killed has released no more than its ledger says.
 
-A model that is derived from another one, by unlearning it say, has a ledger of its own: `Ledger.then`.
+A model that is derived from another one, for example by unlearning, has a ledger of its own: see `Ledger.then`.
+This module imports no torch.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from fedsim.errors import FedsimError
 from fedsim.sealed import Damaged, seal, unseal
 
 Unit = Literal["response", "example", "client"]
-"""Whose presence is hidden: one response (label), one sample with its label, or all that one client has."""
+"""The protected unit: one response (label), one example (a sample with its label), or all data of one client."""
 
 FILE, _JOURNAL = "privacy.json", "privacy.jsonl"
 
@@ -32,45 +34,48 @@ _Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 class Release(BaseModel):
-    """One kind of private information that others get to see, and the mechanism that protects it, if any.
+    """One kind of private information that others see, and the mechanism that protects it, if any.
 
-    A client half declares its own with `Client.releases`. What is computed from a release alone, such as a model that
-    is trained on noisy labels, is no release of its own: it is named in `covers`.
+    A client half declares its releases in `Client.releases`. A value that is computed from a release alone is no new
+    release, for example a model that is trained on noisy labels. Name such a value in `covers`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     what: str
-    """In a few words."""
+    """What is released, in a few words."""
     covers: tuple[str, ...]
-    """Items of clients' replies, as `fnmatch` patterns: `model` is every array that the client was sent itself,
-    `arrays/NAME` any other, `metrics/NAME` a metric of training, `evaluation/NAME` one of evaluation,
-    `query.QUERY/NAME` all that answers to a query hold; `server/NAME` is what the server measures itself."""
+    """Items of the clients' replies, as `fnmatch` patterns.
+
+    `model` is every array that the client received; `arrays/NAME` is any other array. `metrics/NAME` is a metric of
+    training, and `evaluation/NAME` is a metric of evaluation. `query.QUERY/NAME` is an item of the answer to a query.
+    `server/NAME` is a value that the server measures itself.
+    """
     mechanism: Literal["gaussian", "laplace", "none"] = "none"
     unit: Unit | None = None
-    """Whom the mechanism protects; None without one."""
+    """The unit that the mechanism protects; None without a mechanism."""
     adjacency: Literal["replaced", "added or removed", "zeroed out"] = "added or removed"
-    """What may happen to one unit between two data sets that are to look alike; zeroed out: it is drawn as before, and
-    adds nothing."""
+    """How two neighbouring data sets differ. zeroed out: the unit is drawn as before, but contributes nothing."""
     against: Literal["server", "readers"] = "server"
-    """server: noise is added by the client, so it holds against everybody; readers: by the server, which is trusted."""
+    """server: the client adds the noise, so the guarantee holds against everybody. readers: the server adds it, so the
+    guarantee holds against readers of the model, and the server is trusted."""
     noise: float = Field(0.0, ge=0)
-    """Gaussian: standard deviation over L2 sensitivity; Laplace: scale over L1 sensitivity; 0 protects nothing."""
+    """Gaussian: standard deviation / L2 sensitivity. Laplace: scale / L1 sensitivity. 0 protects nothing."""
     delta: float = Field(0.0, ge=0, lt=1)
-    """At which epsilon is to be stated: above 0 for Gaussian noise, 0 for Laplace noise."""
+    """The delta at which epsilon is stated: above 0 for Gaussian noise, 0 for Laplace noise."""
     sampling_rate: _Rate | tuple[_Rate, ...] = 1.0
-    """Probability that a unit is in one release; one number, or one per client. It amplifies only as long as nobody
-    sees who was drawn; else it is to be declared as 1."""
+    """Probability that a unit is in one release: one number, or one per client. Sampling amplifies privacy only while
+    nobody sees which units were drawn. Otherwise declare 1."""
     sampling: Literal["poisson", "fixed"] = "poisson"
-    """How units are drawn: poisson, each by a coin of its own; fixed, so many without replacement, where `noise` is for
-    one replaced, by which it protects one added or removed too."""
+    """poisson: each unit is drawn independently. fixed: samples have one size and are drawn without replacement. For
+    `fixed`, `noise` is for one replaced unit, which also protects one added or removed unit."""
     times: _Counts | tuple[_Counts, ...] = 1
-    """Releases each time, one number or one per client."""
+    """Number of releases each time: one number, or one per client."""
     when: Literal["once", "taking part", "every round"] = "taking part"
-    """once: when a client first takes part, and never again; taking part: in each round that a client takes part in;
-    every round: in each round of the server, whoever was drawn."""
+    """once: when a client first takes part. taking part: in each round in which the client takes part. every round: in
+    each round of the server, whichever clients were drawn."""
     note: str = ""
-    """What is assumed, or why there is no protection; one sentence."""
+    """One sentence: what is assumed, or why there is no protection."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -83,12 +88,12 @@ class Release(BaseModel):
         return self
 
     def matches(self, item: str) -> bool:
-        """Return whether an item of a reply, such as `metrics/loss`, is part of this release."""
+        """Return whether an item of a reply, for example `metrics/loss`, is part of this release."""
         return any(fnmatchcase(item, pattern) for pattern in self.covers)
 
 
 class Spent(BaseModel):
-    """So many equal releases: `count` times a mechanism of this noise at this sampling rate."""
+    """Equal releases: `count` times a mechanism with this noise and sampling rate."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -101,31 +106,32 @@ class Spent(BaseModel):
 
 
 class Ledger(BaseModel):
-    """All releases of a run so far, or of a model derived from one."""
+    """All releases of a run so far, or of a model that is derived from one."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     before: tuple[Ledger, ...] = ()
-    """Of a derived model: the ledgers of what it comes from, oldest first."""
+    """For a derived model: the ledgers of the models it comes from, oldest first."""
 
     noise: Literal["seeded", "secure"] = "seeded"
-    """Where the noise comes from, see `fedsim.privacy.address`; seeded, a round run again is the same release."""
+    """Where the noise comes from, see `fedsim.privacy.address`. With seeded noise, a round that runs again repeats its
+    release bit for bit."""
     recipe: str = ""
-    """Tells recipes apart whose noise differs."""
+    """Identifies the recipe: recipes with different noise have different values."""
     releases: tuple[Release, ...]
-    """As declared before the first round."""
+    """The releases, as declared before the first round."""
     rounds: int = Field(0, ge=0)
-    """Rounds of the server."""
+    """Rounds of the server so far."""
     took_part: list[_Counts]
-    """Per client, the rounds that it was drawn for: one that failed then counts as if it had answered."""
+    """For each client, the number of rounds it was drawn for. A client that failed counts as if it had answered."""
 
     @property
     def parts(self) -> tuple[Ledger, ...]:
-        """What adds up: what this comes from, oldest first, and what was released since."""
+        """The parts that are composed: the earlier ledgers, oldest first, and this one."""
         return (*self.before, self.model_copy(update={"before": ()}))
 
     def then(self, *since: Ledger) -> Ledger:
-        """Return the ledger of a model derived from this one's with these releases; with none it is this one.
+        """Return the ledger of a model that is derived from this one with these releases; without any, this ledger.
 
         A release of the model without a mechanism makes epsilon infinite from there on, see `unprotected`.
         """
@@ -133,17 +139,17 @@ class Ledger(BaseModel):
         return last.model_copy(update={"before": tuple(earlier)})
 
     def covers_round(self, server_round: int) -> bool:
-        """Return whether a round, if it is run now, has been released before, to the bit."""
+        """Return whether a round that runs now was released before with the same bits."""
         return self.noise == "seeded" and server_round <= self.rounds
 
     def add_round(self, cohort: Iterable[int]) -> None:
-        """Count a round and who was drawn for it."""
+        """Count a round, and the clients that were drawn for it."""
         self.rounds += 1
         for client in cohort:
             self.took_part[client] += 1
 
     def spent(self, release: Release, client: int) -> Spent | None:
-        """Return how often this release has shown something of `client`; None if never, or without a mechanism."""
+        """Return how often this release has shown data of `client`; None if never, or without a mechanism."""
         if release.mechanism == "none":
             return None
         took_part = self.took_part[client]
@@ -157,11 +163,11 @@ class Ledger(BaseModel):
         )
 
     def protecting(self, unit: Unit) -> list[Release]:
-        """Return the releases with a mechanism for this unit."""
+        """Return the releases with a mechanism that protects this unit."""
         return [release for release in self.releases if release.unit == unit]
 
     def uncovered(self, unit: Unit) -> list[Release]:
-        """Return the releases without a mechanism that none with one, for this unit, takes in."""
+        """Return the releases without a mechanism that no release with a mechanism for this unit covers completely."""
         protecting = self.protecting(unit)
         return [
             release
@@ -171,18 +177,18 @@ class Ledger(BaseModel):
         ]
 
     def save(self, run_folder: Path, name: str = FILE) -> None:
-        """Write `privacy.json` atomically; what the journal holds is in it."""
+        """Write `privacy.json` atomically, then remove the journal: its rounds are in `privacy.json` now."""
         write_atomically(run_folder / name, seal(self.model_dump_json(indent=1)))
         (run_folder / _JOURNAL).unlink(missing_ok=True)
 
     def journal(self, run_folder: Path, cohort: Sequence[int]) -> None:
-        """Put the newest round, and who was drawn for it, into the journal: written when this returns."""
+        """Append the newest round and its cohort to the journal. The line is on disk when this returns."""
         line = _CohortLine.of(self.rounds, cohort).model_dump_json() + "\n"
         with (run_folder / _JOURNAL).open("a", encoding="utf-8") as file:
             file.write(line)
-            file.flush()  # survives the process
+            file.flush()  # survives a crash of the process
             if any(release.mechanism != "none" for release in self.releases):
-                os.fsync(file.fileno())  # and the machine
+                os.fsync(file.fileno())  # survives a crash of the machine
 
     @classmethod
     def read(cls, run_folder: Path) -> Ledger:
@@ -191,7 +197,7 @@ class Ledger(BaseModel):
         Raises
         ------
         FedsimError
-            If the run has none, or it is damaged.
+            If the run has no ledger, or the ledger is damaged.
         """
         file = run_folder / FILE
         try:
@@ -209,13 +215,13 @@ class Ledger(BaseModel):
     def _add_journal(self, file: Path) -> None:
         if not file.exists():
             return
-        # What comes after the last line break was being written when the process died, and nothing was asked for yet.
+        # Text after the last line break was being written when the process died; no client had received a message yet.
         for number, text in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
             try:
                 line = _CohortLine.model_validate_json(text)
                 if line != _CohortLine.of(line.rounds, line.cohort):
                     raise Damaged
-                if line.rounds > self.rounds:  # else it is in privacy.json, and the process died before it removed this
+                if line.rounds > self.rounds:  # else the round is in privacy.json, and a crash kept the journal
                     self.add_round(line.cohort)
                     self.rounds = line.rounds
             except (ValidationError, IndexError, Damaged):
@@ -228,10 +234,10 @@ class _CohortLine(BaseModel):
     """A round in the journal."""
 
     rounds: int = Field(ge=1)
-    """Rounds of the ledger with this one."""
+    """Rounds of the ledger, this one included."""
     cohort: list[_Counts]
     sha256: str
-    """Of both, in JSON."""
+    """SHA-256 of the JSON text of both fields."""
 
     @classmethod
     def of(cls, rounds: int, cohort: Sequence[int]) -> _CohortLine:
@@ -245,7 +251,7 @@ def exists(run_folder: Path) -> bool:
 
 
 def unprotected(what: str, clients: int) -> Ledger:
-    """Return a release of a model that was made from the data of all clients without noise."""
+    """Return the ledger of one release: a model made from the data of all clients without noise."""
     release = Release(
         what=what, covers=("model",), note="made from samples without noise: epsilon is infinite from here"
     )
@@ -253,7 +259,7 @@ def unprotected(what: str, clients: int) -> Ledger:
 
 
 def without(item: str, release: Release) -> Release:
-    """Return a release that does not cover an item: for a method that declares it otherwise."""
+    """Return this release without an item, for a method that declares the item elsewhere."""
     return release.model_copy(update={"covers": tuple(pattern for pattern in release.covers if pattern != item)})
 
 

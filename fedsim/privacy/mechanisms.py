@@ -1,8 +1,8 @@
-"""Mechanisms: noise of a stated size, drawn from an addressed generator, and the size that a guarantee needs.
+"""Mechanisms: noise of a given size from an addressed generator, and the size that a guarantee needs.
 
-By default the generators are seeded, see `fedsim.privacy.address`, so that runs repeat: a simulation of a release,
-which whoever knows the seed can undo. Nor is floating-point noise proof against attacks on its low bits. Neither may
-guard real people's data.
+By default the generators are seeded, see `fedsim.privacy.address`, so that runs repeat. Such a release is a simulation:
+anyone who knows the seed can remove the noise. Also, floating-point noise is open to attacks on its low bits. So use
+neither seeded nor secure noise to protect the data of real people.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from fedsim.privacy.accountant import calibrate
 
 
 def gaussian_noise_multiplier(epsilon: float, delta: float) -> float:
-    """Return tau: the least standard deviation, per unit of L2 sensitivity, of one (epsilon, delta)-DP release.
+    """Return tau, the least standard deviation per unit of L2 sensitivity for one (epsilon, delta)-DP release.
 
     tau is the smallest t with Phi(1/(2t) - epsilon t) - e^epsilon Phi(-1/(2t) - epsilon t) <= delta (Balle and Wang,
-    arXiv:1805.06530); exact for every epsilon, which the classical sqrt(2 ln(1.25/delta)) / epsilon is not.
+    arXiv:1805.06530). This is exact for every epsilon; the classical sqrt(2 ln(1.25/delta)) / epsilon is not.
     """
     return calibrate(epsilon, delta, [(1.0, 1)])
 
@@ -31,21 +31,21 @@ def laplace_scale(epsilon: float, l1_sensitivity: float) -> float:
 
 
 def require_delta(key: str, delta: float, units: int, named: str) -> None:
-    """Refuse a delta at which one of so many units may be shown outright.
+    """Require a delta below 1 / `units`: a larger one allows a mechanism that shows one unit completely.
 
     Raises
     ------
     FedsimError
-        If it is not below one over `units`.
+        If `delta` is not below 1 / `units`. The message names the option `key`, and calls the units `named`.
     """
     if delta * units >= 1:
         raise FedsimError(f"{key}: must be below one over the {units} {named} ({1 / units:.3g}), got {delta:g}")
 
 
 def gaussian_like(value: Tensor, std: float, generator: torch.Generator | None) -> Tensor:
-    """Return independent N(0, std^2) of a tensor's shape, type and device, drawn on the generator's device.
+    """Return independent N(0, std^2) noise with a tensor's shape, dtype and device, drawn on the generator's device.
 
-    Without a generator they are made of the operating system's randomness, on the CPU.
+    Without a generator, the randomness comes from the operating system and the noise is computed on the CPU.
     """
     if generator is None:
         bits = torch.frombuffer(bytearray(os.urandom(8 * value.numel())), dtype=torch.int64) if value.numel() else None
@@ -57,8 +57,8 @@ def gaussian_like(value: Tensor, std: float, generator: torch.Generator | None) 
 
 
 def clip_factors(norms: Tensor, bound: float) -> Tensor:
-    """Return what vectors of these L2 norms are to be multiplied by to have norms of at most `bound`; 0 is left as is.
+    """Return the factors, same shape as `norms`, that clip vectors with these L2 norms to at most `bound`.
 
-    A norm that overflowed gives 0.
+    A vector of norm 0 has factor 1. An infinite norm has factor 0.
     """
     return (bound / norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_max(1.0)

@@ -1,4 +1,4 @@
-"""The composed guarantees of a run on a terminal, for `fedsim privacy RUN`."""
+"""Show the guarantees of a run on a terminal, for `fedsim privacy RUN`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from fedsim.runs.privacy_audit import Audit
 
 _ORIGIN = {"seeded": "seeded", "secure": "the operating system's, which does not repeat,"}
-_AGAINST = {"server": "everybody", "readers": "model's readers"}  # the server among the former alone
+_AGAINST = {"server": "everybody", "readers": "model's readers"}  # only `server` includes the server
 
 
 def render_ledger(ledger: Ledger) -> RenderableType:
-    """Return what holds after the rounds so far, for whom, and what is not covered and why."""
+    """Return the guarantees after the rounds so far, and the releases that are not covered, with the reasons."""
     found = guarantees(ledger)
     units = list(dict.fromkeys(guarantee.unit for guarantee in found))
     parts: list[RenderableType] = [Text(f"{ledger.rounds} rounds, {len(ledger.took_part)} clients\n")]
@@ -63,12 +63,12 @@ def _table(found: list[Guarantee]) -> Table:
 
 
 def format_epsilon(epsilon: float) -> str:
-    """Return an epsilon for people, rounded up: a guarantee is not to look better than it is."""
+    """Return an epsilon as text, rounded up, so that a guarantee never looks better than it is."""
     return "infinity" if math.isinf(epsilon) else f"{math.ceil(epsilon * 1000) / 1000:.3f}"
 
 
 def render_audits(audits: list[Audit]) -> RenderableType:
-    """Return what canaries showed beside what is claimed."""
+    """Return the lower bounds that canaries showed, beside the claimed epsilons."""
     parts: list[RenderableType] = []
     for audit in audits:
         verdict = Text("REFUTED: the mechanism leaks more than is claimed", style="bold red")

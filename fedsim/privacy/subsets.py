@@ -1,21 +1,23 @@
-"""Epsilon of Gaussian releases of samples of one size, drawn without replacement.
+"""Epsilon of Gaussian releases over samples of one size, drawn without replacement.
 
-A release is a sum over m of n records, each of norm at most S, with noise; mu = 2 S / std, as replacing one that was
-drawn moves the sum by up to 2 S. Neighbours: one record replaced, or one added or removed. Of these too one of the n
-draws a place, or leaves it to another, with probability q = m / n at most, and changes the sum by up to 2 S.
+A release is a sum over m of n records, each of norm at most S, with noise. mu = 2 S / std, because replacing a drawn
+record moves the sum by up to 2 S. Two data sets are neighbours if one record is replaced, or is added or removed. An
+added or removed record changes the sum by up to 2 S as well: with probability at most q = m / n it is drawn, and it
+takes the place of another record or leaves its place to one.
 
-With f the trade-off function of the Gaussian mechanism, the sample's is C_q(f) = min(f_q, f_q^-1)**, where
-f_q = q f + (1 - q) Id (Dong, Roth and Su, arXiv:1905.02383, Theorem 4.2); for eps >= 0 that is the profile
+With f the trade-off function of the Gaussian mechanism, that of the sampled one is C_q(f) = min(f_q, f_q^-1)**, where
+f_q = q f + (1 - q) Id (Dong, Roth and Su, arXiv:1905.02383, Theorem 4.2). For eps >= 0 its privacy profile is
 
     delta(eps) = q delta_mu(log(1 + (e^eps - 1) / q))          (Balle, Barthe and Gaboardi, arXiv:1807.01647, Theorem 9)
 
-and C_q(f) composes as any trade-off function does (Theorem 3.2 of the former), so its privacy loss can be added up.
-With A = (1 - q) N(0, 1) + q N(mu, 1) and L(x) = log A(x) / N(0, 1)(x), which rises with x and is 0 at mu / 2, it is
+C_q(f) composes as any trade-off function does (Dong et al., Theorem 3.2), so its privacy losses can be added.
+Let A = (1 - q) N(0, 1) + q N(mu, 1) and L(x) = log A(x) / N(0, 1)(x). L rises with x and is 0 at mu / 2. The loss is
 
     L(x) of x ~ A where that is above 0,    -L(x) of x ~ N(0, 1) where that is below 0,    0 otherwise.
 
-It is rounded up to a grid, and sums of it are found by Fourier transforms. Rounding up, cutting off large losses, which
-are counted as infinite, and a bound on what falls outside of the grid keep the result an upper bound.
+The loss is rounded up to a grid, and Fourier transforms compute the distribution of sums. The result stays an upper
+bound because of three steps: losses are rounded up, cut large losses count as infinite, and the mass outside of the
+grid is bounded.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-_ROUNDING = 0.01  # of epsilon, at most, as long as the grid is not too large
+_ROUNDING = 0.01  # rounding error of epsilon, at most, while the grid is not too large
 _SMALLEST_GRID, _LARGEST_GRID = 2**17, 2**22
-_LOST = 1e-3  # of delta, for losses off the grid
-_SMALLEST_DELTA = 1e-10  # which the rounding errors of a Fourier transform leave alone
+_LOST = 1e-3  # the part of delta for losses outside of the grid
+_SMALLEST_DELTA = 1e-10  # the rounding errors of a Fourier transform are far below this
 
 
 def epsilon(parts: Sequence[tuple[float, float, int]], delta: float) -> float:
-    """Return an epsilon at `delta` of releases (noise = 1 / mu, q, count) together; infinite if none is found."""
+    """Return an epsilon at `delta` of the composed releases (noise = 1 / mu, q, count); infinite if none is found."""
     if delta < _SMALLEST_DELTA:
         return math.inf
     count = sum(steps for _, _, steps in parts)
@@ -60,7 +62,7 @@ def _smallest(grid: Floats, pmf: Floats, delta: float) -> float:
     positive = grid > 0
     losses, masses = grid[positive][::-1], pmf[positive][::-1]  # from the largest loss down
     above, weighted = masses.cumsum(), (masses * np.exp(-losses)).cumsum()
-    # With the k largest losses above eps: delta(eps) = above - e^eps weighted, which is true between two losses.
+    # With the k largest losses above eps, delta(eps) = above - e^eps weighted. This holds between two losses.
     deltas = above - np.exp(losses) * weighted  # at eps = the k-th largest loss
     first = int(np.searchsorted(deltas, delta, side="right"))
     if first == 0:
@@ -85,7 +87,7 @@ def _tails(loss: Floats, noise: float, rate: float) -> tuple[Floats, Floats]:
 
 
 def _highest_loss(noise: float, rate: float, mass: float) -> float:
-    """Return a loss that is exceeded with probability `mass` at most."""
+    """Return a loss that is exceeded with probability at most `mass`."""
     high = 1.0
     while _tails(np.array(high), noise, rate)[0] > mass:
         high *= 1.25
@@ -93,7 +95,7 @@ def _highest_loss(noise: float, rate: float, mass: float) -> float:
 
 
 def _rounded_up(grid: Floats, noise: float, rate: float) -> Floats:
-    """Return the probabilities of the loss, rounded up to the grid; losses above it are left out, those below not."""
+    """Return the probabilities of the loss rounded up to the grid; omit losses above the grid, keep those below it."""
     half = len(grid) // 2
     above, _ = _tails(grid[half:], noise, rate)
     _, below = _tails(-grid[: half + 1], noise, rate)  # P[-L <= l] = P[L >= -l] of x ~ N(0, 1), for l <= 0
@@ -105,10 +107,10 @@ def _rounded_up(grid: Floats, noise: float, rate: float) -> Floats:
 
 
 def _edge(parts: Sequence[tuple[float, float, int]], highest: float, mass: float) -> float:
-    """Return what the sum, of losses up to `highest`, exceeds or falls below with probability `mass` at most.
+    """Return a bound that the sum of losses up to `highest` leaves, on either side, with probability at most `mass`.
 
-    Chernoff's bound, P[sum >= edge] <= e^(-r edge) prod E[e^(r loss)], and about so below: what falls out at the lower
-    end comes back at the upper one, which only adds to epsilon.
+    Chernoff's bound is P[sum >= edge] <= e^(-r edge) prod E[e^(r loss)]; the lower side is similar. Mass below the
+    lower end of the grid wraps around to the upper end, which can only increase epsilon.
     """
     grid = np.linspace(-highest, highest, 20_001)
     pmfs = [(_rounded_up(grid, noise, rate), steps) for noise, rate, steps in parts]
@@ -122,4 +124,4 @@ def _edge(parts: Sequence[tuple[float, float, int]], highest: float, mass: float
                 top = exponents.max()
                 logs[side] += steps * (top + math.log(np.exp(exponents - top).sum()))
         best = min(best, (max(logs) - math.log(mass)) / r)
-    return best + _ROUNDING + sum(steps for *_, steps in parts) * spacing  # each is rounded up once more
+    return best + _ROUNDING + sum(steps for *_, steps in parts) * spacing  # each loss is rounded up once more

@@ -1,1 +1,1 @@
-"""Where the numbers of a run can be followed beside its folder: one tracker, one file."""
+"""Trackers: they record the metrics of a run outside of its folder format. One tracker is one file."""

@@ -1,4 +1,4 @@
-"""What a tracker is, and how those that are asked for are found and opened."""
+"""The interface of trackers, and how the requested trackers are found."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from fedsim.runs.state import Metrics, RunState
 
 
 class Tracker(RoundObserver):
-    """Passes the metrics of every round on. A module of this package names its own `OF_THIS_FILE`.
+    """Passes on the metrics of every round. Each module of this package names its tracker `OF_THIS_FILE`.
 
     Parameters
     ----------
     folder
-        Of the run.
+        The run's folder.
     config
-        Of the run, resolved.
+        The run's resolved configuration.
     done
-        Rounds that the run has done: one that goes on goes on in the same track.
+        Rounds that the run has completed. A resumed run continues in the same track.
     """
 
     @abstractmethod
@@ -36,29 +36,29 @@ class Tracker(RoundObserver):
 
     @abstractmethod
     def log(self, server_round: int, metrics: Mapping[str, float]) -> None:
-        """Write the metrics of a round."""
+        """Record the metrics of a round."""
 
     @abstractmethod
     def close(self) -> None:
-        """Write what is left; the run has ended, or goes on some other time."""
+        """Flush and close: the run has ended or was stopped. A stopped run may be resumed later."""
 
     def round_done(self, state: RunState, metrics: Metrics) -> None:
-        """Write the round's metrics."""
+        """Record the metrics of the round that just ended."""
         self.log(state.round, metrics)
 
 
 def tracker_names() -> list[str]:
-    """Return the trackers that there are."""
+    """Return the names of all trackers."""
     return sorted(module.name for module in pkgutil.iter_modules(fedsim.trackers.__path__) if module.name != "base")
 
 
 def tracker_classes(names: Sequence[str]) -> list[type[Tracker]]:
-    """Return the trackers of these names.
+    """Return the trackers with these names.
 
     Raises
     ------
     FedsimError
-        If there is none of a name, or its package is not installed.
+        If a name is unknown, or its package is not installed.
     """
     found = []
     for name in names:
@@ -73,12 +73,12 @@ def tracker_classes(names: Sequence[str]) -> list[type[Tracker]]:
 
 
 def options_of(config: RunConfig) -> dict[str, Any]:
-    """Return a run's options by dotted key, as trackers list them."""
+    """Return a run's options as {dotted key: value}."""
     return dict(flatten(config.model_dump(mode="json")))
 
 
 def kept_id(folder: Path, tracker: str, make: Callable[[], str]) -> str:
-    """Return the name that a tracker has for the run; the folder keeps it, and has it made where there is none."""
+    """Return the tracker's id of the run. The run folder stores it; `make` creates it the first time."""
     path = folder / f"{tracker}.id"
     if path.is_file() and re.fullmatch(r"[0-9a-f]{8,64}", text := path.read_text(encoding="utf-8", errors="replace")):
         return text

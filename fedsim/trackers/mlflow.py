@@ -1,4 +1,4 @@
-"""MLflow: a run of the experiment `fedsim` at $MLFLOW_TRACKING_URI, or in a database in the run's folder."""
+"""MLflow: a run of the experiment `fedsim`, at $MLFLOW_TRACKING_URI or in a database in the run's folder."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fedsim.config.run import RunConfig
 from fedsim.trackers.base import Tracker, kept_id, options_of
 
 _EXPERIMENT = "fedsim"
-_MOST_LETTERS = 500  # of a parameter
-_MOST_PARAMETERS = 100  # in one call
+_MOST_LETTERS = 500  # characters of a parameter's value, at most
+_MOST_PARAMETERS = 100  # parameters in one call, at most
 
-logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of each table that it makes
+logging.getLogger("mlflow").setLevel(logging.WARNING)  # otherwise it logs each database table that it creates
 
 
 class MLflow(Tracker):
-    """Writes metrics by round, and the configuration as parameters."""
+    """Records the metrics of each round, and the configuration as parameters."""
 
     def __init__(self, folder: Path, config: RunConfig, done: int) -> None:
         self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve()}/mlflow.db")
@@ -37,17 +37,17 @@ class MLflow(Tracker):
         return run
 
     def log(self, server_round: int, metrics: Mapping[str, float]) -> None:
-        """Write them at the round's step."""
+        """Record the metrics at the round's step."""
         now = int(1000 * time.time())
         self._client.log_batch(self._id, [Metric(_allowed(n), v, now, server_round) for n, v in metrics.items()])
 
     def close(self) -> None:
-        """Say that the run has ended."""
+        """Mark the run as ended."""
         self._client.set_terminated(self._id)
 
 
 def _allowed(name: str) -> str:
-    """Return a metric's name with no other signs than MLflow takes."""
+    """Return a metric's name with the characters that MLflow rejects replaced by `_`."""
     return "".join(char if char.isalnum() or char in "_-. :/" else "_" for char in name)
 
 

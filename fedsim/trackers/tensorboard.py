@@ -12,16 +12,16 @@ from fedsim.trackers.base import Tracker
 
 
 class TensorBoard(Tracker):
-    """Writes scalars by round, and the configuration as text."""
+    """Writes the metrics of each round as scalars, and the configuration as text."""
 
     def __init__(self, folder: Path, config: RunConfig, done: int) -> None:
-        # Rounds that a killed run had logged beyond its checkpoint are run, and logged, again.
+        # A killed run may have logged rounds after its checkpoint. They run again, so their old values are purged.
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
         if not done:
             self._writer.add_text("configuration", f"```yaml\n{config.to_yaml()}```", 0)
 
     def log(self, server_round: int, metrics: Mapping[str, float]) -> None:
-        """Write them, so that a reader sees them at once."""
+        """Write the metrics and flush, so that a reader sees them at once."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, server_round)
         self._writer.flush()

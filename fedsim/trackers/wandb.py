@@ -14,7 +14,7 @@ from fedsim.trackers.base import Tracker, kept_id, options_of
 
 
 class WeightsAndBiases(Tracker):
-    """Writes metrics by round, and the configuration."""
+    """Records the metrics of each round, and the configuration."""
 
     def __init__(self, folder: Path, config: RunConfig, done: int) -> None:
         self._run = wandb.init(
@@ -24,11 +24,11 @@ class WeightsAndBiases(Tracker):
         )  # fmt: skip
 
     def log(self, server_round: int, metrics: Mapping[str, float]) -> None:
-        """Write them at the round's step."""
+        """Record the metrics at the round's step."""
         self._run.log(dict(metrics), step=server_round)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining metrics and end the run."""
         self._run.finish()
 
 

@@ -32,7 +32,7 @@ def test_a_network_by_name(name: str, shape: tuple[int, ...], features: int) -> 
     ("name", "shape", "says"),
     [
         ("torchvision:resnet49", (3, 32, 32), "torchvision has no model 'resnet49'; did you mean"),
-        ("torchvision:resnet18", (1, 32, 32), "torchvision:resnet18 does not take inputs of shape (1, 32, 32)"),
+        ("torchvision:resnet18", (1, 32, 32), "torchvision:resnet18 does not accept inputs of shape (1, 32, 32)"),
         ("torchvision:squeezenet1_0", (3, 64, 64), "torchvision:squeezenet1_0"),
         ("timm:vit_small", (3, 32, 32), "timm has no model 'vit_small'"),
     ],
