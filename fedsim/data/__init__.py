@@ -1,4 +1,4 @@
-"""Data sets, and who holds what of them. Importing this package imports no torch; `transforms` does."""
+"""Data sets, and their distribution over clients. Importing this package imports no torch; `transforms` does."""
 
 from fedsim.data.config import DataConfig, PartitionConfig, available_datasets, partition_names
 from fedsim.data.datasets import Dataset, load_dataset

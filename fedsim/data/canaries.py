@@ -1,11 +1,11 @@
-"""Canaries: training samples that no model would get right by skill, so that it is known what a model remembers.
+"""Canaries: training samples that a model can only get right by memorising them, so they measure memorisation.
 
-Three kinds, all planted before training and known by their rows:
-backdoor      every sample of a client bears a trigger, a white square in the lower right corner, and one label;
+There are three kinds. All are planted before training, and their rows are known:
+backdoor      every sample of a client has a trigger, a white square in the lower right corner, and one label;
 mislabelled   samples drawn at random have a wrong label, uniformly one of the others;
 duplicated    samples drawn at random are turned into negatives, 1 - x, and repeated at their client.
-A model that never saw them is wrong on most; one that has learned them by heart is right. The trigger's success is
-measured on test images of other classes that bear it.
+A model that never saw them is wrong on most of them; a model that memorised them is right. The trigger's success is
+measured on test images of other classes with the trigger.
 """
 
 from dataclasses import dataclass, replace
@@ -26,23 +26,23 @@ KINDS = ("backdoor", "mislabelled", "duplicated")
 
 @dataclass(frozen=True, eq=False)
 class Canaries:
-    """Where the canaries are."""
+    """The positions of the canaries."""
 
     rows: dict[str, IntArray]
-    """Training rows of each of `KINDS`, ascending; empty where none were planted."""
+    """Training rows of each of `KINDS`, ascending; empty if none were planted."""
     target: int
-    """The class that the trigger stands for."""
+    """The label of samples with the trigger."""
 
 
 def plant(
     dataset: Dataset, partition: Partition, config: CanariesConfig, seed: int
 ) -> tuple[Dataset, Partition, Canaries]:
-    """Return the data with its canaries, and where they are; the arrays given are left as they are.
+    """Return the data set and the partition with canaries, and the canaries' rows. The inputs are not changed.
 
     Raises
     ------
     FedsimError
-        If the data are not images with classes, or a client or class named does not exist.
+        If the data are not images with classes, or a configured client or class does not exist.
     """
     _require_possible(dataset, partition, config)
     x, y = dataset.x_train.copy(), dataset.y_train.copy()
@@ -76,7 +76,7 @@ def plant(
 
 
 def with_trigger(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Return a copy of images (n, C, H, W) that bears the trigger, of max(1, H // 4) pixels a side."""
+    """Return a copy of images (n, C, H, W) with the trigger, a white square of max(1, H // 4) pixels a side."""
     side = max(1, images.shape[2] // 4)
     out = images.copy()
     out[:, :, -side:, -side:] = 255

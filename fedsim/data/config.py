@@ -288,7 +288,7 @@ class DataConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _named_clients(cls, values: Any) -> Any:
-        """Use the natural partition by default if the data name their clients, by a column or as a text does."""
+        """Use the natural partition by default if the data name their clients, by a column or by being a text."""
         if not isinstance(values, Mapping):
             return values
         csv, name = values.get("csv"), str(values.get("name"))
@@ -363,7 +363,7 @@ def partition_names() -> dict[str, str]:
 
 
 def _absolute(path: Path) -> Path:
-    """Return a path from the root; "~name" of nobody known is a folder of that name, as in a shell."""
+    """Return an absolute path. If "~name" is no user's home, it stays a folder of that name, as in a shell."""
     with contextlib.suppress(RuntimeError):
         path = path.expanduser()
     return path.absolute()

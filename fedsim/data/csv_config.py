@@ -1,4 +1,4 @@
-"""How a `csv:PATH` is read, as options."""
+"""Options for reading `csv:PATH`."""
 
 from typing import Annotated, Literal
 
@@ -56,7 +56,7 @@ class CsvConfig(Config):
     @field_validator("test")
     @classmethod
     def _keeps_its_place(cls, value: str | None) -> str | None:
-        """Make the path of an existing file absolute: a run goes on from another folder."""
+        """Make the path of an existing file absolute, because a run may be resumed from another folder."""
         if value is not None and (path := expanded(value)).is_file():
             return str(path.resolve())
         return value

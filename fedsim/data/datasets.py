@@ -1,4 +1,4 @@
-"""Data sets in memory: images as uint8 or tables as floats, with classes or numbers to predict; by name or file."""
+"""Data sets in memory: images (uint8), tables (floats) and texts, with classes, labels or numbers as targets."""
 
 import gzip
 import importlib.util
@@ -30,9 +30,9 @@ from fedsim.randomness import generator
 
 Floats = tuple[float, ...]
 
-_FOLDER_SIZE = 64  # pixels a side of images of a folder
+_FOLDER_SIZE = 64  # pixels a side of the images of a folder
 
-_BLOCK = 10_000  # images looked at together
+_BLOCK = 10_000  # images processed together
 
 _MEDMNIST_FILES = "https://zenodo.org/records/10519652/files"
 
@@ -41,11 +41,14 @@ _MEDMNIST_FILES = "https://zenodo.org/records/10519652/files"
 class Dataset:
     """Inputs and targets of one data set.
 
-    Images are uint8 (n, C, H, W), C-contiguous; tables are float32 (n, D), centred and scaled by the training rows
-    (but for `linear`); texts are int16 (n, L), characters numbered as the classes are, of which the next is to be
-    predicted. Classes are int64 (n,) in 0..num_classes - 1, numbers to predict float32 (n,) in the units of
-    `DataConfig.target_scale`, several labels of a sample uint8 (n, L) of 0 and 1, identities int64 (n,). Methods that
-    do not train on samples have put their own items into `x_train` and `y_train`, such as bags.
+    Inputs: images are uint8 (n, C, H, W), C-contiguous. Tables are float32 (n, D), centred and scaled by the training
+    rows (except `linear`). Texts are int16 (n, L): characters, numbered as the classes are; the next character is the
+    target.
+
+    Targets: classes are int64 (n,) in 0..num_classes - 1. Numbers are float32 (n,) in the units of
+    `DataConfig.target_scale`. Several labels per sample are uint8 (n, L) of 0 and 1. Identities are int64 (n,).
+
+    Methods that do not train on samples have replaced `x_train` and `y_train` by their own items, such as bags.
     """
 
     name: str
@@ -54,40 +57,40 @@ class Dataset:
     x_test: Array
     y_test: Array
     num_classes: int
-    """What a model puts out: a logit per class or label, or one number."""
+    """Number of model outputs: a logit per class or label, or one number."""
     mean: Floats
-    """Of the training inputs: per channel over pixels / 255, or per column of a table, where it is 0."""
+    """Mean of the training inputs: per channel for pixels / 255; for a table, 0 per column."""
     std: Floats
-    """As `mean`; 1 where the inputs are constant."""
+    """Standard deviation, as `mean`; 1 for constant inputs."""
     class_names: tuple[str, ...] | None = None
     identity_train: IntArray | None = None
     identity_test: IntArray | None = None
     identity_name: str = "identity"
-    """What the data call who a sample is of, such as the name of the column."""
+    """The data's name for the identity, such as the name of a column."""
     truth_test: Array | None = None
-    """E[y | x] of the test rows, float32 (n,), where it is known."""
+    """E[y | x] of the test rows, float32 (n,), if it is known."""
     client_names: tuple[str, ...] | None = None
-    """(K,) of clients 0 to K - 1, where a column of the table names them: the identities are these clients then."""
+    """(K,) names of clients 0 to K - 1, if a column of the table names them; then the identities are these clients."""
     input_names: tuple[str, ...] | None = None
-    """(D,) of the columns of a table."""
+    """(D,) names of a table's columns."""
     input_scale: tuple[Floats, Floats] | None = None
-    """(centre, unit), (D,) each: x = (a table's own numbers - centre) / unit."""
+    """(centre, unit), (D,) each: x = (the table's number - centre) / unit."""
     target_scale: tuple[float, float] | None = None
-    """(centre, unit): y = (the data's own number - centre) / unit."""
+    """(centre, unit): y = (the data's number - centre) / unit."""
     reading: str | None = None
-    """How files were understood, in words."""
+    """A sentence about how the files were interpreted."""
     encoding: Encoding | None = None
-    """How the columns of a `csv:` table became numbers."""
+    """How the columns of a `csv:` table were encoded as numbers."""
     columns: Mapping[str, CodedColumn] = field(default_factory=dict)
-    """What a folder of images tells of each training image, by name."""
+    """Further facts about each training image of a folder, by column name."""
     x_unseen: Array | None = None
-    """Of people that no model is trained or tested on, where the data set has some: what attacks compare with."""
+    """Samples of people that no model is trained or tested on, if the data set has some: the reference of attacks."""
     y_unseen: Array | None = None
     identity_unseen: IntArray | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(C, H, W) of an image or (D,) of a row."""
+        """Shape of one input: (C, H, W) of an image, (D,) of a row, (L,) of a text."""
         return self.x_test.shape[1:]
 
     @property
@@ -97,53 +100,53 @@ class Dataset:
 
     @property
     def is_regression(self) -> bool:
-        """Whether numbers are to be predicted."""
+        """Whether the targets are numbers."""
         return self.y_test.dtype.kind == "f"
 
     @property
     def has_classes(self) -> bool:
-        """Whether a sample has one class, and not a number or several labels."""
+        """Whether each sample has exactly one class."""
         return self.y_test.dtype.kind == "i"
 
     @property
     def targets(self) -> Literal["classes", "numbers", "labels"]:
-        """What is to be predicted, in a word."""
+        """The kind of the targets."""
         return "classes" if self.has_classes else "labels" if self.has_several_labels else "numbers"
 
     @property
     def has_several_labels(self) -> bool:
-        """Whether a sample has several labels, each of which holds or not."""
+        """Whether a sample has several labels, each true or false."""
         return self.y_test.ndim == 2
 
     @cached_property
     def strata_train(self) -> IntArray:
-        """What training items are counted by, int64 (n,): their classes, or 0 for all where they have none."""
+        """Strata of the training items, int64 (n,): their classes, or 0 if they have none."""
         return self.y_train if self.y_train.dtype.kind == "i" else np.zeros(len(self.y_train), np.int64)
 
     def with_tests(self, rows: IntArray) -> "Dataset":
-        """Return the data set with these rows (k,) of its test set, and no others."""
+        """Return the data set with only these rows (k,) of its test set."""
         names = ("x_test", "y_test", "identity_test", "truth_test")
         arrays = {name: array[rows] for name in names if (array := getattr(self, name)) is not None}
         return replace(self, **arrays)
 
     @cached_property
     def strata_test(self) -> IntArray:
-        """The same of test samples."""
+        """Strata of the test samples, as `strata_train`."""
         return self.y_test if self.has_classes else np.zeros(len(self.y_test), np.int64)
 
     @property
     def num_strata(self) -> int:
-        """The number of classes, or 1 where training items have none."""
+        """The number of strata: of classes, or 1 if training items have none."""
         return self.num_classes if self.y_train.dtype.kind == "i" else 1
 
 
 def load_dataset(config: DataConfig, seed: int) -> Dataset:
-    """Read the data set that `config.name` names; `seed` splits those without a test set, and draws `linear`.
+    """Read the data set `config.name`. `seed` splits sets without a test set, and draws `linear`.
 
     Raises
     ------
     FedsimError
-        If it is neither on disk nor to be downloaded, or the file is malformed.
+        If the data are neither on disk nor downloadable, or a file is malformed.
     """
     dataset = _loaded(config, seed)
     if config.normalise or dataset.x_train.dtype != np.uint8:
@@ -202,14 +205,15 @@ def _loaded(config: DataConfig, seed: int) -> Dataset:
 
 
 def load_newcomers(config: DataConfig, seed: int, ours: Dataset) -> Dataset:
-    """Return the data set that `config.name` names, `npz:FILE` or `csv:FILE`, as samples of a known one: `ours`.
+    """Return the data set `config.name`, `npz:FILE` or `csv:FILE`, as new samples for the known data set `ours`.
 
-    They may be of a few of its classes. Inputs are normalised, columns encoded and classes numbered as it has them.
+    The new samples may have only some of its classes. Inputs are normalised, columns encoded and classes numbered as in
+    `ours`.
 
     Raises
     ------
     FedsimError
-        If the file is malformed, or its inputs or targets are not such as `ours` has.
+        If the file is malformed, or its inputs or targets do not match those of `ours`.
     """
     name, _, file = config.name.partition(":")
     given = Path(file)
@@ -236,7 +240,7 @@ def load_newcomers(config: DataConfig, seed: int, ours: Dataset) -> Dataset:
 
 
 def _as_known(x: Array, theirs: Dataset, ours: Dataset) -> Array:
-    """Return the rows of a table centred and scaled as those of another; images stay."""
+    """Return the rows of a table with the centring and scaling of another data set; images stay as they are."""
     if theirs.input_scale is None or ours.input_scale is None:
         return x
     centre, unit = map(np.asarray, theirs.input_scale)
@@ -304,12 +308,12 @@ def _images(config: DataConfig, listing: Listing, size: int) -> Dataset:
 def _standardised(name: str, parts: Sequence[Array]) -> tuple[list[Array], tuple[Floats, Floats]]:
     """Return tables float64 (n, D) as float32, centred and scaled by the first of them, and (centre, unit).
 
-    Before the cast: a time stamp in seconds has no seconds left in float32.
+    They are centred before the conversion, because float32 cannot resolve seconds in a time stamp.
     """
     train = parts[0]
     with np.errstate(over="ignore", invalid="ignore"):
         centre, unit = train.mean(axis=0), train.std(axis=0)
-    constant = train.min(axis=0) == train.max(axis=0)  # their deviation is not quite 0 where the mean is rounded
+    constant = train.min(axis=0) == train.max(axis=0)  # its computed deviation may not be 0, as the mean is rounded
     centre, unit = np.where(constant, train[0], centre), np.where(constant | (unit == 0), 1, unit)
     out = [np.empty(part.shape, np.float32) for part in parts]
     with np.errstate(over="ignore", invalid="ignore"):
@@ -326,9 +330,9 @@ def _require_finite(name: str, *arrays: Array) -> None:
 
 
 def _moments(x: Array) -> tuple[Floats, Floats]:
-    """Return the means and standard deviations of images as float32 values, per channel."""
-    # From the 256 counts of each channel: exact, and without a float copy of all pixels. In blocks, as bincount
-    # makes 64-bit integers of them.
+    """Return the means and standard deviations of images, (C,) each, per channel for pixels / 255."""
+    # Computed from the 256 counts of each channel: exact, and without a float copy of all pixels. In blocks, because
+    # bincount converts its input to 64-bit integers.
     counts = np.zeros((x.shape[1], 256), np.int64)
     for start in range(0, len(x), _BLOCK):
         for c in range(x.shape[1]):
@@ -342,7 +346,7 @@ def _moments(x: Array) -> tuple[Floats, Floats]:
 
 def _digits() -> tuple[Part, Part]:
     """Split the embedded digits into 48 test images per class and 1,317 training images, the same in every run."""
-    # The file that sklearn.datasets.load_digits reads: importing scikit-learn takes a second, more than a first round.
+    # This reads the file of sklearn.datasets.load_digits. Importing scikit-learn takes a second, more than a round.
     package = importlib.util.find_spec("sklearn")
     assert package is not None
     assert package.origin is not None

@@ -1,8 +1,8 @@
-"""Wrong labels at clients, and inputs that look different at each: drawn per client, the test set stays as it is.
+"""Label noise and feature shift: each client draws its own; the test set does not change.
 
 label noise     client k draws r_k uniformly from (low, high); round(r_k n_k) of its training samples, drawn without
-                replacement, have a label drawn uniformly from the other classes.
-feature shift   x -> clip(c_k (x - 1/2) + 1/2 + b_k + N(0, noise (k + 1) / K)) of images in units of their range, turned
+                replacement, get a label drawn uniformly from the other classes.
+feature shift   x -> clip(c_k (x - 1/2) + 1/2 + b_k + N(0, noise (k + 1) / K)) for images with pixels in [0, 1], rotated
                 by a_k; b_k and c_k - 1 uniform up to plus or minus brightness and contrast, a_k one of the angles.
 """
 
@@ -22,16 +22,16 @@ from fedsim.errors import FedsimError
 from fedsim.randomness import generator
 
 NOISE_COLUMN = "label_noise"
-"""The column that says which training labels are wrong: `--forget label_noise=wrong`."""
+"""The column that marks wrong training labels: `--forget label_noise=wrong`."""
 
 
 def with_label_noise(dataset: Dataset, partition: Partition, config: LabelNoiseConfig, seed: int) -> Dataset:
-    """Return the data set with wrong labels at the clients of a partition, and a column that says which they are.
+    """Return the data set with wrong labels at the clients of a partition, and a column that marks them.
 
     Raises
     ------
     FedsimError
-        If there are no classes.
+        If the data set has no classes.
     """
     if not dataset.has_classes:
         raise FedsimError(f"data.label_noise: needs classes, and {dataset.name} has {dataset.targets}; leave it out")
@@ -46,12 +46,12 @@ def with_label_noise(dataset: Dataset, partition: Partition, config: LabelNoiseC
 
 
 def with_feature_shift(dataset: Dataset, partition: Partition, config: FeatureShiftConfig, seed: int) -> Dataset:
-    """Return the data set with each client's training inputs, and with them what is split from these, shifted.
+    """Return the data set with the training inputs of each client shifted, including those held out later.
 
     Raises
     ------
     FedsimError
-        If the inputs are a text, or a table and more than noise is asked for.
+        If the inputs are a text, or if they are a table and anything except noise is configured.
     """
     images = dataset.x_train.dtype == np.uint8 and dataset.x_train.ndim == 4
     if dataset.is_text or (not images and (config.brightness or config.contrast or config.rotation)):
@@ -72,7 +72,7 @@ def _noisy(x: npt.NDArray[Any], deviation: float, rng: np.random.Generator) -> n
 def _image_shift(
     x: npt.NDArray[np.uint8], config: FeatureShiftConfig, deviation: float, rng: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    """Return images (n, C, H, W) as one client has them."""
+    """Return images (n, C, H, W) with the shift of one client."""
     brightness = rng.uniform(-config.brightness, config.brightness)
     contrast = rng.uniform(1 - config.contrast, 1 + config.contrast)
     if config.rotation and len(x):
@@ -83,12 +83,12 @@ def _image_shift(
 
 
 def _turned(x: npt.NDArray[np.uint8], degrees: float) -> npt.NDArray[np.uint8]:
-    """Return images turned counter-clockwise about their middle, zeros outside."""
+    """Return images rotated counter-clockwise about their centre, with zeros outside."""
     if degrees % 90 == 0 and x.shape[2] == x.shape[3]:
         quarter: npt.NDArray[np.uint8] = np.rot90(x, int(degrees // 90), (2, 3))
         return quarter
     import torch
-    from torchvision.transforms.v2 import functional as vision  # here, as its import takes a second that few runs need
+    from torchvision.transforms.v2 import functional as vision  # imported here: it takes a second, and few runs need it
 
     turned = vision.rotate(torch.from_numpy(x), degrees, vision.InterpolationMode.BILINEAR)
     out: npt.NDArray[np.uint8] = turned.numpy()

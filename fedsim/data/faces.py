@@ -1,7 +1,7 @@
-"""MUFAC and MUCAC: faces of families and of celebrities, in their authors' folders (arXiv:2311.02240).
+"""MUFAC and MUCAC: faces of families and of celebrities, in the authors' folders (arXiv:2311.02240).
 
-The files are named by what their authors used them for first; here they are called by their roles. MUFAC's `val` files
-are the set to test on, its `test` files are people never seen, which attacks tell the forgotten ones from. Nothing is
+The files are named after their first use by the authors; here they are named by role. MUFAC's `val` files are the test
+set. Its `test` files are the unseen people: attacks try to distinguish forgotten people from them. Nothing is
 downloaded.
 """
 
@@ -22,10 +22,10 @@ from fedsim.randomness import generator
 from fedsim.reading import read_regular
 
 SIZE = 128
-"""Pixels a side that the authors train on."""
+"""Side of the images that the authors train on, in pixels."""
 
 AGES = ("0-6", "7-12", "13-19", "20-30", "31-45", "46-55", "56-66", "67-80")
-"""Years of MUFAC's classes a to h."""
+"""Age ranges, in years, of MUFAC's classes a to h."""
 ATTRIBUTES = ("Male", "Smiling", "Young")
 """MUCAC's labels, in the order of the label vector."""
 
@@ -34,22 +34,22 @@ _MUFAC_FOLDERS = (
     "custom_korean_family_dataset_resolution_128",
     "custom_korean_family_dataset_resolution_128_clean",
 )
-_MUFAC_FILES = ("train", "val", "test")  # of the roles, in their order
+_MUFAC_FILES = ("train", "val", "test")  # one per role, in the order of ROLES
 _MUFAC_NAME = re.compile(r"(F\d{4})_AGE_([A-Z]+\d?)_(\d{1,2})_([a-h])(\d+)\.jpg")
 _MUFAC_COUNTS = (10_025, 1_539, 1_504)
-_MUCAC_COUNTS = ((25_846, 2_053, 2_001), (25_933, 2_065, 2_002))  # of the authors' saved runs, of their text
+_MUCAC_COUNTS = ((25_846, 2_053, 2_001), (25_933, 2_065, 2_002))  # of the authors' saved runs, and of their text
 _MUCAC_TOKENS = 41
 
 
 def list_mufac(root: Path, config: MufacConfig) -> Listing:
-    """Return MUFAC's images; classes are age groups, columns `identity`, `family_id` and `person_id`.
+    """Return MUFAC's images. Classes are age groups; columns are `identity`, `family_id` and `person_id`.
 
-    A person is a family and a role in it. Rows keep the order of the files: the first 1,500 are the paper's to forget.
+    A person is a role within a family. Rows keep the order of the files; the paper forgets the first 1,500.
 
     Raises
     ------
     FedsimError
-        If files are missing or malformed, or a family has images in two roles.
+        If files are missing or malformed, or a family has images in two of the parts.
     """
     tried = [root / folder for folder in _MUFAC_FOLDERS]
     found = next((place for place in tried if (place / "custom_train_dataset.csv").is_file()), None)
@@ -80,7 +80,7 @@ _MUFAC_TREE = "custom_{train,val,test}_dataset.csv beside {train,val,test}_image
 
 
 def _mufac_folders(root: Path, what: str) -> list[str]:
-    """Return the folders of a role's images: one, or the parts of a copy that some hubs have."""
+    """Return the folders with the images of one part: one folder, or the several folders of copies on some hubs."""
     folders = [f"{what}_images", *(f"{what}_images_part{k}" for k in (1, 2))]
     there = [name for name in folders if (root / name).is_dir()]
     for need in (f"custom_{what}_dataset.csv", None if there else folders[0]):
@@ -90,7 +90,7 @@ def _mufac_folders(root: Path, what: str) -> list[str]:
 
 
 def _mufac_rows(file: Path, words: list[list[str]]) -> Iterator[str]:
-    """Yield the names of a table's images, having added family, person and age class of each to `words`."""
+    """Yield the image names of a table; append each image's family, person and age class to `words`."""
     table = read_table(file)
     for kind in ("image_path", "age_class"):
         column_of(table, file, "path", kind)
@@ -126,7 +126,9 @@ def _require_apart(root: Path, groups: Array, role: Array) -> None:
 
 
 def list_mucac(root: Path, config: MucacConfig) -> Listing:
-    """Return MUCAC's images, by number; labels are ATTRIBUTES or the classes of one of them, the column `identity`.
+    """Return MUCAC's images, ordered by number, with the column `identity`; targets depend on `config.attribute`.
+
+    They are the labels ATTRIBUTES, or the two classes of one attribute.
 
     Raises
     ------
@@ -195,7 +197,7 @@ def _identities(file: Path) -> dict[str, int]:
 
 
 def _attributes(file: Path, config: MucacConfig) -> tuple[dict[str, list[int]], list[str]]:
-    """Return Male, Smiling and Young, 0 or 1, of each image, whatever the order of the columns; and what is odd."""
+    """Return {image: [Male, Smiling, Young]}, each 0 or 1, for any order of the columns; and notes about oddities."""
     lines = _lines(file)
     header = lines[1].split() if len(lines) > 1 else []
     if absent := [name for name in ATTRIBUTES if name not in header]:

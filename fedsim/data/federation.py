@@ -1,4 +1,4 @@
-"""From a data configuration to the data of every client."""
+"""Build the data of every client from a data configuration."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -24,37 +24,37 @@ from fedsim.randomness import generator
 
 @dataclass(frozen=True, eq=False)
 class FederatedData:
-    """One shared data set and who holds what of it."""
+    """One shared data set, and the rows of each client."""
 
     dataset: Dataset
     partition: Partition
     """Labelled training rows of each client, indices into `dataset.x_train`."""
     client_test: Partition
-    """Test rows of each client, indices into the arrays that `client_test_source` names."""
+    """Test rows of each client, indices into the arrays that `client_test_source` selects."""
     client_test_source: Literal["test", "train"]
     class_counts: npt.NDArray[np.int64]
-    """Labelled training samples of all clients by class, (C,); (1,) where there are no classes."""
+    """Labelled training samples of all clients per class, (C,); (1,) without classes."""
     unlabelled: Partition
-    """Training rows of each client whose labels it does not know; other rows than those of `partition`."""
+    """Training rows of each client whose labels are hidden from it; disjoint from `partition`."""
     canaries: Canaries | None = None
-    """Where the canaries are, if the configuration plants some."""
+    """The positions of the canaries, if any are configured."""
     validation: Partition | None = None
-    """Training rows that each client holds out, if any: nobody trains on them or is tested on them."""
+    """Training rows that each client holds out for validation, if any: not used for training or tests."""
     stages: Stages | None = None
-    """When which classes arrive; None: all are there from the first round. The partitions are those of all stages."""
+    """The schedule of classes; None if all are present from the first round. Partitions hold the rows of all stages."""
     tests: IntArray | None = None
-    """Rows of the whole test set that the data set still has, ascending; None: all of them."""
+    """Rows of the whole test set that are still in the data set, ascending; None: all of them."""
 
     def at(self, server_round: int) -> Partition:
-        """Return the labelled training rows that each client may train on in a round."""
+        """Return the labelled training rows of each client in a round."""
         return self.partition if self.stages is None else self._by_stage[self.stages.of(server_round)][0]
 
     def unlabelled_at(self, server_round: int) -> Partition:
-        """Return the training rows without labels that each client may train on in a round."""
+        """Return the unlabelled training rows of each client in a round."""
         return self.unlabelled if self.stages is None else self._by_stage[self.stages.of(server_round)][1]
 
     def seen(self, server_round: int) -> npt.NDArray[np.bool_] | None:
-        """Return which classes have arrived by a round, (C,); None in a run without stages."""
+        """Return which classes have arrived by a round, (C,) bool; None in a run without stages."""
         return None if self.stages is None else self.stages.seen(server_round)
 
     @cached_property
@@ -68,7 +68,7 @@ class FederatedData:
 
     @cached_property
     def visible_labels(self) -> Array:
-        """Training labels as clients know them, (N,): -1, or NaN in place of a number, where hidden."""
+        """Training labels as clients know them, (N,): hidden ones are -1, or NaN for numbers."""
         labels = self.dataset.y_train.copy()
         if not len(self.unlabelled.indices):
             return labels
@@ -77,7 +77,7 @@ class FederatedData:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256, hexadecimal, of all samples and labels, of who holds which and when, with its label or without."""
+        """SHA-256, hexadecimal, of all samples, labels and clients' rows, with stages and hidden labels."""
         dataset, digest = self.dataset, hashlib.sha256()
         arrays = [dataset.x_train, dataset.y_train, dataset.identity_train, dataset.x_test, dataset.y_test]
         arrays += [dataset.x_unseen, dataset.y_unseen]
@@ -93,18 +93,18 @@ class FederatedData:
         return digest.hexdigest()
 
     def shot_counts(self, by: Literal["train", "client_test"]) -> npt.NDArray[np.int64]:
-        """Return the sizes of the classes, (C,), that make them many, medium or few, see `DataConfig.shots`."""
+        """Return the class sizes (C,) that decide many, medium and few shot, see `DataConfig.shots`."""
         if by == "train" or not self.dataset.has_classes:
             return self.class_counts
         y = self.dataset.y_test if self.client_test_source == "test" else self.dataset.strata_train
         return np.bincount(y[self.client_test.indices], minlength=self.dataset.num_strata)
 
     def without(self, rows: npt.NDArray[np.int64]) -> "FederatedData":
-        """Return the same federation with those training rows taken from whoever holds them.
+        """Return the same federation without these training rows.
 
-        They are blank in its data set, so that nobody can look at them. A client without training rows loses what else
-        it cut from the training set: its test rows, and those without labels. The test set stays, but for the rows of
-        people, or of clients that a column names, of whom no training row is left.
+        The rows are zeros in the new data set, so that nothing can read them. A client without training rows also loses
+        its other rows of the training set: its test rows and its unlabelled rows. The test set stays the same, with one
+        exception: it loses the rows of people, or of clients that a column names, who have no training row left.
         """
         partition = self.partition.only(~np.isin(self.partition.indices, rows))
         stays = (partition.sizes > 0) | (self.partition.sizes == 0)
@@ -124,19 +124,19 @@ class FederatedData:
         return left.blanked()
 
     def of_first(self, clients: int) -> "FederatedData":
-        """Return the same federation, of which only the first so many clients have data, see `without`."""
+        """Return the same federation in which only the first `clients` clients have data, see `without`."""
         others = self.partition.indices[self.partition.owners >= clients]
         return self.without(others) if len(others) else self
 
     @property
     def _people(self) -> IntArray:
-        """The identities of whom some client holds a training row, ascending; none where there are no identities."""
+        """The identities with a training row at some client, ascending; empty if there are no identities."""
         held, identity = (self.partition, self.unlabelled), self.dataset.identity_train
         rows = np.concatenate([part.indices for part in held])
         return np.empty(0, np.int64) if identity is None else np.unique(identity[rows])
 
     def with_tests(self, rows: IntArray) -> "FederatedData":
-        """Return the same federation with these rows (k,) of its test set, ascending, and no others."""
+        """Return the same federation with only these rows (k,), ascending, of its test set."""
         if len(rows) == (size := len(self.dataset.y_test)):
             return self
         client_test = self.client_test
@@ -147,11 +147,11 @@ class FederatedData:
         return replace(self, dataset=self.dataset.with_tests(rows), client_test=client_test, tests=tests[rows])
 
     def validated_on(self, validation: Partition) -> "FederatedData":
-        """Return the same federation whose clients are tested on these training rows of theirs."""
+        """Return the same federation, in which clients are tested on these training rows of theirs."""
         return replace(self, client_test=validation, client_test_source="train")
 
     def blanked(self) -> "FederatedData":
-        """Return the same federation over a data set whose training rows that nobody holds are zeros, never read."""
+        """Return the same federation with zeros in all training rows that no client holds."""
         own = [self.partition, self.unlabelled, *([self.client_test] if self.client_test_source == "train" else [])]
         own += [] if self.validation is None else [self.validation]
         held = np.unique(np.concatenate([part.indices for part in own]))
@@ -172,19 +172,19 @@ class FederatedData:
 
 
 def _blank(array: Array, held: npt.NDArray[np.int64]) -> Array:
-    """Return a copy of an array, zero but for the rows that are held."""
+    """Return a copy of an array with zeros in all rows except those held."""
     out = np.zeros(array.shape, array.dtype)
     out[held] = array[held]
     return out
 
 
 def federate(config: DataConfig, clients: int, seed: int, dataset: Dataset | None = None) -> FederatedData:
-    """Load the data set (or take this one), cut the long tail, split it over `clients` and give each its test set.
+    """Load the data set (unless given), cut the long tail, split it over `clients`, and give each client its test set.
 
     Raises
     ------
     FedsimError
-        If the data cannot be had, or cannot be split as asked.
+        If the data cannot be loaded, or cannot be split as configured.
     """
     dataset, seed = dataset or load_dataset(config, seed), config.seed_in(seed)
     if not dataset.has_classes:
@@ -230,12 +230,12 @@ def federate(config: DataConfig, clients: int, seed: int, dataset: Dataset | Non
 
 
 def owners_of(config: DataConfig, dataset: Dataset) -> IntArray | None:
-    """Return what the natural partition makes clients of, (n,): identities, or the column that it names; else None.
+    """Return the client of each training row in the natural partition, (n,): identities or a column's codes; else None.
 
     Raises
     ------
     FedsimError
-        If there is no such column.
+        If the configured column does not exist.
     """
     by = config.partition.by if isinstance(config.partition, Natural) else "identity"
     if by == "identity":
@@ -246,14 +246,14 @@ def owners_of(config: DataConfig, dataset: Dataset) -> IntArray | None:
 
 
 def clients_by(config: DataConfig, dataset: Dataset) -> str | None:
-    """Return what the natural partition makes clients of, by the name that the data have for it; else None."""
+    """Return the data's name for what the natural partition splits by; None for other partitions."""
     if not isinstance(config.partition, Natural):
         return None
     return dataset.identity_name if config.partition.by == "identity" else config.partition.by
 
 
 def stages_of(config: DataConfig, dataset: Dataset, seed: int) -> Stages | None:
-    """Return the schedule of the classes; None where all of them are there from the first round."""
+    """Return the schedule of the classes; None if all are present from the first round."""
     if config.stages is None or config.stages.count == 1:
         return None
     assert config.stages.rounds is not None  # a run's configuration has set it
@@ -264,7 +264,7 @@ def stages_of(config: DataConfig, dataset: Dataset, seed: int) -> Stages | None:
 
 
 def _named_clients(dataset: Dataset, rows: npt.NDArray[np.int64], clients: int) -> Partition:
-    """Return who holds which of the training rows `rows`, client k those of the k-th name."""
+    """Return the partition of the training rows `rows`; client k has those of the k-th client name."""
     assert dataset.client_names is not None
     assert dataset.identity_train is not None
     if clients != (named := len(dataset.client_names)):
@@ -273,14 +273,14 @@ def _named_clients(dataset: Dataset, rows: npt.NDArray[np.int64], clients: int) 
 
 
 def _own_tests(dataset: Dataset) -> Partition | None:
-    """Return the test rows of each client, where the test rows name theirs."""
+    """Return the test rows of each client, if the test rows name their client; else None."""
     if dataset.client_names is None or dataset.identity_test is None:
         return None
     return Partition.from_owners(dataset.identity_test, len(dataset.client_names))
 
 
 def _require_no_classes(config: DataConfig, what: str) -> None:
-    """Refuse what goes by classes for data that has none, but numbers or several labels."""
+    """Refuse options that need classes, for data with numbers or several labels."""
     cut = config.partition.name
     if cut not in ("iid", "natural"):
         raise FedsimError(f"data.partition: {cut} splits by class, and {config.name} has {what}; use --partition iid")

@@ -1,4 +1,4 @@
-"""How folders of images are read, as options."""
+"""Options for reading folders of images."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,7 +8,7 @@ from fedsim.schema import Config
 
 
 class FolderConfig(Config):
-    """How a `folder:PATH`, or a named set that is a folder of images, is read."""
+    """Options for reading `folder:PATH`, or a named set that is a folder of images."""
 
     size: int | None = Field(None, ge=1, le=4096)
     """Side of the images in pixels, after resizing the short side and a centre crop; by default 64, or the authors'
@@ -40,14 +40,14 @@ class FolderConfig(Config):
 
 
 class MufacConfig(Config):
-    """How MUFAC's folder is read (arXiv:2311.02240)."""
+    """Options for reading MUFAC's folder (arXiv:2311.02240)."""
 
     expect: Literal["any", "paper"] = "any"
     """paper: require the authors' numbers of images."""
 
 
 class MucacConfig(Config):
-    """How MUCAC's folder is read (arXiv:2311.02240)."""
+    """Options for reading MUCAC's folder (arXiv:2311.02240)."""
 
     attribute: Literal["all", "Male", "Smiling", "Young"] = "all"
     """One attribute makes two classes; all are three labels."""

@@ -1,4 +1,4 @@
-"""Parts of the clients' data held out of training with labels: their own test sets, and samples without labels."""
+"""Held-out parts of the clients' data: their own test sets, validation sets, and samples without labels."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,19 +10,19 @@ IntArray = npt.NDArray[np.int64]
 
 
 def matched_counts(partition: Partition, y_train: IntArray, y_test: IntArray) -> IntArray:
-    """Return T[k, c] = floor(n_kc / N_train * N_test), (K, C): how many test images client k is due of class c.
+    """Return T[k, c] = floor(n_kc / N_train * N_test), (K, C): the test images of class c for client k.
 
-    n_kc counts the client's training samples of the class, N_train those of all clients (FedLoGe, section 5).
+    n_kc is the client's number of training samples of the class, N_train that of all clients (FedLoGe, section 5).
     """
     num_classes = int(max(y_train.max(), y_test.max())) + 1
     return partition.label_counts(y_train, num_classes) * len(y_test) // max(len(partition.indices), 1)
 
 
 def matched_test(partition: Partition, y_train: IntArray, y_test: IntArray, seed: int) -> Partition:
-    """Draw for each client `matched_counts` images of the test set, in its own class mix, without replacement.
+    """Draw `matched_counts` test images for each client, with its own class frequencies, without replacement.
 
-    Clients draw independently and so may share images. A client due more than a class has gets the whole class.
-    Returns rows of the test set.
+    Clients draw independently, so they may share images. If a class has too few images, the client gets the whole
+    class. Returns rows of the test set.
     """
     due = matched_counts(partition, y_train, y_test)
     pools = [np.flatnonzero(y_test == c) for c in range(due.shape[1])]
@@ -37,7 +37,7 @@ def matched_test(partition: Partition, y_train: IntArray, y_test: IntArray, seed
 
 
 def split_test(partition: Partition, fraction: float, seed: int) -> tuple[Partition, Partition]:
-    """Hold out round(fraction * n_k) of each client's own samples, but never its last one.
+    """Hold out round(fraction * n_k) samples of each client, but never its last one.
 
     Returns (train, test), both of training rows.
     """
@@ -45,7 +45,7 @@ def split_test(partition: Partition, fraction: float, seed: int) -> tuple[Partit
 
 
 def split_validation(partition: Partition, fraction: float, seed: int) -> tuple[Partition, Partition]:
-    """Hold out round(fraction * n_k) of each client's own samples, but never its last one; nothing for a fraction of 0.
+    """Hold out round(fraction * n_k) samples of each client, but never its last one; none if the fraction is 0.
 
     Returns (train, validation), both of training rows.
     """
@@ -53,7 +53,7 @@ def split_validation(partition: Partition, fraction: float, seed: int) -> tuple[
 
 
 def split_labels(partition: Partition, fraction: float, least: int, seed: int) -> tuple[Partition, Partition]:
-    """Leave each client round(fraction * n_k) labelled samples, drawn uniformly, and at least `least` if it has them.
+    """Keep the labels of round(fraction * n_k) samples of each client, drawn uniformly, but of at least `least`.
 
     Returns (labelled, unlabelled), both of training rows.
     """
@@ -68,8 +68,8 @@ def _share(partition: Partition, fraction: float) -> IntArray:
 
 
 def _hold_out(partition: Partition, held: IntArray, rng: np.random.Generator) -> tuple[Partition, Partition]:
-    """Return (the rest, `held[k]` random samples of client k); rows ascend in both where they did."""
-    # One random key per sample, ranked within its client: a shuffle of every client without a loop over them.
+    """Return (the rest, `held[k]` random samples of client k), each in the original order."""
+    # One random key per sample, ranked within its client: this shuffles all clients without a loop over them.
     keys = rng.random(len(partition.indices))
     shuffled = np.lexsort((keys, partition.owners))
     is_held = np.zeros(len(shuffled), dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""How a `hf:NAME` is read, as options."""
+"""Options for reading `hf:NAME`."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from fedsim.schema import Config
 
 
 class HfConfig(Config):
-    """How a Hugging Face data set is read; columns that are not given are found and reported."""
+    """Options for reading a Hugging Face data set; columns that are not given are detected and reported."""
 
     inputs: str | None = None
     """Column of the images, or of lists of numbers; by default the only column of images, else all of numbers."""

@@ -1,4 +1,4 @@
-"""Hugging Face data sets through `datasets`: by name from its cache or the hub, or a local folder of parquet files."""
+"""Hugging Face data sets, read with `datasets`: by name from its cache or the hub, or a folder of parquet files."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _TESTS = ("test", "validation", "valid", "val", "dev")
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A data set as it was understood."""
+    """A data set, read and interpreted."""
 
     train: Part
     test: Part
     classes: tuple[str, ...] | None
     reading: str
-    """In words."""
+    """A sentence about how the columns were interpreted."""
     identity_name: str | None
-    """Column of the identities."""
+    """The column with the identities."""
 
 
 def read_hf(name: str, options: HfConfig, test_fraction: float, seed: int) -> Found:
@@ -40,7 +40,7 @@ def read_hf(name: str, options: HfConfig, test_fraction: float, seed: int) -> Fo
     Raises
     ------
     FedsimError
-        If it cannot be had, or its columns are not such as a model takes.
+        If the data set cannot be loaded, or its columns do not suit a model.
     """
     if importlib.util.find_spec("datasets") is None:
         raise FedsimError("data.name: hf: needs the library datasets; install it with: pip install datasets")
@@ -60,7 +60,7 @@ def read_hf(name: str, options: HfConfig, test_fraction: float, seed: int) -> Fo
 
 
 def _tables(name: str, scratch: str) -> Mapping[str, Any]:
-    """Return the tables of a data set by split."""
+    """Return the tables of a data set, {split: table}."""
     import datasets
 
     folder, (path, _, config) = Path(name), name.partition(":")
@@ -75,7 +75,7 @@ def _tables(name: str, scratch: str) -> Mapping[str, Any]:
                 loaded = datasets.load_dataset("parquet", data_files=_parquet(folder), cache_dir=scratch)
             else:
                 loaded = datasets.load_dataset(path, config or None)
-    except Exception as error:  # its loaders raise whatever they meet
+    except Exception as error:  # the loaders of the library raise many types
         reason = reason_of(error)[:200]
         raise FedsimError(
             f"data.name: hf:{name} cannot be had ({reason}); give the folder of its parquet files: hf:FOLDER"
@@ -84,7 +84,7 @@ def _tables(name: str, scratch: str) -> Mapping[str, Any]:
 
 
 def _parquet(folder: Path) -> dict[str, list[str]]:
-    """Return the parquet files of a folder by split, which their names begin with, or their folder's."""
+    """Return the parquet files of a folder, {split: files}; a file's name or its folder's begins with the split."""
     found: dict[str, list[str]] = {}
     for file in sorted(folder.rglob("*.parquet")):
         words = (file.stem.split("-")[0], file.parent.name)
@@ -96,7 +96,7 @@ def _parquet(folder: Path) -> dict[str, list[str]]:
 
 
 class _Columns:
-    """Which columns are inputs, label and client, and how they become arrays."""
+    """Chooses the columns for inputs, label and client, and converts them to arrays."""
 
     def __init__(self, name: str, tables: Sequence[Any], options: HfConfig) -> None:
         self.name, self.options, self.features = name, options, tables[0].features
@@ -122,14 +122,14 @@ class _Columns:
         self.people = {name: number for number, name in enumerate(sorted(names))}
 
     def reading(self) -> str:
-        """Return what was found, in words."""
+        """Return a sentence about the chosen columns."""
         what = f"label: {self.label}" + (f", {len(self.classes)} classes" if self.classes else "")
         shown = ", ".join(self.inputs[:4]) + (", ..." if len(self.inputs) > 4 else "")
         who = f"; {self.client}: {len(self.people):,} identities, for --partition natural" if self.people else ""
         return f"{'images' if self.is_image else 'inputs'}: {shown}; {what}{who}"
 
     def arrays(self, table: Any, half: str) -> dict[str, Array]:
-        """Return a table as arrays whose names end in `half`."""
+        """Return a table as arrays; the names of the arrays end in `half`."""
         out = {f"x{half}": self._images(table) if self.is_image else self._numbers(table), f"y{half}": self._y(table)}
         if self.client is not None:
             out[f"identity{half}"] = np.array([self.people[str(value)] for value in table[self.client]], np.int64)
@@ -188,5 +188,5 @@ class _Columns:
 
 
 def _is_numeric(feature: Any) -> bool:
-    inner = getattr(feature, "feature", feature)  # of a list
+    inner = getattr(feature, "feature", feature)  # the element type of a list
     return str(getattr(inner, "dtype", "")).startswith(("int", "uint", "float", "double", "bool"))

@@ -1,4 +1,4 @@
-"""Image files as one array: decoded once, in parallel, into a cache that is mapped into memory from then on."""
+"""Image files as one array: decoded once, in parallel, into a cache that later runs map into memory."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from fedsim.paths import expanded
 from fedsim.reading import read_regular, require_regular
 from fedsim.scratch import is_gone
 
-_TOGETHER = 128  # images
-_NAMED = 5  # broken or missing ones, in an error
-_VERSION = "1"  # of how images are made: another number is another cache
+_TOGETHER = 128  # images per task
+_NAMED = 5  # names in an error message, at most
+_VERSION = "1"  # version of the decoding: a new number makes a new cache
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, IndexError, MemoryError, Warning)
-"""What Pillow raises over malformed files."""
+"""Exceptions of Pillow for malformed files."""
 
 
 class Decoded(NamedTuple):
-    """Images, and what the mean and deviation of any of them can be had from without looking at a pixel."""
+    """Decoded images, and statistics from which the moments of any subset follow without reading pixels."""
 
     x: npt.NDArray[np.uint8]
-    """(n, C, size, size), read-only, in the page cache of the system as far as it was looked at."""
+    """(n, C, size, size), read-only, mapped into memory."""
     sums: npt.NDArray[np.int64]
-    """(n, C, 2): the sum of the values of each channel, and of their squares."""
+    """(n, C, 2): for each channel, the sum of the pixel values and the sum of their squares."""
     marks: npt.NDArray[np.uint64]
-    """(n, 2): equal for equal pixels, and for images that look alike (a perceptual hash of the low frequencies)."""
+    """(n, 2): a hash that is equal for equal pixels, and one that is equal for similar images (low frequencies)."""
 
     def moments(self, some: slice) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return mean and standard deviation of values in [0, 1] of some images, by channel; 1 for no deviation."""
+        """Return mean and standard deviation per channel of some images, values in [0, 1]; 1 for zero deviation."""
         count = len(self.sums[some]) * self.x.shape[2] * self.x.shape[3]
         mean, square = (self.sums[some, :, i].sum(0) / count for i in (0, 1))
         std = np.sqrt(np.maximum(square - mean**2, 0)) / 255
@@ -50,21 +50,21 @@ class Decoded(NamedTuple):
 
 
 def missing(root: Path, files: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return which files are not there, (n,)."""
+    """Return which files do not exist, (n,) bool."""
     return np.array([not (root / file).is_file() for file in files], bool)
 
 
 def name_some(files: Sequence[str]) -> str:
-    """Return the first few of some files, as an error names them."""
+    """Return the first few file names, for an error message."""
     return ", ".join(files[:_NAMED]) + (f" and {len(files) - _NAMED} more" if len(files) > _NAMED else "")
 
 
 def decoded(root: Path, files: Sequence[str], size: int, channels: int) -> Decoded:
-    """Return images of `size` pixels a side and 1 or 3 channels: short side resized, middle cut out.
+    """Return images of `size` pixels a side and 1 or 3 channels. The short side is resized, and the centre is cropped.
 
-    The cache is in `root/.fedsim`, or, where that cannot be written, in the user's cache folder. It is known by the
-    names, sizes and times of the files: a changed file makes a new one. Caches that hold an image of a file that has
-    changed or is gone are then deleted.
+    The cache is in `root/.fedsim`, or, if that is not writable, in the user's cache folder. Its key is made from the
+    names, sizes and times of the files, so a changed file makes a new cache. Caches that have an image of a changed or
+    deleted file are then deleted.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def _opened(folder: Path, key: str, shape: tuple[int, ...]) -> Decoded | None:
 
 
 def _decode(root: Path, files: Sequence[str], form: tuple[int, int], folder: Path, key: str) -> None:
-    """Write the cache: first the record of its files, last the images, under another name until they are whole."""
+    """Write the cache under temporary names until it is complete: the record of its files first, the images last."""
     size, channels = form
     facts = {"sums": np.zeros((len(files), channels, 2), np.int64), "marks": np.zeros((len(files), 2), np.uint64)}
     temporary = folder / f".{key}.{os.getpid()}.tmp"
@@ -165,7 +165,7 @@ def _decode(root: Path, files: Sequence[str], form: tuple[int, int], folder: Pat
 def _decode_into(
     out: BinaryIO, start: int, root: Path, files: Sequence[str], form: tuple[int, int], facts: dict[str, Any]
 ) -> list[str]:
-    """Decode into a file from position `start`, and into the `facts`; return the files that cannot be decoded."""
+    """Decode images into a file from position `start`, and statistics into `facts`; return the broken files."""
     size, channels = form
     broken: list[str] = []
 
@@ -178,17 +178,17 @@ def _decode_into(
             except _BROKEN as error:
                 broken.append(f"{name} ({_reason(error)})")
         these = slice(first, first + len(names))
-        squares = np.square(images, dtype=np.uint16)  # 255^2 just fits
+        squares = np.square(images, dtype=np.uint16)  # 255^2 fits into 16 bits
         facts["sums"][these] = np.stack([images.sum((2, 3), np.int64), squares.sum((2, 3), np.int64)], 2)
         facts["marks"][these] = np.stack([_exact(images), _perceptual(images)], 1)
         view, place = images.reshape(-1).data.cast("B"), start + first * images[0].nbytes
-        while view:  # a write may be cut short
+        while view:  # a write may be incomplete
             written = os.pwrite(out.fileno(), view, place)
             view, place = view[written:], place + written
         return len(names)
 
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count() or 1) as pool, _bar() as bar:
-        warnings.simplefilter("ignore")  # Pillow's, about files that it can read all the same
+        warnings.simplefilter("ignore")  # Pillow warns about files that it can still read
         task = bar.add_task(f"decoding images of {root.name}, once", total=len(files))
         jobs = [pool.submit(some, first) for first in range(0, len(files), _TOGETHER)]
         try:
@@ -206,12 +206,12 @@ def _exact(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
 
 
 def _perceptual(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """Return a bit for each of the 8 x 8 lowest frequencies of the grey image: whether it is above their median."""
+    """Return a bit for each of the 8 x 8 lowest frequencies of the grey image: 1 if it is above their median."""
     from scipy.fft import dct
 
     grey = images.mean(1)  # (n, side, side)
     places = (np.arange(33) * grey.shape[1]) // 32
-    if grey.shape[1] >= 32:  # 32 x 32 means of blocks
+    if grey.shape[1] >= 32:  # means of 32 x 32 blocks
         for axis in (1, 2):
             grey = np.add.reduceat(grey, places[:-1], axis) / np.diff(places).reshape([-1] + [1] * (2 - axis))
     low = dct(dct(grey, axis=1), axis=2)[:, :8, :8].reshape(len(grey), -1)
@@ -235,20 +235,22 @@ def _bar() -> Any:
 
 
 def decode(path: Path, size: int, channels: int) -> npt.NDArray[np.uint8]:
-    """Return one image, (channels, size, size): grey, palette, CMYK and 16-bit files too, upright as their EXIF says.
+    """Return one image, uint8 (channels, size, size), rotated as its EXIF data says.
+
+    Grey, palette, CMYK and 16-bit files are converted.
 
     Raises
     ------
     OSError, ValueError, SyntaxError, EOFError
-        If the file is not a whole image.
+        If the file is not a complete image.
     """
     from PIL import Image, ImageOps
 
     require_regular(path)
     with Image.open(path) as image:
-        image.draft("RGB", (2 * size, 2 * size))  # a JPEG is read in a half, quarter, eighth, if that is enough
+        image.draft("RGB", (2 * size, 2 * size))  # reads a JPEG at a reduced size, if that is enough
         upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16-bit grey, which `convert` would cut off at 255
+        if upright.mode.startswith("I"):  # 16-bit grey, which `convert` clips at 255
             upright = Image.fromarray((np.asarray(upright).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
         if "transparency" in upright.info:
             upright = upright.convert("RGBA")

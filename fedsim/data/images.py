@@ -1,4 +1,4 @@
-"""A listing of image files as the parts of a data set."""
+"""Load the image files of a listing as the parts of a data set."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ class Images:
     train: Part
     test: Part
     unseen: Part | None
-    """Of people or things that no model is trained or tested on."""
+    """Images of people or things that no model is trained or tested on."""
     moments: tuple[tuple[float, ...], tuple[float, ...]]
-    """Mean and deviation of the training images, by channel."""
+    """Mean and standard deviation of the training images, per channel."""
     columns: Mapping[str, CodedColumn]
-    """Of the training images."""
+    """Further facts about the training images, by column name."""
     label_names: tuple[str, ...] | None
     reading: str
-    """What was found, in words."""
+    """A sentence about the images that were found."""
     identity_name: str
-    """How the table calls who an image is of."""
+    """The table's name for the identity column."""
 
 
 def load_images(listing: Listing, config: DataConfig, size: int) -> Images:
-    """Decode the images of a listing, `size` pixels a side unless the configuration says otherwise.
+    """Decode the images of a listing; they have `size` pixels a side unless the configuration has a size.
 
     Raises
     ------
     FedsimError
-        If images are missing or cannot be decoded.
+        If images are missing or cannot be decoded, or nothing but repeats is left to train or test on.
     """
     options = config.folder
     listing = listing.complete(options, config.test_fraction)

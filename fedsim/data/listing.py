@@ -1,4 +1,4 @@
-"""Which images a folder has, and what is known of each: by its subfolders, or by a table; none is decoded here."""
+"""List the images of a folder and what is known about each, from subfolders or a table, without decoding them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from fedsim.randomness import generator
 from fedsim.reading import require_regular
 
 Table = Mapping[str, Sequence[str]]
-"""Columns of text by name."""
+"""{column name: texts}."""
 
 TRAIN, TEST, UNSEEN = 0, 1, 2
 ROLES = ("train", "test", "unseen")
-_VAL = 3  # serves as test where there is none, and is left out otherwise
+_VAL = 3  # used as the test set if there is none, otherwise left out
 
 _SPLITS = {
     "train": TRAIN, "training": TRAIN, "test": TEST, "testing": TEST, "unseen": UNSEEN, "val": _VAL, "valid": _VAL,
@@ -40,36 +40,36 @@ _USUAL = {
 
 
 class CodedColumn(NamedTuple):
-    """Something that is known of each image, such as the family of a person."""
+    """A fact about each image, such as the family of a person."""
 
     codes: IntArray
-    """(n,) numbers from 0 on."""
+    """(n,) codes from 0 on."""
     names: tuple[str, ...] | None
-    """What codes 0, 1, ... are called; None where they are numbers of the data's own."""
+    """Names of the codes 0, 1, ...; None if the codes are numbers of the data."""
 
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The images of a data set, those of each role together once it is `complete`."""
+    """The images of a data set. Once it is `complete`, the images of each role are contiguous."""
 
     root: Path
     files: tuple[str, ...]
-    """(n,) below the root."""
+    """(n,) paths relative to the root."""
     role: npt.NDArray[np.int8]
-    """(n,) of each: TRAIN, TEST, UNSEEN."""
+    """(n,) TRAIN, TEST or UNSEEN."""
     y: Array
-    """int64 (n,) classes, or uint8 (n, L) of 0 and 1."""
+    """int64 (n,) classes, or uint8 (n, L) labels, 0 or 1."""
     label_names: tuple[str, ...] | None
-    """Of the C classes, or of the L labels."""
+    """Names of the C classes, or of the L labels."""
     columns: Mapping[str, CodedColumn]
-    """By name; `identity` says who an image is of."""
+    """{name: column}; `identity` is the person or thing in an image."""
     notes: tuple[str, ...] = field(default=())
-    """What a user should know."""
+    """Remarks for the user."""
     identity_name: str = "identity"
-    """How the table calls the column `identity`."""
+    """The table's name for the column `identity`."""
 
     def only(self, rows: IntArray | npt.NDArray[np.bool_], *notes: str) -> Listing:
-        """Return some of the images, in this order."""
+        """Return some of the images, in this order, with further notes."""
         rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         columns = {name: CodedColumn(column.codes[rows], column.names) for name, column in self.columns.items()}
         return replace(
@@ -78,12 +78,12 @@ class Listing:
         )  # fmt: skip
 
     def complete(self, config: FolderConfig, test_fraction: float) -> Listing:
-        """Return what is to be decoded: training images, then those to test on, then never-seen ones.
+        """Return the images to decode: training images, then test images, then unseen ones.
 
         Raises
         ------
         FedsimError
-            If images are missing that must be there, or nothing is left to train or to test on.
+            If images are missing and `config.missing` is `refuse`, or no image is left for training or testing.
         """
         listing, gone = self, missing(self.root, self.files)
         if gone.any():
@@ -107,13 +107,13 @@ class Listing:
         return listing
 
     def part(self, role: int) -> slice:
-        """Return the rows of a role, once the listing is complete."""
+        """Return the rows of a role; only for a complete listing."""
         first, last = np.searchsorted(self.role, (role, role + 1)).tolist()
         return slice(first, last)
 
 
 def _drawn_test(listing: Listing, share: float) -> IntArray:
-    """Return the rows of a share of each class, drawn from one seed for all runs, so that images are decoded once."""
+    """Return the rows of a test share of each class. The seed is the same for all runs, so images are decoded once."""
     strata = listing.y if listing.y.ndim == 1 else listing.y.astype(np.int64) @ (1 << np.arange(listing.y.shape[1]))
     chosen = []
     for label in np.unique(strata):
@@ -124,14 +124,14 @@ def _drawn_test(listing: Listing, share: float) -> IntArray:
 
 
 def list_folder(path: Path, config: FolderConfig) -> Listing:
-    """Return the images of a folder: those of its table, if it has one, else those of its subfolders.
+    """Return the images of a folder: those in its table, if it has one, otherwise those in its subfolders.
 
-    These are classes, PATH/CLASS/..., or PATH/SPLIT/CLASS/... where SPLIT is train, test, val or unseen.
+    Subfolders are classes, PATH/CLASS/..., or PATH/SPLIT/CLASS/... where SPLIT is train, test, val or unseen.
 
     Raises
     ------
     FedsimError
-        If there is no such folder, no image, or the table is malformed.
+        If the folder does not exist, it has no image, or the table is malformed.
     """
     path = expanded(path)
     if path.is_file():
@@ -168,7 +168,7 @@ def _by_folders(root: Path) -> Listing:
 
 
 def _classes(where: Path, words: Sequence[str], role: npt.NDArray[Any]) -> tuple[IntArray, tuple[str, ...]]:
-    """Return classes (n,) and their names, in the order of the names, or of the numbers that they are."""
+    """Return classes (n,) and their names, ordered by name, or by value if the names are numbers."""
     known = sorted(set(words), key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal()
                                                                    else 0, name))  # fmt: skip
     if len(known) < 2:
@@ -209,14 +209,14 @@ def _by_table(root: Path, file: Path, config: FolderConfig) -> Listing:
 
 
 def read_table(file: Path) -> Table:
-    """Return a CSV or parquet file as text, empty cells as empty text.
+    """Return a CSV or parquet file as text; empty cells are empty texts.
 
     Raises
     ------
     FedsimError
         If it cannot be read, or has no rows.
     """
-    import pandas as pd  # here, as its import takes half a second
+    import pandas as pd  # imported here: it takes half a second
 
     try:
         require_regular(file)
@@ -230,7 +230,7 @@ def read_table(file: Path) -> Table:
         table = table.astype(object).where(table.notna(), "").astype(str)
     except FileNotFoundError:
         raise FedsimError(f"{file}: no such table; give a .csv or .parquet file with data.folder.table") from None
-    except Exception as error:  # pandas and pyarrow raise whatever they meet
+    except Exception as error:  # pandas and pyarrow raise many types
         raise FedsimError(f"{file}: not a sound table ({' '.join(str(error).split())[:200]})") from None
     if not len(table):
         raise FedsimError(f"{file}: has no rows; needs one for each image")
@@ -238,7 +238,13 @@ def read_table(file: Path) -> Table:
 
 
 def column_of(table: Table, file: Path, kind: str, given: str | None) -> str | None:
-    """Return the name of a column of some kind: the given one, which must be there, or the first of the usual ones."""
+    """Return the column of this kind: the given one, or the first with a usual name; None if there is none.
+
+    Raises
+    ------
+    FedsimError
+        If the given column does not exist.
+    """
     names = list(table)
     if given is not None:
         if given not in names:
@@ -249,7 +255,7 @@ def column_of(table: Table, file: Path, kind: str, given: str | None) -> str | N
 
 
 def require_own_files(table: Path, files: Sequence[str]) -> None:
-    """Refuse names of files that are empty, twice there, or outside of the folder of images."""
+    """Refuse file names that are empty, listed twice, or outside of the folder of images."""
     seen: set[str] = set()
     for line, name in enumerate(files, start=2):
         if not name:
@@ -262,7 +268,7 @@ def require_own_files(table: Path, files: Sequence[str]) -> None:
 
 
 def refuse(file: Path, line: int, what: str) -> NoReturn:
-    """Raise the error of a line of a table."""
+    """Raise the error for a line of a table."""
     raise FedsimError(f"{file}, line {line}: {what}")
 
 
@@ -284,7 +290,7 @@ def _flags(table: Table, file: Path, column: str) -> npt.NDArray[np.uint8]:
 
 
 def encoded(values: Sequence[str]) -> CodedColumn:
-    """Return a column of texts: whole numbers from 0 on as they are, others numbered in their order."""
+    """Return a column of texts as codes: whole numbers from 0 on stay; other texts are numbered in sorted order."""
     if all(value.isdecimal() and len(value) < 10 for value in values):
         return CodedColumn(np.array([int(value) for value in values], np.int64), None)
     known = sorted(set(values))

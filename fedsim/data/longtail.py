@@ -1,4 +1,4 @@
-"""Class sizes under a long tail, and who counts as head and tail in its evaluation."""
+"""Class sizes under a long tail, and the groups of classes for its evaluation."""
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +19,16 @@ def long_tail_counts(num_classes: int, n_max: int, imbalance_factor: float) -> I
 def long_tail_indices(
     y: IntArray, num_classes: int, imbalance_factor: float, max_per_class: int | None, seed: int
 ) -> IntArray:
-    """Return the ascending rows of `y` that stay under the long tail and the cap.
+    """Return the ascending rows of `y` that remain after the long tail and the cap.
 
-    A class keeps the first n_c rows of its own seeded permutation, so a smaller set is a subset of a larger one.
-    Without a long tail `max_per_class` caps the classes; with one it is n_max, by default the smallest class size.
+    Each class keeps the first n_c rows of its own seeded permutation, so a smaller set is a subset of a larger one.
+    Without a long tail, `max_per_class` caps the classes. With one, it is n_max; its default is the smallest class
+    size.
 
     Raises
     ------
     FedsimError
-        If a class would be left without samples, or has fewer than the long tail asks for.
+        If a class would be left without samples, or has fewer samples than the long tail needs.
     """
     sizes = np.bincount(y, minlength=num_classes)
     if imbalance_factor < 1:
@@ -57,10 +58,10 @@ def long_tail_indices(
 
 
 def shot_groups(counts: IntArray) -> dict[str, IntArray]:
-    """Return the classes of each group "many", "medium" and "few", biggest class first.
+    """Return the classes of each group "many", "medium" and "few", largest class first.
 
-    FedLoGe's rule: by falling `counts` (C,), many are the classes up to and including the one where the cumulative
-    share reaches 75 %, medium those up to and including 95 %, few the rest.
+    FedLoGe's rule, for classes in descending order of `counts` (C,): "many" are the classes up to and including the one
+    at which the cumulative share reaches 75 %; "medium" those up to and including 95 %; "few" the rest.
     """
     order = np.argsort(-counts, kind="stable")
     percent = 100 * np.cumsum(counts[order])

@@ -1,4 +1,4 @@
-"""The named sets of images that torchvision reads and downloads, and what is known of them."""
+"""The named image sets that torchvision reads and downloads, with their constants."""
 
 import contextlib
 import socket
@@ -12,15 +12,15 @@ from fedsim.data.npz import Part
 from fedsim.errors import FedsimError, reason_of
 
 _PATIENCE_SECONDS = 20
-"""How long a download may stand still."""
+"""Seconds after which a download without progress fails."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """A set."""
+    """The constants of one image set."""
 
     torchvision: str
-    """Its class there."""
+    """Its class in torchvision."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...] | None = None
@@ -45,19 +45,25 @@ NAMED = {
 
 
 def read_torchvision(name: str, archive: Path) -> tuple[Part, Part]:
-    """Read torchvision's layout beside `archive`, downloaded when it is not there and the network allows."""
+    """Read the set in torchvision's layout beside `archive`, or download it.
+
+    Raises
+    ------
+    FedsimError
+        If it is not there and cannot be downloaded.
+    """
     from torchvision import datasets
 
     kind, root = NAMED[name].torchvision, archive.parent
     missing = [path for path in (root / kind / "raw", root / kind, root, *root.parents) if not path.exists()]
     patience = socket.getdefaulttimeout()
     try:
-        socket.setdefaulttimeout(_PATIENCE_SECONDS)  # its downloader would wait for ever
+        socket.setdefaulttimeout(_PATIENCE_SECONDS)  # by default its downloader waits without limit
         # torchvision checks the MD5 sums of the CIFAR pickles before it opens them.
         parts = [getattr(datasets, kind)(root, train=train, download=True) for train in (True, False)]
-    except Exception as error:  # its readers and its downloader raise whatever they meet
+    except Exception as error:  # its readers and its downloader raise many types
         reason = reason_of(error)
-        for path in missing:  # folders that the attempt made
+        for path in missing:  # folders that this attempt created
             with contextlib.suppress(OSError):
                 path.rmdir()
         raise FedsimError(

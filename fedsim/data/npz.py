@@ -1,4 +1,4 @@
-"""Data sets from NumPy archives and from users' functions, checked: nothing malformed gets past the first line."""
+"""Data sets from NumPy archives and from users' functions, with checks of every array."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from fedsim.reading import require_regular
 IntArray = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
 
-_MOST_RATIO = 200  # of arrays to their archive, beyond the first
+_MOST_RATIO = 200  # of the arrays' size to the archive's, beyond _SPARE_BYTES
 _SPARE_BYTES = 1 << 28
 _LAYOUTS = "x_train, y_train, x_test, y_test; x, y; or train_images, train_labels, test_images, test_labels"
 _KEYS = {f"{half}_{part}" for half in ("train", "val", "test") for part in ("images", "labels")} | {
     f"{part}{half}" for part in ("x", "y", "identity") for half in ("", "_train", "_test")
 }
-# What NumPy and zipfile raise over broken archives: no zip, cut short, bad checksum, objects, encrypted, absurd size.
+# Errors of NumPy and zipfile for broken archives: no zip, truncated, bad checksum, objects, encrypted, absurd size.
 _UNREADABLE = (
     OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError
 )  # fmt: skip
@@ -34,9 +34,9 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One half of a data set: `x` uint8 (n, C, H, W) or float64 (n, D), `y` int64 or float64 (n,), `identity` (n,).
+    """One part of a data set: `x` uint8 (n, C, H, W) or float64 (n, D), `y` int64 or float64 (n,), `identity` (n,).
 
-    Several labels are `y` uint8 (n, L), 0 or 1. Tables keep all their digits until they are centred.
+    Several labels are `y` uint8 (n, L), 0 or 1. Tables stay float64 until they are centred.
     """
 
     x: Array
@@ -47,26 +47,26 @@ class Part:
 def read_npz(path: Path, test_fraction: float, seed: int, known_classes: int | None = None) -> tuple[Part, Part]:
     """Return the training and the test part of an archive.
 
-    Keys: `x_train, y_train, x_test, y_test` with optional `identity_train, identity_test`; or `x, y` with optional
-    `identity` (which stands in for a missing `y`), split class by class with the run's seed; or MedMNIST's names,
-    whose `val` is left out unless it has to serve as test. The targets of a table may be floats: numbers to predict.
-    Labels are all of 0..C-1, or, of `known_classes` C of another data set, any of these.
+    There are three layouts of keys: `x_train, y_train, x_test, y_test` with optional `identity_train, identity_test`;
+    or `x, y` with optional `identity`, which replaces a missing `y`, split class by class with the run's seed; or
+    MedMNIST's names, whose `val` is only used if there is no test part. The targets of a table may be floats, for
+    regression. Labels are all of 0..C-1; with `known_classes` C of another data set, any of these.
 
     Raises
     ------
     FedsimError
-        With the path, if the file is not such an archive or its arrays do not fit together.
+        With the path, if the file is not such an archive or its arrays do not match each other.
     """
     return _parts(_Archive(path, _read(path)), test_fraction, seed, known_classes)
 
 
 def own_parts(path: Path, wanted: str | None, test_fraction: float, seed: int) -> tuple[Part, Part]:
-    """Return the training and the test part of what a function in a user's file returns: arrays by name, as above.
+    """Return the training and the test part from a function in a user's file, which returns {name: array}.
 
     Raises
     ------
     FedsimError
-        With the path, if it fails or its arrays do not fit together.
+        With the path, if the function fails or its arrays do not match each other; see `read_npz`.
     """
     load = own_function((path, wanted), "data.name", "a function that returns a data set")
     return parts_of_function(load, path, test_fraction, seed)
@@ -75,7 +75,7 @@ def own_parts(path: Path, wanted: str | None, test_fraction: float, seed: int) -
 def parts_of_function(
     load: Callable[[], Mapping[str, Any]], path: Path, test_fraction: float, seed: int
 ) -> tuple[Part, Part]:
-    """Return the training and the test part of what a function returns; `path` begins its errors."""
+    """Return the training and the test part from a function's result; error messages begin with `path`."""
     try:
         given = load()
         arrays = {str(key): np.asarray(value) for key, value in given.items()}
@@ -87,12 +87,12 @@ def parts_of_function(
 
 
 def parts_of(name: str, arrays: dict[str, Array], test_fraction: float, seed: int) -> tuple[Part, Part]:
-    """Return the training and the test part of arrays by name, as `read_npz` does of a file; `name` begins its errors.
+    """Return the training and the test part from {name: array}, see `read_npz`; error messages begin with `name`.
 
     Raises
     ------
     FedsimError
-        If they do not fit together.
+        If the arrays do not match each other.
     """
     return _parts(_Archive(Path(name), arrays), test_fraction, seed)
 
@@ -136,7 +136,7 @@ def _parts(archive: _Archive, test_fraction: float, seed: int, known_classes: in
 
 
 def split(whole: Part, test_fraction: float, seed: int) -> tuple[Part, Part]:
-    """Return (train, test) of a data set that has no test set, class by class where it has classes."""
+    """Return (train, test) of a data set without a test set, split class by class if it has classes."""
     is_test = np.zeros(len(whole.y), dtype=np.bool_)
     strata = whole.y if whole.y.dtype.kind == "i" else np.zeros(len(whole.y), np.int64)
     for c in np.unique(strata):
@@ -159,7 +159,7 @@ def _require_room(loaded: np.lib.npyio.NpzFile, packed: int) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         require_regular(path)
-        with path.open("rb") as stream:  # given a path, np.load leaves a broken archive open
+        with path.open("rb") as stream:  # given a path, np.load would leave a broken archive open
             loaded = np.load(stream, allow_pickle=False)
             if not isinstance(loaded, np.lib.npyio.NpzFile):
                 raise ValueError("it is a single array")
@@ -169,13 +169,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise FedsimError(f"{path}: no such file; give the path of a NumPy archive as npz:PATH") from None
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())
-        if "pickle" in reason:  # NumPy would have one load it unsafely
+        if "pickle" in reason:  # NumPy's message advises to load it unsafely
             reason = "it holds Python objects, or is something else; save arrays of numbers with numpy.savez"
         raise FedsimError(f"{path}: not a sound NumPy .npz archive ({reason})") from error
 
 
 class _Archive:
-    """The arrays of one file; every failure is one line with the path."""
+    """The arrays of one file; every error is one line that begins with the path."""
 
     def __init__(self, path: Path, arrays: dict[str, Any]) -> None:
         self.path = path
@@ -196,7 +196,7 @@ class _Archive:
         if key not in self:
             raise self.error(f"lacks {key}; needs {_LAYOUTS}")
         array = self.arrays[key]
-        if not isinstance(array, np.ndarray):  # NumPy hands out a member that is no array as bytes
+        if not isinstance(array, np.ndarray):  # NumPy returns a member that is no array as bytes
             raise self.error(f"{key} is not an array")
         return array
 
@@ -244,7 +244,7 @@ class _Archive:
 
     def _integers(self, key: str, length: int) -> IntArray:
         values = self._array(key)
-        if values.ndim == 2 and values.shape[1] == 1:  # MedMNIST's
+        if values.ndim == 2 and values.shape[1] == 1:  # as MedMNIST has them
             values = values[:, 0]
         if values.dtype.kind not in "iu" or values.shape != (length,):
             raise self.error(f"{key} is {values.dtype} of shape {values.shape}; needs integers of shape ({length},)")

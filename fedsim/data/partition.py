@@ -1,4 +1,4 @@
-"""Who holds which sample: partitioners by name, mostly flwr-datasets', as one index array."""
+"""Partitions of samples over clients, by name; most follow flwr-datasets. A partition is one index array."""
 
 import contextlib
 import io
@@ -27,9 +27,9 @@ _REMEDIES = {
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Index lists of K clients, end to end: client k holds `indices[offsets[k]:offsets[k + 1]]`.
+    """Index lists of K clients in one array: client k holds `indices[offsets[k]:offsets[k + 1]]`.
 
-    Two flat arrays instead of K lists: 100,000 clients pickle, and sit in Ray's object store, as two buffers.
+    Two flat arrays are faster than K lists: pickle and Ray's object store handle 100,000 clients as two buffers.
     """
 
     indices: IntArray
@@ -39,21 +39,21 @@ class Partition:
 
     @classmethod
     def from_lists(cls, lists: Sequence[npt.ArrayLike]) -> Self:
-        """Return the partition whose client k holds `lists[k]`."""
+        """Return the partition in which client k holds `lists[k]`."""
         arrays = [np.asarray(rows, dtype=np.int64) for rows in lists]
         offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
         return cls(np.concatenate(arrays) if arrays else np.empty(0, np.int64), offsets)
 
     @classmethod
     def from_owners(cls, owners: IntArray, clients: int) -> Self:
-        """Return the partition in which row i belongs to client `owners[i]`, or to nobody (-1); rows ascend."""
+        """Return the partition in which row i belongs to client `owners[i]`, or to none (-1); rows ascend."""
         unowned = int(np.count_nonzero(owners < 0))
         order = np.argsort(owners, kind="stable")[unowned:]
         sizes = np.bincount(owners[order], minlength=clients)
         return cls(order, np.concatenate([[0], np.cumsum(sizes)]))
 
     def only(self, kept: npt.NDArray[np.bool_]) -> Self:
-        """Return the partition without the entries that `kept` (n,) leaves out."""
+        """Return the partition with only the entries where `kept` (n,) is True."""
         sizes = np.bincount(self.owners[kept], minlength=len(self))
         return type(self)(self.indices[kept], np.concatenate([[0], np.cumsum(sizes)]))
 
@@ -61,7 +61,7 @@ class Partition:
         return len(self.offsets) - 1
 
     def __getitem__(self, client: int) -> IntArray:
-        """Return the rows of one client, a view; IndexError ends iteration."""
+        """Return the rows of one client, a view. The IndexError ends an iteration."""
         if not 0 <= client < len(self):
             raise IndexError(f"client {client} of {len(self)}")
         return self.indices[self.offsets[client] : self.offsets[client + 1]]
@@ -77,7 +77,7 @@ class Partition:
         return np.repeat(np.arange(len(self)), self.sizes)
 
     def label_counts(self, y: IntArray, num_classes: int) -> IntArray:
-        """Return how often each client holds each class, (K, C); `y` are the labels of the data set."""
+        """Return the number of samples per client and class, (K, C); `y` (n,) are the labels of the data set."""
         cells = self.owners * num_classes + y[self.indices]
         return np.bincount(cells, minlength=len(self) * num_classes).reshape(len(self), num_classes)
 
@@ -86,16 +86,18 @@ def make_partition(
     config: PartitionConfig, labels: IntArray, clients: int, seed: int, identity: IntArray | None = None,
     address: tuple[int, ...] = (),
 ) -> Partition:  # fmt: skip
-    """Split the rows of `labels` (n,) over `clients`; natural needs the rows' `identity` (n,).
+    """Split the rows of `labels` (n,) over `clients`; the natural partition needs the rows' `identity` (n,).
 
-    `address` tells this cut from others of the run, which draw independently of it.
+    `address` distinguishes several partitions in a run, so that their draws are independent.
 
-    No row has two owners; every row has one, except what shards leave over, what fits no site's class mix, and classes
-    that no client holds (pathological with fewer clients than classes). Rows ascend within a client.
+    No row has two owners. Every row has one, with three exceptions: rows that do not fill a shard, rows that fit no
+    site's class frequencies, and classes that no client holds (pathological, with fewer clients than classes). Rows
+    ascend within a client.
 
     Raises
     ------
     FedsimError
+        If there are more clients than samples, or the partitioner cannot meet its conditions.
         If there are more clients than samples, or the partitioner cannot meet its conditions.
     """
     if not 1 <= clients <= len(labels):
@@ -103,8 +105,8 @@ def make_partition(
     rng = generator(seed, "partition", *address)
     match config:
         case Iid():
-            # flwr's IidPartitioner is this cut without the permutation, but hands out one Hugging Face dataset per
-            # client: 0.7 ms each, more than a minute for 100,000.
+            # flwr's IidPartitioner makes this partition without the permutation, but it builds one Hugging Face dataset
+            # per client: 0.7 ms each, more than a minute for 100,000 clients.
             owners = np.empty(len(labels), dtype=np.int64)
             shares = np.arange(len(labels)) * clients // len(labels)
             owners[rng.permutation(len(labels))] = shares
@@ -122,7 +124,7 @@ def make_partition(
             owners = _equal_classes(config.classes_per_client, labels, clients, rng)
         case Natural():
             people, codes = _people(config, identity, clients)
-            # The k-th client is the k-th value of a column; identities have the order that flwr gives them.
+            # Client k is the k-th value of a column; identities keep the order of flwr.
             owners = codes if config.by != "identity" else _through_flwr(config, people, clients, rng)
         case _:
             owners = _through_flwr(config, labels, clients, rng)
@@ -130,7 +132,7 @@ def make_partition(
 
 
 def _people(config: Natural, identity: IntArray | None, clients: int) -> tuple[IntArray, IntArray]:
-    """Return whose each row is, (n,), and the same numbered from 0 without gaps."""
+    """Return the identity of each row, (n,), and the same with codes from 0 without gaps."""
     if identity is None:
         raise FedsimError("data.partition: natural needs an `identity` array, which this data set lacks")
     known, codes = np.unique(identity, return_inverse=True)
@@ -143,7 +145,7 @@ _REDRAWS = 10
 
 
 def _dirichlet(config: Dirichlet, labels: IntArray, clients: int, rng: np.random.Generator) -> IntArray:
-    """Cut as flwr's DirichletPartitioner does, to the row, without the seconds that its import takes."""
+    """Return the same owners as flwr's DirichletPartitioner, without its import, which takes seconds."""
     order = rng.permutation(len(labels))
     cuts = np.random.default_rng(int(rng.integers(2**63 - 1)))
     owners = np.empty(len(labels), dtype=np.int64)
@@ -154,7 +156,7 @@ def _dirichlet(config: Dirichlet, labels: IntArray, clients: int, rng: np.random
             shares = cuts.dirichlet(np.full(clients, config.alpha))
             if config.balance:
                 shares[held * clients >= len(labels)] = 0
-                with np.errstate(invalid="ignore"):  # 0 / 0 where only full clients have chances
+                with np.errstate(invalid="ignore"):  # 0 / 0 if only full clients have nonzero shares
                     shares /= shares.sum()
             shares = np.cumsum(shares)
             if not np.isfinite(shares).all():
@@ -175,7 +177,7 @@ def _dirichlet(config: Dirichlet, labels: IntArray, clients: int, rng: np.random
 def _multinomial(config: Multinomial, labels: IntArray, clients: int, rng: np.random.Generator) -> IntArray:
     num_classes = int(labels.max()) + 1
     legacy = np.random.RandomState(int(rng.integers(2**32)) if config.seed is None else config.seed)
-    # The authors first draw which client may hold which class, all ones; it only moves the stream.
+    # The authors first draw which client may hold which class. All draws are 1, but they advance the generator.
     legacy.binomial(1, 1, size=(clients, num_classes))
     owners = np.empty(len(labels), dtype=np.int64)
     for c in range(num_classes):
@@ -188,10 +190,10 @@ def _multinomial(config: Multinomial, labels: IntArray, clients: int, rng: np.ra
 
 
 def _equal_classes(per_client: int, labels: IntArray, clients: int, rng: np.random.Generator) -> IntArray:
-    """Deal classes, and equal shares of each, to clients.
+    """Assign classes, and equal shares of each class, to clients.
 
-    Client after client draws its classes one by one, uniformly among those not yet its own that have most places left
-    (arXiv:2103.04628's split, as arXiv:2306.05515 has it).
+    One client after another draws its classes one by one. It draws uniformly among the classes that it does not have
+    yet and that have the most places left (the split of arXiv:2103.04628, as in arXiv:2306.05515).
     """
     classes = np.unique(labels)
     holders, rest = divmod(clients * per_client, len(classes))
@@ -222,7 +224,7 @@ def _equal_classes(per_client: int, labels: IntArray, clients: int, rng: np.rand
 
 
 def _sites(config: Sites, labels: IntArray, clients: int, rng: np.random.Generator) -> IntArray:
-    """Give site k T s_k pi_kc samples of class c: its size, its prior, and the largest T that the data allow."""
+    """Give site k T s_k pi_kc samples of class c, with its size s_k, its prior pi_k, and the largest possible T."""
     held = np.bincount(labels)
     if config.priors is None:
         priors = np.zeros((clients, len(held)))
@@ -240,9 +242,9 @@ def _sites(config: Sites, labels: IntArray, clients: int, rng: np.random.Generat
         raise FedsimError(f"data.partition.sizes: needs one number per client, {clients}, got {len(sizes)}")
     wanted = sizes[:, None] * priors / priors.sum(axis=1, keepdims=True)
     asked = wanted.sum(axis=0)
-    with np.errstate(over="ignore"):  # a class that next to nobody asks for
+    with np.errstate(over="ignore"):  # for a class with almost no demand
         scale = (held[asked > 0] / asked[asked > 0]).min()
-    # Rounded down along each class, so that no more are due than there are and no site is off by a whole sample; the
+    # Rounded down cumulatively along each class: no class is exceeded, and no site is off by a whole sample. The
     # margin keeps whole products whole.
     due = np.diff(np.floor(scale * wanted.cumsum(axis=0) + 1e-6).astype(np.int64), axis=0, prepend=0)
     owners = np.full(len(labels), -1)
@@ -253,34 +255,35 @@ def _sites(config: Sites, labels: IntArray, clients: int, rng: np.random.Generat
 
 
 def _through_flwr(config: PartitionConfig, column: IntArray, clients: int, rng: np.random.Generator) -> IntArray:
-    """Return the owner of every row, (n,), -1 for none, by flwr-datasets' partitioner over one column."""
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # its retries, pyarrow; its tqdm
+    """Return the owner of every row, (n,), -1 for none, from flwr-datasets' partitioner over one column."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # of its retries, of pyarrow, of tqdm
         warnings.simplefilter("ignore")
-        # Here, not above: the import takes seconds (it pulls in seaborn).
+        # Imported here: it takes seconds, as it imports seaborn.
         from datasets import Dataset
 
         class Columns(Dataset):  # type: ignore[misc] # datasets has no types
-            """Hands out a column as an array at once; the Python loop it replaces takes 10 s for a million rows."""
+            """Returns a column as an array at once; the Python loop that it replaces takes 10 s for a million rows."""
 
             def __getitem__(self, key: Any) -> Any:
                 return self.data.column(key).to_numpy() if isinstance(key, str) else super().__getitem__(key)
 
-        # flwr cuts a class in row order; a random row order makes the choice within the class random as well.
+        # flwr splits a class in row order. A random row order makes the choice within the class random as well.
         order = rng.permutation(len(column))
         partitioner = _flwr_partitioner(config, clients, int(rng.integers(2**63 - 1)))
         partitioner.dataset = Columns.from_dict({"column": column[order], "row": order})
         try:
             partitioner.load_partition(0)
-        except (ValueError, ZeroDivisionError) as error:  # the latter for shards of no sample
-            # What follows the first sentence advises on options we do not have.
+        except (ValueError, ZeroDivisionError) as error:  # ZeroDivisionError: shards without samples
+            # The rest of flwr's message advises on options that do not exist here.
             reason = "too few" if isinstance(error, ZeroDivisionError) else " ".join(str(error).split(". ")[0].split())
             raise FedsimError(
                 f"data.partition: {config.name} cannot split {len(column)} samples over {clients} clients ({reason}); "
                 f"{_REMEDIES[config.name]}"
             ) from error
-        # The lists themselves: load_partition costs about a millisecond per client.
+        # Read the lists directly: load_partition takes about a millisecond per client.
         lists: dict[int, list[int]] = partitioner._partition_id_to_indices
-        # Shards have sorted the dataset, so its own row column; Arrow's format is 10 times faster than NumPy's here.
+        # Shards have sorted the dataset, so use its own row column. Arrow's format is 10 times faster than NumPy's
+        # here.
         rows = partitioner.dataset.with_format("arrow")[:]["row"].to_numpy()
     positions = np.fromiter(itertools.chain.from_iterable(lists.values()), dtype=np.int64)
     owners = np.full(len(column), -1)
@@ -293,7 +296,7 @@ def _flwr_partitioner(config: PartitionConfig, clients: int, seed: int) -> Any:
 
     match config:
         case Pathological(classes_per_client=classes):
-            # The other modes leave classes out even where there are clients enough for all.
+            # The other modes omit classes even if there are enough clients for all.
             mode = "first-deterministic"
             return flwr.PathologicalPartitioner(clients, "column", classes, mode, shuffle=False, seed=seed)
         case Shards(shards_per_client=shards):

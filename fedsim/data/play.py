@@ -1,4 +1,4 @@
-"""A generated play: eight speakers with words of their own, for next-character prediction without a download."""
+"""A generated play: eight speakers with their own words, for next-character prediction without a download."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import cache
 
 from fedsim.randomness import generator
 
-_SPEECHES, _SENTENCES = 40, 3  # of each speaker, and of each speech
+_SPEECHES, _SENTENCES = 40, 3  # speeches per speaker, sentences per speech
 _SPEAKERS = {
     "Baker": ("bread oven flour crust", "knead bake carry burn", "warm sweet heavy golden"),
     "Sailor": ("harbour mast rope storm", "haul steer follow curse", "grey salt hollow distant"),
@@ -29,7 +29,7 @@ _ENDS = ".!?"
 
 @cache
 def play() -> str:
-    """Return the play, always the same: speeches of all in turn, each behind a line with its speaker's name."""
+    """Return the play, always the same: all speakers take turns, and a line with the name precedes each speech."""
     rng = generator(0, "play")
     lines = []
     for _ in range(_SPEECHES):

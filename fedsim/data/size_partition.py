@@ -1,4 +1,4 @@
-"""Who holds which sample where only sizes differ, or where a user's function says so."""
+"""Partitions that only set sizes, and partitions by a user's function."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ BySize = Quantity | Linear | Square | Exponential
 
 
 def owners_by_size(config: BySize, samples: int, clients: int, rng: np.random.Generator) -> IntArray:
-    """Return the owner of every row, (n,): a random order of them, cut into pieces of the sizes that are asked for.
+    """Return the owner of every row, (n,): a random order of the rows, cut into pieces of the configured sizes.
 
-    The shapes are those of flwr-datasets' partitioners of the same names, without a last client that gets the rest.
+    The sizes follow flwr-datasets' partitioners of the same names, but the last client does not get the remainder.
 
     Raises
     ------
     FedsimError
-        If there are too few samples for what every client is to have.
+        If there are too few samples for the smallest number per client, or `alpha` is too small.
     """
     least = config.min_samples if isinstance(config, Quantity) else 1
     if least * clients > samples:
         raise FedsimError(f"data.partition: {samples} samples are too few for {least} of each of {clients} clients")
     shares = _shares(config, clients, rng)
-    # What is guaranteed is dealt first; the rest in the shares, rounded so that all is dealt.
+    # The guaranteed samples come first. The rest is divided in the shares, rounded so that nothing is left.
     bounds = np.floor(np.cumsum(shares) / shares.sum() * (samples - least * clients) + 1e-9).astype(np.int64)
     bounds[-1] = samples - least * clients
     sizes = np.diff(bounds, prepend=0) + least
@@ -58,12 +58,12 @@ def _shares(config: BySize, clients: int, rng: np.random.Generator) -> npt.NDArr
 def owners_by_function(
     config: OwnPartition, labels: IntArray, clients: int, rng: np.random.Generator, identity: IntArray | None
 ) -> IntArray:
-    """Return the owner of every row, (n,), -1 for none, as a user's function has it.
+    """Return the owner of every row, (n,), -1 for none, from a user's function.
 
     Raises
     ------
     FedsimError
-        If it fails, or returns something else.
+        If the function fails, or returns anything but such an array.
     """
     what = "a function of labels, clients and a generator"
     cut = own_or_installed(config.name, "partitions", "data.partition.name", what)

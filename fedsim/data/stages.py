@@ -1,4 +1,4 @@
-"""Classes that arrive over time: which ones a round knows, and which training rows its clients hold."""
+"""Classes that arrive over time: the classes of a round, and the training rows of its clients."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,42 +17,42 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Stages:
-    """The schedule of a run: spans of rounds, each with classes of its own. Rounds count from 1, stages from 0."""
+    """The schedule of a run: spans of rounds, each with its own classes. Rounds count from 1, stages from 0."""
 
     blocks: tuple[IntArray, ...]
-    """The classes of each stage, ascending; together they are all classes, each once."""
+    """The classes of each stage, ascending; each class is in exactly one stage."""
     rounds: int
-    """Rounds of a stage; the last one goes on to the end of the run."""
+    """Rounds of a stage; the last stage continues to the end of the run."""
     keep: int
-    """How many samples of its past a client may go on training on."""
+    """Number of earlier samples that a client may keep for training."""
     lots: npt.NDArray[np.float64]
-    """(N,) in [0, 1), one for each training row: clients keep the rows with the lowest."""
+    """(N,) in [0, 1), a random number per training row: clients keep the rows with the lowest ones."""
 
     def of(self, server_round: int) -> int:
         """Return the stage of a round."""
         return min(max(server_round - 1, 0) // self.rounds, len(self.blocks) - 1)
 
     def ends(self, server_round: int) -> bool:
-        """Return whether a round is the last one of a stage that another one follows."""
+        """Return whether a round is the last one of a stage that is not the last stage."""
         return self.of(server_round) != self.of(server_round + 1)
 
     def begun(self, stage: int) -> IntArray:
-        """Return the classes that have arrived once `stage` has begun, ascending."""
+        """Return the classes that have arrived when `stage` begins, ascending."""
         return np.sort(np.concatenate(self.blocks[: stage + 1]))
 
     def seen(self, server_round: int) -> Mask:
-        """Return which classes have arrived by a round, (C,)."""
+        """Return which classes have arrived by a round, (C,) bool."""
         return np.isin(np.arange(self.num_classes), self.begun(self.of(server_round)))
 
     @cached_property
     def num_classes(self) -> int:
-        """All classes, those to come included."""
+        """Number of all classes, including later ones."""
         return sum(map(len, self.blocks))
 
     def cut(self, whole: Partition, y: IntArray, stage: int) -> Partition:
-        """Return what clients hold in a stage: its rows of the partition of all stages, and what they kept of others.
+        """Return the rows of each client in a stage: those of the stage's classes, and earlier rows that it keeps.
 
-        What a client keeps never comes back once it has been given up: rows are ranked by their lots.
+        A row that a client has given up never comes back, because rows are ranked by their fixed lots.
         """
         labels = y[whole.indices]
         held = np.isin(labels, self.blocks[stage])
@@ -66,9 +66,9 @@ class Stages:
 
 
 def class_blocks(num_classes: int, config: StagesConfig, seed: int) -> tuple[IntArray, ...]:
-    """Return the classes of each stage: the classes in a seeded or their own order, cut into equal blocks.
+    """Return the classes of each stage: all classes, in seeded or numerical order, cut into blocks.
 
-    Blocks differ by at most one class in size.
+    Block sizes differ by at most one class.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def make_staged_partition(
     config: PartitionConfig, y: IntArray, blocks: tuple[IntArray, ...], clients: int, seed: int,
     identity: IntArray | None = None,
 ) -> Partition:  # fmt: skip
-    """Split the rows of `y` (n,) over `clients`, anew for every stage; returns the union over the stages.
+    """Split the rows of `y` (n,) over `clients`, separately for every stage; return the union over the stages.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What a column of text holds: numbers in whatever spelling, dates, yes and no, or words.
+"""Determine what a column of text holds: numbers in any spelling, dates, yes and no, or words.
 
-A value is looked at once, however often it occurs. Which of "1,234" and "1.234" is a thousand is decided by what the
-rest of the column shows, then the rest of the table.
+Each distinct value is examined once. Whether "1,234" or "1.234" contains a thousands separator is decided by the rest
+of the column, and then by the rest of the table.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _SPELLED = """
     #null! #num! #div/0! #value! #ref! #name? 1.#ind -1.#ind 1.#qnan -1.#qnan
 """
 BLANK = frozenset(["", *_SPELLED.split()])
-"""Values that stand for none, in lower case."""
+"""Spellings of a missing value, in lower case."""
 
 _ALSO_WORDS = frozenset(["none", "nil", "missing"])
-"""Of these, those that among words are words."""
+"""Those of them that are ordinary words in a column of words."""
 
 _TRUE, _FALSE = frozenset(["true", "t", "yes", "y", "on", "1"]), frozenset(["false", "f", "no", "n", "off", "0"])
 
@@ -39,14 +39,14 @@ _NUMBER = re.compile(
     rf"\s*(?P<after>(?:{_UNIT})(?:{_UNIT}|[/^.\-]|[mM][23]\b)*)?(?P<close>\))?"
 )
 _PLURAL = 3
-"""A unit of more letters that ends in s is the plural of one without."""
-_EXACT_DIGITS = 15  # longer whole numbers do not fit into a float: they are codes
+"""A unit with more letters than this that ends in s is a plural."""
+_EXACT_DIGITS = 15  # longer whole numbers do not fit into a float, so they are codes
 _CATEGORICAL = 12
-"""Different whole numbers beside words that still may be categories, such as grades 1, 2, 3a, 3b."""
+"""With at most this many distinct whole numbers, a column with other words may hold categories, such as 1, 2, 3a."""
 _MOSTLY = 0.5
 
 FEW_ROWS = 10
-"""So few words that differ in every row may still be categories."""
+"""With at most this many rows, words that differ in every row may still be categories."""
 _INDEX = re.compile(
     r"(unnamed: \d+|index|level_\d|rownames?|(row|record|patient|subject|sample|case)?[ _-]?(id|no|nr|#))", re.I
 )
@@ -62,10 +62,10 @@ _DATE_FORMATS = {
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 _HOURS = ("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p")
 _COMPACT = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
-"""20200131; a few such numbers are dates by chance, hence so many of them."""
+"""20200131. Fewer such numbers than _COMPACT_LEAST may look like dates by chance."""
 _COMPACT_LEAST = 3
 _TRIED = 200
-"""So many words tell whether a form is worth trying on all."""
+"""Number of words on which a date format is tried before it is tried on all."""
 _SECONDS_PER_DAY = 86_400
 _ENDLESS = re.compile(r"([+\-\u2212]?)(inf|infinity|\u221e)", re.IGNORECASE)
 _ADDRESS = re.compile(r"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})")
@@ -73,26 +73,26 @@ _ADDRESS = re.compile(r"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})")
 
 @dataclass(frozen=True, eq=False)
 class TableColumn:
-    """One column, understood."""
+    """One interpreted column."""
 
     name: str
     kind: Kind
     text: npt.NDArray[np.str_]
-    """(n,) as it stands in the file, "" where blank."""
+    """(n,) the texts of the file, "" if blank."""
     values: Floats = field(default_factory=lambda: np.empty(0))
-    """(n,) numbers, days since 1970, or 0 and 1; NaN where blank; empty for words."""
+    """(n,) numbers, days since 1970, or 0 and 1; NaN if blank; empty for words."""
     note: str = ""
-    """How its values are to be read, where they are not plain."""
+    """How its values were interpreted, if it is not obvious."""
     odd: tuple[int, str] = (0, "")
-    """Row and text of the first value of a mixed column that is no number, or no date."""
+    """For a mixed column: row and text of the first value that is no number, or no date."""
 
     @property
     def blank(self) -> npt.NDArray[np.bool_]:
-        """(n,) whether there is no value."""
+        """(n,) whether the value is missing."""
         return np.isnan(self.values) if len(self.values) else self.text == ""
 
     def names_rows(self, unnamed: bool) -> str:
-        """Return by what it is a mere name of its rows, "" if it is not: a count, or a number or word for each."""
+        """Return why the column only identifies rows: it counts them, or has a new value in each; else ""."""
         there = self.text[self.text != ""]
         many = len(there) > FEW_ROWS
         if self.kind == "words":
@@ -108,7 +108,7 @@ class TableColumn:
 
 @dataclass
 class _Spelling:
-    """The different values of a column, matched as numbers."""
+    """The distinct values of a column, matched as numbers."""
 
     matches: list[re.Match[str] | None]
 
@@ -118,7 +118,7 @@ class _Spelling:
 
     @property
     def marks(self) -> frozenset[str]:
-        """The decimal marks that all values allow, of "." and ","."""
+        """The decimal marks that are possible for all values, out of "." and ","."""
         allowed = frozenset(".,")
         for match in self.matches:
             allowed &= _marks(match["body"].rstrip(_SPACES)) if match else allowed
@@ -126,7 +126,7 @@ class _Spelling:
 
     @property
     def units(self) -> frozenset[tuple[str, str]]:
-        """What stands before and after the numbers, in the singular: 1 day, 2 days."""
+        """The (texts before, texts after) the numbers, in the singular: 1 day, 2 days."""
         afters = [(match["before"] or "", match["after"] or "") for match in self.matches if match]
         return frozenset(
             (before, after.removesuffix("s") if len(after) > _PLURAL else after) for before, after in afters
@@ -134,7 +134,7 @@ class _Spelling:
 
     @property
     def ambiguous(self) -> str:
-        """Return the sign, "." or ",", that may be either, "" if there is none."""
+        """Return the sign, "." or ",", that may be a decimal mark or a thousands separator; "" if there is none."""
         bodies = [match["body"] for match in self.matches if match]
         return next((mark for mark in ".," if any(mark in body for body in bodies)), "")
 
@@ -143,18 +143,20 @@ def understand(
     columns: Sequence[tuple[str, npt.NDArray[np.str_]]], decimal: str | None, semicolons: bool,
     dates: Literal["dmy", "mdy"] | None, blanks: Iterable[str],
 ) -> list[TableColumn]:  # fmt: skip
-    """Return what each (name, text) holds.
+    """Return the interpretation of each column (name, text).
 
     Parameters
     ----------
+    columns
+        (name, (n,) texts) of each column.
     decimal
-        The decimal mark of the table, "." or ","; None finds it out.
+        The decimal mark of the table, "." or ","; None detects it.
     semicolons
-        Whether they separate the values, as where the comma is the decimal mark.
+        Whether semicolons separate values, as in tables with decimal commas.
     dates
-        The order in 1/2/2020; None finds it out.
+        The order of day and month in 1/2/2020; None detects it.
     blanks
-        More values that stand for none.
+        Further spellings of a missing value.
     """
     none = BLANK | {word.lower() for word in blanks}
     seen = []
@@ -180,7 +182,7 @@ def understand(
 
 
 def _marks(body: str) -> frozenset[str]:
-    """Return the decimal marks that the digits of one number allow."""
+    """Return the decimal marks that are possible for the digits of one number."""
     allowed = set()
     for mark, other in ((".", ","), (",", ".")):
         for group in (re.escape(other), "['\u2019]", f"[{_SPACES}]"):
@@ -191,7 +193,7 @@ def _marks(body: str) -> frozenset[str]:
 
 
 def _mark(spelling: _Spelling, clear: set[str], semicolons: bool) -> str:
-    """Return the decimal mark of a column, as far as possible from itself, else from the other columns."""
+    """Return the decimal mark of a column: from its own values if possible, otherwise from the other columns."""
     marks = spelling.marks
     if len(marks) != 2:
         return next(iter(marks), ".")
@@ -201,7 +203,7 @@ def _mark(spelling: _Spelling, clear: set[str], semicolons: bool) -> str:
 
 
 def _meaning(there: list[str], spelling: _Spelling, mark: str, dates: str | None) -> tuple[dict[str, float], Kind, str]:
-    """Return the value of each word, what they are, and how they were read."""
+    """Return {word: value}, the kind of column, and a note on the interpretation."""
     if not there:
         return {}, "empty", ""
     lower = {word.lower() for word in there}
@@ -229,7 +231,7 @@ def _endless(word: str) -> float:
 
 
 def _is_address(word: str) -> bool:
-    """Tell whether a word is the address of a computer, which 192.168.100.101 is and a number in points is not."""
+    """Return whether a word is an IP address, such as 192.168.100.101, and not a number with points."""
     match = _ADDRESS.fullmatch(word)
     return match is not None and all(int(part) < 256 for part in match.groups())
 
@@ -242,11 +244,11 @@ def _number(match: re.Match[str] | None, mark: str) -> float | None:
         return None
     digits = re.sub(f"[{re.escape({'.': ',', ',': '.'}[mark])}'\u2019{_SPACES}]", "", body).replace(mark, ".")
     negative = (match["sign"] or match["minus"] or "+") in "-\u2212" or bool(match["open"])
-    return (-1 if negative else 1) * float(digits + (match["power"] or "")) + 0.0  # -0 is 0
+    return (-1 if negative else 1) * float(digits + (match["power"] or "")) + 0.0  # turns -0 into 0
 
 
 def _is_code(body: str) -> bool:
-    """Tell whether digits are a name rather than a quantity: 01234, or more of them than a float holds."""
+    """Return whether digits are a name and not a quantity: they begin with 0, or do not fit into a float."""
     return body.isdigit() and (len(body) > _EXACT_DIGITS or (len(body) > 1 and body[0] == "0"))
 
 
@@ -268,13 +270,13 @@ def _how(spelling: _Spelling, mark: str) -> str:
 
 
 def _codes(there: list[str], distinct: npt.NDArray[np.str_]) -> set[str]:
-    """Return the spelled blanks of a column of words that belong to it: NA among codes of two capitals is Namibia."""
+    """Return the spellings of blanks that are words in this column: among two-letter codes, NA is Namibia."""
     short = {word for word in there if not re.fullmatch("[A-Z]{2}", word)}
     return {"na"} if there and not short and "NA" in distinct.tolist() else set()
 
 
 def _words(name: str, text: npt.NDArray[np.str_], kind: Kind, odd_one: str, none: Iterable[str]) -> TableColumn:
-    """Return a column that is to stay words; `odd_one` is what is no date among dates."""
+    """Return a column that stays words; `odd_one` is the first word that is no date in a column of dates."""
     blank = np.isin(np.char.lower(text), list(none))
     odd = (0, "")
     if kind.startswith("mixed"):
@@ -285,11 +287,14 @@ def _words(name: str, text: npt.NDArray[np.str_], kind: Kind, odd_one: str, none
 
 
 def _dates(there: list[str], order: str | None) -> tuple[dict[str, float], Kind, str] | None:
-    """Return days since 1970 by word, if all words are dates or times of one form; nothing by word if most are."""
+    """Return ({word: days since 1970}, kind, note) if all words are dates or times in one format.
+
+    If only most of them are, the dict is empty and the note is the first other word. Return None if fewer are.
+    """
     like = [bool(re.match(r"\d{8}|[\dA-Za-z]{1,9}[-/. ,:]", word)) and any(map(str.isdigit, word)) for word in there]
     if sum(like) < _MOSTLY * len(there):
         return None
-    import pandas as pd  # half a second
+    import pandas as pd  # imported here: it takes half a second
 
     words = pd.Series(there)
     found: dict[str, tuple[Floats, str]] = {}

@@ -1,6 +1,6 @@
-"""How the columns of a table become numbers: learned of the training rows of one table, kept to for others of its kind.
+"""Encode a table's columns as numbers. The encoding is learned from one table's training rows, and reused for others.
 
-A column of words becomes one column of 0 and 1 for each word; blanks in a column of numbers become its median.
+A column of words becomes one column of 0 and 1 per word. Blanks in a column of numbers become its median.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ IntArray = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 _MOST_WORDS = 50
-"""Words of a column that get a column of their own; the others share one."""
+"""Number of words of a column that get an input column of their own; the others share one."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One column."""
+    """The encoding of one column."""
 
     name: str
     kind: str
-    """numbers, booleans, dates or words, as `fedsim.data.table_columns` tells them apart."""
+    """numbers, booleans, dates or words, see `fedsim.data.table_columns`."""
     words: tuple[str, ...] = ()
-    """Those with a column of their own."""
+    """The words with an input column of their own."""
     rest: bool = False
-    """Whether all others share one more; without, they are zeros everywhere."""
+    """Whether all other words share one more input column; otherwise they are zero everywhere."""
     fill: float = 0.0
-    """What blanks among numbers become."""
+    """The value of blanks among numbers."""
 
     @classmethod
     def learned(cls, column: TableColumn, train: IntArray) -> Encoded:
-        """Return how to encode a column, given which of its rows are training rows."""
+        """Return the encoding of a column, learned from its training rows."""
         if column.kind != "words":
             known = column.values[train][~np.isnan(column.values[train])]
             return cls(column.name, column.kind, fill=float(np.median(known)) if len(known) else 0.0)
@@ -47,19 +47,19 @@ class Encoded:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What the columns of the inputs are called."""
+        """Names of the input columns."""
         if self.kind != "words":
             return (self.name,)
         own = tuple(f"{self.name}={word or '(blank)'}" for word in self.words)
         return (*own, f"{self.name}=(other)") if self.rest else own
 
     def fits(self, column: TableColumn) -> bool:
-        """Return whether a column of another table can be encoded so; words are taken from whatever is written."""
+        """Return whether a column of another table can be encoded this way; any column can be read as words."""
         quantities = ("numbers", "booleans", "empty")
         return self.kind == "words" or column.kind == self.kind or {column.kind, self.kind} <= set(quantities)
 
     def values(self, column: TableColumn) -> Floats:
-        """Return the inputs (n, d) that a column becomes."""
+        """Return the input columns (n, d) for a column."""
         if self.kind != "words":
             given = column.values if len(column.values) else np.full(len(column.text), np.nan)
             return np.where(np.isnan(given), self.fill, given)[:, None]
@@ -69,17 +69,17 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Encoding:
-    """A whole table."""
+    """The encoding of a whole table."""
 
     target: str | None
     """The column to predict; None: the last one."""
     classes: tuple[str, ...] | None
-    """What the classes are called, in the order of their numbers; None where numbers are predicted."""
+    """Names of the classes, in the order of their numbers; None for regression."""
     columns: tuple[Encoded, ...] | None
-    """Of the inputs; None: all others, each as it comes."""
+    """Encodings of the input columns; None: all other columns, each encoded by its own content."""
 
     def class_of(self, word: str) -> int | None:
-        """Return the number of a class; None of what is none. Numbers may be spelled in several ways."""
+        """Return the number of a class; None if there is no such class. Numbers may be spelled in several ways."""
         assert self.classes is not None
         if word in self.classes:
             return self.classes.index(word)

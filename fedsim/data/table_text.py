@@ -1,6 +1,6 @@
-"""From the bytes of a table to its cells: compression, encoding, separator, header, and rows that do not fit.
+"""Read the cells of a table from bytes: compression, encoding, separator, header, and rows that do not fit.
 
-Everything that is found out is noted in words, for the paragraph that a run prints.
+Everything that is detected is noted in words, for the paragraph that a run prints.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _COMPRESSED: dict[bytes, Callable[[io.BytesIO], Any]] = {
     b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open
 }  # fmt: skip
 _MOST_RATIO = 200
-"""Of a table to its compressed file; real ones are below 20."""
+"""Of an uncompressed table's size to its compressed file's; real ratios are below 20."""
 _SPARE_BYTES = 1 << 24
 _FOREIGN = {
     b"PK\x03\x04": "an Excel workbook or a zip archive; save it as CSV",
@@ -47,49 +47,49 @@ _FOREIGN = {
     b"@relation": "an ARFF file of Weka's; save it as CSV",
 }
 _EDGES = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff\u200b\u200e\u200f\u2060"
-"""White space, and marks that cannot be seen, which are no part of a value that they begin or end."""
+"""White space and invisible marks; they are removed at both ends of a value."""
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "vertical bars", ",": "commas"}
-"""Those first that rarely stand inside a value: decimal commas are many."""
+"""The separators that rarely occur inside values come first; decimal commas are frequent."""
 _SAMPLE_ROWS = 1000
 _LONGEST = 200
-_CONSISTENT = 0.9  # share of rows with one number of values
+_CONSISTENT = 0.9  # share of rows with the same number of values
 _RARE = 0.25
-"""A row that stands oftener than in this share of rows is no header that is repeated."""
+"""A row that makes up more than this share of the rows is no repeated header."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
 class Cells:
-    """The text of a table, white space around the values removed."""
+    """The text of a table, without white space around values."""
 
     path: Path
     names: list[str]
-    """Of the columns, all different; column_K where the header is blank."""
+    """Names of the columns, all different; column_K if the header is blank."""
     rows: list[Row]
     unnamed: list[str]
-    """Those of the columns that the header leaves blank."""
+    """Names of the columns with a blank header."""
     separator: str
     notes: list[str]
-    """What was found out, in words."""
+    """Sentences about what was detected."""
 
     def error(self, what: str) -> FedsimError:
-        """Return an error that names the file."""
+        """Return an error whose message begins with the file's path."""
         return FedsimError(f"{self.path}: {what}")
 
 
 def read_cells(path: Path, config: CsvConfig, least: int = 2) -> Cells:
-    """Return the cells of a table of text with `least` rows at least.
+    """Return the cells of a text table with at least `least` rows.
 
     Raises
     ------
     FedsimError
-        With the path, if there is no such table in it: one line that tells what is wrong and where.
+        With the path, if the file holds no such table: one line that says what is wrong and where.
     """
     try:
         require_regular(path)
         text, notes = _decode(path, _decompress(path, path.read_bytes()), config.encoding)
-        text = unicodedata.normalize("NFC", text)  # the same word may be written in two ways
-        first = re.match(r'"?sep=(.)"?\r?\n', text)  # Excel's own line
+        text = unicodedata.normalize("NFC", text)  # the same word may have two encodings in Unicode
+        first = re.match(r'"?sep=(.)"?\r?\n', text)  # a line that Excel writes
         if first:
             text = text[first.end() :]
         separator = config.separator or (first[1] if first else _sniff_separator(text))
@@ -128,7 +128,7 @@ def _decompress(path: Path, content: bytes) -> bytes:
                     content = file.read(most + 1)
                 if len(content) > most:
                     raise OSError(errno.EFBIG, f"it unpacks to more than {_MOST_RATIO} times its size")
-            except ValueError as error:  # bz2's, of one cut short
+            except ValueError as error:  # of bz2, for a truncated file
                 raise OSError(str(error)) from None
     for mark, what in _FOREIGN.items():
         if content.startswith(mark):
@@ -137,7 +137,7 @@ def _decompress(path: Path, content: bytes) -> bytes:
 
 
 def _decode(path: Path, content: bytes, given: str | None) -> tuple[str, list[str]]:
-    """Return the text and what is to be said about its encoding."""
+    """Return the text, and notes about its encoding."""
     if given is not None:
         return content.decode(given).lstrip("\ufeff"), [f"encoded in {given}"]
     try:
@@ -152,12 +152,12 @@ def _decode(path: Path, content: bytes, given: str | None) -> tuple[str, list[st
 
 
 def _parse(text: str, separator: str, most: int | None = None) -> list[Row]:
-    """Return the rows that are not blank, each as long as it is.
+    """Return the rows that are not blank, with their own lengths; at most `most` rows.
 
     Raises
     ------
     csv.Error
-        In words, with the line, where quotation marks are amiss.
+        With the line, if quotation marks are wrong.
     """
     if separator == " ":
         text, separator = re.sub(r"[ \t]+", " ", re.sub(r"(?m)^[ \t]+|[ \t]+$", "", text)), " "
@@ -183,12 +183,12 @@ def _parse(text: str, separator: str, most: int | None = None) -> list[Row]:
 
 
 def _shortened(value: str) -> str:
-    """Return the beginning of a long value, and a hash of it all: one alone would make arrays of text wide."""
+    """Return the start of a long value and a hash of the whole; a single long value would make text arrays wide."""
     return f"{value[:_LONGEST]}... {hashlib.sha256(value.encode(errors='surrogatepass')).hexdigest()[:16]}"
 
 
 def _sniff_separator(text: str) -> str:
-    """Return the separator that cuts most rows into one number of values, of several the one rare in values."""
+    """Return the separator that gives most rows the same number of values; of several, the rarest in values."""
     shares = {}
     for separator in (*_SEPARATORS, " "):
         try:
@@ -196,14 +196,17 @@ def _sniff_separator(text: str) -> str:
         except csv.Error:
             continue
         (length, times), *_ = [*sorted(lengths.items(), key=lambda item: -item[1]), (0, 0)]
-        if length > (2 if separator == " " else 1):  # two words in a row are no table
+        if length > (2 if separator == " " else 1):  # two words per line are no table
             shares[separator] = times / lengths.total()
     consistent = [separator for separator, share in shares.items() if share >= _CONSISTENT]
     return consistent[0] if consistent else max(shares, key=lambda separator: shares[separator], default=",")
 
 
 def _inner(rows: list[Row]) -> tuple[list[Row], list[str]]:
-    """Return the rows without titles above and notes below, lines of one value beside a table of several; and these."""
+    """Return the rows without titles above and notes below the table, and the texts of these.
+
+    Titles and notes are lines with one value beside a table with several columns, and comments.
+    """
     usual = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
     start, stop = 0, len(rows)
 
@@ -220,16 +223,16 @@ def _inner(rows: list[Row]) -> tuple[list[Row], list[str]]:
 
 
 def _header(path: Path, rows: list[Row], config: CsvConfig) -> tuple[list[str], list[Row], list[str]]:
-    """Return the names of the columns, the rows below, and what is to be said about them."""
+    """Return the names of the columns, the rows below, and notes about the header."""
     first, below = rows[0], rows[1:]
     while len(first) > 1 and not first[-1] and not any("".join(row[len(first) - 1 :]) for row in below):
         first = first[:-1]  # every line ends in a separator
         below = [row[: len(first)] for row in below]
     if below and {len(row) for row in below} == {len(first) + 1}:
         if all(not row[-1] for row in below):
-            below = [row[:-1] for row in below]  # the lines of values alone do
+            below = [row[:-1] for row in below]  # only the rows below the header end in a separator
         elif not any(map(_is_number, first)):
-            first = ["", *first]  # R's row names
+            first = ["", *first]  # as in tables that R writes with row names
     others = [row for row in below if row != first] if below.count(first) <= _RARE * len(below) else below
     if _is_header(path, first, others, config):
         again = len(below) - len(others)
@@ -243,7 +246,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _is_header(path: Path, first: Row, others: list[Row], config: CsvConfig) -> bool:
-    """Tell whether the first row names columns, by what stands in the rows that differ from it."""
+    """Return whether the first row is a header, judged by the rows that differ from it."""
     if config.header is not None:
         return config.header
     asked = {config.target, config.client, *config.drop} - {None}
@@ -263,27 +266,33 @@ def _is_header(path: Path, first: Row, others: list[Row], config: CsvConfig) -> 
 
 
 def _shape(cell: str) -> str:
-    """Return a date, an amount or a share with 0 for each of its numbers; "" of all else."""
+    """Return the pattern of a date, an amount or a share, with 0 for each number; "" for anything else."""
     mark = re.sub(r"[\d.,\s]", "", cell)
     shape = f"0{mark}" if re.fullmatch("[^\\w\\s-]", mark) else re.sub(r"\d+", "0", cell)
     return shape if re.match("[^\\w\\s]?0[^\\w]|[^\\w\\s]0", shape) else ""
 
 
 def _mostly(column: Row, cell: str) -> bool:
-    """Tell whether most values of a column look like this one."""
+    """Return whether most values of a column look like this cell."""
     there = [value for value in column if value]
     return sum(_shape(value) == _shape(cell) for value in there) >= _CONSISTENT * max(1, len(there))
 
 
 def _names(cell: str, column: Row) -> bool:
-    """Tell whether a word is the name of its column, in which it does not stand: others are numbers or come again."""
+    """Return whether a word is a header: it is not in the column, whose values are numbers or repeat."""
     there = [value for value in column if value.lower() not in BLANK]
     numbers = sum(map(_is_number, there))
     return bool(there) and (numbers >= _CONSISTENT * len(there) or (not numbers and 2 * len(set(there)) <= len(there)))
 
 
 def _counts_up(path: Path, first: Row, words: bool) -> bool:
-    """Tell whether the numbers in the first row name columns: whole ones that count up."""
+    """Return whether the numbers in the first row are column names: whole numbers that count up.
+
+    Raises
+    ------
+    FedsimError
+        If this cannot be decided.
+    """
     numbers = [*filter(_is_number, first)]
     counts = [int(cell) for cell in numbers if cell.isascii() and cell.isdigit()]
     if not numbers:

@@ -1,4 +1,4 @@
-"""Tables: CSV files, scikit-learn's embedded sets, and draws of a linear model."""
+"""Tables: CSV files, scikit-learn's embedded sets, and draws from a linear model."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from fedsim.paths import expanded
 from fedsim.randomness import generator
 
 Names = tuple[str, ...] | None
-"""What the classes are called."""
+"""Names of the classes; None for regression."""
 
 EMBEDDED_TABLES = ("breast_cancer", "diabetes")
 
 _MOST_CLASSES = 25
-"""Different numbers of a target that may as well be classes."""
+"""With at most this many distinct numbers, a numeric target may as well be classes."""
 _SHOWN = 5
 _TEST = {"test": True, "holdout": True, "true": True, "1": True, "yes": True}
 _TEST |= {"train": False, "training": False, "false": False, "0": False, "no": False}
 
 
 def embedded(name: str) -> tuple[Part, Names]:
-    """Return one of scikit-learn's small tables, and the names of its classes; diabetes has numbers to predict."""
-    # Here, not above: the import takes a second.
+    """Return one of scikit-learn's small tables and its class names; the target of `diabetes` is a number."""
+    # Imported here: it takes a second.
     from sklearn import datasets
 
     table = {"breast_cancer": datasets.load_breast_cancer, "diabetes": datasets.load_diabetes}[name]()
@@ -66,34 +66,34 @@ def linear_model(config: LinearConfig, seed: int) -> tuple[Part, Part, npt.NDArr
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table, read: its halves with inputs float64 (n, D), and what the numbers stand for."""
+    """A table as numbers: training and test part with inputs float64 (n, D), and what the numbers stand for."""
 
     train: Part
-    """Identities are clients, where a column names them."""
+    """Its identities are clients, if a column names them."""
     test: Part
     classes: Names
-    """None where the target is a number."""
+    """None if the target is a number."""
     clients: Names
-    """None where no column names them."""
+    """None if no column names them."""
     inputs: tuple[str, ...]
-    """(D,) what the columns of the inputs are called."""
+    """(D,) names of the input columns."""
     reading: str
-    """One paragraph: how the file was understood."""
+    """One paragraph: how the file was interpreted."""
     encoding: Encoding
-    """How its columns became numbers."""
+    """How its columns were encoded as numbers."""
 
 
 def read_csv(path: Path, config: CsvConfig, test_fraction: float, seed: int, known: Encoding | None = None) -> Table:
-    """Return a table as numbers. What is not given is found out, and told in `Table.reading`.
+    """Return a table as numbers. Options that are not given are detected, and reported in `Table.reading`.
 
-    A column of words becomes one column of 0 and 1 per word, and blanks in a column of numbers are filled with its
-    median; words and medians are those of the training rows, or those that are `known` of another table: then columns
-    that it does not have are left out, and classes are its classes.
+    A column of words becomes one column of 0 and 1 per word, and blanks in a column of numbers become its median. The
+    words and medians come from the training rows, or from `known`, the encoding of another table. With `known`, columns
+    that the other table does not have are left out, and classes are those of the other table.
 
     Raises
     ------
     FedsimError
-        With the path, if the file is not such a table or the columns asked for are not in it.
+        With the path, if the file is not such a table or lacks a configured column.
     """
     cells = read_cells(path, config)
     config = config if known is None else _asked_of(cells, config)
@@ -144,28 +144,28 @@ def read_csv(path: Path, config: CsvConfig, test_fraction: float, seed: int, kno
 
 @dataclass
 class Reading:
-    """Collects what is to be said about a table."""
+    """Collects sentences about a table."""
 
     cells: Cells
     said: list[str]
     words: list[str] = field(default_factory=list)
     """Columns of words."""
     manners: dict[str, list[str]] = field(default_factory=dict)
-    """Columns by how their numbers are written."""
+    """{note about the values: columns}."""
 
     def add(self, what: str) -> None:
-        """Say one more thing."""
+        """Add a sentence."""
         self.said.append(what)
 
     def about_columns(self) -> None:
-        """Tell which columns hold words, and which have numbers in a manner of their own."""
+        """Add the notes about the values of columns, and the columns of words."""
         for manner, names in self.manners.items():
             self.add(f"{_listed(names)}: {manner}")
         if self.words:
             self.add(f"{_counted(len(self.words), 'column')} of words, one-hot ({_listed(self.words)})")
 
     def paragraph(self) -> str:
-        """Return all of it."""
+        """Return everything as one paragraph."""
         return "; ".join([f"{len(self.cells.rows)} rows", *self.cells.notes, *self.said])
 
 
@@ -179,7 +179,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _test_file(cells: Cells, config: CsvConfig) -> Cells | None:
-    """Return the cells of the table of test rows, if there is one."""
+    """Return the cells of the table with the test rows, if the configuration names one."""
     if config.test is None or config.test in cells.names:
         return None
     path = expanded(config.test)
@@ -192,7 +192,7 @@ def _test_file(cells: Cells, config: CsvConfig) -> Cells | None:
 
 
 def _like(cells: Cells, other: Cells) -> list[list[str]]:
-    """Return the rows of another table, its columns in the order of this one."""
+    """Return the rows of another table, with the columns in the order of this one."""
     if missing := [name for name in cells.names if name not in other.names]:
         raise other.error(f"has no column {missing[0]!r}, which {cells.path} has")
     places = [other.names.index(name) for name in cells.names]
@@ -200,7 +200,7 @@ def _like(cells: Cells, other: Cells) -> list[list[str]]:
 
 
 def _client_codes(cells: Cells, name: str | None, text: Any) -> tuple[IntArray | None, Names]:
-    """Return the client of each row, as the number of its name, and the names, whole numbers in their order."""
+    """Return the client of each row as a code, and the clients' names, sorted; whole numbers by their value."""
     if name is None or text is None:
         return None, None
     if (blank := np.flatnonzero(text == "")).size:
@@ -238,7 +238,7 @@ def _parted(cells: Cells, whole: Part, is_test: npt.NDArray[np.bool_]) -> tuple[
 
 
 def _target(cells: Cells, column: TableColumn, as_classes: bool) -> tuple[Array, Names]:
-    """Return the numbers (n,) float64, or the classes int64 and their names."""
+    """Return the numbers (n,) float64, or the classes (n,) int64 and their names."""
     _require_one_kind(cells, column)
     if (blank := np.flatnonzero(column.blank)).size:
         raise cells.error(f"the target {column.name!r} is blank in row {blank[0] + 1}; leave out rows without one")
@@ -252,7 +252,7 @@ def _target(cells: Cells, column: TableColumn, as_classes: bool) -> tuple[Array,
         return column.values, None
     if column.kind in ("booleans", "numbers"):
         values, places, y = np.unique(column.values, return_index=True, return_inverse=True)
-        # As they stand in the file, unless one value is spelled in several ways.
+        # The names are the texts in the file, unless one value is spelled in several ways.
         spelled = [np.unique(column.text[y == number]).tolist() for number in range(len(values))]
         words = [column.text[place] for place in places]
         if any(len(each) > 1 for each in spelled):
@@ -292,7 +292,7 @@ def _about_target(name: str, y: Array, classes: Names, unasked: bool) -> str:
 
 
 def _useful(said: Reading, columns: list[TableColumn]) -> list[TableColumn]:
-    """Return the columns that are not blank, nor mere names of rows; says which are left out."""
+    """Return the columns that are not blank and do not only identify rows; report those left out."""
     kept, left = [], []
     for column in columns:
         unnamed = column.name in said.cells.unnamed and column.name == said.cells.names[0]
@@ -309,7 +309,7 @@ def _useful(said: Reading, columns: list[TableColumn]) -> list[TableColumn]:
 def _chosen(
     said: Reading, columns: dict[str, TableColumn], known: Encoding | None
 ) -> Sequence[tuple[TableColumn, Encoded | None]]:
-    """Return the columns that inputs are made of, and how, where that is known."""
+    """Return the columns to use as inputs, with their known encoding, if there is one."""
     if known is None or known.columns is None:
         return [(column, None) for column in _useful(said, [*columns.values()])]
     return [(_like_known(said.cells, columns.get(each.name), each), each) for each in known.columns]
@@ -333,7 +333,7 @@ def _require_columns(cells: Cells, config: CsvConfig, target: str, marker: str |
 
 
 def _asked_of(cells: Cells, config: CsvConfig) -> CsvConfig:
-    """Return the options of another table as far as they are of columns that this one has."""
+    """Return the options of another table, limited to columns that this table has."""
     there = set(cells.names)
     named = {name: getattr(config, name) for name in ("target", "client", "test")}
     kept = {name: value if value in there else None for name, value in named.items()}
@@ -343,7 +343,7 @@ def _asked_of(cells: Cells, config: CsvConfig) -> CsvConfig:
 def _encoded(
     said: Reading, column: TableColumn, train: IntArray, known: Encoded | None
 ) -> tuple[npt.NDArray[np.float64], Encoded]:
-    """Return a column's inputs (n, d), and how they came about: as `known`, or learned of the rows `train`."""
+    """Return a column's inputs (n, d), and its encoding: `known`, or learned from the rows `train`."""
     if known is None or known.kind != "words":
         _require_one_kind(said.cells, column)
     if np.isinf(column.values).any():
@@ -363,7 +363,13 @@ def _encoded(
 
 
 def _like_known(cells: Cells, column: TableColumn | None, known: Encoded) -> TableColumn:
-    """Return the column of this table that is to be read as one of another, having refused what cannot be."""
+    """Return the column to be encoded like a column of another table.
+
+    Raises
+    ------
+    FedsimError
+        If it is missing, or holds something else.
+    """
     if column is None:
         raise cells.error(f"has no column {known.name!r}, which the table of the run has")
     if not known.fits(column):
@@ -372,7 +378,7 @@ def _like_known(cells: Cells, column: TableColumn | None, known: Encoded) -> Tab
 
 
 def _known_target(cells: Cells, column: TableColumn, known: Encoding) -> tuple[Array, Names]:
-    """Return the numbers (n,) float64, or the numbers of the classes of another table, and their names."""
+    """Return the numbers (n,) float64, or the classes (n,) int64 as numbered in another table; and the class names."""
     if (blank := np.flatnonzero(column.blank)).size:
         raise cells.error(f"the target {column.name!r} is blank in row {blank[0] + 1}; leave out rows without one")
     if known.classes is None:

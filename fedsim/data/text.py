@@ -1,7 +1,7 @@
-"""Plain text as samples for next-character prediction: so many characters, and the one that follows.
+"""Plain text as samples for next-character prediction: a sequence of characters, and the next one.
 
-As LEAF has it (arXiv:1812.01097): the last part of what each client has is its test text, no sample reaches over that
-border, and the vocabulary is that of the training text.
+As in LEAF (arXiv:1812.01097), the last part of each client's text is its test text, no sample crosses that border, and
+the vocabulary is that of the training text.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from fedsim.reading import decoded, read_regular
 
 _MOST_FILE = 1 << 30
 _MOST_BYTES = 1 << 33
-"""Of all samples."""
+"""Size of all samples, at most."""
 _HEADING = re.compile(
     r"#{1,6}\s+\S.*|(?:CHAPTER|PART|BOOK|ACT|SCENE|SECTION|LETTER|CANTO|VOLUME)\s+(?:[IVXLCDM]+|\d+|[A-Z]+)\b.*", re.I
 )
 _ALONE = re.compile(r"(?P<name>[^\W\d_][\w' -]{0,39}):|(?P<loud>[A-Z][A-Z' -]{0,39}[A-Z])\.")
-"""A line that names who speaks from the next line on."""
+"""A line with the name of the speaker of the next lines."""
 _BEFORE = re.compile(r"(?P<name>[A-Z][A-Z' -]{0,39}[A-Z])[.:]\s+(?P<speech>\S.*)")
-"""A speech behind its speaker's name, which is in capitals then: other sentences begin with a word and a full stop."""
+"""A speaker's name in capitals, and the speech behind it; an ordinary sentence may begin with a word and a stop."""
 _SHOWN = 3
 
 
 class Passage(NamedTuple):
-    """All that one client has, in its order."""
+    """The whole text of one client, in order."""
 
     name: str
     text: str
@@ -48,11 +48,11 @@ class Text:
     test: Part
     classes: tuple[str, ...]
     clients: tuple[str, ...] | None
-    """None where the text is one."""
+    """None if the text is not divided."""
     reading: str
-    """How the text was understood."""
+    """A sentence about how the text was interpreted."""
     kind: str
-    """What the clients are, speakers or sections; empty where the text is one."""
+    """The kind of clients, "speakers" or "sections"; empty if the text is not divided."""
 
 
 def read_text(path: Path, config: TextConfig, test_fraction: float, *, need_clients: bool) -> Text:
@@ -61,7 +61,7 @@ def read_text(path: Path, config: TextConfig, test_fraction: float, *, need_clie
     Raises
     ------
     FedsimError
-        If it cannot be read, is too short, or nobody is found that has a part of it and somebody has to be.
+        If it cannot be read or is too short, or if clients are needed and fewer than two are found.
     """
     try:
         text, encoding = decoded(read_regular(path, _MOST_FILE))
@@ -76,7 +76,7 @@ def read_text(path: Path, config: TextConfig, test_fraction: float, *, need_clie
 def samples_of(
     text: str, where: str, config: TextConfig, test_fraction: float, *, need_clients: bool, note: str = ""
 ) -> Text:
-    """Return a text as samples; `where` begins the errors."""
+    """Return a text as samples; error messages begin with `where`."""
     passages, kind = passages_of(re.sub(r"\r\n?", "\n", text), config)
     if need_clients and len(passages) < 2:
         wanted = "speakers or sections" if config.clients == "auto" else f"{config.clients}s"
@@ -101,7 +101,7 @@ def samples_of(
 
 
 def passages_of(text: str, config: TextConfig) -> tuple[list[Passage], str]:
-    """Return who has which part of a text, in the order of appearance, and what they are: speakers, sections or ""."""
+    """Return the passages of a text in the order of appearance, and their kind: "speakers", "sections" or ""."""
     for kind, find in (("speaker", _speakers), ("section", _sections)):
         if config.clients in ("auto", kind) and len(found := find(text)) > 1:
             return found, f"{kind}s"
@@ -114,7 +114,7 @@ def _speakers(text: str) -> list[Passage]:
     for line in text.split("\n"):
         stripped = line.strip()
         if _HEADING.fullmatch(stripped):
-            now = None  # what stands between a heading and the next speech is nobody's
+            now = None  # text between a heading and the next speech belongs to no speaker
         elif alone := _ALONE.fullmatch(stripped):
             now = speeches.setdefault(_spelt(alone["name"] or alone["loud"]), [])
         elif before := _BEFORE.fullmatch(stripped):
@@ -140,12 +140,12 @@ def _sections(text: str) -> list[Passage]:
 
 
 def _spelt(name: str) -> str:
-    """Return a speaker's name in one spelling: a play writes the same one as ROMEO and Romeo."""
+    """Return a speaker's name in one spelling, because plays write both ROMEO and Romeo."""
     return " ".join(name.split()).title()
 
 
 def _cut(text: str, test_fraction: float) -> tuple[str, str]:
-    """Return the training and the test part of what a client has, the later one."""
+    """Return the training part of a client's text, and the later part as test part."""
     border = round(len(text) * (1 - test_fraction))
     return text[:border], text[border:]
 

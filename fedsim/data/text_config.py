@@ -1,4 +1,4 @@
-"""How a `text:PATH` is read, as options."""
+"""Options for reading `text:PATH`."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Normalisation and augmentation of whole batches on their device."""
+"""Normalisation and augmentation of whole batches, on their device."""
 
 from functools import cache
 from typing import Any
@@ -12,16 +12,16 @@ from torch import Tensor
 from fedsim.data.config import Augment, StrongView
 
 _SHEAR, _SPREAD = 10.0, 0.2
-"""Degrees and shares that images are changed by at most: those of MUFAC (arXiv:2311.02240)."""
+"""Largest shear in degrees and largest relative change, as in MUFAC (arXiv:2311.02240)."""
 
 
 def normalize(
     x: Tensor, mean: tuple[float, ...] | Tensor, std: tuple[float, ...] | Tensor, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return what a model takes of raw samples.
+    """Return raw samples as a model's inputs.
 
-    Images uint8 (..., C, H, W) become (x / 255 - mean) / std per channel and rows (..., D) of floats (x - mean) / std,
-    in `dtype`; the characters (..., L) of a text, int16, stay numbers, int64.
+    Images uint8 (..., C, H, W) become (x / 255 - mean) / std per channel, and rows of floats (..., D) become
+    (x - mean) / std, both in `dtype`. Characters of a text, int16 (..., L), become int64 and keep their values.
     """
     if not (x.is_floating_point() or x.dtype == torch.uint8):
         return x.long()
@@ -37,17 +37,17 @@ def crop_padding(input_shape: tuple[int, ...]) -> int:
 
 
 def no_draws(shape: tuple[int, ...], kind: Augment, pad: int) -> npt.NDArray[Any]:
-    """Return draws, (*shape, D), that leave images as they are: see `draw_augmentation`."""
+    """Return draws, (*shape, D), that do not change images: see `draw_augmentation`."""
     if kind == "flip_affine_jitter":
         return np.full((*shape, 6), (0, 0, 1, 1, 1, 1), np.float32)
-    return np.full((*shape, 3), (pad, pad, 0), np.int64)  # the middle crop: the image itself
+    return np.full((*shape, 3), (pad, pad, 0), np.int64)  # the middle crop, which is the image itself
 
 
 def draw_augmentation(rng: np.random.Generator, num: int, kind: Augment, pad: int) -> npt.NDArray[Any]:
-    """Draw what becomes of `num` images, (num, D).
+    """Draw the augmentation of `num` images, (num, D).
 
-    (dy, dx, flip) int64: a corner in 0..2*pad of the padded image, and 0 or 1; or (flip, shear in degrees, scale,
-    brightness, contrast, saturation) float32, factors about 1.
+    crop and flip: (dy, dx, flip) int64, a corner in 0..2*pad of the padded image, and 0 or 1. flip_affine_jitter:
+    (flip, shear in degrees, scale, brightness, contrast, saturation) float32, with factors around 1.
     """
     draws = no_draws((num,), kind, pad)
     if kind == "flip_affine_jitter":
@@ -62,10 +62,11 @@ def draw_augmentation(rng: np.random.Generator, num: int, kind: Augment, pad: in
 
 
 def augment(x: Tensor, draws: Tensor, pad: int) -> Tensor:
-    """Zero-pad images (B, C, H, W) by `pad`, crop each at its (dy, dx), then mirror left to right where flip is 1.
+    """Zero-pad images (B, C, H, W) by `pad`, crop each at its (dy, dx), then mirror it left to right if flip is 1.
 
-    `draws` is (B, D) on the device of `x`, see `draw_augmentation`: with six of them images are mirrored, sheared and
-    scaled about their middle, and their colours changed. The result has the shape and dtype of `x` and owns its memory.
+    `draws` is (B, D) on the device of `x`, see `draw_augmentation`. With D = 6, images are instead mirrored, sheared
+    and scaled about their centre, and their colours are changed. The result has the shape and dtype of `x`, and its own
+    memory.
     """
     if draws.shape[1] == 6:
         return _jittered(_warped(x, draws), draws)
@@ -80,10 +81,10 @@ def augment(x: Tensor, draws: Tensor, pad: int) -> Tensor:
 
 
 def _warped(x: Tensor, draws: Tensor) -> Tensor:
-    """Return images mirrored, sheared and scaled, the nearest pixel taken and zeros outside."""
+    """Return images mirrored, sheared and scaled, with nearest-neighbour sampling and zeros outside."""
     flip, shear, scale = draws[:, 0], torch.deg2rad(draws[:, 1]), draws[:, 2]
     mirror, none = 1 - 2 * flip, torch.zeros_like(flip)
-    # Where each pixel comes from, in units of half the side: the inverse of a shear, a scaling and a mirror.
+    # The source position of each pixel, in units of half the side: the inverse of a shear, a scaling and a mirror.
     columns = torch.stack([mirror / scale, mirror * torch.tan(shear) / scale, none], 1)
     rows = torch.stack([none, 1 / scale, none], 1)
     grid = F.affine_grid(torch.stack([columns, rows], 1), list(x.shape), align_corners=False)
@@ -91,7 +92,7 @@ def _warped(x: Tensor, draws: Tensor) -> Tensor:
 
 
 def _jittered(x: Tensor, draws: Tensor) -> Tensor:
-    """Return images of values in 0..255 as uint8: brightness, contrast and saturation changed, in that order."""
+    """Return images with values in 0..255 as uint8, after changing brightness, contrast and saturation, in that order."""
     brightness, contrast, saturation = (draws[:, k].view(-1, 1, 1, 1) for k in (3, 4, 5))
     x = (x * brightness).clamp(0, 255)
     x = torch.lerp(_grey(x).mean((2, 3), keepdim=True).expand_as(x), x, contrast).clamp(0, 255)
@@ -106,9 +107,9 @@ def _grey(x: Tensor) -> Tensor:
 
 
 def strong_view(x: Tensor, mean: Tensor, std: Tensor, view: StrongView) -> Tensor:
-    """Return normalised, strongly augmented samples (B, ...) of raw ones, drawing from torch's own CPU generator.
+    """Return normalised, strongly augmented samples (B, ...) from raw ones; draws come from torch's CPU generator.
 
-    One draw of RandAugment's operations serves all images of a call; features of rows are drawn one by one.
+    All images of a call get the same draw of RandAugment's operations; features of rows are drawn one by one.
     """
     if x.dtype == torch.uint8:
         return normalize(_rand_augment(view.num_ops, view.magnitude)(x), mean, std)
@@ -120,6 +121,6 @@ def strong_view(x: Tensor, mean: Tensor, std: Tensor, view: StrongView) -> Tenso
 
 @cache
 def _rand_augment(num_ops: int, magnitude: int) -> Any:
-    from torchvision.transforms import v2  # here, as its import takes a second that few runs need
+    from torchvision.transforms import v2  # imported here: it takes a second, and few runs need it
 
     return v2.RandAugment(num_ops, magnitude)
