@@ -92,7 +92,7 @@ def _warped(x: Tensor, draws: Tensor) -> Tensor:
 
 
 def _jittered(x: Tensor, draws: Tensor) -> Tensor:
-    """Return images with values in 0..255 as uint8, after changing brightness, contrast and saturation, in that order."""
+    """Return images with values in 0..255 as uint8, with brightness, contrast and saturation changed in that order."""
     brightness, contrast, saturation = (draws[:, k].view(-1, 1, 1, 1) for k in (3, 4, 5))
     x = (x * brightness).clamp(0, 255)
     x = torch.lerp(_grey(x).mean((2, 3), keepdim=True).expand_as(x), x, contrast).clamp(0, 255)
