@@ -35,12 +35,12 @@ class Chunk:
 
     @cached_property
     def clients(self) -> list[int]:
-        """Whom they go to."""
+        """The receivers."""
         return [client_of(message.metadata.dst_node_id) for message in self.messages]
 
     @cached_property
     def contents(self) -> list[RecordDict]:
-        """What they carry; messages with the same content share the object."""
+        """The contents of the messages; messages with the same content share one object."""
         return [message.content for message in self.messages]
 
 

@@ -1,4 +1,4 @@
-"""How clients do on their own test samples."""
+"""Score clients on their own test samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EVAL_BATCH = 500
 
 
 class ClientScores:
-    """Scores clients' models; the test set comes to the device of `train_set` when it is first needed."""
+    """Scores clients' models. The test set is moved to the device of `train_set` when it is first needed."""
 
     def __init__(self, client: Client, data: FederatedData, train_set: TrainingData) -> None:
         self.client, self.data, self.train_set = client, data, train_set
@@ -31,9 +31,9 @@ class ClientScores:
 
     @torch.no_grad()
     def measure(self, client: int, state: State, constants: Tensors, server_round: int) -> RecordDict:
-        """Measure a client's predictions on its own test samples; a client without any reports nothing.
+        """Measure a client's predictions on its own test samples; without any, report only their number, 0.
 
-        Where classes arrive in stages, those to come are neither asked for nor predicted.
+        If classes arrive in stages, later classes are neither tested nor predicted.
         """
         held, seen = self.data.client_test[client], self.data.seen(server_round)
         if seen is not None:
@@ -45,7 +45,7 @@ class ClientScores:
         if len(rows):
             dataset = self.data.dataset
             owned = np.bincount(dataset.strata_train[self.data.partition[client]], minlength=dataset.num_strata)
-            if len(owned) < self.client.num_classes:  # it does not know its classes, so that none is absent
+            if len(owned) < self.client.num_classes:  # without class counts of its own, no class counts as absent
                 owned = np.full(self.client.num_classes, owned[0])
             parts: dict[str, list[Tensor]] = {}
             for some in torch.split(rows, _EVAL_BATCH):
@@ -90,9 +90,9 @@ def score(logits: Tensor, labels: Tensor, owned: npt.NDArray[np.int64], *, maske
     labels
         (N,) int64.
     owned
-        (C,) training samples of each class that the client has.
+        (C,) the client's training samples of each class.
     masked
-        Which of the two is the method's own `accuracy`, and which the groups are measured with.
+        Whether the method's own `accuracy`, and those of the groups, rule out absent classes.
     """
     absent = torch.from_numpy(owned == 0).to(logits.device)
     hits = {

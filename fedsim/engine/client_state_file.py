@@ -1,4 +1,4 @@
-"""One client's records as one safetensors file: arrays as tensors, the rest as JSON in its header."""
+"""Store one client's records as a safetensors file: arrays as tensors, the rest as JSON in its header."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HEADER = "records"
 
 
 def write_records(path: Path, records: RecordDict) -> str:
-    """Write records to `path`, and return its SHA-256. The order of keys and names is kept: sums depend on it."""
+    """Write records to `path`; return the file's SHA-256. Keys and names keep their order: sums depend on it."""
     tensors: dict[str, Tensor] = {}
     header: list[list[Any]] = []
     for key, record in records.items():
@@ -32,7 +32,7 @@ def write_records(path: Path, records: RecordDict) -> str:
                 if isinstance(array, TensorArray):
                     tensors[where] = array.tensor.cpu().contiguous().clone()  # two names may share memory
                     described.append([name, where])
-                else:  # its bytes are in whatever encoding its maker chose
+                else:  # its bytes may have any encoding
                     tensors[where] = torch.frombuffer(bytearray(array.data), dtype=torch.uint8) if array.data else _NONE
                     described.append([name, where, array.dtype, list(array.shape), array.stype])
             header.append([key, "arrays", described])
@@ -48,12 +48,12 @@ _NONE = torch.empty(0, dtype=torch.uint8)
 
 
 def read_records(path: Path, digest: str | None = None) -> RecordDict:
-    """Return the records in a file that `write_records` wrote.
+    """Return the records in a file of `write_records`.
 
     Raises
     ------
     FedsimError
-        If it cannot be read, or its SHA-256 is not `digest`.
+        If the file cannot be read, or its SHA-256 is not `digest`.
     """
     try:
         if digest is not None and sha256(path) != digest:
@@ -80,7 +80,7 @@ def read_records(path: Path, digest: str | None = None) -> RecordDict:
 
 
 def size_bytes(records: RecordDict) -> int:
-    """Return about how much memory records take."""
+    """Return the approximate memory of records, in bytes."""
     return 1000 + sum(
         array.tensor.nbytes if isinstance(array, TensorArray) else len(array.data)
         for record in records.array_records.values()

@@ -40,7 +40,7 @@ class Fork:
     def __init__(self, worker: ChunkRunner, threads: int) -> None:
         self._pipe, there = Pipe()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which do nothing that it needs
+            warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which the fork does not need
             self.pid = os.fork()
         if self.pid == 0:
             _serve(worker, there, threads)
@@ -74,7 +74,7 @@ class Fork:
         return replies
 
     def kill(self) -> None:
-        """Kill the process."""
+        """Kill the process and wait for its end."""
         self._pipe.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
@@ -83,7 +83,7 @@ class Fork:
 
 
 class Pool:
-    """Forks that share a run's chunks; one that dies or hangs is replaced, and its chunk tried again."""
+    """Forks that share a run's chunks. A fork that dies or hangs is replaced, and its chunk is tried again."""
 
     def __init__(
         self, worker: ChunkRunner, count: int, *, threads: int, retries: int, drop: bool, timeout_s: float | None
@@ -95,12 +95,12 @@ class Pool:
         self._forks = [self._make() for _ in range(count)]
 
     def run(self, chunks: Sequence[Chunk], states_of: Callable[[Chunk], list[RecordDict]]) -> Iterator[list[Reply]]:
-        """Yield each chunk's replies in order, with at most a few chunks beyond the oldest unfinished one.
+        """Yield each chunk's replies in order; at most a few chunks run ahead of the oldest unfinished one.
 
         Raises
         ------
         ClusterLost
-            If a chunk was lost more often than it may be tried again, and the run must not drop it.
+            If a chunk was lost more often than it may be retried, and the run must not drop it.
         """
         self._call += 1
         broadcasts: dict[Hashable, Frames] = {}
@@ -113,7 +113,7 @@ class Pool:
                     while waiting and idle and waiting[0][0] < index + self._window and after[waiting[0][0]] < index:
                         (number, tries), fork = waiting.popleft(), idle.popleft()
                         busy[fork.pipe] = number, tries, time.monotonic() + self._timeout_s, fork
-                        with contextlib.suppress(OSError):  # it is dead, as its pipe will tell
+                        with contextlib.suppress(OSError):  # it is dead; its pipe will report that
                             fork.submit(chunks[number], states_of(chunks[number]), broadcasts, self._call)
                     for pipe in self._ended(busy):
                         number, tries, _, fork = busy.pop(pipe)
@@ -130,11 +130,11 @@ class Pool:
                                 done[number] = self._lost(chunks[number], tries + 1, error)
                 yield done.pop(index)
         finally:
-            for *_, fork in busy.values():  # the caller stopped early: what still runs is of no use
+            for *_, fork in busy.values():  # the caller stopped early, so the running chunks are useless
                 self._replaced(fork)
 
     def _ended(self, busy: dict[Connection, tuple[int, int, float, Fork]]) -> list[Connection]:
-        """Return the pipes of processes that have answered or died, else of those that are overdue."""
+        """Return the pipes of processes that have answered or died; if there are none, those that are overdue."""
         soonest = min(due for _, _, due, _ in busy.values())
         left_s = None if math.isinf(soonest) else max(0.0, soonest - time.monotonic())
         ended = [pipe for pipe in wait(list(busy), left_s) if isinstance(pipe, Connection)]
@@ -167,7 +167,7 @@ def _serve(worker: ChunkRunner, pipe: Connection, threads: int) -> None:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         ctypes.CDLL(None).prctl(_DEATH_OF_PARENT, signal.SIGKILL)
-        # Among the files that its parent has open are the run's lock, and the pipes of the other forks.
+        # The fork inherits open files, among them the run's lock and the pipes of the other forks.
         keep = pipe.fileno()
         os.closerange(3, keep)
         os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
@@ -207,4 +207,4 @@ def _send(pipe: Connection, frames: Frames) -> None:
 
 def _received(pipe: Connection) -> Any:
     frames = [pipe.recv_bytes() for _ in range(int.from_bytes(pipe.recv_bytes(), "little"))]
-    return pickle.loads(frames[0], buffers=frames[1:])  # of this process's own fork
+    return pickle.loads(frames[0], buffers=frames[1:])  # from this process's own fork, so it can be trusted

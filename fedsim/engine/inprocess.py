@@ -20,12 +20,12 @@ class InProcessEngine(Engine):
         self.worker = worker
 
     def run_chunks(self, chunks: Sequence[Chunk]) -> Iterator[list[Reply]]:
-        """Yield each chunk's replies in order; nothing is computed before it is asked for."""
+        """Yield each chunk's replies in order; each chunk runs only when its replies are requested."""
         for chunk in chunks:
             yield answer(self.worker, chunk.kind, chunk.contents, chunk.clients, self.states_of(chunk))
 
 
 @engine("inprocess")
 def in_process(worker: Worker, config: RunConfig, chunk: int) -> InProcessEngine:
-    """Return the engine of a run."""
+    """Return a run's in-process engine."""
     return InProcessEngine(worker, config.clients, chunk, ClientStates(config.engine.state_memory_mb << 20))

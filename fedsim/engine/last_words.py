@@ -1,4 +1,4 @@
-"""Says a line for a process that has ended without one: Ray's core ends the process whose raylet has died."""
+"""Prints an error line for a process that ended without one: Ray's core ends a process whose raylet has died."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class LastWords:
     def __init__(self) -> None:
         self._teller = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _TELLER],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True,  # Ctrl-C is not for it
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True,  # Ctrl-C must not reach it
         )  # fmt: skip
 
     def are(self, text: str) -> None:
-        """Have this said in place of what was to be said until now; nothing if it is empty."""
+        """Set the text to print; it replaces the text before. An empty text prints nothing."""
         line = f"error: {text}" if text else ""
         assert self._teller.stdin is not None
-        with contextlib.suppress(OSError):  # somebody has killed it
+        with contextlib.suppress(OSError):  # it was killed
             self._teller.stdin.write(line.encode(sys.stderr.encoding or "utf-8", "replace") + b"\n")
             self._teller.stdin.flush()
 
     def close(self) -> None:
-        """Say nothing."""
+        """End the process; it prints nothing."""
         self._teller.kill()
         self._teller.communicate()

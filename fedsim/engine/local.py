@@ -1,4 +1,4 @@
-"""The engine of this machine: chunks run in this process until worker processes are worth their start."""
+"""The engine of this machine: it runs chunks in this process until worker processes are worth their start."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from fedsim.engine.reply import Reply
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Worker
 
-_MEASURED = 2  # rounds: the first pays for what all need
+_MEASURED = 2  # rounds; the first includes one-time costs
 _START_S = 1.0
 _BYTES_PER_S = 5e8  # through a pipe and back into arrays
 _PER_CHUNK_S = 1e-3
-_WORTHWHILE = 0.9  # of the time in this process; above that, the cores are better left to others
+_WORTHWHILE = 0.9  # of the time in this process; with less gain, the cores are better left to other processes
 
 
 def cores() -> int:
-    """Return how many this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 class LocalEngine(Engine):
-    """Runs clients in this process, or in processes that are forked from it; the bits are the same.
+    """Runs clients in this process, or in processes forked from it; the results have the same bits.
 
-    Asked for processes (`local`), it forks at once. Left to choose (`auto`), it begins here, measures two rounds, and
-    forks where those left of `rounds` gain more by it than it costs; where one gains nothing after all, it comes back.
-    In one process, `allow_threads` is told how many threads the worker may use where the bits stay the same.
+    `local` forks at once. `auto` starts in this process and measures two rounds. It forks if the remaining rounds of
+    `rounds` gain more time than the fork costs, and returns to this process if forking gains nothing. In one process,
+    it calls `allow_threads` with the number of threads that the worker may use, where this keeps the bits the same.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class LocalEngine(Engine):
         self._count = options.num_workers or max(1, cores() // options.threads)
         self._pool: Pool | None = None
         self._spent: list[float] = []
-        """Seconds that each chunk of this round has taken here."""
+        """Seconds that each chunk of this round took in this process."""
         self._waited_s, self._bytes = 0.0, 0
         self._seen = 0
-        """Rounds since the last change."""
+        """Rounds since the last change of mode."""
         self._alone_s = 0.0
-        """Seconds of local work of a round in this process."""
+        """Seconds of local work per round in this process."""
         self._open = options.name == "auto"
         if not self._open:
             self._fork()
@@ -80,7 +80,7 @@ class LocalEngine(Engine):
             begun = time.perf_counter()
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Choose where the next round is run, from what this one took."""
+        """Decide where the next round runs, from the time of this round."""
         self._seen += 1
         if self._open and self._seen >= _MEASURED:
             if self._pool is None:
@@ -90,7 +90,7 @@ class LocalEngine(Engine):
         self._spent, self._waited_s, self._bytes = [], 0.0, 0
 
     def _consider(self, server_round: int) -> None:
-        """Fork if the rounds that are left gain more by it than it costs."""
+        """Fork if the remaining rounds gain more than it costs."""
         self._alone_s = sum(self._spent)
         shared_s = _makespan(self._spent, self._count) + self._bytes / _BYTES_PER_S + _PER_CHUNK_S * len(self._spent)
         left = self._rounds - server_round
@@ -103,7 +103,7 @@ class LocalEngine(Engine):
         self._stay(f"(the clients of a round take {self._alone_s:.2g} s, and {why}: workers would gain little)")
 
     def _reconsider(self) -> None:
-        """Come back into this process if that is as quick."""
+        """Return to this process if it is as fast as the forks."""
         told = f"the clients of a round take {self._waited_s:.2g} s in them, and took {self._alone_s:.2g} s in one"
         if self._waited_s < _WORTHWHILE * self._alone_s:
             self._open = False
@@ -115,7 +115,7 @@ class LocalEngine(Engine):
         self._stay(f"after a try of {self._count} worker processes ({told})")
 
     def _stay(self, why: str) -> None:
-        """Go on in this process, with all threads."""
+        """Stay in this process, with all threads."""
         self._open = False
         threads = self._count * self._options.threads
         self._allow_threads(threads)
@@ -132,7 +132,7 @@ class LocalEngine(Engine):
         )  # fmt: skip
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         if self._pool is not None:
             self._pool.close()
         super().close()
@@ -141,13 +141,13 @@ class LocalEngine(Engine):
 @engine("auto")
 @engine("local")
 def local(worker: Worker, config: RunConfig, chunk: int) -> LocalEngine:
-    """Return the engine of a run."""
+    """Return a run's engine for this machine."""
     recorder = worker.trainer.recorder
     return LocalEngine(worker, config.clients, chunk, config.engine, config.rounds, recorder.allow_threads)
 
 
 def _makespan(seconds: Sequence[float], workers: int) -> float:
-    """Return when the last of these jobs ends, each given to the worker that is free first."""
+    """Return the total time of these jobs, if each goes to the worker that is free first."""
     free = [0.0] * workers
     for job in seconds:
         heapq.heapreplace(free, free[0] + job)

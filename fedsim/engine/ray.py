@@ -1,4 +1,4 @@
-"""The engine on Ray: a pool of actors, each with a worker of its own, takes chunks."""
+"""The engine on Ray: chunks go to a pool of actors, each with its own worker."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _GAUGES = {
 
 
 class FedsimWorker:
-    """An actor: a process that works for whatever run sends it something. Its name shows in process lists."""
+    """An actor: a process that can work for any run. The class name shows in process lists."""
 
     def __init__(self) -> None:
         self._run: Any = None
@@ -56,11 +56,11 @@ class FedsimWorker:
         self._gauges: RayGauges | None = None
 
     def code(self) -> dict[str, str]:
-        """Return what this process computes with."""
+        """Return the versions of the code in this process."""
         return code_in_use()
 
     def open_run(self, run: list[Any]) -> None:
-        """Make the worker of a run, unless this process has it; `run` is [reference to what makes it]."""
+        """Make the worker of a run, unless this process has it; `run` is [reference to the function that makes it]."""
         if run[0] == self._run:
             return
         self.release()
@@ -76,10 +76,10 @@ class FedsimWorker:
         clients: list[int],
         states: list[RecordDict],
     ) -> list[Reply]:
-        """Answer a chunk; each client was sent the broadcast refs[i] and, besides, arrays of its own: (i, arrays)."""
+        """Answer a chunk. Each client i received the broadcast refs[j] and its own arrays, given as (j, arrays)."""
         self.open_run(run)
         assert self._worker is not None
-        # A broadcast is taken from the object store once per round, not once per chunk.
+        # A broadcast is read from the object store once per round, not once per chunk.
         self._broadcasts = {ref: self._broadcasts[ref] if ref in self._broadcasts else ray.get(ref) for ref in refs}
         contents = [
             self._broadcasts[refs[i]] if own is None else RecordDict({**self._broadcasts[refs[i]], OWN: own})
@@ -88,14 +88,14 @@ class FedsimWorker:
         return answer(self._worker, kind, contents, clients, states)
 
     def release(self) -> None:
-        """Let go of a run: what it has in the object store can be freed."""
+        """Release a run, so that its objects in the object store can be freed."""
         self._run, self._worker, self._broadcasts = None, None, {}
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def show_gpu_memory(self) -> None:
-        """From now on, show how many bytes of GPU memory this process holds."""
+        """Start to report this process's GPU memory, in bytes."""
         if self._gauges is None:
             self._gauges = RayGauges(
                 {"gpu_memory_bytes": "GPU memory held by a worker"},
@@ -111,11 +111,11 @@ atexit.register(cluster.leave)  # before Ray shuts down
 
 
 class RayEngine(Engine):
-    """Runs clients on Ray actors, each with the worker that `make_worker` returns.
+    """Runs clients on Ray actors, each with a worker made by `make_worker`.
 
-    What `make_worker` carries, such as a data set, lies once in Ray's object store, where all actors of a machine read
-    it in place. An actor that dies or hangs is replaced and its chunk tried again, `retries` times; then the run stops,
-    or the chunk's clients fail, as `lost_chunks` says. Actors outlive the engine and serve the next one.
+    The content of `make_worker`, such as a data set, is stored once in Ray's object store; all actors of a machine read
+    it in place. An actor that dies or hangs is replaced, and its chunk is tried again, at most `retries` times. Then
+    the run stops, or the chunk's clients fail, as `lost_chunks` says. Actors outlive the engine and serve the next one.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class RayEngine(Engine):
         super().__init__(num_clients, chunk, ClientStates(options.state_memory_mb << 20))
         self._retries, self._drop = options.retries, options.lost_chunks == "drop"
         self._proved: set[Any] = set()
-        """Actors that have answered: the others may wait for a node that has room for them."""
+        """Actors that have answered before; others may still wait for a node with room for them."""
         self._timeout_s = options.chunk_timeout_s or math.inf
         self._bytes_sent = 0
         self._shown: Mapping[str, float] = {}
@@ -143,7 +143,7 @@ class RayEngine(Engine):
             self._gauges = RayGauges(_GAUGES, lambda: self._shown)
 
     def _prepare(self) -> None:
-        """Have all actors make their workers, so that what is wrong with these shows before the run begins."""
+        """Make the workers of all actors, so that errors in them appear before the run begins."""
         here = code_in_use()
         calls = [(a, a.open_run.remote(self._worker), a.code.remote()) for a in self._lease.actors]
         for actor, call, code in calls:
@@ -163,12 +163,12 @@ class RayEngine(Engine):
                 self._kill(actor)
 
     def run_chunks(self, chunks: Sequence[Chunk]) -> Iterator[list[Reply]]:
-        """Yield each chunk's replies in order, with at most a few chunks beyond the oldest unfinished one.
+        """Yield each chunk's replies in order; at most a few chunks run ahead of the oldest unfinished one.
 
         Raises
         ------
         ClusterLost
-            If Ray itself has failed, or a chunk was lost so often that the run is to stop.
+            If Ray itself has failed, or a chunk was lost more often than it may be retried.
         """
         cluster.fill(self._lease)
         window = 2 * self.num_workers + 2
@@ -178,7 +178,7 @@ class RayEngine(Engine):
         after = predecessors(chunks)
         idle = deque(self._lease.actors)
         running: dict[Any, tuple[int, int, Any]] = {}
-        due: dict[Any, float] = {}  # when a chunk's actor counts as hanging
+        due: dict[Any, float] = {}  # the time at which a chunk's actor counts as hanging
         done: dict[int, list[Reply]] = {}
         try:
             for index in range(len(chunks)):
@@ -196,7 +196,7 @@ class RayEngine(Engine):
                         idle.append(actor)
                         self._proved.add(actor)
                     except ray.exceptions.RayError as error:
-                        in_vain = not ended and time.monotonic() < late_s  # it never had the chunk
+                        in_vain = not ended and time.monotonic() < late_s  # the actor never received the chunk
                         idle += self._after(error, actor)
                         if in_vain or tries < self._retries:
                             waiting.appendleft((number, tries if in_vain else tries + 1))
@@ -209,11 +209,11 @@ class RayEngine(Engine):
                         del broadcasts[key]
                 yield done.pop(index)
         finally:
-            for _, _, actor in running.values():  # the caller stopped early: what still runs is of no use
+            for _, _, actor in running.values():  # the caller stopped early, so the running chunks are useless
                 self._kill(actor)
 
     def _first(self, due: Mapping[Any, float], running: Mapping[Any, tuple[int, int, Any]]) -> tuple[Any, bool]:
-        """Return the first of the running calls to end, or to be overdue or in vain, and whether it has ended."""
+        """Return the first running call that ended, is overdue, or cannot start; and whether it ended."""
         for patience in itertools.count(1):
             cluster.require_alive()
             soonest = min(due, key=due.__getitem__)
@@ -223,7 +223,7 @@ class RayEngine(Engine):
                 return (ended[0], True) if ended else (soonest, False)
             unproved = [ref for ref, (_, _, actor) in running.items() if actor not in self._proved]
             if patience % 10 == 0 and unproved and len(self._lease.actors) > cluster.room(self._lease):
-                return unproved[0], False  # a node was lost, and no other has room for this one
+                return unproved[0], False  # a node was lost, and no other has room for this actor
         raise AssertionError("it counts for ever")
 
     def _submit(self, actor: Any, chunk: Chunk, broadcasts: dict[Hashable, Any]) -> Any:
@@ -244,7 +244,7 @@ class RayEngine(Engine):
         return actor.run_chunk.remote(self._worker, chunk.kind, refs, sent, chunk.clients, states)
 
     def _after(self, error: Exception, actor: Any) -> list[Any]:
-        """Return the actors that can go on: this one if only its call failed, a new one if it died and has room."""
+        """Return the actors that are free again: this one, or a new one if it died and there is room."""
         if isinstance(error, ray.exceptions.RayTaskError):
             return [actor]
         self._kill(actor)
@@ -260,7 +260,7 @@ class RayEngine(Engine):
         self._lease.actors.remove(actor)
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Show the numbers of a finished round on the dashboard's metrics endpoint, if there is one."""
+        """Publish the metrics of a finished round on the dashboard's metrics endpoint, if there is one."""
         self._shown = {**metrics, "bytes_sent": self._bytes_sent}
         if self._gauges is not None:
             for actor in self._lease.actors:
@@ -271,7 +271,7 @@ class RayEngine(Engine):
         cluster.last_words(f"{ENDED}; {advice}")
 
     def close(self) -> None:
-        """Free the run's data and give the actors back."""
+        """Free the run's data and return the actors to the pool."""
         if self._gauges is not None:
             self._gauges.close()
         cluster.give_back(self._lease)
@@ -290,12 +290,12 @@ def _require_same_code(here: Mapping[str, str], there: Mapping[str, str]) -> Non
 
 @engine("ray")
 def on_ray(worker: Worker, config: RunConfig, chunk: int) -> RayEngine:
-    """Return the engine of a run."""
+    """Return a run's Ray engine."""
     return RayEngine(partial(Worker, config, worker.data), config.clients, chunk, config.engine)
 
 
 def _owning_state(reply: Reply) -> Reply:
-    """Return the reply with its state copied out of the object store, where it would keep all of its chunk."""
+    """Return the reply with its state copied, because a view would keep the whole chunk in the object store."""
     if reply.state is None:
         return reply
     state = copy_records(reply.state)

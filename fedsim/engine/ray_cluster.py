@@ -76,7 +76,7 @@ class Cluster:
         count = self._fitting(size, options.num_workers)
         actors = [actor for kept, actor in self._idle if kept == size][:count]
         for kept, actor in self._idle:
-            if kept != size:  # of no use, and in the way
+            if kept != size:  # not useful for this lease, and they use resources
                 ray.kill(actor)
         self._idle = [(kept, actor) for kept, actor in self._idle if kept == size and actor not in actors]
         lease = Lease(size, count, actors)
@@ -122,7 +122,7 @@ class Cluster:
         return self._vigil is not None and bool(self._vigil.lost)
 
     def leave(self) -> None:
-        """Prepare for the end of Ray: stop watching it, and remove a lost one, for which this process would wait."""
+        """Prepare for the end of Ray: stop watching it, and remove a lost Ray, because this process would wait for it."""
         if self.is_lost:
             remove_sessions()
         self._watch_no_more()
@@ -135,7 +135,7 @@ class Cluster:
             self._last_words = None
 
     def last_words(self, text: str) -> None:
-        """Have `text` told as an error if this process ends without a line of its own, as Ray's core may end it."""
+        """Print `text` as an error if this process ends without an error line of its own; Ray's core may end it."""
         if self._last_words is not None:
             self._last_words.are(text)
 
@@ -241,8 +241,8 @@ def _room(size: ActorSize, leases: list[Lease]) -> int:
 def _watch(*, ours: bool) -> Vigil:
     """Watch Ray's essential processes: this node's raylet with its agents, and Ray's head on any node.
 
-    A raylet ends itself when one of its agents has died. Ray's core ends this process when it hears from the head that
-    its raylet is gone, mostly within 0.1 s, so that a head of our own is killed first (`ours`).
+    A raylet ends itself when one of its agents has died. Ray's core ends this process when the head reports that its
+    raylet is gone, usually within 0.1 s. Therefore a head that this process started is killed first (`ours`).
     """
     node = ray._private.worker._global_node
     raylet, session = str(node.raylet_socket_name), Path(node.get_session_dir_path()).name

@@ -1,4 +1,4 @@
-"""Numbers of a run on Ray's metrics endpoint, for its dashboard and for Prometheus."""
+"""Publish numbers of a run on Ray's metrics endpoint, for its dashboard and for Prometheus."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _EVERY_S = 3.0
 
 
 class RayGauges:
-    """Shows what `read` returns, {name: value}, again and again: Ray forgets a value once it was asked for."""
+    """Publishes the result of `read`, {name: value}, repeatedly, because Ray forgets a value once it was read."""
 
     def __init__(
         self, described: Mapping[str, str], read: Callable[[], Mapping[str, float]], tags: dict[str, str] | None = None
@@ -28,12 +28,12 @@ class RayGauges:
                 self._gauges[name].set(float(value), self._tags)
 
     def close(self) -> None:
-        """Stop."""
+        """Stop publishing."""
         self._over.set()
 
 
 def metrics_address() -> str:
-    """Return the address of Ray's metrics on this machine, in the format of Prometheus, or "" without one."""
+    """Return the address of Ray's metrics on this machine, in Prometheus format; "" if there is none."""
     import ray
 
     here = ray.get_runtime_context().get_node_id()

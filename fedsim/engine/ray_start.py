@@ -1,4 +1,4 @@
-"""Starts a local Ray, or joins one: quiet, on 127.0.0.1 alone, and with one line for what is wrong."""
+"""Starts a local Ray or joins one: without output, on 127.0.0.1 only, and with one line for an error."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from fedsim.scratch import scratch_folder
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about CUDA_VISIBLE_DEVICES
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed")  # our replies tell so
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its core tells users of what we tell them in one line
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed")  # our error replies report that
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray would report in many lines what we report in one
 os.environ.setdefault(
     "RAY_worker_niceness", "0"
-)  # 15 by default: they would starve beside programs that keep cores busy
+)  # 15 by default: with it they get almost no CPU time beside programs that keep all cores busy
 
 
 _sessions: list[Path] = []
-"""Folders of Ray's own, with its logs and sockets."""
+"""Ray's own folders, with its logs and sockets."""
 
 
 def remove_sessions() -> None:
-    """Remove what Ray has left in its temporary folders."""
+    """Remove the files that Ray has left in its temporary folders."""
     while _sessions:
         shutil.rmtree(_sessions.pop(), ignore_errors=True)
 
 
-atexit.register(remove_sessions)  # before Ray is imported, so that it is shut down before
+atexit.register(remove_sessions)  # registered before Ray is imported, so that Ray shuts down first
 
 if TYPE_CHECKING:
     import ray
@@ -55,7 +55,7 @@ _PATIENCE_SECONDS = 10
 
 
 def cpus_of(options: EngineConfig) -> int:
-    """Return the CPUs that a local Ray needs for what the options ask for."""
+    """Return the number of CPUs that a local Ray needs for these options."""
     return math.ceil((options.num_workers or 1) * options.cpus_per_worker)
 
 
@@ -67,9 +67,9 @@ def start(options: EngineConfig) -> str:
             _require_free_port(options.dashboard_port)
             more = {"dashboard_host": "127.0.0.1", "dashboard_port": options.dashboard_port}
         more["include_dashboard"] = options.dashboard
-        if cpus_of(options) > len(os.sched_getaffinity(0)):  # more than there are: as asked
+        if cpus_of(options) > len(os.sched_getaffinity(0)):  # more than there are cores: as configured
             more["num_cpus"] = cpus_of(options)
-        # Ray would leave its session in /tmp/ray, for all to write to. Its sockets have to have short names.
+        # Ray would put its session into /tmp/ray, writable for all. The names of its sockets must be short.
         _sessions.append(scratch_folder(Path("/tmp"), at_exit=False))
         more["_temp_dir"] = str(_sessions[-1])
     else:
@@ -84,9 +84,9 @@ def start(options: EngineConfig) -> str:
             context = ray.init(
                 address=options.ray_address or "local", log_to_driver=False, logging_level="ERROR", **more
             )
-        # Where a node is lost, Ray would print pages of its own state over the run's output; its logs have them.
+        # When a node is lost, Ray would print pages of its own state into the run's output; its logs have them.
         ray._private.worker.print_to_stdstream = lambda *args, **kwargs: None
-        if options.ray_address is None:  # Ray makes the token that guards it, and lets everybody read it
+        if options.ray_address is None:  # Ray makes the token that protects it, and lets everybody read it
             with contextlib.suppress(OSError):
                 (Path.home() / ".ray" / "auth_token").chmod(0o600)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What `auto` stands for: the engine, and whether a chunk's clients are trained together."""
+"""Resolve `auto`: which engine runs, and whether a chunk's clients are trained together."""
 
 from __future__ import annotations
 
@@ -25,14 +25,20 @@ from fedsim.plugins import plugin_of
 from fedsim.training.trainer import Trainer
 
 _CHUNK = {"always": 50, "never": 5}
-_WORTHWHILE = 1.1  # vectorised has to be this much faster: a coin toss should not decide
-_IMPOSSIBLE = 0.0  # times faster
+_WORTHWHILE = 1.1  # vectorised training must be this much faster, so that noise does not decide
+_IMPOSSIBLE = 0.0  # the speed-up if vectorised training fails
 _TRIED_CLIENTS = 20
 _TRIED_BATCHES = 2
 
 
 def choose_engine(config: RunConfig) -> tuple[RunConfig, str]:
-    """Return the configuration with a definite engine, and why it is that one."""
+    """Return the configuration with a definite engine, and the engine's name with the reason for it.
+
+    Raises
+    ------
+    FedsimError
+        If the configured device or engine is not available here.
+    """
     engine = config.engine
     if engine.device != "auto":
         _require_device(engine)
@@ -52,7 +58,7 @@ def choose_engine(config: RunConfig) -> tuple[RunConfig, str]:
 
 
 def _why_alone(engine: EngineConfig) -> str:
-    """Return why no processes are forked on this machine; nothing if they may be."""
+    """Return why no processes can be forked on this machine; "" if they can."""
     if resolve_device(engine.device).type != "cpu":
         return "it computes on a GPU"
     if not can_fork():
@@ -72,15 +78,15 @@ def _require_device(engine: EngineConfig) -> None:
 
 
 def choose_vectorize(config: RunConfig, worker: Worker, start: State, constants: Tensors) -> tuple[RunConfig, str]:
-    """Return the configuration with a definite `training.vectorize` and chunk size, and why.
+    """Return the configuration with a definite `training.vectorize` and chunk size, and the reason.
 
-    Auto tries both once on this device, from the global state `start` and what the server sends beside it, and
-    remembers the outcome for this machine, so that a run repeats. A user's own model is tried when asked for, too.
+    `auto` measures both modes once on this device, from the global state `start` and the server's `constants`. It
+    stores the result for this machine, so that a run repeats. A user's own model is also measured for `always`.
 
     Raises
     ------
     FedsimError
-        If clients are to be trained at once and the model cannot be.
+        If `training.vectorize` is `always` and the model cannot be vectorised.
     """
     mode, why = config.training.vectorize, "as asked"
     if mode == "auto" or (mode == "always" and plugin_of(config.model.name)):
@@ -113,24 +119,24 @@ def _remembered_speedup(config: RunConfig, worker: Worker, start: State, constan
     speedup = _known_speedups(path).get(key)
     if speedup is None:
         speedup = measure_speedup(config, worker, start, constants)
-        with contextlib.suppress(FedsimError), only_writer(path.parent):  # without a home, the next run measures again
-            known = _known_speedups(path)  # again, for what other runs have added meanwhile
+        with contextlib.suppress(FedsimError), only_writer(path.parent):  # on failure, the next run measures again
+            known = _known_speedups(path)  # read again, for entries that other runs have added meanwhile
             speedup = known.setdefault(key, speedup)
             write_atomically(path, json.dumps(known).encode())
     return speedup
 
 
 def _known_speedups(path: Path) -> dict[str, float]:
-    """Return the measurements in a file by key; none, whatever else lies there."""
+    """Return the measurements in a file by key; none if the file holds anything else."""
     with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
         return {str(k): float(v) for k, v in dict(json.loads(path.read_text(encoding="utf-8"))).items()}
     return {}
 
 
 def measure_speedup(config: RunConfig, worker: Worker, start: State, constants: Tensors) -> float:
-    """Return how many times faster a few batches of some clients are when trained together from `start`.
+    """Return how many times faster a few batches of some clients train together than one after another.
 
-    It is 0 where that fails.
+    The result is 0 if training together fails.
     """
     sizes = worker.data.at(1).sizes
     clients = np.argsort(-sizes, kind="stable")[: min(config.cohort_size, _TRIED_CLIENTS)].tolist()
@@ -153,11 +159,11 @@ def measure_speedup(config: RunConfig, worker: Worker, start: State, constants: 
         return time.perf_counter() - begun
 
     def best(together: bool) -> float:
-        seconds(together)  # the first call pays for what both need
+        seconds(together)  # the first call includes one-time costs
         return min(seconds(together) for _ in range(2))
 
     alone = best(together=False)
     try:
         return alone / best(together=True)
-    except RuntimeError:  # of vmap, or for want of memory
+    except RuntimeError:  # of vmap, or for lack of memory
         return _IMPOSSIBLE

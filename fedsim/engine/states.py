@@ -1,4 +1,4 @@
-"""Where clients' states live: the ones used last in memory, the others in files."""
+"""The store of clients' states: recently used ones in memory, the others in files."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ class _Version:
 class ClientStates:
     """The state of every client that has one; a client that was never trained has none.
 
-    What a round writes is staged until the round is whole: an interrupted round leaves no trace. States beyond
-    `memory_bytes` go to files in a folder of this object's own, those not used for longest first, and come back when
-    asked for. Whoever gets a state does not write to it.
+    States written during a round are staged until the round is complete, so an interrupted round leaves no trace.
+    States beyond `memory_bytes` are moved to files in this object's own folder, the least recently used first. They are
+    read again when needed. Do not write to a state that you get.
     """
 
     def __init__(self, memory_bytes: int = _DEFAULT_MEMORY) -> None:
         self.memory_bytes = memory_bytes
         self._kept: dict[int, _Version] = {}
         self._staged: dict[int, _Version] = {}
-        self._recent: dict[_Version, None] = {}  # those in memory, the one used last at the end
+        self._recent: dict[_Version, None] = {}  # those in memory, the most recently used last
         self._used_bytes = 0
         self._numbers = itertools.count()
         self._place: Path | None = None
         self._folder: Path | None = None
 
     def spill_to(self, folder: Path) -> None:
-        """Make files, should any be needed, in `folder`, and remove what lies there.
+        """Create state files in `folder` if they are needed, and remove its present content.
 
-        On the disk of a run, its checkpoints link to them.
+        If the folder is on the run's disk, checkpoints can link to its files.
         """
         shutil.rmtree(folder, ignore_errors=True)
         self._place = folder
@@ -66,14 +66,14 @@ class ClientStates:
         return records
 
     def stage(self, client: int, state: RecordDict) -> None:
-        """Set a client's state until `discard`."""
+        """Set a client's state until `commit` or `discard`."""
         if (before := self._staged.pop(client, None)) is not None:
             self._drop(before)
         self._staged[client] = version = _Version()
         self._remember(version, state)
 
     def commit(self) -> None:
-        """Keep what was staged."""
+        """Keep the staged states."""
         for client, version in self._staged.items():
             if (before := self._kept.get(client)) is not None:
                 self._drop(before)
@@ -81,13 +81,13 @@ class ClientStates:
         self._staged = {}
 
     def discard(self) -> None:
-        """Forget what was staged."""
+        """Discard the staged states."""
         for version in self._staged.values():
             self._drop(version)
         self._staged = {}
 
     def committed(self) -> list[int]:
-        """Return the clients that have a kept state, ascending."""
+        """Return the clients with a kept state, ascending."""
         return sorted(self._kept)
 
     def files(self) -> dict[int, Path]:
@@ -95,13 +95,13 @@ class ClientStates:
         return {client: version.path for client, version in self._kept.items() if version.path is not None}
 
     def digests(self) -> dict[int, str]:
-        """Return the SHA-256 of each of `files`, as far as it is known."""
+        """Return the SHA-256 of each of `files`, if it is known."""
         return {client: version.digest for client, version in self._kept.items() if version.digest is not None}
 
     # Files --------------------------------------------------------------------------------------------------------
 
     def adopt(self, files: Mapping[int, Path], digests: Mapping[int, str] | None = None) -> None:
-        """Keep exactly the states in these files, which stay where they are; each is read when it is asked for."""
+        """Keep exactly the states in these files. The files stay in place, and each is read when it is needed."""
         known = digests or {}
         self.discard()
         for version in self._kept.values():
@@ -109,9 +109,9 @@ class ClientStates:
         self._kept = {client: _Version(path=path, digest=known.get(client)) for client, path in files.items()}
 
     def write_committed(self, folder: Path) -> list[Path]:
-        """Put a file of every kept state into `folder`; returns those that are not safely on disk yet.
+        """Put a file for every kept state into `folder`; return the files that are not safely on disk yet.
 
-        States are written one by one. One whose file exists is linked to instead.
+        States are written one by one. If a state has a file already, a hard link is made instead.
         """
         new = []
         for client, version in sorted(self._kept.items()):
@@ -124,7 +124,7 @@ class ClientStates:
             try:
                 os.link(version.path, target)
                 linked = True
-            except OSError:  # another disk, or one that knows no links
+            except OSError:  # another disk, or one without hard links
                 shutil.copyfile(version.path, target)
                 linked = False
             if version.digest is None:
@@ -134,14 +134,14 @@ class ClientStates:
         return new
 
     def moved_to(self, folder: Path) -> None:
-        """Take note that the files of `write_committed` now lie in `folder`, and stay there until the next call."""
+        """Record that the files of `write_committed` are now in `folder`, and stay there until the next call."""
         for client, version in self._kept.items():
             before = version.path
             version.path = folder / file_name(client)
             self._unlink(before)
 
     def close(self) -> None:
-        """Forget everything and remove this object's own folder."""
+        """Discard everything and remove this object's own folder."""
         self._kept, self._staged, self._recent, self._used_bytes = {}, {}, {}, 0
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -192,5 +192,5 @@ class ClientStates:
 
 
 def file_name(client: int) -> str:
-    """Return the name of the file of a client's state."""
+    """Return the file name of a client's state."""
     return f"{client}.safetensors"

@@ -1,4 +1,4 @@
-"""Notices at once that a process has died, also if it is not a child of this process."""
+"""Detect the death of processes at once, also of processes that are not children of this one."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ _UNANSWERED = 5
 
 
 def processes() -> dict[int, tuple[int, str]]:
-    """Return {process id: (its parent's, its command line)} of this machine; words end with a zero byte."""
+    """Return {process id: (parent's id, command line)} on this machine; words end with a zero byte."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError):  # it has ended since
+        with contextlib.suppress(OSError, ValueError):  # it has ended meanwhile
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             found[int(folder.name)] = parent, (folder / "cmdline").read_bytes().decode(errors="replace")
     return found
 
 
 class Vigil:
-    """Watches processes of this machine, and optionally a port of another.
+    """Watches processes of this machine, and optionally a port on another one.
 
     Parameters
     ----------
     processes
-        {process id: what it is called in an error line}; of several that die at once the first is named.
+        {process id: name for error messages}; if several die at once, the first name counts.
     address
-        (host, port, what it is called): gone when it has answered no more for some seconds.
+        (host, port, name): counts as dead if it does not answer for some seconds.
     herald
-        Which of the processes is killed when another one has died, before it spreads the news.
+        The process that is killed when another one has died, before it spreads the news.
     """
 
     def __init__(
         self, processes: Mapping[int, str], address: tuple[str, int, str] | None = None, herald: int | None = None
     ) -> None:
         self.lost = ""
-        """What has died; empty while all are alive."""
+        """The name of what has died; empty while everything is alive."""
         self._over = threading.Event()
         self._address = address
         self._herald: int | None = None
@@ -64,7 +64,7 @@ class Vigil:
         while not self._over.is_set() and not self.lost:
             gone = [self._watched[handle] for handle, _ in poll.poll(1000 * _ASK_EVERY_S)]
             if gone and self._herald is not None and not self._over.is_set():
-                with contextlib.suppress(ProcessLookupError):  # it has died, too
+                with contextlib.suppress(ProcessLookupError):  # it has died too
                     signal.pidfd_send_signal(self._herald, signal.SIGKILL)
             self.lost = gone[0] if gone else ""
             if self._address is not None:
@@ -80,5 +80,5 @@ class Vigil:
             os.close(handle)
 
     def close(self) -> None:
-        """Stop watching, soon."""
+        """Stop watching, after at most one interval."""
         self._over.set()

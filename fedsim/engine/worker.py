@@ -37,12 +37,12 @@ from fedsim.training.trainer import TrainedLanes, Trainer
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that `engine.device` names; auto is a GPU if there is one."""
+    """Return the device for `engine.device`; auto is a GPU if there is one."""
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 class Worker:
-    """Trains, evaluates and asks clients of one run; `half` is a client half in place of the method's own."""
+    """Trains, evaluates and queries the clients of one run; `half` replaces the method's client half."""
 
     def __init__(self, config: RunConfig, data: FederatedData, half: type[Client] | None = None) -> None:
         torch.set_num_threads(config.engine.threads)
@@ -63,7 +63,7 @@ class Worker:
             self.client, self.train_set, config.training, config.seed, has_batch_coupling(model), private
         )
         self.queries = {f"{wire.QUERY}{name}": query for name, query in self.client.queries().items()}
-        """By the type of their messages."""
+        """{message type: query}."""
         self._inbox = Inbox(self.device, {name for name, _ in model.named_buffers()})
         self._scores = ClientScores(self.client, data, self.train_set)
         held_out = None if data.validation is None else data.validated_on(data.validation)
@@ -82,7 +82,7 @@ class Worker:
             return [Reply(None, f"no client function for messages of type {kind!r}")] * len(clients)
         replies: list[Reply] = []
         sent = list(map(ChunkMessage, clients, states, contents))
-        for some in by_broadcast(sent):  # clients that got the same model go together
+        for some in by_broadcast(sent):  # clients with the same model are handled together
             if handle is not None:
                 replies += handle(some)
             else:
@@ -132,7 +132,7 @@ class Worker:
             if len(jobs) == 1:
                 return {jobs[0].client: failed(error)}
             alone = (self._train_group(received, [job], answers) for job in jobs)
-            return {client: reply for one in alone for client, reply in one.items()}  # the others still count
+            return {client: reply for one in alone for client, reply in one.items()}  # the other clients still count
         metrics = {name: np.array(value.tolist()) for name, value in trained.metrics.items()}
         metrics |= measured(trained.audits, self.data.dataset.y_train, self.device)
         examples = np.array([job.num_samples for job in lanes], np.float64)
@@ -192,7 +192,7 @@ class Worker:
         received = self._inbox.broadcast(sent.content)
         scores = self._scores
         if wire.told_in(sent.content).get(wire.VALIDATION):
-            assert self._held_out is not None  # nobody asks otherwise
+            assert self._held_out is not None  # only requested if there are held-out samples
             scores = self._held_out
         return scores.measure(sent.client, model, received.constants, received.server_round)
 

@@ -1,1 +1,1 @@
-"""What a federated method is written against: the two halves, and the registry."""
+"""The interface of federated methods: the two halves, and the registry."""

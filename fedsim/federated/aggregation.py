@@ -1,4 +1,4 @@
-"""Weighted means: of tensors, and of metrics."""
+"""Weighted means of tensors and of metrics."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fedsim.flower.wire import NUM_EXAMPLES, WEIGHT
 class WeightedMean:
     """A running weighted mean of named tensors: m <- m + (w_i / sum_{j <= i} w_j) (x_i - m).
 
-    One accumulator in the summands' own type, float64 for integers, whatever their number; entries that are equal in
-    all of them keep their bits, as a sum that is divided in the end would not. The rounding errors of n summands add up
-    to about sqrt(n / 3) times that of one.
+    It uses one accumulator, in the summands' dtype, or in float64 for integers. Entries that are equal in all summands
+    keep their bits; in a sum that is divided at the end they would not. The rounding errors of n summands add up to
+    about sqrt(n / 3) times the error of one.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class WeightedMean:
         self._owned = False
 
     def add(self, tensors: Tensors, weight: float) -> None:
-        """Add a summand, which nobody writes to afterwards; all have the same names and shapes."""
+        """Add a summand. Nobody may write to it afterwards; all summands have the same names and shapes."""
         if not weight:
             return
         self.weight += weight
@@ -37,12 +37,12 @@ class WeightedMean:
         values = [summand[name] for name in self._means]
         if self._owned:
             torch._foreach_lerp_(means, values, share)
-        else:  # the first summand is somebody else's
+        else:  # the first summand belongs to the caller
             self._means = dict(zip(self._means, torch._foreach_lerp(means, values, share), strict=True))
             self._owned = True
 
     def result(self) -> Tensors:
-        """Return the mean in the summands' own types; integers, such as BatchNorm's counter, are rounded."""
+        """Return the mean in the summands' dtypes; integers, such as BatchNorm's counter, are rounded."""
         return {name: restore_dtype(mean, self._dtypes[name]) for name, mean in self._means.items()}
 
 
@@ -52,7 +52,7 @@ def restore_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class MeanMetrics:
-    """The mean over clients of each scalar metric, weighted by their number of examples or not."""
+    """The mean over clients of each scalar metric, optionally weighted by their numbers of examples."""
 
     def __init__(self, weighted: bool = True) -> None:
         self.weighted = weighted
@@ -60,7 +60,7 @@ class MeanMetrics:
         self._weights: dict[str, float] = {}
 
     def add(self, metrics: dict[str, float]) -> None:
-        """Add one client's metrics; it need not have all of them."""
+        """Add one client's metrics; some may be missing."""
         weight = metrics[NUM_EXAMPLES] if self.weighted else 1.0
         for name, value in metrics.items():
             if name not in (NUM_EXAMPLES, WEIGHT):
@@ -68,5 +68,5 @@ class MeanMetrics:
                 self._weights[name] = self._weights.get(name, 0.0) + weight
 
     def result(self) -> MetricRecord:
-        """Return the means."""
+        """Return the mean of each metric."""
         return MetricRecord({name: total / self._weights[name] for name, total in self._sums.items()})

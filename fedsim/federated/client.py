@@ -45,56 +45,57 @@ class Client:
         """The parameters of round 0, the same for all clients."""
 
     def options(self, kind: type[Options]) -> Options:
-        """Return the method's options, which are of this type."""
+        """Return the method's options, with this type."""
         assert isinstance(self.config.strategy, kind)
         return self.config.strategy
 
     def personal(self, client: int, start: State) -> State:
-        """Return what client `client` keeps for itself before it is first trained; the names are its own.
+        """Return the personal tensors of client `client` before its first training, under names of their own.
 
-        It is trained beside the global parameters, kept by the engine, and never sent. What `finish` does not keep is
-        asked for anew in the next round.
+        They are trained together with the global parameters, stored by the engine, and never sent. If `finish` does not
+        keep them, this is called again in the next round.
         """
         return State({}, {})
 
     def phases(self) -> Sequence[Phase]:
-        """Return the stages of a client's round, in order."""
+        """Return the phases of a client's round, in order."""
         return [Phase(self.loss)]
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
-        """Return the local objective of one batch, and metrics to report; see `Loss`."""
+        """Return the local objective for one batch, and metrics to report; see `Loss`."""
         return batch.loss(self.model.logits(params, buffers, batch.x, train=True)), {}
 
     def queries(self) -> Mapping[str, Query]:
-        """Return what the server may ask clients besides training and evaluation, by name.
+        """Return the queries that the server may send besides training and evaluation, by name.
 
-        A method that has any tells in `releases` what the answers show: `query.NAME/TENSOR`, one item for each tensor.
+        A method with queries declares in `releases` what the answers show: `query.NAME/TENSOR`, one item per tensor.
         """
         return {}
 
     def finish(self, update: Update, extras: Extras) -> Update:
-        """Return what the clients send, keep and weigh, given what they do by default.
+        """Return what the clients send, keep and weigh; `update` holds the defaults.
 
-        Where each had a start of its own, `extras.start` holds these, (clients, ...).
+        If each client had its own start, `extras.start` holds these, (clients, ...).
         """
         return update
 
     def moved(self, sent: Tensors, start: Tensors) -> Tensors:
-        """Return U_k = θ_k − θ, how far a client moved the parameters θ, from what it sent; the twin of `having_moved`.
+        """Return U_k = θ_k − θ, the change of the parameters θ at a client, from the tensors it sent.
 
-        A history and the methods that replay it know by these two what leaves a client: here its model.
+        This is the inverse of `having_moved`. A run's history, and the methods that replay it, use both to interpret
+        what a client sent: here, its model.
         """
         return {name: sent[name] - value.to(sent[name].device) for name, value in start.items() if name in sent}
 
     def having_moved(self, sent: Tensors, start: Tensors, update: Tensors) -> Tensors:
-        """Return what the client would have sent had it moved from `start` by U; all else of `sent` stays."""
+        """Return what the client would have sent with the change U from `start`; other entries of `sent` stay."""
         return sent | {name: start[name] + value for name, value in update.items()}
 
     def releases(self) -> list[Release]:
-        """Return all that a client's replies show of its data; tests compare it with the replies.
+        """Return the releases of this method: everything that a client's replies show of its data.
 
-        A method that sends more than the tensors it was sent and `reports`, or that protects any of it itself, adds
-        to this list; what `privacy:` in the configuration protects is added by the run.
+        Tests compare them with the replies. A method adds to this list if it sends more than the tensors it received
+        and `reports`, or if it protects any of them itself. The run adds what the `privacy:` section protects.
         """
         return [
             Release(what="trained models", covers=("model",), note="sent as they are unless named as protected"),
@@ -114,10 +115,10 @@ class Client:
         ]  # fmt: skip
 
     def plain(self, state: State, constants: Tensors) -> Tensors:
-        """Return the state dict of the plain model that predicts as the first of `heads` does."""
+        """Return the state dict of a plain model that predicts as the first of `heads` does."""
         model = state.params | state.buffers
         return {name: value for name, value in model.items() if name.startswith(("features.", "classifier."))}
 
     def heads(self, state: State, constants: Tensors, x: Tensor) -> Tensors:
-        """Return the logits (B, C) of every way a client can predict, by name; the first is the method's own."""
+        """Return {name: logits (B, C)} for every way in which a client can predict; the first is the method's own."""
         return {"model": self.model.logits(state.params, state.buffers, x, train=False)}

@@ -1,4 +1,4 @@
-"""A round is an exchange: one or more waves of messages to clients, each wave answered before the next is made."""
+"""The exchange of a round: one or more waves of messages to clients; each wave is answered before the next is made."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from flwr.app import Message
 
 Result = TypeVar("Result")
 Exchange = Generator[Iterable[Message], Iterable[Message], Result]
-"""Yields the messages of each wave, takes their replies, and returns what came of the round."""
+"""Yields the messages of each wave, receives their replies, and returns the result of the round."""
 
 
 def conduct(exchange: Exchange[Result], send: Callable[[list[Message]], Iterable[Message]]) -> Result:
-    """Send the waves of an exchange and give it their replies; returns what it returns.
+    """Send the waves of an exchange, pass it the replies, and return its result.
 
-    A client whose reply is an error is lost for the rest of the exchange: later waves leave it out. Replies that the
-    exchange does not look at are taken all the same.
+    A client whose reply is an error is lost for the rest of the exchange: later waves omit it. All replies are
+    consumed, even if the exchange ignores some.
     """
     lost: set[int] = set()
 

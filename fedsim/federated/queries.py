@@ -1,4 +1,4 @@
-"""Queries: what clients work out about their samples without training, as sums over these."""
+"""Queries: sums over clients' samples that clients compute without training."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from fedsim.flower.records import Tensors
 Answer = Callable[[State, Tensors, Tensors, Batch], Tensors]
 """(state, own, constants, batch) -> sums over the batch's samples, {name: (...)}.
 
-`state` is the global model as it was sent, with what the client keeps for itself; `own` what this client alone was
-sent; `constants` what all were sent besides the model. Samples are not augmented. Pure; gradients may be taken."""
+`state` is the global model as sent, with the client's personal tensors. `own` are the tensors that only this client
+received. `constants` are the tensors that all clients received besides the model. Samples are not augmented. The
+function must be pure; gradients may be taken."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """A question that a server may put to clients; its message is of the type `query.NAME`."""
+    """A question that a server may send to clients; its message type is `query.NAME`."""
 
     answer: Answer
     batch: int | None = None
-    """Samples that the answer is of, drawn without replacement; at most all, and by default all, in order."""
+    """Number of samples for the answer, drawn without replacement, at most all; by default all, in order."""
     address: str = "sample"
-    """Of the draw, with round and client: queries of equal address in a round are of the same samples."""
+    """Part of the seed of the draw, with round and client: queries with the same address use the same samples in a round."""

@@ -1,4 +1,4 @@
-"""Finds methods by name without importing them: to list a file of `strategies/`, it is read, not run."""
+"""Find methods by name without importing them: listing the files of `strategies/` reads them, but does not run them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Strategy:
-    """One federated method: its options, its two halves, and what a run of it changes in the defaults."""
+    """One federated method: its options, its two halves, and the defaults of a run that it changes."""
 
     name: str
     config: type[StrategyConfig]
@@ -93,16 +93,16 @@ class Declaration:
 
     module: str
     summary: str
-    """One line."""
+    """One-line description."""
     call: ast.Call
-    """The declaring call, its arguments unevaluated."""
+    """The declaring call, with unevaluated arguments."""
 
 
 @cache
 def declared(package: str, marker: str) -> dict[str, Declaration]:
     """Return the methods of a package by name, read from its source.
 
-    A method is a call `marker("name", ...)` at the top level of a file, or such a decorator of a function there.
+    A call `marker("name", ...)` at the top level of a file declares a method, or such a decorator of a function there.
 
     Raises
     ------
@@ -133,20 +133,20 @@ def _marked_calls(tree: ast.Module, marker: str) -> Iterator[ast.Call]:
 
 
 def describe(package: str) -> dict[str, tuple[str, str]]:
-    """Return {strategy name: (module, one-line description)} of a package of strategies, read from its source."""
+    """Return {strategy name: (module, one-line description)} for a package of strategies, read from its source."""
     ours = {name: (method.module, method.summary) for name, method in declared(package, "strategy").items()}
     return ours | {name: (package, line) for name, line in described("strategies", ours).items()}
 
 
 def load_strategy(name: str) -> Strategy:
-    """Return the federated method called `name`, importing its file only.
+    """Return the federated method called `name`; only its file is imported.
 
     Raises
     ------
     FedsimError
         If there is no such method.
     """
-    if name in _strategies:  # of a file read before, or registered by other code of this process
+    if name in _strategies:  # from a file read before, or registered by other code
         return _strategies[name]
     known = declared("strategies", "strategy")
     if (plugin := plugin_of(name)) is not None:
@@ -158,12 +158,12 @@ def load_strategy(name: str) -> Strategy:
 
 
 def brought_by(registry: Mapping[str, T], name: str, module: str, where: str) -> T:
-    """Return the method that the module of an installed package has registered.
+    """Return the method that a module of an installed package has registered.
 
     Raises
     ------
     FedsimError
-        If it has registered none of that name.
+        If it has registered no method with that name.
     """
     if name not in registry:
         raise FedsimError(f"{where}: {module} of an installed package registers no {name!r}; ask its author")
@@ -171,12 +171,12 @@ def brought_by(registry: Mapping[str, T], name: str, module: str, where: str) ->
 
 
 def imported(registry: Mapping[str, T], known: Mapping[str, Declaration], name: str, unknown: str) -> T:
-    """Return the method that a package declares under `name`, importing its file only.
+    """Return the method that a package declares under `name`; only its file is imported.
 
     Raises
     ------
     FedsimError
-        If there is no such method; the line begins with `unknown`.
+        If there is no such method; the message begins with `unknown`.
     """
     if name not in known:
         raise FedsimError(f"{unknown}; {nearest(name, known)}")

@@ -1,4 +1,4 @@
-"""Which clients take part in a round."""
+"""Draw the clients that take part in a round."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fedsim.randomness import generator
 def draw_cohort(
     config: RunConfig, sizes: npt.NDArray[np.int64], server_round: int, secrets: Secrets | None = None
 ) -> Sequence[int]:
-    """Return the clients of a round, largest first; `sizes` are all clients' numbers of samples.
+    """Return the clients of a round, largest first; `sizes` are the numbers of samples of all clients, (K,).
 
-    `secrets` draws them where they are to stay secret.
+    `secrets` draws them if they must stay secret.
     """
     rng = generator(config.seed, "cohort", server_round) if secrets is None else secrets.coins("cohort", server_round)
     sizes = np.where(np.arange(len(sizes)) < config.clients_seen, sizes, 0)
@@ -28,17 +28,17 @@ def draw_cohort(
 
 
 def poisson_cohort(rng: np.random.Generator, sizes: npt.NDArray[np.int64], rate: float) -> Sequence[int]:
-    """Return clients that have data, each drawn with probability `rate` whatever the others are; maybe none."""
+    """Return clients with data, each drawn independently with probability `rate`; possibly none."""
     drawn = np.flatnonzero((rng.random(len(sizes)) < rate) & (sizes > 0))
     return _largest_first(drawn, sizes)
 
 
 def sample_cohort(rng: np.random.Generator, sizes: npt.NDArray[np.int64], cohort: int) -> Sequence[int]:
-    """Return the clients of a round, drawn without replacement from those that have data, largest first.
+    """Return the clients of a round, drawn without replacement from those with data, largest first.
 
-    Every client draws a lot and the lowest take part, so that a federation without some client has the same cohort in
-    every round which that client was not in. Largest first lets long chunks start early, and puts clients of like size
-    into one chunk.
+    Every client draws a random number, and the lowest ones take part. So a federation without some client has the same
+    cohort in every round in which that client was not drawn. Largest first lets long chunks start early, and puts
+    clients of similar size into one chunk.
     """
     lots = rng.random(len(sizes))
     able = np.flatnonzero(sizes)

@@ -1,4 +1,4 @@
-"""The server half of a method: a Flower `Strategy` that can be evaluated, exported and put to disk."""
+"""The server half of a method: a Flower `Strategy` that can also be evaluated, exported and saved."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fedsim.models.functional import FunctionalModel
 from fedsim.privacy.central import CentralPrivacy
 
 Working = Callable[[str, int, int], None]
-"""(what, done, of how many): told by a server at work between rounds, for the run's display."""
+"""(task, steps done, steps in total): reports the server's work between rounds to the run's display."""
 
 
 class Server(Strategy):
@@ -56,21 +56,21 @@ class Server(Strategy):
         """The clients whose updates `aggregate` received in this round; for sums, one client per chunk."""
 
     def options(self, kind: type[Options]) -> Options:
-        """Return the method's options, which are of this type."""
+        """Return the method's options, with this type."""
         assert isinstance(self.config.strategy, kind)
         return self.config.strategy
 
     @classmethod
     def reads_training_data(cls, config: RunConfig) -> bool:
-        """Return whether the server looks at clients' samples or labels, as only that of a simulation can."""
+        """Return whether the server reads clients' samples or labels, which is only possible in a simulation."""
         return False
 
     def initial(self) -> Tensors:
-        """Return the global tensors of round 0, parameters and buffers by name."""
+        """Return the global tensors of round 0, parameters and buffers, by name."""
         return {**self.first.params, **self.first.buffers}
 
     def split(self, tensors: Mapping[str, Tensor]) -> State:
-        """Return global tensors sorted into parameters and buffers."""
+        """Return global tensors, split into parameters and buffers."""
         buffers = self.first.buffers
         return State(
             {name: value for name, value in tensors.items() if name not in buffers},
@@ -78,29 +78,30 @@ class Server(Strategy):
         )
 
     def local_start(self) -> State:
-        """Return what clients begin to train in round 1, or something of its names and shapes."""
+        """Return the tensors that clients start to train in round 1, or tensors with the same names and shapes."""
         return self.split(self.initial())
 
     def constants(self) -> Tensors:
-        """Return what goes to the clients with every model and is not trained, such as a fixed classifier."""
+        """Return tensors that all clients receive with every model and do not train, such as a fixed classifier."""
         return {}
 
     def prepare_round(self, server_round: int, tensors: Tensors, working: Working) -> Tensors:
-        """Do the server's own work before a round, on the global tensors; returns those that the round starts from.
+        """Do the server's own work before a round, and return the global tensors that the round starts from.
 
-        What it leaves belongs into `state_dict`. A run that is stopped here does it again, so its draws have addresses.
-        It is not counted as the clients' time.
+        State that it creates belongs in `state_dict`. A run that is stopped here repeats the work, so its random draws
+        need addresses. Its time does not count as the clients' time.
         """
         return tensors
 
     def pictures(self) -> dict[str, Tensor]:
-        """Return images to show in the run's report, {title: (N, C, H, W) uint8}."""
+        """Return images for the run's report, {title: (N, C, H, W) uint8}."""
         return {}
 
     def aggregate(self, updates: Iterator[tuple[Tensors, float]]) -> Tensors | None:
-        """Return the next global tensors from (what was sent, weight) of each update or chunk, None if there is none.
+        """Return the next global tensors from the (tensors, weight) of each update or chunk; None without any.
 
-        Here it is the weighted mean, taken in the order they come. `self.current` is what clients got.
+        The default is the weighted mean, computed in the given order. `self.current` is the model that the clients
+        received.
         """
         mean = WeightedMean()
         for tensors, weight in updates:
@@ -108,33 +109,33 @@ class Server(Strategy):
         return mean.result() if mean.weight else None
 
     def heads(self, state: State, x: Tensor) -> Tensors:
-        """Return the logits (B, C) of every way to predict with the global model; the first is the method's own."""
+        """Return {name: logits (B, C)} for every way to predict with the global model; the method's own is first."""
         return {"model": self.model.logits(state.params, state.buffers, x, train=False)}
 
     def export(self, tensors: Tensors) -> Tensors:
-        """Return the state dict of the plain model that predicts as the first of `heads` does."""
+        """Return the state dict of a plain model that predicts as the first of `heads` does."""
         return tensors
 
     def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
-        """Return (tensors, JSON values) of what the server carries between rounds besides the global model."""
+        """Return (tensors, JSON values): the server's state between rounds besides the global model."""
         return {}, {}
 
     def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
 
     # A round ------------------------------------------------------------------------------------------------------
 
     @property
     def one_wave(self) -> bool:
-        """Whether a round is one message to each client, and what is made of the replies."""
+        """Whether a round is a single wave: one message to each client."""
         return type(self).exchange is Server.exchange
 
     def exchange(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Exchange[tuple[ArrayRecord | None, MetricRecord | None]]:
-        """Yield the messages of each wave of a round and take their replies; return the new model and metrics.
+        """Yield the messages of each wave of a round and receive their replies; return the new model and metrics.
 
-        `fedsim.federated.exchange.conduct` drives it: a client lost in a wave is left out of those after it.
+        `fedsim.federated.exchange.conduct` drives it. A client that is lost in a wave gets no later messages.
         """
         replies = yield self.configure_train(server_round, arrays, config, grid)
         return self.aggregate_train(server_round, replies)
@@ -151,7 +152,7 @@ class Server(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return one training message per node of the grid, in its order."""
+        """Return one training message per node, in the order of the grid's nodes."""
         config[wire.REPLY] = self.replies
         if self.central is not None:
             config[wire.CLIP_NORM] = self.central.clip_norm
@@ -161,7 +162,7 @@ class Server(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return one evaluation message per node of the grid, in its order."""
+        """Return one evaluation message per node, in the order of the grid's nodes."""
         return self.messages(wire.EVALUATE, server_round, arrays, config, grid.get_node_ids())
 
     def messages(
@@ -173,7 +174,7 @@ class Server(Strategy):
         nodes: Iterable[int],
         own: Mapping[int, ArrayRecord] | None = None,
     ) -> list[Message]:
-        """Return a message to each node, in order: the arrays, the constants, and what is `own` of that node alone.
+        """Return one message per node, in order: the arrays, the constants, and the node's entry in `own`.
 
         `kind` is train, evaluate, or query.NAME for one of the client half's `queries`.
         """
@@ -187,16 +188,16 @@ class Server(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the new global tensors, in the types of the old ones, and the mean of the clients' metrics.
+        """Return the new global tensors, in the dtypes of the old ones, and the mean of the clients' metrics.
 
-        With them comes what the server itself has measured.
+        The metrics include those that the server itself has measured.
         """
         metrics = MeanMetrics()
         self.senders = []
 
         def updates() -> Iterator[tuple[Tensors, float]]:
             for reply in replies:
-                # Where sums are asked for, one client of a chunk answers for all of them.
+                # If sums are requested, one client of a chunk replies for all of them.
                 if not reply.has_error() and wire.METRICS in reply.content:
                     own = scalars(reply.content.metric_records[wire.METRICS])
                     metrics.add(own)
@@ -217,7 +218,7 @@ class Server(Strategy):
         return to_record(self.stepped(server_round, restored)), measured
 
     def stepped(self, server_round: int, aggregated: Tensors) -> Tensors:
-        """Return w + lr (aggregated - w) for the parameters of a round, lr that of `server.*`; the rest is as it is."""
+        """Return w + lr (aggregated - w) for the parameters, with this round's lr of `server.*`; buffers stay."""
         lr = self.config.server.lr_at(server_round)
         if lr == 1:
             return aggregated
@@ -225,7 +226,7 @@ class Server(Strategy):
         return aggregated | {n: torch.lerp(self.current[n].to(value), value, lr) for n, value in params.items()}
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Return the unweighted mean over clients of each of their metrics."""
+        """Return the unweighted mean over clients of each metric."""
         metrics = MeanMetrics(weighted=False)
         for reply in replies:
             if not reply.has_error():
@@ -233,4 +234,4 @@ class Server(Strategy):
         return metrics.result()
 
     def summary(self) -> None:
-        """Do nothing: the run folder tells what the strategy is."""
+        """Do nothing: the run folder describes the strategy."""

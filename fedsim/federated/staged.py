@@ -30,18 +30,18 @@ NEW, OLD = "stage.new", "stage.old"
 PREVIOUS = "previous/"
 """Prefix for the names of the constants that are the model at the end of the previous stage."""
 
-_NEVER = -1e9  # not -inf: times a probability of 0 that would be NaN
+_NEVER = -1e9  # not -inf, which times a probability of 0 would be NaN
 
 
 def masked(logits: Tensor, classes: Tensor) -> Tensor:
-    """Return logits (..., C) in which classes outside of `classes`, (C,) bool, are below all others."""
+    """Return logits (..., C); classes outside of `classes`, (C,) bool, get values below all others."""
     return torch.where(classes, logits, _NEVER)
 
 
 def distillation(logits: Tensor, teacher_logits: Tensor, classes: Tensor, temperature: float) -> Tensor:
     """Return -sum_c q_c log p_c of each sample, (B,): q, p are softmax(logits (B, C) / temperature) over some classes.
 
-    The gradient is that of KL(q || p); it is not scaled by the temperature's square.
+    The gradient is that of KL(q || p), without the factor temperature^2.
     """
     q = masked(teacher_logits / temperature, classes).softmax(1)
     log_p = masked(logits / temperature, classes).log_softmax(1)
@@ -56,7 +56,7 @@ def new_rows(count: int, features: int, seed: int, stage: int) -> Tensor:
 
 
 def sum_of_answers(replies: Iterable[Message]) -> tuple[Tensors, int]:
-    """Return the float64 sums over the good replies to a query, in their order, and the number of their samples."""
+    """Return the float64 sums over the good replies to a query, in their order, and the total number of samples."""
     sums: Tensors = {}
     count = 0
     for reply in replies:
@@ -68,12 +68,12 @@ def sum_of_answers(replies: Iterable[Message]) -> tuple[Tensors, int]:
 
 
 class StagedClient(Client):
-    """Learns only the classes of the stage: the softmax is over them."""
+    """Learns only the classes of the stage: the softmax is over these classes."""
 
     needs_classes = True
 
     def new_classes_loss(self, logits: Tensor, extras: Extras, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy over the classes of the stage, of logits (B, C), shape ()."""
+        """Return the mean cross-entropy over the classes of the stage, from logits (B, C), shape ()."""
         return batch.cross_entropy(masked(logits, extras.constants[NEW]))
 
     def is_first_stage(self, extras: Extras) -> bool:
@@ -81,7 +81,7 @@ class StagedClient(Client):
         return f"{PREVIOUS}classifier.weight" not in extras.constants
 
     def previous_logits(self, extras: Extras, x: Tensor) -> Tensor:
-        """Return the logits (B, C) of the model at the end of the stage before, in evaluation mode."""
+        """Return the logits (B, C) of the model at the end of the previous stage, in evaluation mode."""
         start = len(PREVIOUS)
         tensors = {name[start:]: value for name, value in extras.constants.items() if name.startswith(PREVIOUS)}
         return self.model.logits(tensors, tensors, x, train=False).detach()
@@ -104,7 +104,7 @@ class StagedServer(Server):
             )
 
     def prepare_round(self, server_round: int, tensors: Tensors, working: Working) -> Tensors:
-        """Begin the round's stage, if it is a new one."""
+        """Begin the round's stage if it is a new one."""
         stage = 0 if self.data.stages is None else self.data.stages.of(server_round)
         self.measured = {}
         if stage != self.stage:
@@ -113,7 +113,7 @@ class StagedServer(Server):
         return tensors
 
     def begin_stage(self, stage: int, tensors: Tensors, working: Working) -> Tensors:
-        """Return the model that a stage starts from: the one before, with new rows for the stage's classes."""
+        """Return the initial model of a stage: the previous model, with new rows for the stage's classes."""
         if self.keeps_previous:
             self.previous = dict(tensors)
         rows = torch.from_numpy(self.classes(stage))
@@ -128,12 +128,12 @@ class StagedServer(Server):
         return np.arange(self.data.dataset.num_classes) if stages is None else stages.blocks[stage]
 
     def known(self, stage: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return the classes that have arrived when a stage ends, ascending."""
+        """Return the classes that have arrived by the end of a stage, ascending."""
         stages = self.data.stages
         return self.classes(stage) if stages is None else stages.begun(stage)
 
     def constants(self) -> Tensors:
-        """Return the masks, and the model at the end of the stage before."""
+        """Return the masks, and the model at the end of the previous stage."""
         every = np.arange(self.data.dataset.num_classes)
         before = self.known(self.stage - 1) if self.stage else every[:0]
         masks = {NEW: np.isin(every, self.classes(self.stage)), OLD: np.isin(every, before)}
@@ -142,11 +142,11 @@ class StagedServer(Server):
         return sent | {PREVIOUS + name: value for name, value in self.previous.items()}
 
     def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
-        """Return the stage and the model at the end of the one before."""
+        """Return the stage and the model at the end of the previous one."""
         return {PREVIOUS + name: value for name, value in self.previous.items()}, {"stage": self.stage}
 
     def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
-        """Take up the stage and the model at the end of the one before."""
+        """Restore the stage and the model at the end of the previous one."""
         like, start = next(iter(self.first.params.values())), len(PREVIOUS)
         self.stage = values["stage"]
         self.previous = {n[start:]: v.to(like.device) for n, v in tensors.items() if n.startswith(PREVIOUS)}

@@ -42,10 +42,10 @@ class Batch(NamedTuple):
     notes: Tensors = {}  # noqa: RUF012 -- never written to
     """{name: (B, ...)}: the notes of the phase's `annotate` on each sample."""
     shared: Tensor | None = None
-    """(B', *input_shape) float32, normalised samples that the server sent to all; None where it sent none."""
+    """(B', *input_shape) float32, normalised samples that the server sent to all clients; None without any."""
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean of one value per sample, (B,) -> (), over the samples that are no padding."""
+        """Return the mean of one value per sample, (B,) -> (), over all samples except padding."""
         return values.mean() if self.mask is None else (values * self.mask).sum() / self.mask.sum()
 
     def mean_of(self, values: Tensor, some: Tensor) -> Tensor:
@@ -59,12 +59,12 @@ class Batch(NamedTuple):
             raise FedsimError("strategy.name: this method needs classes, and the data has numbers; try fedavg")
         if has_several_labels(self.y):
             raise FedsimError("strategy.name: this method needs one class for each sample; try fedavg")
-        # As F.cross_entropy, which under vmap takes a dozen operations more to look for labels to leave out.
+        # Like F.cross_entropy, which under vmap needs a dozen more operations to find labels to ignore.
         log_p = F.log_softmax(logits, 1)
         return self.mean(-log_p.gather(1, self.y[:, None]).squeeze(1))
 
     def loss(self, outputs: Tensor) -> Tensor:
-        """Return the mean loss: cross-entropy of logits (B, C), binary of (B, L), or squared error of (B, 1)."""
+        """Return the mean loss: cross-entropy of (B, C), binary cross-entropy of (B, L), squared error of (B, 1)."""
         if self.y.is_floating_point():
             return self.mean((outputs[:, 0] - self.y).square())
         if has_several_labels(self.y):
@@ -94,9 +94,10 @@ class Extras(NamedTuple):
 Loss = Callable[[Tensors, Tensors, Extras, Batch], tuple[Tensor, Tensors]]
 """(params, buffers, extras, batch) -> (loss (), metrics {name: ()}); metrics `family:member` share a plot.
 
-Pure, but for BatchNorm's buffers, which are updated in place. It runs under `torch.func.vmap`, one client a lane:
-no `.item()`, no branch on a tensor's value. The operations that it comes to are recorded and replayed, so a Python
-value that changes must come as a tensor, such as `Extras.server_round`, or be named in `Phase.declares`."""
+The function must be pure, except that it updates BatchNorm's buffers in place. It runs under `torch.func.vmap`, one
+client per lane: it must not call `.item()` or branch on a tensor's value. Its operations are recorded and replayed. So
+a Python value that changes must be passed as a tensor, such as `Extras.server_round`, or be named in
+`Phase.declares`."""
 
 
 Stream = Literal["labelled", "unlabelled"]
@@ -107,52 +108,54 @@ class Annotation(NamedTuple):
     """Notes on samples, made before a phase trains on them."""
 
     keep: Tensor
-    """(B,) bool: which samples the phase is to learn from."""
+    """(B,) bool: the samples that the phase learns from."""
     notes: Tensors
     """{name: (B, ...)}."""
 
 
 Annotate = Callable[[Tensors, Tensors, Extras, Tensor], Annotation]
-"""(params, buffers, extras, x (B, *input_shape)) -> annotation, of one client's state at the beginning of the phase."""
+"""(params, buffers, extras, x (B, *input_shape)) -> annotation, from one client's state at the start of the phase."""
 
 Audit = Callable[[Annotation, Tensor], Tensors]
-"""(annotation, true labels (B,)) -> metrics {name: ()}, NaN for one that cannot be had.
+"""(annotation, true labels (B,)) -> metrics {name: ()}, NaN for one that cannot be computed.
 
-Called after the round with labels that the client does not know; what it returns is reported, and used for nothing."""
+It is called after the round with labels that the client does not know. Its result is reported, but not used."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One stage of a client's round: which parameters follow which loss, for how long. Each has a fresh optimiser."""
+    """One stage of a client's round: the parameters it trains, its loss and its length. Each has a fresh optimiser."""
 
     loss: Loss
     trains: Callable[[str], bool] = lambda name: True
     epochs: int | None = None
     """Passes over the client's data; `training.epochs` by default."""
     steps: int | None = None
-    """SGD steps, in place of passes; `training.steps` by default, if neither is given."""
+    """SGD steps instead of passes; `training.steps` by default, if neither is given."""
     fresh: bool = False
-    """Whether each of a number of steps draws its batch anew, and not the next of shuffled passes."""
+    """Whether each step draws its batch independently, instead of from shuffled passes; needs `steps`."""
     streams: tuple[Stream, ...] = ("labelled",)
-    """Where samples come from; of several streams, each gives a batch to every step, and they are joined."""
+    """Sources of samples. With several streams, each gives a batch to every step, and the batches are joined."""
     strong: StrongView | None = None
-    """The augmentation that makes `Batch.strong`."""
+    """The augmentation for `Batch.strong`."""
     annotate: Annotate | None = None
-    """Called once before the phase on all samples of its only stream, not augmented, without gradients."""
+    """Called once before the phase on all samples of its only stream, without augmentation and gradients."""
     leave_out: bool = True
-    """Whether samples not kept by `annotate` stay out of all batches; else `Batch.notes["keep"]` tells them."""
+    """Whether samples that `annotate` does not keep are left out of all batches; if not, `Batch.notes["keep"]` marks
+    the kept ones."""
     audit: Audit | None = None
     """Measures the annotation."""
     declares: Hashable = ()
-    """Python values that the loss reads and that change between rounds: a recorded step serves for equal ones only."""
+    """Python values that the loss reads and that change between rounds; recorded steps are reused for equal ones."""
     objective: Callable[[str], str] = lambda name: ""
-    """Which part of the loss moves a parameter, where it is a sum of parts that share none: each is clipped alone."""
+    """The part of the loss that moves a parameter, if the loss is a sum of parts without common parameters. The
+    gradient of each part is clipped separately."""
     stays: Callable[[str], bool] = lambda name: False
-    """Which of the parameters it trains never leave the client and change nothing that does, now or in a later round:
-    they need no protection."""
+    """Which of the trained parameters never leave the client and change nothing that leaves it, now or later. They need
+    no protection."""
     shared: str | None = None
-    """Name of the constant, (N, *input_shape) of raw samples, that `Batch.shared` is drawn from, as long as there is
-    such a constant: one batch beside each of the client's own, in shuffled passes."""
+    """Name of the constant, (N, *input_shape) raw samples, from which `Batch.shared` is drawn while that constant
+    exists: one batch beside each of the client's own, in shuffled passes."""
     shared_batch: int = 0
     """Samples in `Batch.shared`; all of them if there are fewer."""
 
