@@ -24,4 +24,4 @@ class Query:
     batch: int | None = None
     """Number of samples for the answer, drawn without replacement, at most all; by default all, in order."""
     address: str = "sample"
-    """Part of the seed of the draw, with round and client: queries with the same address use the same samples in a round."""
+    """Part of the draw's seed, with round and client: in a round, queries with one address use the same samples."""
