@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fedsim import privacy, report
 from fedsim.version import VERSION as __version__
 
-# Flower reads it when it is first imported, and would report to its makers.
+# Flower reads this when it is first imported; otherwise it would send telemetry.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 if TYPE_CHECKING:

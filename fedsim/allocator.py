@@ -1,18 +1,18 @@
-"""How this process's C library hands out memory."""
+"""Settings of the C library's memory allocator."""
 
 import ctypes
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
-_LARGEST_BYTES = 32 << 20  # glibc takes no larger threshold for blocks of their own
+_LARGEST_BYTES = 32 << 20  # the largest threshold that glibc accepts
 
 
 def keep_freed_memory() -> None:
-    """Have glibc use freed blocks of up to 32 MB again instead of giving them back to the system at once.
+    """Make glibc reuse freed blocks of up to 32 MB instead of returning them to the system at once.
 
-    The stacked gradients of a cohort are such blocks, freed in every step: fetching them anew, page by page, takes a
-    fifth of the time of a cohort of perceptrons. The process keeps what it needed at its peak. Without glibc nothing
-    happens.
+    The stacked gradients of a cohort are such blocks, freed in every step. To get them again from the system, page by
+    page, takes a fifth of the time of a cohort of MLPs. The process keeps its peak memory. Without glibc this does
+    nothing.
     """
     if not sys.platform.startswith("linux"):
         return

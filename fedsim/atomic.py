@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and how large they are."""
+"""Write files completely or not at all, and measure their size."""
 
 import contextlib
 import fcntl
@@ -11,9 +11,10 @@ from fedsim.errors import FedsimError
 
 
 def write_atomically(path: Path, content: bytes, *, folders: bool = False) -> Path:
-    """Write `content` to `path` and return `path`; readers never see a part of it.
+    """Write `content` to `path` and return `path`; readers never see an incomplete file.
 
-    Its folder has to be there, lest one that was removed or renamed comes back in part, or `folders` are to be made.
+    The folder must exist, so that a folder that was removed or renamed does not come back incomplete; with `folders`,
+    missing folders are created.
 
     Raises
     ------
@@ -38,15 +39,15 @@ def write_atomically(path: Path, content: bytes, *, folders: bool = False) -> Pa
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Keep out other processes that enter this for the same `folder`; they wait, so use it for a moment only.
+    """Exclude other processes that use this for the same `folder`; they wait, so use it only briefly.
 
-    A file in the folder that is read and written anew meanwhile loses nothing that another process has added. The
-    folder is made if it is not there. On a file system without locks nobody waits.
+    A file in the folder can be read and rewritten inside the block without losing what another process has added. The
+    folder is created if it does not exist. On a file system without locks, nobody waits.
 
     Raises
     ------
     FedsimError
-        With the folder, if it cannot be made or opened.
+        With the folder, if it cannot be created or opened.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,14 +56,14 @@ def only_writer(folder: Path) -> Iterator[None]:
         raise FedsimError(f"{folder}: cannot be written ({err.strerror}); give another place") from err
     try:
         with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)  # closing the folder gives the lock back
+            fcntl.flock(handle, fcntl.LOCK_EX)  # closing the folder releases the lock
         yield
     finally:
         os.close(handle)
 
 
 def fsync(path: Path) -> None:
-    """Wait until a file, or the list of a folder, is on the disk."""
+    """Wait until a file, or a folder's list of files, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -71,7 +72,7 @@ def fsync(path: Path) -> None:
 
 
 def link(source: str | Path, target: str | Path) -> None:
-    """Make `target` the same file as `source`, or a copy on a disk that knows no links; neither is written to again."""
+    """Make `target` a hard link to `source`, or a copy if the disk has no links; do not write to either afterwards."""
     try:
         os.link(source, target)
     except OSError:
@@ -79,13 +80,13 @@ def link(source: str | Path, target: str | Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder; it is renamed first, so that it is never there in part."""
+    """Remove a folder; it is renamed first, so that nobody sees it incomplete."""
     hidden = folder.with_name(f".{folder.name}.old")
     folder.rename(hidden)
     shutil.rmtree(hidden)
 
 
 def size_on_disk(path: Path) -> int:
-    """Return the bytes of a file, or of all files below a folder; 0 if there is none."""
+    """Return the bytes of a file, or of all files below a folder; 0 if it does not exist."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,9 +1,9 @@
-"""What a run with stages has learned and forgotten, from the accuracy of every class over its rounds.
+"""Measures of learning and forgetting over stages, from the accuracy of every class over the rounds of a run.
 
 Forgetting (arXiv:2303.06937, eq. 3): f_j of a stage is the mean over its classes of their highest accuracy in any
-earlier round minus their accuracy now; F is the mean of f_j over the stages before the current one. The relative
-forgetting R is sum_j f_j / sum_j A_j. We take A_j for the highest accuracy, so that R is the share of what was once
-known that is lost.
+earlier round minus their present accuracy; F is the mean of f_j over the stages before the current one. The relative
+forgetting R is sum_j f_j / sum_j A_j. We take the highest accuracy as A_j, so R is the lost share of the accuracy that
+was reached.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ def stage_accuracies(per_class: Floats, blocks: Classes) -> Floats:
 
 
 def accuracy_matrix(ends: Floats, blocks: Classes) -> Floats:
-    """Return the accuracy on stage j after stage i at (i, j), NaN where j is yet to come; `ends` (T, C) per class."""
+    """Return the accuracy on stage j after stage i at (i, j), NaN for later stages j; `ends` (T, C) per class."""
     matrix = stage_accuracies(ends, blocks)
     matrix[np.triu_indices(len(ends), 1, len(blocks))] = np.nan
     return matrix
 
 
 def forgetting(per_class: Floats, blocks: Classes) -> tuple[float, float]:
-    """Return (F, R) after the last of some rounds, (R, C) accuracies per class, NaN where a class was not there yet.
+    """Return (F, R) after the last of some rounds, from (R, C) accuracies per class, NaN for classes not present.
 
-    `blocks` are the classes of the stages so far; of the last one nothing can have been forgotten. NaN for one stage.
+    `blocks` are the classes of the stages so far; nothing of the last one can be forgotten. NaN for a single stage.
     """
     past = np.concatenate(blocks[:-1]) if len(blocks) > 1 else np.empty(0, np.int64)
     earlier = per_class[:-1]
-    measured = past[np.isfinite(earlier[:, past]).any(0)]  # a class may have no test sample
+    measured = past[np.isfinite(earlier[:, past]).any(0)]  # a class may have no test samples
     if not len(measured):
         return float("nan"), float("nan")
     peaks = np.full(per_class.shape[1], np.nan)
@@ -49,27 +49,27 @@ def forgetting(per_class: Floats, blocks: Classes) -> tuple[float, float]:
 
 
 def forgetting_at_ends(matrix: Floats) -> float:
-    """Return the mean over stages but the last of an accuracy matrix (T, T) of the highest end-of-stage accuracy lost.
+    """Return the mean drop from the highest end-of-stage accuracy, over all stages but the last; `matrix` is (T, T).
 
-    Unlike `forgetting`, peaks within a stage do not count, and a stage is taken as a whole. NaN for one stage.
+    Unlike `forgetting`, peaks within a stage do not count, and a stage counts as a whole. NaN for a single stage.
     """
     earlier = matrix[:-1, : len(matrix) - 1]
     return float(np.nanmean(np.nanmax(earlier, axis=0) - matrix[-1, :-1])) if earlier.size else float("nan")
 
 
 def measures(per_class: Floats, rounds: Sequence[int], blocks: Classes, ends: Sequence[int]) -> dict[str, float]:
-    """Return what the last of some measured rounds tells of the stages; nothing in the first stage.
+    """Return the measures after the last of some rounds; {} in the first stage.
 
     Parameters
     ----------
     per_class
-        (R, C) accuracies, NaN where a class was not there yet.
+        (R, C) accuracies, NaN for classes not present yet.
     rounds
-        The R rounds they were measured in, ascending.
+        The R rounds in which they were measured, ascending.
     blocks
         The classes of every stage that has begun.
     ends
-        The last round of each of them, ascending; the current one may go on beyond what was measured.
+        The last round of each of them, ascending; that of the current stage may be after the last measured round.
     """
     if len(blocks) < 2:
         return {}

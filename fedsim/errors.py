@@ -1,4 +1,4 @@
-"""The exceptions that are one line for the user: what is wrong, where, and how to correct it."""
+"""Exceptions whose message is one line for the user: what is wrong, where, and how to correct it."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,13 +6,16 @@ from typing import ClassVar
 
 
 class FedsimError(Exception):
-    """Bad input. Its text is one line: what is wrong, where, and how to correct it; the command line exits with 2."""
+    """Bad input.
+
+    The message is one line: what is wrong, where, and how to correct it. The command line exits with 2.
+    """
 
     exit_code: ClassVar[int] = 2
 
 
 class RunFailed(FedsimError):
-    """A run that was rightly asked for and could not go on; what it did so far is kept. Exit code 1."""
+    """A valid run that could not continue; its results so far are kept. Exit code 1."""
 
     exit_code = 1
 
@@ -22,19 +25,19 @@ class TooFewReplies(RunFailed):
 
 
 class Diverged(RunFailed):
-    """A run whose loss has left all bounds, and that was asked to stop then."""
+    """A run whose loss exceeded its bound, and that was configured to stop then."""
 
 
 class ClusterLost(RunFailed):
-    """The machinery that clients run on has failed, not the clients."""
+    """The infrastructure that clients run on has failed, not the clients."""
 
 
 class InUse(FedsimError):
-    """Another process is at work in the folder."""
+    """Another process is using the folder."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return the end of an error line: the closest valid name if there is one, and all valid names."""
+    """Return the end of an error message: the closest valid name, if there is one, and all valid names."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -42,5 +45,5 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what failed, in one line: the kind of error, and its message."""
+    """Return an error as one line: its type and its message."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -19,30 +19,30 @@ from fedsim.flower.records import Tensors, from_numpy
 from fedsim.models.objective import has_several_labels, label_losses
 from fedsim.own_metrics import OwnMetric
 
-_BATCH, _BATCH_FLOATS = 500, 4_000_000  # samples, fewer of large images: what layers make of them is larger still
-_MOST_NATS = 700.0  # exp of more is no number
-_UNEVEN = 2.0  # test classes whose sizes differ by less hide little behind an accuracy
+_BATCH, _BATCH_FLOATS = 500, 4_000_000  # samples per batch; fewer for large images, as layers' outputs are larger still
+_MOST_NATS = 700.0  # exp of more overflows
+_UNEVEN = 2.0  # if the sizes of test classes differ by less, accuracy hides little
 
 
 @dataclass(frozen=True)
 class HeadScore:
-    """How one way to predict does on the test set."""
+    """The score of one head on the test set."""
 
     accuracy: float
     """In [0, 1]."""
     loss: float
-    """Mean cross-entropy in nats; of several labels the mean over them."""
+    """Mean cross-entropy in nats; for several labels, the mean over the labels."""
     per_class: npt.NDArray[np.float64]
-    """(C,) accuracy of each class, NaN where it has no test sample; or of each label."""
+    """(C,) accuracy of each class, NaN without test samples; or accuracy of each label."""
     more: dict[str, float]
-    """What accuracy hides where classes differ in size, see `imbalance_metrics`, where it is asked for; of a text,
-    perplexity = exp(loss)."""
+    """Metrics for classes of different sizes, see `imbalance_metrics`, if they are requested; for text, perplexity =
+    exp(loss)."""
 
     own: dict[str, float] = field(default_factory=dict)
-    """By metrics of the user's own."""
+    """The user's own metrics."""
 
     def metrics(self, prefix: str, groups: dict[str, npt.NDArray[np.intp]]) -> dict[str, float]:
-        """Return the score under metric names; `groups` are classes by shot group."""
+        """Return {metric name: value}; `groups` are the classes of each shot group."""
         out = {f"{prefix}/accuracy": self.accuracy, f"{prefix}/loss": self.loss}
         out |= {f"{prefix}/{name}": value for name, value in (self.more | self.own).items()}
         for group, classes in groups.items():
@@ -53,21 +53,21 @@ class HeadScore:
 
 @dataclass(frozen=True)
 class ErrorScore:
-    """How one way to predict a number does on the test set."""
+    """The score of one way to predict a number, on the test set."""
 
     loss: float
     """Mean squared error, in the units of the data set's targets."""
     r2: float
-    """1 - loss / variance of the targets: 0 for predicting their mean, below 0 where that would be better."""
+    """1 - loss / variance of the targets: 0 for predicting their mean, negative for worse predictions."""
     excess_risk: float | None
-    """Mean squared distance to E[y | x], where that is known."""
+    """Mean squared distance to E[y | x], if that is known."""
     per_class: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     """(0,): there are no classes."""
     own: dict[str, float] = field(default_factory=dict)
-    """By metrics of the user's own."""
+    """The user's own metrics."""
 
     def metrics(self, prefix: str, groups: dict[str, npt.NDArray[np.intp]]) -> dict[str, float]:
-        """Return the score under metric names."""
+        """Return {metric name: value}."""
         out = {f"{prefix}/mse": self.loss, f"{prefix}/r2": self.r2}
         out |= {f"{prefix}/{name}": value for name, value in self.own.items()}
         return out if self.excess_risk is None else out | {f"{prefix}/excess_risk": self.excess_risk}
@@ -79,7 +79,7 @@ Score = HeadScore | ErrorScore
 def head_metrics(
     where: str, scores: Mapping[str, Score], groups: dict[str, npt.NDArray[np.intp]] | None = None
 ) -> dict[str, float]:
-    """Return the scores of several heads under metric names, the first one's under `where` alone."""
+    """Return the scores of several heads under metric names; the first one uses `where` alone as its prefix."""
     out: dict[str, float] = {}
     for number, (head, score) in enumerate(scores.items()):
         out |= score.metrics(where if number == 0 else f"{where}_{head}", groups or {})
@@ -87,9 +87,9 @@ def head_metrics(
 
 
 class TestSet:
-    """The global test set on a device, ready to be predicted."""
+    """The global test set on a device, ready for predictions."""
 
-    __test__ = False  # no test case, whatever pytest makes of the name
+    __test__ = False  # not a test case, although its name looks like one to pytest
 
     def __init__(
         self,
@@ -114,9 +114,9 @@ class TestSet:
 
     @torch.no_grad()
     def score(self, heads: Callable[[Tensor], Tensors], seen: npt.NDArray[np.bool_] | None = None) -> dict[str, Score]:
-        """Return the score of every head; `heads` maps inputs (B, ...) to logits (B, C), or numbers (B, 1), by name.
+        """Return the score of every head; `heads` maps inputs (B, ...) to {name: logits (B, C), or numbers (B, 1)}.
 
-        Of classes that are not in `seen` (C,) no sample is asked for, and none of them is predicted.
+        Classes that are not in `seen` (C,) are neither tested nor predicted.
         """
         x_test, y, absent = self.x, self.y, None
         if seen is not None:
@@ -147,7 +147,10 @@ class TestSet:
         return ErrorScore(loss, 1 - loss / null if null else 0.0, excess)
 
     def _of_labels(self, logits: Tensor, y: Tensor) -> HeadScore:
-        """Return the means over labels, and the accuracy of each; a label holds where its logit is above 0."""
+        """Return the means over labels, and the accuracy of each label.
+
+        A label is predicted if its logit is above 0.
+        """
         right = ((logits > 0) == y.bool()).double().mean(0).cpu().numpy()
         scores, holds = logits.double().cpu().numpy(), y.bool().cpu().numpy()
         areas = [auc(scores[:, k], holds[:, k]) for k in range(y.shape[1]) if 0 < holds[:, k].sum() < len(holds)]
@@ -168,12 +171,12 @@ class TestSet:
 
 
 def imbalance_metrics(log_probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> dict[str, float]:
-    """Return "balanced_accuracy", "f1_macro" and "auc", each in [0, 1], of log-probabilities (N, C) of labels (N,).
+    """Return "balanced_accuracy", "f1_macro" and "auc", each in [0, 1], from log-probabilities (N, C) and labels (N,).
 
-    Means over classes that `labels` have: of recall, of F1 and of the area under the ROC curve of that class against
-    the rest. With two classes the two areas are one. F1 also counts a class that is predicted and not there, as 0;
-    "auc" is left out where all samples are of one class. The same as scikit-learn's, whose import takes longer than a
-    first round.
+    They are means, over the classes in `labels`, of recall, of F1, and of the area under the ROC curve of the class
+    against the rest. With two classes both areas are equal. F1 also counts classes that are only predicted, as 0. "auc"
+    is missing if all samples are of one class. The values equal those of scikit-learn, which takes longer to import
+    than a first round.
     """
     num_classes = log_probabilities.shape[1]
     cells = labels * num_classes + log_probabilities.argmax(1)
@@ -190,7 +193,7 @@ def imbalance_metrics(log_probabilities: npt.NDArray[np.float64], labels: npt.ND
 
 
 def auc(scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> float:
-    """Return P(s+ > s-) + P(s+ = s-) / 2 of scores (N,) over all pairs of a positive and another (Mann-Whitney)."""
+    """Return P(s+ > s-) + P(s+ = s-) / 2 of scores (N,), over all pairs of a positive and a negative (Mann-Whitney)."""
     _, level, ties = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (ties.cumsum() - (ties - 1) / 2)[level]
     n = np.count_nonzero(positive)

@@ -1,4 +1,4 @@
-"""Failures on purpose: which client fails how, drawn per (round, client), so that a faulty run repeats too."""
+"""Injected failures: drawn per (round, client), so that a run with failures also repeats."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def fault_of(config: FaultsConfig, seed: int, server_round: int, client: int) ->
 
 
 def lost_by(config: FaultsConfig, seed: int, server_round: int, client: int) -> str | None:
-    """Return why this client does not answer in this round; None if it does."""
+    """Return why this client does not answer in this round; None if it answers."""
     fault = fault_of(config, seed, server_round, client)
     return f"injected {fault}" if fault in ("dropout", "error") else None
 
 
 def spoil(config: FaultsConfig, seed: int, server_round: int, clients: Sequence[int], params: Tensors) -> None:
-    """Overwrite what the clients that are to send NaN have trained; `params` are stacked (clients, ...)."""
+    """Overwrite the parameters of clients that should send NaN; `params` are stacked (clients, ...)."""
     for row, client in enumerate(clients):
         if fault_of(config, seed, server_round, client) == "nan":
             for value in params.values():

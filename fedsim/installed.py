@@ -1,8 +1,9 @@
-"""Parts that installed packages bring, by entry points: listed beside ours, and imported when they are asked for.
+"""Parts from installed packages, found by entry points: they are listed beside ours, and imported when they are used.
 
-A package declares, in its pyproject.toml, a module that registers a method (`fedsim.strategies`, `fedsim.unlearning`),
-a class of networks (`fedsim.models`), or a function: one that returns a data set (`fedsim.datasets`), cuts one
-(`fedsim.partitions`), or measures a model (`fedsim.metrics`) or what it has forgotten (`fedsim.forgetting_metrics`):
+A package declares them in its pyproject.toml. `fedsim.strategies` and `fedsim.unlearning` name a module that registers
+a method. `fedsim.models` names a class of networks. The others name a function: it returns a data set
+(`fedsim.datasets`), partitions one (`fedsim.partitions`), measures a model (`fedsim.metrics`), or measures what a model
+has forgotten (`fedsim.forgetting_metrics`).
 
     [project.entry-points."fedsim.strategies"]
     entropy = "my_package.entropy"
@@ -23,7 +24,7 @@ Kind = Literal["strategies", "unlearning", "models", "datasets", "partitions", "
 
 
 def installed(kind: Kind, ours: Collection[str]) -> dict[str, EntryPoint]:
-    """Return what packages bring, by name; a name of `ours` stays ours, which is said once."""
+    """Return the entry points of a kind, {name: entry point}. Names in `ours` are left out, with one note."""
     found = _brought(kind, tuple(sys.path))
     for name in sorted(found.keys() & set(ours)):
         _tell_clash(kind, name, str(found[name].value))
@@ -32,17 +33,17 @@ def installed(kind: Kind, ours: Collection[str]) -> dict[str, EntryPoint]:
 
 @functools.cache
 def _brought(kind: Kind, path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """Return all of a kind; looking through every package takes long, so it is done once for a search path."""
+    """Return all entry points of a kind. Searching all packages is slow, so the result is cached per search path."""
     return {point.name: point for point in entry_points(group=f"fedsim.{kind}")}
 
 
 @functools.cache
 def _tell_clash(kind: str, name: str, value: str) -> None:
-    sys.stderr.write(f"note: {value} brings {name!r} of fedsim.{kind}, a name of fedsim's own, which is taken\n")
+    sys.stderr.write(f"note: {value} brings {name!r} of fedsim.{kind}, a name that fedsim itself uses; it is ignored\n")
 
 
 def described(kind: Kind, ours: Collection[str]) -> dict[str, str]:
-    """Return one line for each name: which package brings it."""
+    """Return one line per name: the package that it comes from."""
     lines = {}
     for name, point in installed(kind, ours).items():
         package = point.dist
@@ -51,17 +52,17 @@ def described(kind: Kind, ours: Collection[str]) -> dict[str, str]:
 
 
 def own_or_installed(name: str, kind: Kind, where: str, what: str) -> Callable[..., Any]:
-    """Return the function that a name such as `./mine.py:name` stands for, or that an installed package brings.
+    """Return the function for a name such as `./mine.py:name`, or for a name from an installed package.
 
     Raises
     ------
     FedsimError
-        If there is none; the line begins with `where`.
+        If there is none; the message begins with `where`.
     """
     if (plugin := plugin_of(name)) is not None:
         return own_function(plugin, where, what)
     if (point := installed(kind, ()).get(name)) is None:
-        raise FedsimError(f"{where}: {name} is no file of yours and of no installed package; give ./FILE.py:NAME")
+        raise FedsimError(f"{where}: {name} is no file of yours and in no installed package; give ./FILE.py:NAME")
     function: Callable[..., Any] = load_installed(point, where)
     if not callable(function):
         raise FedsimError(f"{where}: {point.value} of an installed package is not {what}; ask its author")
@@ -69,12 +70,12 @@ def own_or_installed(name: str, kind: Kind, where: str, what: str) -> Callable[.
 
 
 def load_installed(point: EntryPoint, where: str) -> Any:
-    """Return what an entry point names, its module imported.
+    """Return the object that an entry point names; its module is imported.
 
     Raises
     ------
     FedsimError
-        If it cannot be imported; the line begins with `where`.
+        If it cannot be imported; the message begins with `where`.
     """
     try:
         return point.load()

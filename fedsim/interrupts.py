@@ -1,4 +1,4 @@
-"""Signals at the right moment: Ctrl-C, and what a cluster's scheduler sends before it kills."""
+"""Signals: Ctrl-C, and those that a cluster's scheduler sends before it kills a process."""
 
 import math
 import signal
@@ -14,28 +14,29 @@ _checkpoint_wanted = threading.Event()
 
 
 class Heard:
-    """What was heard while signals were heeded."""
+    """The signals that were received in the block."""
 
     ending: signal.Signals | None = None
     """The newest signal that ended the work."""
     at: float = -math.inf
-    """When it came, by the clock that only goes forward."""
+    """When it was received, in seconds of the monotonic clock."""
 
 
 @contextmanager
 def heeding_signals() -> Iterator[Heard]:
-    """Have SIGTERM and SIGHUP end the block as Ctrl-C does, several at once as one; SIGUSR1 asks for a checkpoint.
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does; SIGUSR1 requests a checkpoint.
 
-    Those that somebody handles or ignores, as under `nohup`, are left as they are.
+    Several signals within a second count as one. Signals that the caller handles or ignores, as under `nohup`, are not
+    changed.
     """
     heard = Heard()
-    if threading.current_thread() is not threading.main_thread():  # which alone hears them
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield heard
         return
 
     def end(number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if now - heard.at < _AT_ONCE_S:  # of several at once the first ends the work, and its line is being written
+        if now - heard.at < _AT_ONCE_S:  # the first signal is already ending the work and writing its line
             return
         heard.ending, heard.at = signal.Signals(number), now
         raise KeyboardInterrupt
@@ -56,7 +57,7 @@ def heeding_signals() -> Iterator[Heard]:
 
 
 def checkpoint_wanted() -> bool:
-    """Return whether somebody has asked for a checkpoint since the last call."""
+    """Return whether a checkpoint was requested since the last call."""
     wanted = _checkpoint_wanted.is_set()
     _checkpoint_wanted.clear()
     return wanted
@@ -64,12 +65,12 @@ def checkpoint_wanted() -> bool:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put signals that end the work off until the block is through."""
-    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+    """Delay signals that end the work until the end of the block."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread is interrupted
         yield
         return
     came: list[int] = []
-    # A signal that ends or stops the process outright, or that is ignored, is not ours to put off.
+    # Signals that end or stop the process directly, or that are ignored, are not delayed.
     caught = [number for number in _ENDING if callable(signal.getsignal(number))]
     before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in caught}
     try:

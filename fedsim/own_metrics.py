@@ -1,4 +1,4 @@
-"""Metrics of one's own: functions of a user's files, measured wherever a global model is tested."""
+"""Users' own metrics: functions in their files, computed wherever a global model is tested."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class OwnMetric:
     """A function of a user's file, or of an installed package."""
 
     function: Callable[[Any, Any], float]
-    """(logits (N, C) or numbers (N, 1), targets (N,)) -> the metric; of forgetting, both by role."""
+    """(logits (N, C) or numbers (N, 1), targets (N,)) -> the metric; for forgetting, both by role."""
     sentence: str
-    """What it is: the first line of its docstring."""
+    """Description: the first line of the function's docstring."""
 
     where: str = "metrics"
-    """Begins errors."""
+    """The start of error messages."""
 
     def __call__(self, outputs: Any, targets: Any) -> float:
         """Return the metric.
@@ -42,19 +42,19 @@ class OwnMetric:
 def load_own_metrics(
     names: Sequence[str], where: str = "metrics", kind: Literal["metrics", "forgetting_metrics"] = "metrics"
 ) -> Mapping[str, OwnMetric]:
-    """Return the metrics that files like `./mine.py:name` or installed packages define, by the functions' names.
+    """Return {function name: metric} for names like `./mine.py:name`, or of installed packages.
 
     Raises
     ------
     FedsimError
-        If there is none in a file, or two have one name.
+        If a file has no such function, or two functions have the same name.
     """
     what = "a function of outputs and targets" if kind == "metrics" else "a function of outputs and labels by role"
     found: dict[str, OwnMetric] = {}
     for name in names:
         function = own_or_installed(name, kind, where, what)
         if function.__name__ in found:
-            raise FedsimError(f"{where}: two are called {function.__name__}; rename one")
+            raise FedsimError(f"{where}: two functions are called {function.__name__}; rename one")
         sentence = (inspect.getdoc(function) or "").split("\n")[0].rstrip(".")
         found[function.__name__] = OwnMetric(function, sentence or "a metric of your own", where)
     return found

@@ -1,4 +1,4 @@
-"""Paths as people write them."""
+"""Paths as users write them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from fedsim.errors import FedsimError
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with the home directory in the place of ~.
+    """Return a path with ~ replaced by the home directory.
 
     Raises
     ------
     FedsimError
-        If there is no such directory, as for an account of a container.
+        If there is no home directory, as for some accounts in containers.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise FedsimError(f"{path}: there is no home directory to put in the place of ~; give the whole path") from None
+        raise FedsimError(f"{path}: there is no home directory for ~; give the whole path") from None

@@ -129,7 +129,7 @@ def allow(name: object, where: str) -> None:
         )
     _named[str(path)] = now
     file = _known_file()
-    with contextlib.suppress(OSError, FedsimError), only_writer(file.parent):  # without a place, for this process
+    with contextlib.suppress(OSError, FedsimError), only_writer(file.parent):  # or only here
         write_atomically(file, json.dumps(_known() | _named, indent=1).encode())
 
 

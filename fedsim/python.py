@@ -1,6 +1,6 @@
-"""What Python and notebooks call: the commands as functions. Results show themselves, and errors speak Python.
+"""The commands as functions, for Python and notebooks. Results have a display, and errors name Python arguments.
 
-Wherever a run is asked for, its folder does, or what `run` has returned.
+Wherever a function takes a run, it takes the run's folder or the result of `run`.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _KEYS_OF_A_RUN = {
     "dataset": "data.name", "data-root": "data.root", "partition": "data.partition", "engine": "engine.name",
     "ray-address": "engine.ray_address",
 }  # fmt: skip
-"""Flags of `fedsim run` whose key has another name."""
+"""Flags of `fedsim run` whose name differs from the key's."""
 _SWITCHES = ("force", "no-privacy", "purge", "dashboard", "dry-run")
 _ARGUMENTS = {"method": "methods"}
 
 
 def in_python(text: str, *, of_a_run: bool) -> str:
-    """Return an error line in which what the command line is told is what Python is told.
+    """Return an error message in which flags of the command line are replaced by their Python equivalents.
 
-    `of_a_run`: flags are keys of a run's configuration; else they are arguments of the function.
+    With `of_a_run`, flags become keys of a run's configuration; otherwise they become arguments of the function.
     """
     text = re.sub(r"fedsim run --resume ('[^']*'|\S+)", lambda m: f"fedsim.resume({_text(m[1])})", text)
     text = re.sub(r"--set ([\w.]+)=(\S+?)(?=[;,)]|$|\s)", lambda m: f'overrides={{"{m[1]}": {_value(m[2])}}}', text)
@@ -71,7 +71,7 @@ def _value(value: str) -> str:
 
 
 def _speaks_python(of_a_run: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let the errors of a function say what to type in Python."""
+    """Make the errors of a function name Python arguments instead of flags."""
 
     def wrap(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -89,7 +89,7 @@ def _speaks_python(of_a_run: bool = False) -> Callable[[Callable[P, R]], Callabl
 
 
 def folder_of(run: Run) -> Path:
-    """Return the folder of a run, given as such or as what `run` has returned."""
+    """Return the folder of a run, given as a folder or as the result of `run`."""
     return run.folder if isinstance(run, RunResult) else Path(run)
 
 
@@ -111,20 +111,20 @@ def run(
     Parameters
     ----------
     config
-        A configuration, the same as a mapping, the name of a preset or the path of a YAML file or a run folder.
+        A configuration, a mapping with the same content, a preset's name, or the path of a YAML file or run folder.
     overrides
-        Dotted keys over it, such as `{"training.lr": 0.1}`.
+        Dotted keys that override it, such as `{"training.lr": 0.1}`.
     force
         Replace an existing run of the same name.
     progress
-        "auto": a bar in a notebook and on a terminal, else nothing; None: nothing.
+        "auto": a bar in a notebook and on a terminal, otherwise nothing; None: nothing.
     observers
-        Are told of every round, see `fedsim.runs.observers.RoundObserver`.
+        They are notified of every round, see `fedsim.runs.observers.RoundObserver`.
 
     Raises
     ------
     FedsimError
-        If the configuration or the data is bad; nothing was written then.
+        If the configuration or the data is bad; in this case nothing was written.
     """
     return runner.run(config, overrides=overrides, force=force, progress=_progress(progress), observers=observers)
 
@@ -138,7 +138,7 @@ def resume(
     overrides: Mapping[str, Any] | None = None,
     observers: Sequence[RoundObserver] = (),
 ) -> RunResult:
-    """Go on with a run that was stopped, or that is to have more `rounds`; see `fedsim.runs.runner.resume`."""
+    """Resume a stopped run, or extend a run to more `rounds`; see `fedsim.runs.runner.resume`."""
     return runner.resume(folder_of(folder), _progress(progress), rounds, overrides=overrides, observers=observers)
 
 
@@ -152,16 +152,16 @@ def load_run_model(folder: Run) -> Any:
 def unlearn(
     run: Run, methods: str | Sequence[str], forget: str, *, progress: Shown = "auto", **options: Any
 ) -> Outcome:
-    """Make a finished run forget, and measure how far that is from never having known.
+    """Make a finished run forget data, and compare the result with a model that never saw it.
 
     Parameters
     ----------
     run
         The run, or the outcome of an earlier request.
     methods
-        Name or names of unlearning methods, files of one's own, or "all".
+        Name or names of unlearning methods, of your own files, or "all".
     forget
-        As `fedsim unlearn --forget` takes it: "client=7", "class=3", "identity=12", "random=0.01".
+        As for `fedsim unlearn --forget`: "client=7", "class=3", "identity=12", "random=0.01".
     progress
         As in `run`.
     options
@@ -170,7 +170,7 @@ def unlearn(
     Raises
     ------
     FedsimError
-        If the run, the request or an option is bad; nothing was written then.
+        If the run, the request or an option is bad; in this case nothing was written.
     """
     from unlearning.pipeline.runner import unlearn as unlearn_run
 
@@ -180,14 +180,14 @@ def unlearn(
 
 @dataclass(frozen=True)
 class Personalized:
-    """What `personalize` returns."""
+    """The result of `personalize`."""
 
     folder: Path
-    """With one model for each client, and `personal.csv`."""
+    """The folder with one model per client, and `personal.csv`."""
     clients: list[Personal]
 
     def frame(self) -> pd.DataFrame:
-        """Return a row for each client: group, samples, what it measured, bytes, seconds, error."""
+        """Return one row per client: group, samples, metrics, bytes, seconds, error."""
         import pandas as pd
 
         rows = [
@@ -209,7 +209,7 @@ def personalize(
     run: Run, clients: str | None = None, *, out: str | Path | None = None, dataset: str | None = None,
     adapt_steps: int = 0, no_privacy: bool = False,
 ) -> Personalized:  # fmt: skip
-    """Give clients their own models from a finished run, and measure each; see `fedsim.runs.personalize`."""
+    """Give clients their own models from a finished run, and measure each model; see `fedsim.runs.personalize`."""
     from fedsim.runs.personalize import personal_ledger, write_personal
     from fedsim.runs.personalize import personalize as personalize_run
 
@@ -224,7 +224,7 @@ def personalize(
 def evaluate(
     model: Run, dataset: str | None = None, *, part: Part | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Evaluation:
-    """Measure a model, of a run or in a file, on a data set; see `fedsim.runs.evaluate`."""
+    """Measure a run's model, or a model in a file, on a data set; see `fedsim.runs.evaluate`."""
     from fedsim.config.resolve import allow_named
     from fedsim.runs.evaluate import evaluate as evaluate_model
 
@@ -234,7 +234,7 @@ def evaluate(
 
 @_speaks_python()
 def report(*runs: Run, out: str | Path | None = None) -> Path:
-    """Write one HTML report of runs, and return its file: by default in the only run, or `comparison.html` here."""
+    """Write one HTML report of runs and return its path: by default in the only run, or `comparison.html` here."""
     from fedsim.report.html import write_report
     from unlearning.pipeline.prune_plot import pruning_sections
 
@@ -245,7 +245,7 @@ def report(*runs: Run, out: str | Path | None = None) -> Path:
 
 @_speaks_python()
 def compare(*runs: Run, metrics: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return the final metrics of runs side by side: a row for each run, by default the columns that matter."""
+    """Return the final metrics of runs, one row per run; the columns are by default the main metrics."""
     import pandas as pd
 
     from fedsim.report.glossary import headline
@@ -259,7 +259,7 @@ def compare(*runs: Run, metrics: Sequence[str] | None = None) -> pd.DataFrame:
 
 @_speaks_python()
 def privacy(run: Run) -> pd.DataFrame:
-    """Return what a run has come to in privacy: a row for each guarantee, none where nothing is protected."""
+    """Return the privacy guarantees of a run so far, one row each; no rows without protection."""
     import pandas as pd
 
     from fedsim.privacy.guarantees import guarantees

@@ -31,20 +31,20 @@ def torch_seed(seed: int, purpose: str, *ids: int) -> int:
 
 @contextmanager
 def torch_draws(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
-    """Seed torch's own generators, of the CPU and of `device`, and put them back afterwards; None: put back only."""
-    import torch  # here: data are described and cut without it
+    """Seed torch's own generators, of the CPU and of `device`, and restore them afterwards; None: only restore."""
+    import torch  # imported here, because data are described and partitioned without torch
 
     gpus = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
         if seed is not None:
-            # Not torch.manual_seed: it reseeds every accelerator, and files a stack trace for each that is not in use.
+            # Not torch.manual_seed: it reseeds every accelerator, and stores a stack trace for each unused one.
             torch.default_generator.manual_seed(seed)
             for gpu in gpus:
                 torch.cuda.default_generators[gpu.index or 0].manual_seed(seed)
         yield
 
 
-# Of the hash in numpy.random.SeedSequence, whose streams NumPy promises to keep.
+# Constants of the hash in numpy.random.SeedSequence, whose streams NumPy promises to keep.
 _INIT_A, _MULT_A, _INIT_B, _MULT_B = (np.uint32(value) for value in (0x43B0D7E5, 0x931E8875, 0x8B51F9DD, 0x58F38DED))
 _MIX_L, _MIX_R, _SHIFT = (np.uint32(value) for value in (0xCA01F9DD, 0x4973F715, 16))
 
@@ -53,16 +53,16 @@ _FEW = 10
 
 
 def generators(seed: int, purpose: str, *ids: int | Sequence[int]) -> list[np.random.Generator]:
-    """Return `generator` of several addresses, in a tenth of its time each where they are many.
+    """Return `generator` for several addresses, ten times as fast per address if there are many.
 
-    At least one of `ids` is a sequence, and all sequences are of one length; ids are below 2**32.
+    At least one of `ids` is a sequence, and all sequences have the same length; ids are below 2**32.
     """
     columns = np.broadcast_arrays(zlib.crc32(purpose.encode()), *(np.asarray(some, np.int64) for some in ids))
     if columns[0].size < _FEW:
         return [generator(seed, purpose, *address) for address in zip(*(c.tolist() for c in columns[1:]), strict=True)]
     words = [column.astype(np.uint32) for column in columns]
     pool = np.random.SeedSequence(seed).pool[:, None]
-    hashed = 16 + 4 * max(0, -(-seed.bit_length() // 32) - 4)  # words that the hash has taken for the seed
+    hashed = 16 + 4 * max(0, -(-seed.bit_length() // 32) - 4)  # words that the hash has used for the seed
     powers = _powers(_INIT_A, _MULT_A, hashed + 4 * len(words) + 1)[hashed:]
     for position, word in enumerate(words):
         constants = powers[4 * position : 4 * position + 5]
@@ -70,12 +70,12 @@ def generators(seed: int, purpose: str, *ids: int | Sequence[int]) -> list[np.ra
     powers = _powers(_INIT_B, _MULT_B, 9)
     states = _folded((np.tile(pool, (2, 1)) ^ powers[:8]) * powers[1:])
     rows = np.ascontiguousarray(states.T).view(np.uint64)
-    seeded: list[Any] = [_Given(row) for row in rows]  # NumPy's annotations know its own seed sequence only
+    seeded: list[Any] = [_Given(row) for row in rows]  # NumPy's annotations only allow its own seed sequence
     return [np.random.Generator(np.random.PCG64(given)) for given in seeded]
 
 
 class _Given(ISeedSequence):
-    """Seeds a bit generator with a state worked out elsewhere."""
+    """Seeds a bit generator with a state that was computed elsewhere."""
 
     def __init__(self, state: npt.NDArray[np.uint64]) -> None:
         self.state = state

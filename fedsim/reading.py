@@ -1,4 +1,4 @@
-"""Files of others, read without letting them hang, flood or crash the program."""
+"""Read files of unknown origin so that they cannot hang, flood or crash the program."""
 
 import contextlib
 import errno
@@ -12,14 +12,14 @@ import yaml
 
 _MOST_BYTES = 64 << 20
 _MOST_NODES = 100_000
-"""Values in one YAML file, aliases written out."""
-_MARKED = {  # by the marks at their beginnings; the longer one first
+"""Values in one YAML file, with aliases expanded."""
+_MARKED = {  # by the byte-order mark at the start; the longer one first
     b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32",
     b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
 }  # fmt: skip
 _MARK = "\ufeff"
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b]")
-"""What no text holds; what ends lines elsewhere, U+001C to U+001F and U+0085, may stand inside a line."""
+"""Characters that no text contains. U+001C to U+001F and U+0085, which end lines elsewhere, may be inside a line."""
 
 
 def read_regular(path: Path, most: int = _MOST_BYTES) -> bytes:
@@ -28,7 +28,7 @@ def read_regular(path: Path, most: int = _MOST_BYTES) -> bytes:
     Raises
     ------
     OSError
-        If it cannot be read, is a pipe or a device, where a reader may wait for ever, or is larger than `most` bytes.
+        If it cannot be read, is a pipe or a device (a reader may wait without end), or is larger than `most` bytes.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
@@ -42,12 +42,12 @@ def read_regular(path: Path, most: int = _MOST_BYTES) -> bytes:
 
 
 def require_regular(path: Path) -> None:
-    """Refuse a pipe or a device, on which a reader may wait for ever.
+    """Refuse a pipe or a device, because a reader may wait without end.
 
     Raises
     ------
     OSError
-        If it is one, or is not there.
+        If it is one, or does not exist.
     """
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -55,12 +55,12 @@ def require_regular(path: Path) -> None:
 
 
 def decoded(content: bytes) -> tuple[str, str]:
-    """Return the text in the bytes of a file and its encoding in words, which are empty for UTF-8.
+    """Return the text in a file's bytes, and a note about its encoding, which is empty for UTF-8.
 
     Raises
     ------
     ValueError
-        If it is no text in UTF-8, UTF-16, UTF-32 or Windows-1252, or one line is in another encoding than the others.
+        If it is no text in UTF-8, UTF-16, UTF-32 or Windows-1252, or if one line has another encoding than the others.
     """
     marked = next((name for mark, name in _MARKED.items() if content.startswith(mark)), None)
     if marked is not None:
@@ -76,14 +76,14 @@ def decoded(content: bytes) -> tuple[str, str]:
         with contextlib.suppress(UnicodeDecodeError):
             text, encoding = content.decode(name), words
             break
-    text = text.rstrip("\x1a")  # the end of a file of DOS
+    text = text.rstrip("\x1a")  # the end-of-file mark of DOS
     if _CONTROL.search(text):
         raise ValueError("no text in UTF-8, UTF-16 or Windows-1252")
     return text, encoding
 
 
 def _foreign_line(content: bytes) -> int:
-    """Return the number of the first line that is no UTF-8 among others that are, beyond ASCII; 0 if there is none."""
+    """Return the number of the first line that is not UTF-8 if other lines use it beyond ASCII; otherwise 0."""
     well, wrong = 0, []
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.isascii():
@@ -96,17 +96,17 @@ def _foreign_line(content: bytes) -> int:
 
 
 class StrictLoader(yaml.SafeLoader):
-    """Reads YAML; refuses a key that is given twice, of which it would take the last, and few lines that mean much."""
+    """Reads YAML. It refuses duplicate keys, of which YAML would take the last, and documents that expand too much."""
 
     def construct_document(self, node: yaml.Node) -> Any:
-        """Return what a document holds, unless its aliases make it too large to walk through."""
+        """Return the content of a document, unless its aliases make it too large."""
         if _size(node, {}) > _MOST_NODES:
             problem = f"it holds more than {_MOST_NODES:,} values"
             raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
         return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping whose keys are all different."""
+        """Return a mapping after checking that its keys are distinct."""
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
@@ -118,7 +118,7 @@ class StrictLoader(yaml.SafeLoader):
 
 
 def _size(node: yaml.Node, known: dict[int, float]) -> float:
-    """Return how many values a node holds, aliases written out; infinity for one that holds itself."""
+    """Return the number of values in a node, with aliases expanded; infinity if a node contains itself."""
     if id(node) not in known:
         known[id(node)] = float("inf")
         children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
@@ -128,12 +128,12 @@ def _size(node: yaml.Node, known: dict[int, float]) -> float:
 
 
 def load_yaml(text: str | bytes) -> Any:
-    """Return what a YAML text holds.
+    """Return the content of a YAML text.
 
     Raises
     ------
     yaml.YAMLError, ValueError
-        If it is malformed, nested too deeply, or holds too much.
+        If it is malformed, nested too deeply, or too large.
     """
     try:
         return yaml.load(text, StrictLoader)

@@ -7,14 +7,14 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Config(BaseModel):
-    """A frozen set of options; an unknown key, a wrong type or a non-finite number is refused."""
+    """A frozen set of options; unknown keys, wrong types and non-finite numbers are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_true_for_a_number(cls, values: object) -> object:
-        # pydantic reads true as 1, so that `epochs: yes` would train one epoch; the word it refuses.
+        # pydantic reads true as 1, so `epochs: yes` would train one epoch. It does refuse the word.
         if not isinstance(values, Mapping):
             return values
         return {name: str(value).lower() if _misread(cls, name, value) else value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Folders for a process's passing files: readable by its user alone, gone with it, or swept away by the next one."""
+"""Folders for temporary files: private to the user, and removed by this process or by a later one."""
 
 import atexit
 import os
@@ -11,9 +11,9 @@ _NAME = re.compile(r"fedsim-(?P<pid>\d+)-\w+")
 
 
 def scratch_folder(parent: Path | None = None, *, at_exit: bool = True) -> Path:
-    """Return a new folder for files that must not outlive this process, in the system's temporary one by default.
+    """Return a new folder for files that must not outlive this process, by default in the system's temporary folder.
 
-    It is removed when the process ends, or `at_exit` is false and the caller removes it.
+    It is removed when the process ends; if `at_exit` is false, the caller must remove it.
     """
     around = parent or Path(tempfile.gettempdir())
     for left in around.glob("fedsim-*"):
@@ -27,7 +27,7 @@ def scratch_folder(parent: Path | None = None, *, at_exit: bool = True) -> Path:
 
 
 def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # and not a child that it forked
+    if os.getpid() == owner:  # not by a forked child
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,6 +1,6 @@
-"""Checksums of what is read back: a JSON file carries its own, and those of the files beside it.
+"""Checksums for files that are read back: a JSON file contains its own, and those of files beside it.
 
-They tell of disks and copies that have changed a file. Who wants to forge one can compute them, too.
+They detect files changed by disks and copies. They do not detect forgeries, because anyone can compute them.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ _KEY = b',\n "seal": "'
 
 
 class Damaged(ValueError):
-    """A file is not what was written."""
+    """A file is not as it was written."""
 
 
 def seal(json_object: str) -> bytes:
@@ -24,19 +24,19 @@ def seal(json_object: str) -> bytes:
 
 
 def unseal(content: bytes, *, required: bool = False) -> bytes:
-    """Return the JSON that `seal` was given.
+    """Return the JSON text that was passed to `seal`.
 
     Parameters
     ----------
     content
-        Of the file.
+        The file's content.
     required
-        Whether a file without a checksum is refused; a person, or another program, may have written it.
+        Whether a file without a checksum is refused. A person or another program may have written such a file.
 
     Raises
     ------
     Damaged
-        If it is not what was written.
+        If the checksum does not match, or is missing although it is required.
     """
     body, key, rest = content.rpartition(_KEY)
     if not key:
@@ -50,18 +50,18 @@ def unseal(content: bytes, *, required: bool = False) -> bytes:
 
 
 def predates_checksums(run_folder: Path) -> bool:
-    """Return whether a run is of a version that wrote no checksums: its environment.json is there, and has none."""
+    """Return whether an old version without checksums wrote a run: its environment.json exists and has none."""
     made_on = run_folder / "environment.json"
     return made_on.is_file() and _KEY not in made_on.read_bytes()
 
 
 def unseal_in_run(file: Path, run_folder: Path) -> bytes:
-    """Return the JSON of a file of a run, whose checksum may lack only where the run is of a version without them.
+    """Return the JSON text of a file of a run; only runs of an old version may lack the checksum.
 
     Raises
     ------
     Damaged
-        If it is not what was written.
+        If the checksum does not match, or is missing although it is required.
     """
     content = file.read_bytes()
     return unseal(content, required=_KEY not in content and not predates_checksums(run_folder))
@@ -74,12 +74,12 @@ def sha256(path: Path) -> str:
 
 
 def require_sum(file: Path, digest: str, remedy: str) -> None:
-    """Refuse a file of another SHA-256, or one that cannot be read, with what to do about it.
+    """Refuse a file that has another SHA-256 or cannot be read.
 
     Raises
     ------
     FedsimError
-        One line.
+        One line, which ends with `remedy`.
     """
     try:
         found = sha256(file)

@@ -1,4 +1,4 @@
-"""Runs tasks side by side until each has a question, so that one call can answer all of them."""
+"""Run tasks in turns until each asks a question, so that one call can answer all questions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Answer = TypeVar("Answer")
 Result = TypeVar("Result")
 
 Task = Callable[[Callable[[Any], Any]], Any]
-"""It is given `ask`: question -> answer."""
+"""Its argument is `ask`: question -> answer."""
 
 
 class _Abandoned(BaseException):
-    """Ends a task whose question nobody answers any more."""
+    """Ends a task whose question will not be answered."""
 
 
 class _Thread(threading.Thread):
@@ -46,12 +46,12 @@ class _Thread(threading.Thread):
         return told
 
     def wake(self, told: Any) -> tuple[str, Any]:
-        """Let it run with an answer; return ("asks", question), ("done", result) or ("failed", error)."""
+        """Continue the task with an answer; return ("asks", question), ("done", result) or ("failed", error)."""
         self._told.put(told)
         return self._heard.get()
 
     def abandon(self) -> None:
-        """End it."""
+        """End the task."""
         self._told.put(_Abandoned)
         self.join()
 
@@ -60,15 +60,15 @@ def run_side_by_side(
     tasks: Sequence[Callable[[Callable[[Question], Answer]], Result]],
     answer: Callable[[Mapping[int, Question]], Mapping[int, Answer]],
 ) -> list[Result]:
-    """Return the results of tasks, each called with a function that asks a question and waits for the answer.
+    """Return the results of tasks; each task is called with a function that asks a question and waits for the answer.
 
-    Each task has a thread of its own, but only one runs at a time, so tasks may share what threads may not. When all
-    of them wait, `answer` gets their questions, by the position of the task, and answers at least one.
+    Each task has its own thread, but only one runs at a time, so tasks may share objects that are not thread-safe. When
+    all tasks wait, `answer` gets {task number: question}, and answers at least one.
 
     Raises
     ------
     BaseException
-        The first error of a task; the others are ended.
+        The first error of a task; the other tasks are ended.
     """
     threads = [_Thread(task) for task in tasks]
     results: dict[int, Result] = {}

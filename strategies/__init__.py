@@ -1,1 +1,1 @@
-"""Federated methods: one file is one method, its server half beside its client half."""
+"""Federated methods: one file per method, with its server half and its client half."""

@@ -1,7 +1,7 @@
-"""Learning from aggregate responses: clients know each bag's mean response only, with label privacy (arXiv:2401.11081).
+"""Learning from aggregate responses: clients only know each bag's mean response, with label privacy (arXiv:2401.11081).
 
-Once, before round 1, client c: cut its samples at random into M_c bags of k (what is left over goes unused); clip
-every response to [-B, B], average per bag, add noise, forget the responses:
+Once, before round 1, client c cuts its samples at random into M_c bags of k; samples that do not fill a bag are not
+used. It clips every response to [-B, B], averages per bag, adds noise, and discards the responses:
 
     ytilde_a = (1/k) sum_{i in B_a} clip(y_i, -B, B) + Lap(2B / (k eps))          eps-label-DP, one response replaced
     or + N(0, (tau 2B / k)^2), tau the least noise per sensitivity that is (eps, delta)-DP
@@ -10,19 +10,20 @@ Client, each round: SGD over bags, with f_i = f_w(x_i) and fbar_a their mean ove
 
     l_a(w) = (ytilde_a - fbar_a)^2 + rho * mean_i (f_i - fbar_a)^2                 L_rho = (1-rho) L_bag + rho L_ins
 
-Server: mean of w weighted by M_c. rho = 0 is the bag-level loss, 1 the instance-level loss, between them less biased
-than the one and less noisy than the other; above 1 is allowed and pays under heavy noise.
+Server: mean of w weighted by M_c. rho = 0 is the bag-level loss, and rho = 1 the instance-level loss. In between, the
+loss is less biased than the instance-level loss and less noisy than the bag-level loss. Values above 1 are allowed, and
+help under heavy noise.
 
 Classes: ytilde_a holds the shares of the classes in the bag; L_bag is the cross-entropy of the mean prediction, L_ins
-the mean cross-entropy, L_rho as above. Of two classes one share is released, of more all of them.
+the mean cross-entropy, L_rho as above. For two classes, one share is released; for more, all of them.
 
-Every response lies in one bag and is released once: the guarantee does not grow with rounds, bags or clients. It
-covers neither features nor the number of samples. The noise comes from the run's seed, the mechanism and the bags'
-responses: whatever trains on the same means sees the same release, and any other has noise of its own. That is a
-simulation of the mechanism, not a deployable one.
+Every response is in one bag and is released once: the guarantee does not weaken with rounds, bags or clients. It covers
+neither features nor the number of samples. The noise comes from the run's seed, the mechanism and the bags' responses.
+So everything that trains on the same means sees the same release, and other means have other noise. This simulates the
+mechanism; it is not meant for deployment.
 
-Differs from the paper: the noise scale there is quoted as B / (k eps), which is 2 eps-label-DP; responses are clipped
-before they are averaged; the penalty is scaled so that rho = 1 is exactly the instance-level loss; classes and the
+Differs from the paper: the paper quotes the noise scale B / (k eps), which is 2 eps-label-DP. Responses are clipped
+before they are averaged. The penalty is scaled so that rho = 1 is exactly the instance-level loss. Classes and the
 federation are ours.
 """
 
@@ -56,26 +57,26 @@ from strategies.aggregate_theory import best_bag_size
 Floats = npt.NDArray[np.float64]
 
 _MOST_IN_A_BAG = 64
-"""Largest bag that `auto` considers."""
+"""The largest bag that `auto` considers."""
 
 
 class AggregateConfig(StrategyConfig):
     """Options of learning from aggregate responses."""
 
     bag_size: int | Literal["auto"] = 4
-    """k, samples per bag; auto has the least risk that the theory of linear models predicts."""
+    """k, samples per bag; auto chooses the k with the least risk that the theory of linear models predicts."""
     rho: float = Field(0.1, ge=0)
     """Weight of the penalty: 0 is the bag-level loss, 1 the instance-level loss."""
     epsilon: float | None = Field(1.0, ge=1e-6)
-    """Label privacy of one response; null releases exact means, unclipped."""
+    """Label privacy of one response; null releases exact means without clipping."""
     mechanism: Literal["laplace", "gaussian"] = "laplace"
-    """Law of the noise."""
+    """Distribution of the noise."""
     delta: float = Field(1e-5, gt=0, lt=1)
-    """Of the Gaussian mechanism; Laplace has none."""
+    """delta of the Gaussian mechanism; Laplace has none."""
     clip: float = Field(3.5, gt=0)
-    """B, to which responses that are numbers are clipped, fixed before they are seen; in the units of the targets."""
+    """B, to which numeric responses are clipped, in the units of the targets; it must not depend on the data."""
     noise_share: float = Field(0.2, ge=0, le=1)
-    """For bag_size auto: the share of the responses' variance, taken to be 1, that no linear model explains."""
+    """For bag_size auto: the share of the responses' variance, taken as 1, that no linear model explains."""
 
     @field_validator("bag_size", mode="before")
     @classmethod
@@ -99,10 +100,10 @@ def cross_entropies(y: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sensitivities(k: int, num_classes: int, bound: float) -> tuple[float, float]:
-    """Return how far one replaced response moves what is released of its bag, in L1 and in L2.
+    """Return the L1 and L2 sensitivity of a bag's release to one replaced response.
 
-    A number in [-B, B] moves the mean by 2B/k at most, a class the released share of two by 1/k; of more classes, two
-    shares move by 1/k each. `num_classes` is 1 for numbers.
+    A number in [-B, B] moves the mean by at most 2B/k. With two classes, the released share moves by at most 1/k; with
+    more, two shares move by 1/k each. `num_classes` is 1 for numbers.
     """
     if num_classes > 2:
         return 2 / k, math.sqrt(2) / k
@@ -111,9 +112,14 @@ def sensitivities(k: int, num_classes: int, bound: float) -> tuple[float, float]
 
 
 def bag_means(y: npt.NDArray[np.generic], num_classes: int, bound: float | None) -> Floats:
-    """Return what is released of bags before noise: means of clipped numbers (M, 1), share of class 1, or all shares.
+    """Return the release of bags before noise: means of clipped numbers (M, 1), share of class 1, or all shares.
 
-    `y` (M, k) holds numbers or classes. Raises ValueError if a number is not finite: clipping would not bound it.
+    `y` (M, k) holds numbers or classes.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite: clipping would not bound it.
     """
     if num_classes > 1:
         shares: Floats = (y[:, :, None] == np.arange(num_classes)).mean(axis=1)
@@ -126,7 +132,7 @@ def bag_means(y: npt.NDArray[np.generic], num_classes: int, bound: float | None)
 
 
 def add_noise(means: Floats, options: AggregateConfig, k: int, num_classes: int, rng: np.random.Generator) -> Floats:
-    """Return `means` (M, ...) with the mechanism's noise, calibrated to `sensitivities`."""
+    """Return `means` (M, ...) with noise of the mechanism, calibrated to `sensitivities`."""
     if options.epsilon is None:
         return means
     l1, l2 = sensitivities(k, num_classes, options.clip)
@@ -136,13 +142,13 @@ def add_noise(means: Floats, options: AggregateConfig, k: int, num_classes: int,
 
 
 def as_targets(released: Floats, num_classes: int) -> Floats:
-    """Return training targets: numbers (M,), or shares (M, C) put back onto the simplex, which costs no privacy."""
+    """Return training targets: numbers (M,), or shares (M, C) projected onto the simplex, which costs no privacy."""
     if num_classes == 1:
         return released[:, 0]
     if num_classes == 2:
         share = released.clip(0, 1)
         return np.concatenate([1 - share, share], axis=1)
-    # The nearest point of the simplex: subtract what makes the positive parts sum to 1.
+    # The nearest point of the simplex: subtract the constant that makes the positive parts sum to 1.
     falling = -np.sort(-released, axis=1)
     excess = (falling.cumsum(axis=1) - 1) / np.arange(1, num_classes + 1)
     last = (falling > excess).sum(axis=1, keepdims=True) - 1
@@ -151,12 +157,12 @@ def as_targets(released: Floats, num_classes: int) -> Floats:
 
 
 def _mechanism(options: AggregateConfig, k: int) -> dict[str, object]:
-    """Return all that the noise of a bag's mean depends on."""
+    """Return everything that the noise of a bag's mean depends on."""
     return {"k": k, **options.model_dump(mode="json", include={"epsilon", "mechanism", "delta", "clip"})}
 
 
 def choose_bag_size(options: AggregateConfig, data: FederatedData) -> int:
-    """Return k: as asked, or by the least `private_risk` over bags that every client can fill."""
+    """Return k: as configured, or the one with the least `private_risk` among bags that every client can fill."""
     if options.bag_size != "auto":
         return options.bag_size
     if not data.dataset.is_regression:
@@ -182,14 +188,14 @@ def _require_delta(options: AggregateConfig, data: FederatedData) -> None:
 
 
 def aggregate_responses(config: RunConfig, data: FederatedData) -> FederatedData:
-    """Return data whose items are bags: x (M, k, ...) and noisy targets (M,) or (M, C), and no response of a sample.
+    """Return data whose items are bags: x (M, k, ...) and noisy targets (M,) or (M, C), without single responses.
 
-    Which samples share a bag is drawn per client, and so is the noise: once, at an address that no round is part of.
+    The bags and the noise are drawn once per client, with seeds that do not depend on the round.
 
     Raises
     ------
     FedsimError
-        If the configuration would use responses otherwise, or no client can fill a bag.
+        If the configuration would use responses in another way, or no client can fill a bag.
     """
     options = config.strategy
     assert isinstance(options, AggregateConfig)
@@ -224,7 +230,7 @@ def aggregate_responses(config: RunConfig, data: FederatedData) -> FederatedData
         identity_train=None,
     )
     partition = Partition(np.arange(total), np.concatenate([[0], np.cumsum(counts)]))
-    # Test rows in a client's own class mix would show the mix: any rows will do.
+    # Test rows with a client's own class frequencies would reveal these, so any rows are used.
     alike, alike_test = (np.zeros(len(y), np.int64) for y in (dataset.y_train, dataset.y_test))
     tests = matched_test(data.partition, alike, alike_test, config.seed)
     nothing = Partition.from_lists([[]] * len(partition))
@@ -238,7 +244,7 @@ class AggregateClient(Client):
     reports = ("loss_bag", "penalty", "bag_size")
 
     def releases(self) -> list[Release]:
-        """Return what the base does, and that the noisy means are all that any of it is computed from."""
+        """Return the base's releases, and the noisy means, from which all of them are computed."""
         options = self.options(AggregateConfig)
         if options.epsilon is None:
             return super().releases()
@@ -258,7 +264,7 @@ class AggregateClient(Client):
         return [*super().releases(), means]
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
-        """Return L_rho of a batch of bags, x (B, k, ...), and as metrics its two parts and k."""
+        """Return L_rho of a batch of bags, x (B, k, ...); its two parts and k are the metrics."""
         outputs = self.model.logits(params, buffers, batch.x.flatten(0, 1), train=True)
         outputs = outputs.view(*batch.x.shape[:2], -1)
         of_numbers = batch.y.dim() == 1

@@ -1,8 +1,8 @@
-"""Closed forms of learning a linear model from bag means, with and without label privacy (arXiv:2401.11081).
+"""Closed forms for learning a linear model from bag means, with and without label privacy (arXiv:2401.11081).
 
-The paper's theorem was not at hand in full: q, b_f and V_f below are a derivation of its own for isotropic Gaussian
-features, which gives the paper's published special cases (rho = 0: sigma^2 / (psi/k - 1), no bias; rho = 1:
-variance sigma^2 / (k (psi - 1))). No strategy is in this file; `strategies/aggregate.py` is the method.
+The full theorem of the paper was not available. So q, b_f and V_f below are our own derivation for isotropic Gaussian
+features; it agrees with the paper's published special cases (rho = 0: sigma^2 / (psi/k - 1), no bias; rho = 1:
+variance sigma^2 / (k (psi - 1))). The method itself is in `strategies/aggregate.py`.
 
 Setting: y = <x, theta0> + w, Var w = sigma^2, x ~ N(0, I_d), n / d -> psi, bags of k drawn at random.
 """
@@ -20,7 +20,12 @@ def solution(x: npt.ArrayLike, y: npt.ArrayLike, rho: float) -> Floats:
     """Return theta_rho (d,), the minimiser of L_rho over linear models without intercept.
 
     theta_rho = (Zbar^T Zbar + (rho/k) D^T D)^{-1} Zbar^T y, with Zbar the bag means of x (m, k, d), D the deviations
-    from them, and y the responses (m,) of the bags. Raises `numpy.linalg.LinAlgError` where that is singular.
+    from them, and y the responses (m,) of the bags.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If the matrix is singular.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     z_bar = x.mean(axis=1)
@@ -31,7 +36,7 @@ def solution(x: npt.ArrayLike, y: npt.ArrayLike, rho: float) -> Floats:
 
 
 class Limit(NamedTuple):
-    """What the excess risk ||theta_rho - theta0||^2 -> ||theta0||^2 bias + sigma^2 variance is made of."""
+    """The parts of the excess risk ||theta_rho - theta0||^2 -> ||theta0||^2 bias + sigma^2 variance."""
 
     q: float
     """lim tr G^{-1} of G = Z^T Z + rho W^T W: the root of p1 q/(1+q) + p2 rho q/(1+rho q) = 1."""
@@ -51,7 +56,7 @@ def limit(psi: float, k: int, rho: float) -> Limit:
     Raises
     ------
     ValueError
-        Where there is none: it takes psi > 1, and psi > k where rho is 0.
+        If there is no limit: it needs psi > 1, and psi > k if rho is 0.
     """
     if psi <= (1 if rho > 0 else k):
         raise ValueError(f"needs psi > {'1' if rho > 0 else 'k'}, got psi {psi:g}, k {k}, rho {rho:g}")
@@ -65,7 +70,7 @@ def limit(psi: float, k: int, rho: float) -> Limit:
 
 
 def label_noise(bound: float, k: int, epsilon: float) -> float:
-    """Return what Laplace noise of scale s = 2B/(k eps) in bag means adds to sigma^2: k * 2 s^2 = 8 B^2/(k eps^2)."""
+    """Return the variance that Laplace noise of scale s = 2B/(k eps) adds to sigma^2: k * 2 s^2 = 8 B^2/(k eps^2)."""
     return 8 * bound**2 / (k * epsilon**2)
 
 
@@ -74,7 +79,7 @@ def private_risk(
 ) -> float:
     """Return Risk(k, rho, eps) ~ ||theta0||^2 b_f + (sigma^2 + 8 B^2/(k eps^2)) V_f; epsilon None is no label privacy.
 
-    The paper's own limit has scale B/(k eps), which is 2 eps-label-DP where one response may be replaced.
+    The paper's limit uses the scale B/(k eps), which is 2 eps-label-DP for one replaced response.
     """
     extra = 0.0 if epsilon is None else label_noise(bound, k, epsilon)
     return limit(psi, k, rho).risk(signal, noise + extra)
@@ -83,7 +88,13 @@ def private_risk(
 def best_bag_size(
     sizes: Sequence[int], psi: float, rho: float, epsilon: float | None, *, bound: float, signal: float, noise: float
 ) -> int:
-    """Return the k among `sizes` of the least `private_risk`, the smallest of equals; without any, ValueError."""
+    """Return the k in `sizes` with the least `private_risk`; of equal ones the smallest.
+
+    Raises
+    ------
+    ValueError
+        If no k has a finite risk.
+    """
     able = [k for k in sizes if psi > (1 if rho > 0 else k)]
     if not able:
         raise ValueError(f"no bag size has a finite risk at {psi:g} samples per column")
@@ -93,9 +104,9 @@ def best_bag_size(
 def cross_validated_rho(
     x: npt.ArrayLike, y: npt.ArrayLike, rhos: Sequence[float], rng: np.random.Generator, folds: int = 5
 ) -> float:
-    """Return the rho whose `solution` on the other folds has the least bag-level loss on each fold, of bags.
+    """Return the rho with the least bag-level loss in cross-validation over folds of bags.
 
-    It sees the (noisy) responses of bags only, so that it costs no privacy. x is (m, k, d), y is (m,).
+    It only sees the (noisy) responses of bags, so it costs no privacy. x is (m, k, d), y is (m,).
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     fold = rng.permutation(np.arange(len(y)) % folds)

@@ -1,11 +1,11 @@
-"""Class means: train in the first stage, then keep the features and tell classes by the means of their features.
+"""Class means: train in the first stage, then freeze the features and classify by the nearest class mean.
 
-The simple rival of methods against forgetting (nearest class mean, as in iCaRL, arXiv:1611.07725, without exemplars).
+A simple baseline for methods against forgetting (nearest class mean, as in iCaRL, arXiv:1611.07725, without exemplars).
 
-First stage: FedAvg.   From its end on, f the features, frozen; one query a stage to each client that is drawn:
+First stage: FedAvg. From its end on, with f the frozen features, one query per stage to each drawn client:
     client  s_c = sum of f(x) over its samples of class c, n_c their number
     server  m_c = sum of s_c / sum of n_c;   prediction argmax_c <f(x), m_c> - ||m_c||^2 / 2,  the nearest m_c
-which is a linear classifier with the rows m_c. Nobody trains after the first stage, and nothing of it is forgotten.
+This is a linear classifier with the rows m_c. No client trains after the first stage, so nothing of it is forgotten.
 """
 
 from collections.abc import Mapping
@@ -37,56 +37,59 @@ class ClassMeansConfig(StrategyConfig):
 
 
 def nearest_mean(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weights (C, d) and biases (C,) of the linear classifier of sums (C, d) of counts (C,) features.
+    """Return weights (C, d) and biases (C,) of the linear classifier for sums (C, d) of counts (C,) features.
 
-    A class without samples has so low a bias that it is never predicted.
+    A class without samples gets a bias so low that it is never predicted.
     """
     means = sums / counts.clamp_min(1)[:, None]
     return means, torch.where(counts > 0, -means.square().sum(1) / 2, -1e9)
 
 
 class ClassMeansClient(StagedClient):
-    """SGD in the first stage, sums of features from its end on."""
+    """SGD in the first stage; sums of features from its end on."""
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
         """Return the cross-entropy over the classes of the stage."""
         return self.new_classes_loss(self.model.logits(params, buffers, batch.x, train=True), extras, batch), {}
 
     def queries(self) -> Mapping[str, Query]:
-        """Return the sums that make the means."""
+        """Return the query for the sums of features."""
         return {"features": Query(self.feature_sums)}
 
     def feature_sums(self, state: State, own: Tensors, constants: Tensors, batch: Batch) -> Tensors:
-        """Return s (C, d) and n (C,)."""
+        """Return s, (C, d), and n, (C,)."""
         f = self.model.features(state.params, state.buffers, batch.x, train=False)
         classes = F.one_hot(batch.y, self.num_classes).to(f)
         return {"sums": classes.T @ f, "counts": classes.sum(0)}
 
     def releases(self) -> list[Release]:
-        """Add the answers."""
+        """Return the base's releases and the sums."""
         note = "sums of features and numbers of samples by class, once a stage, without noise"
         return [*super().releases(), Release(what="class sums", covers=("query.features/*",), note=note)]
 
 
 class ClassMeansServer(StagedServer):
-    """Trains in the first stage; afterwards asks every client once a stage."""
+    """Trains in the first stage; afterwards asks every client once per stage."""
 
     keeps_previous = False
 
     def __init__(self, config: RunConfig, model: Classifier, data: FederatedData) -> None:
         super().__init__(config, model, data)
-        if data.stages is None:  # it would be FedAvg, and the model not one of class means
+        if data.stages is None:  # without stages it would be FedAvg, without class means
             raise FedsimError("data.stages.count: class_means needs 2 stages or more; without stages use fedavg")
         classes = data.dataset.num_classes
         self.sums = torch.zeros(classes, model.feature_dim, dtype=torch.float64)
         self.counts = torch.zeros(classes, dtype=torch.float64)
         self.answered: set[tuple[int, int]] = set()
-        """(stage, client) of those whose sums are in the means."""
+        """(stage, client) of the answers that the means contain."""
 
     def exchange(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Exchange[tuple[ArrayRecord | None, MetricRecord | None]]:
-        """Train in the first stage; at its end, and in later stages, ask those who have not answered in this one."""
+        """Train in the first stage.
+
+        At its end, and in later stages, query clients that have not answered in this stage.
+        """
         stages, metrics = self.data.stages, None
         assert stages is not None
         result: ArrayRecord | None = arrays
@@ -113,13 +116,13 @@ class ClassMeansServer(StagedServer):
         return to_record(tensors | {name: value.to(tensors[name]) for name, value in own.items()}), metrics
 
     def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
-        """Return the stage, the sums, and who has answered."""
+        """Return the stage, the sums, and the clients that have answered."""
         tensors, values = super().state_dict()
         answered = sorted(list(pair) for pair in self.answered)
         return tensors | {"sums": self.sums, "counts": self.counts}, values | {"answered": answered}
 
     def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
-        """Take them up."""
+        """Restore the state."""
         super().load_state_dict(tensors, values)
         self.sums, self.counts = tensors["sums"], tensors["counts"]
         self.answered = {(stage, client) for stage, client in values["answered"]}

@@ -1,7 +1,7 @@
-"""FedBN: batch norm of one's own, all else shared (arXiv:2102.07623).
+"""FedBN: clients keep their own batch norm and share all other layers (arXiv:2102.07623).
 
-Client: E epochs of SGD on F_k from the shared weights and its own batch norm, weights and running statistics.
-Server: all else as FedAvg. A client that has not trained predicts with the batch norm that all began with.
+Client: E epochs of SGD on F_k, from the shared weights and its own batch norm (weights and running statistics).
+Server: averages all other tensors as FedAvg. A client that has not trained predicts with the initial batch norm.
 """
 
 from collections.abc import Set
@@ -21,7 +21,7 @@ def batch_norms(model: Classifier) -> Set[str]:
     Raises
     ------
     FedsimError
-        If there are none.
+        If the model has no batch norm.
     """
     layers = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
     if not layers:
@@ -38,7 +38,7 @@ class FedBNClient(PartsClient):
 
 
 class FedBNServer(PartsServer):
-    """Averages all else."""
+    """Averages all other tensors."""
 
     part = staticmethod(batch_norms)
 

@@ -1,13 +1,13 @@
 """FedETF: train the features towards a fixed simplex-ETF classifier.
 
-The classifier V (C x d) is a simplex equiangular tight frame that no client trains; all agree on it from the start, so
-that skewed clients cannot pull it apart.
+The classifier V (C x d) is a simplex equiangular tight frame. No client trains it and all use the same one, so clients
+with skewed data cannot distort it.
 
 Client: min_theta CE(V f_theta(x), y).   Server: theta as FedAvg; the model is V f_theta(x).
 
-With `sparsity` above 0 the frame is the sparse one of FedLoGe (arXiv:2401.08977), so that a run shows what the frame
-alone is worth. Differs from "No Fear of Classifier Biases" (arXiv:2303.10058): no projection layer, no learnt
-temperature; what is left is the fixed classifier.
+With `sparsity` above 0 the frame is the sparse one of FedLoGe (arXiv:2401.08977), so a run shows the effect of the
+frame alone. Differs from "No Fear of Classifier Biases" (arXiv:2303.10058): no projection layer and no learned
+temperature, only the fixed classifier.
 """
 
 import torch
@@ -42,7 +42,7 @@ class FedETFClient(Client):
     needs_classes = True
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
-        """Return CE(V f_theta(x), y) of one batch."""
+        """Return CE(V f_theta(x), y) for one batch."""
         f = self.model.features(params, buffers, batch.x, train=True)
         return batch.cross_entropy(f @ extras.constants["etf"].T), {}
 
@@ -57,7 +57,7 @@ class FedETFClient(Client):
 
 
 class FedETFServer(Server):
-    """Averages theta; keeps V."""
+    """Averages theta; holds V."""
 
     def __init__(self, config: RunConfig, model: Classifier, data: FederatedData) -> None:
         super().__init__(config, model, data)

@@ -1,14 +1,14 @@
 """FedEWC: elastic weight consolidation (arXiv:1612.00796) for classes that arrive in stages, in a federation.
 
-Client, w_t the model at the end of the stage before:
+Client, with w_t the model at the end of the previous stage:
     min CE over the classes of the stage  +  penalty / 2 * sum_i F_i (w_i - w_t,i)^2
-    when a stage ends, one query: sum over its samples of (d log p(y | x, w_t) / d w)^2, p over the classes of the stage
+    at the end of a stage, one query: sum over its samples of (d log p(y | x, w_t) / d w)^2, p over the stage's classes
 Server: as FedAvg; F <- F + (sum of the answers) / (number of their samples), the diagonal of the empirical Fisher
-information of one stage after another; rows of new classes are drawn anew when their stage begins.
+information of one stage after another. Classifier rows of new classes are drawn anew when their stage begins.
 
-The penalties of all past stages are taken about the newest w_t (as in online EWC, arXiv:1805.06370, without decay).
+The penalties of all past stages are centred at the newest w_t (as in online EWC, arXiv:1805.06370, without decay).
 Only clients of a stage's last round are asked. In the comparison of TARGET (arXiv:2303.06937) the penalty's gradient
-never reaches the optimiser, so that its FedEWC is fine-tuning; here it does.
+never reaches the optimiser, so their FedEWC is fine-tuning; here it does.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class FedEWCConfig(StrategyConfig):
     """Options of FedEWC."""
 
     penalty: float = Field(1000.0, ge=0)
-    """lambda, the weight of the pull to the model of the stage before; 0 is fine-tuning."""
+    """lambda, the weight of the pull to the model of the previous stage; 0 is fine-tuning."""
 
 
 def consolidation(params: Tensors, anchor: Tensors, fisher: Tensors) -> Tensor:
@@ -51,12 +51,12 @@ def consolidation(params: Tensors, anchor: Tensors, fisher: Tensors) -> Tensor:
 
 
 class FedEWCClient(StagedClient):
-    """SGD on the new classes and the pull."""
+    """SGD on the new classes with the pull to the previous model."""
 
     reports = ("consolidation",)
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
-        """Return the objective of one batch."""
+        """Return the objective for one batch."""
         penalty = self.options(FedEWCConfig).penalty
         loss = self.new_classes_loss(self.model.logits(params, buffers, batch.x, train=True), extras, batch)
         if not penalty or self.is_first_stage(extras):
@@ -67,11 +67,11 @@ class FedEWCClient(StagedClient):
         return loss + penalty * pull, {"consolidation": pull}
 
     def queries(self) -> Mapping[str, Query]:
-        """Return the sums that make the Fisher information."""
+        """Return the query for the Fisher information."""
         return {"fisher": Query(self.squared_gradients)}
 
     def squared_gradients(self, state: State, own: Tensors, constants: Tensors, batch: Batch) -> Tensors:
-        """Return the sum over samples of the squared gradient of log p(y | x), by parameter."""
+        """Return the sum over samples of the squared gradient of log p(y | x), per parameter."""
 
         def log_p(params: Tensors, x: Tensor, y: Tensor) -> Tensor:
             logits = self.model.logits(params, state.buffers, x[None], train=False)
@@ -84,23 +84,23 @@ class FedEWCClient(StagedClient):
         return sums
 
     def releases(self) -> list[Release]:
-        """Add the answers."""
+        """Return the base's releases and the squared gradients."""
         note = "sums over a client's samples, in the last round of each stage, without noise"
         return [*super().releases(), Release(what="squared gradients", covers=("query.fisher/*",), note=note)]
 
 
 class FedEWCServer(StagedServer):
-    """Asks for the Fisher information when a stage ends."""
+    """Queries the Fisher information at the end of a stage."""
 
     def __init__(self, config: RunConfig, model: Classifier, data: FederatedData) -> None:
         super().__init__(config, model, data)
         self.fisher: Tensors = {}
-        """F, by parameter; empty in the first stage."""
+        """F, per parameter; empty in the first stage."""
 
     def exchange(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Exchange[tuple[ArrayRecord | None, MetricRecord | None]]:
-        """Train, and after the last round of a stage ask about the model that came of it."""
+        """Train; after the last round of a stage, query the Fisher information of the new model."""
         trained, metrics = yield from super().exchange(server_round, arrays, config, grid)
         if trained is not None and self.data.stages is not None and self.data.stages.ends(server_round):
             nodes = grid.get_node_ids()
@@ -111,17 +111,17 @@ class FedEWCServer(StagedServer):
         return trained, metrics
 
     def constants(self) -> Tensors:
-        """Return masks, w_t and F."""
+        """Return the masks, w_t and F."""
         fisher = self.fisher if self.stage else {}
         return super().constants() | {_FISHER + name: value for name, value in fisher.items()}
 
     def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
-        """Return stage, w_t and F."""
+        """Return the stage, w_t and F."""
         tensors, values = super().state_dict()
         return tensors | {_FISHER + name: value for name, value in self.fisher.items()}, values
 
     def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
-        """Take them up."""
+        """Restore the state."""
         super().load_state_dict(tensors, values)
         like = next(iter(self.first.params.values()))
         self.fisher = {n[len(_FISHER) :]: v.to(like.device) for n, v in tensors.items() if n.startswith(_FISHER)}
@@ -133,5 +133,5 @@ strategy(
     FedEWCClient,
     FedEWCServer,
     run_defaults={"data.stages.count": 2},
-    metrics={"consolidation": "squared distance from the last stage's weights, weighted by their importance"},
+    metrics={"consolidation": "squared distance from the weights of the previous stage, weighted by their importance"},
 )

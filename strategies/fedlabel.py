@@ -7,16 +7,17 @@ probabilities of N classes, h their variance, psi a strong augmentation. Client 
 2. for x in D_U, not augmented, with both experts fixed, s_g = s(w, x) and s_l = s(w_L, x):
        s* = the one with the larger h (s_g if equal), s- = the other                        eq 3
        yhat = argmax s* if max s* > beta, else x is left out                                eq 4
-       lambda = lambda_0 h(s-) / h(s*), where argmax s- = yhat, else 0                      eq 7
+       lambda = lambda_0 h(s-) / h(s*) if argmax s- = yhat, else 0                          eq 7
 3. w_U <- tau' steps from w on CE(s(w_U, psi(x)), yhat) + lambda KL(s(w_U, x) || s-)        eq 5, 6, 8, 9
 4. sends w + Delta_L + Delta_U, with Delta_U = w_U - w                                      eq 10
    and the weight r_k = |D_L| + number of samples that passed beta.
 Server: w_{t+1} = sum_k r_k (w + Delta_k) / sum_k r_k.
 
-The experts and what they look at are fixed in step 3, so step 2 is done once a round. Nothing is kept between rounds.
-There is no code by the authors. The paper calls s logits, but thresholds it in [0, 1]; here it is the softmax. Where it
-is silent: the batches of step 3 are drawn from the samples that passed, r_k counts each of them once, and BatchNorm's
-buffers are the mean of both branches (their sum could make a variance negative); GroupNorm is the safer choice.
+The experts and their inputs are fixed in step 3, so step 2 is done once per round. Clients keep nothing between rounds.
+There is no code by the authors. The paper calls s logits, but thresholds it in [0, 1]; here it is the softmax. The
+paper does not specify three points. Here the batches of step 3 are drawn from the samples that passed, r_k counts each
+of them once, and BatchNorm's buffers are the mean of both branches (a sum could make a variance negative). GroupNorm is
+safer.
 """
 
 import math
@@ -45,23 +46,23 @@ class FedLabelConfig(StrategyConfig):
     """Options of FedLabel; tau is training.steps."""
 
     unlabelled_steps: int | None = Field(None, ge=1)
-    """tau', steps on unlabelled samples; by default as many as on labelled ones."""
+    """tau', steps on unlabelled samples; by default as many as on labelled samples."""
     threshold: float = Field(0.5, ge=0, le=1)
-    """beta, which the probability of a pseudo-label must exceed; 1 lets none pass."""
+    """beta, which the probability of a pseudo-label must exceed; with 1, no sample passes."""
     penalty: float = Field(1.0, ge=0)
-    """lambda_0, the largest weight of the divergence from the expert that was not picked."""
+    """lambda_0, the largest weight of the divergence from the expert that was not chosen."""
     confidence: Literal["variance", "entropy"] = "variance"
     """h: variance of the probabilities, or 1 - entropy / log N."""
     expert: Literal["auto", "local", "global"] = "auto"
-    """The more confident model, or always the same one (the ablations of Table 1, with penalty 0)."""
+    """The more confident expert, or always the same one (the ablations of Table 1, with penalty 0)."""
     divergence: Literal["student", "expert"] = "student"
-    """Which comes first in the KL divergence: the student, as the paper has it, or the expert."""
+    """The first argument of the KL divergence: the student, as in the paper, or the expert."""
     divergence_input: Literal["clean", "strong"] = "clean"
-    """What the student sees in the divergence: the sample, as the paper has it, or its strong view."""
+    """The student's input for the divergence: the sample, as in the paper, or its strong view."""
     batches: Literal["passed", "all"] = "passed"
-    """Batches of samples above the threshold, or of all, where those below count as 0 in the mean."""
+    """Batches of samples above the threshold, or of all samples; in the latter, those below count as 0 in the mean."""
     count: Literal["distinct", "drawn"] = "distinct"
-    """What r_k counts: different samples, or samples as often as they were drawn."""
+    """What r_k counts: distinct samples, or samples as often as they are drawn."""
     strong: StrongView = StrongView()
     """psi."""
 
@@ -71,13 +72,13 @@ def confidence(s: Tensor, kind: str = "variance") -> Tensor:
     if kind == "variance":
         return s.var(-1, correction=0)
     entropy: Tensor = torch.special.entr(s).sum(-1)
-    return (1 - entropy / math.log(s.shape[-1])).clamp_min(0)  # rounding takes uniform ones below
+    return (1 - entropy / math.log(s.shape[-1])).clamp_min(0)  # rounding may give below 0
 
 
 def assimilate(global_logits: Tensor, local_logits: Tensor, options: FedLabelConfig) -> Annotation:
-    """Return the samples to keep, with `label` yhat, `log_other` log s-, `weight` lambda, and `local`: who was picked.
+    """Return the samples to keep, with the notes `label` yhat, `log_other` log s-, `weight` lambda, and `local`.
 
-    Logits are (B, N) of the two experts.
+    `local` is whether the local expert was chosen. Logits are (B, N) of the two experts.
     """
     s_g, s_l = global_logits.softmax(-1), local_logits.softmax(-1)
     h_g, h_l = confidence(s_g, options.confidence), confidence(s_l, options.confidence)
@@ -98,7 +99,7 @@ def _w_u(tensors: Tensors) -> Tensors:
 
 
 class FedLabelClient(Client):
-    """Trains w_L in the place of the global model, then w_U beside it."""
+    """Trains w_L in place of the global model, then w_U beside it."""
 
     needs_classes = True
     reports = (
@@ -109,7 +110,7 @@ class FedLabelClient(Client):
     )
 
     def releases(self) -> list[Release]:
-        """Return what the base does, and the weights r_k, which depend on the samples."""
+        """Return the base's releases, and the weights r_k, which depend on the samples."""
         weights = Release(
             what="weights r_k, how many samples passed the threshold", covers=("metrics/weight",),
             note="one number of each client in each round, without noise",
@@ -117,7 +118,7 @@ class FedLabelClient(Client):
         return [*map(partial(without, "metrics/weight"), super().releases()), weights]
 
     def personal(self, client: int, start: State) -> State:
-        """Return w_U, which is w: it is not kept, and so begins every round there."""
+        """Return w_U = w. It is not kept, so it starts from w in every round."""
         return State(*({f"{_U}{name}": value for name, value in part.items()} for part in start))
 
     def phases(self) -> Sequence[Phase]:
@@ -142,7 +143,7 @@ class FedLabelClient(Client):
         return loss, {**metrics, "loss_labelled": loss}
 
     def annotate(self, params: Tensors, buffers: Tensors, extras: Extras, x: Tensor) -> Annotation:
-        """Return step 2 for samples (B, ...): here w_U is still w."""
+        """Return step 2 for samples (B, ...), when w_U is still w."""
         s_g = self.model.logits(_w_u(params), _w_u(buffers), x, train=False)
         s_l = self.model.logits(params, buffers, x, train=False)
         return assimilate(s_g, s_l, self.options(FedLabelConfig))
@@ -150,7 +151,7 @@ class FedLabelClient(Client):
     def unlabelled_loss(
         self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch
     ) -> tuple[Tensor, Tensors]:
-        """Return the loss of w_U, and its two terms."""
+        """Return the loss of w_U, with its two terms as metrics."""
         options, w_u, own = self.options(FedLabelConfig), _w_u(params), _w_u(buffers)
         assert batch.strong is not None
         kept = batch.notes.get("keep", torch.ones_like(batch.notes["weight"]))
@@ -166,7 +167,7 @@ class FedLabelClient(Client):
         return cross_entropy + agreement, {"loss_pseudo": cross_entropy, "loss_divergence": agreement}  # eq 8
 
     def finish(self, update: Update, extras: Extras) -> Update:
-        """Return w + Delta_L + Delta_U and r_k; nothing is kept."""
+        """Return w + Delta_L + Delta_U and r_k; keep nothing."""
         w_u, buffers_u = (_w_u(part) for part in update.kept)
         params = {name: update.sent[name] + (w_u[name] - w) for name, w in extras.start.items()}
         trained = update.drawn[:, 1] > 0
@@ -176,12 +177,12 @@ class FedLabelClient(Client):
 
 
 def _mean_where(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return (a + b) / 2 in some rows and a in the others."""
+    """Return (a + b) / 2 in the selected rows, and a in the others."""
     return torch.where(per_client(rows.to(a.device), a), (a + b) / 2, a)
 
 
 def audit(annotation: Annotation, labels: Tensor) -> Tensors:
-    """Return the shares of samples pseudo-labelled by each expert and by neither, and rightly."""
+    """Return the shares of samples pseudo-labelled by each expert, by neither, and correctly."""
     keep, local = annotation.keep, annotation.notes["local"]
     shares = {
         "pseudo_labels:local": keep & local,
@@ -216,7 +217,7 @@ strategy(
         "loss_labelled": "cross-entropy of samples with labels",
         "loss_pseudo": "cross-entropy of samples with pseudo-labels",
         "loss_divergence": "distance between the local and the global model's predictions",
-        "pseudo_labels": "shares of the samples without labels: who gave a pseudo-label, how many are right",
+        "pseudo_labels": "shares of unlabelled samples: pseudo-labelled by each expert or by neither, and correct ones",
     },
     run_defaults={
         "data.labelled_fraction": 0.2,

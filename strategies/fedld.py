@@ -1,7 +1,7 @@
 """FedLD: margin control in local training, principal gradients in aggregation (arXiv:2408.12300).
 
-Notation: Z (B x C) the logits of a batch, P = softmax(Z) by rows; w_i the model of client i of m, w the global one; per
-tensor of the model, g_i = w_i - w flattened, G (m x d) with the rows g_i.
+Notation: Z (B x C) the logits of a batch, P = softmax(Z) by rows; w_i the model of client i of m, w the global one. For
+each tensor of the model, g_i = w_i - w flattened, and G (m x d) has the rows g_i.
 
 Client, margin-control regularisation (MCR):   min CE(Z, y) + penalty * R(Z),   R(Z) = log(1 + ||P||_F^2)
 Server, principal-gradient aggregation (PG):   K = G G^T / m = E diag(lam) E^T,   lam_1 >= ... >= lam_m
@@ -9,16 +9,17 @@ Server, principal-gradient aggregation (PG):   K = G G^T / m = E diag(lam) E^T, 
         revised local gradients                g~_i = sum_{j<=k} lam_j / (sum_l lam_l) ||g_i|| s_ij v_j
                                                s_ij = sign <g_i, v_j> = sign E_ij
         step                                   w <- w + server_lr * mean_i g~_i
-A tensor that has not moved yet (all of them in round 1), one of a single number, and buffers take the unweighted mean.
+The unweighted mean is used for tensors that have not moved yet (all of them in round 1), tensors with a single number,
+and buffers.
 
 Numbers of samples are not used. As ||g~_i|| = ||lam_{1..k}||_2 / ||lam||_1 ||g_i|| <= ||g_i||, the step shrinks as
-clients differ more; `preserve_norm` gives it the length of the mean of the g_i, and `server_lr` may be above 1.
+clients differ more. `preserve_norm` gives it the length of the mean of the g_i, and `server_lr` may be above 1.
 
-Formulas are those of the authors' code. Differs from it: 0/0 counts as 0, for a client that does not move a tensor, or
-not along v_j, and for lam_j = 0; k is at least 1; any number of clients may answer; BatchNorm trains in training mode
-(theirs, by accident, in evaluation mode: `bn_mode: eval`) and its statistics are never decomposed. The calibration of
-signs before the revision has no effect in the authors' code, since g~_i is even in v_j; `sign_mode: majority` is a
-reading of the paper's figure in which it has one: s_ij is the sign of most clients.
+The formulas are those of the authors' code. Differences from it: 0/0 counts as 0, for a client that does not move a
+tensor, or not along v_j, and for lam_j = 0; k is at least 1; any number of clients may answer. BatchNorm trains in
+training mode (in their code, by accident, in evaluation mode: `bn_mode: eval`), and its statistics are never
+decomposed. The calibration of signs before the revision has no effect in the authors' code, because g~_i is even in
+v_j. `sign_mode: majority` is an interpretation of the paper's figure in which it has one: s_ij is the majority's sign.
 """
 
 import itertools
@@ -54,21 +55,21 @@ class FedLDConfig(StrategyConfig):
     mcr_reduction: Literal["batch", "sample"] = "batch"
     """R of the whole batch, as published, or the mean over its samples of log(1 + ||p_b||^2)."""
     bn_mode: Literal["train", "eval"] = "train"
-    """Mode of the network in local training; eval, in which normalisation keeps its statistics, is the authors'."""
+    """Mode of the network in local training. eval, in which normalisation keeps its statistics, is the authors'."""
     aggregation: Literal["principal", "mean"] = "principal"
-    """PG, or without it the unweighted mean."""
+    """PG, or instead the unweighted mean."""
     kappa: float = Field(0.8, gt=0, le=1)
-    """Share of the principal gradients that are kept."""
+    """Share of the principal gradients to keep."""
     sign_mode: SignMode = "code"
-    """Whose sign a revised gradient has: the client's own, as published, or that of most clients."""
+    """The sign of a revised gradient: the client's own, as published, or the majority's."""
     pg_scope: Literal["tensor", "layer", "model"] = "tensor"
-    """What is decomposed together; tensor as published."""
+    """The tensors that are decomposed together; tensor as published."""
     preserve_norm: bool = False
     """Give every decomposed step the length of the unweighted mean."""
     server_lr: float = Field(1.0, gt=0)
-    """Length of the server's step along the aggregate."""
+    """Step size of the server along the aggregate."""
     loss_parts: bool = False
-    """Report L(w) = mean L_k(w_k) + mean [L(w_k) - L_k(w_k)] + [L(w) - mean L(w_k)], at m + 1 evaluations a round."""
+    """Report L(w) = mean L_k(w_k) + mean [L(w_k) - L_k(w_k)] + [L(w) - mean L(w_k)], at m + 1 evaluations per round."""
 
 
 def margin_penalty(logits: Tensor, batch: Batch, reduction: str) -> Tensor:
@@ -82,12 +83,12 @@ def margin_penalty(logits: Tensor, batch: Batch, reduction: str) -> Tensor:
 
 
 def num_kept(m: int, kappa: float) -> int:
-    """Return k, how many of m principal gradients are kept."""
+    """Return k, the number of principal gradients to keep out of m."""
     return max(1, int(m * kappa + 1e-9))
 
 
 def principal_weights(gram: Tensor, kappa: float, sign_mode: SignMode = "code", preserve_norm: bool = False) -> Tensor:
-    """Return c (m,) with which the aggregate of PG, mean_i g~_i, is sum_i c_i g_i: it lies in the span of the g_i.
+    """Return c (m,), with which the aggregate of PG, mean_i g~_i, is sum_i c_i g_i, as it is in the span of the g_i.
 
     `gram` is K (m, m), float64 on the CPU, so that a nearly degenerate spectrum does not depend on the device.
     """
@@ -99,7 +100,7 @@ def principal_weights(gram: Tensor, kappa: float, sign_mode: SignMode = "code", 
     s = _sign(e)
     if sign_mode == "majority":
         majority = s.sum(0).sign()
-        s = torch.where(majority != 0, majority, _sign(e.sum(0))).expand(m, -1)  # a tie goes to sum_i <g_i, v_j>
+        s = torch.where(majority != 0, majority, _sign(e.sum(0))).expand(m, -1)  # a tie is decided by sum_i <g_i, v_j>
     length = lam / total * (norms[:, None] * s).mean(0)  # of the aggregate along v_j
     c: Tensor = e @ (length / (m * lam).sqrt())
     if preserve_norm and len(lam):
@@ -109,17 +110,17 @@ def principal_weights(gram: Tensor, kappa: float, sign_mode: SignMode = "code", 
 
 
 def _sign(projection: Tensor) -> Tensor:
-    """Return the sign of coordinates of unit vectors; 0 for what is no more than rounding."""
+    """Return the sign of coordinates of unit vectors; 0 for rounding errors."""
     return torch.where(projection.abs() > 1e-9, projection.sign(), 0.0)
 
 
 class FedLDClient(Client):
-    """SGD on the local loss and the margin penalty."""
+    """SGD on the local loss with the margin penalty."""
 
     reports = ("margin_penalty",)
 
     def releases(self) -> list[Release]:
-        """Return what the base does, what the server tells of updates, and the losses that it measures if asked to."""
+        """Return the base's releases, the server's measures of updates, and the losses if `loss_parts` is set."""
         base = [
             release.model_copy(update={"covers": (*release.covers, "server/updates:*")}) if "model" in release.covers
             else release
@@ -134,7 +135,7 @@ class FedLDClient(Client):
         return [*base, losses]
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
-        """Return CE + penalty * R of one batch, and R as a metric."""
+        """Return CE + penalty * R for one batch, with R as a metric."""
         options = self.options(FedLDConfig)
         logits = self.model.logits(params, buffers, batch.x, train=options.bn_mode == "train")
         r = margin_penalty(logits, batch, options.mcr_reduction)
@@ -149,18 +150,18 @@ class FedLDServer(Server):
     def __init__(self, config: RunConfig, model: Classifier, data: FederatedData) -> None:
         super().__init__(config, model, data)
         self.moved = dict.fromkeys(self.first.params, False)
-        """By tensor, whether it has ever moved."""
+        """{tensor: whether it has ever moved}."""
 
     def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
         """Return which tensors have moved."""
         return {}, {"moved": self.moved}
 
     def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
-        """Take up which tensors have moved."""
+        """Restore which tensors have moved."""
         self.moved = {name: values["moved"][name] for name in self.first.params}
 
     def aggregate(self, updates: Iterator[tuple[Tensors, float]]) -> Tensors | None:
-        """Return the means, and by PG each parameter that has moved before; measure the matrix of updates."""
+        """Return the means, with PG for each parameter that has moved before; measure the matrix of updates."""
         options = self.options(FedLDConfig)
         sent = [tensors for tensors, _ in updates]
         result = super().aggregate((tensors, 1.0) for tensors in sent)
@@ -185,17 +186,20 @@ class FedLDServer(Server):
 
     @classmethod
     def reads_training_data(cls, config: RunConfig) -> bool:
-        """Return whether the parts of the loss are asked for."""
+        """Return whether `loss_parts` is set."""
         return config.strategy.loss_parts if isinstance(config.strategy, FedLDConfig) else False
 
     def _scopes(self) -> list[list[str]]:
-        """Return the names of the parameters, those that are decomposed together side by side."""
+        """Return the names of the parameters, grouped by joint decomposition."""
         scope = self.options(FedLDConfig).pg_scope
         keys = {"tensor": lambda name: name, "layer": lambda name: name.rpartition(".")[0], "model": lambda name: ""}
         return [list(names) for _, names in itertools.groupby(self.moved, keys[scope])]
 
     def _loss_parts(self, sent: Sequence[Tensors], aggregated: Tensors) -> dict[str, float]:
-        """Return the parts of the global loss on the clients' training data; each that answered weighs the same."""
+        """Return the parts of the global loss on the clients' training data.
+
+        All clients that answered weigh the same.
+        """
         data, like = self.data.dataset, next(iter(self.first.params.values()))
         rows = [self.data.partition[client] for client in self.senders]
         own = [replace(data, x_test=data.x_train[some], y_test=data.y_train[some]) for some in rows]
@@ -212,7 +216,7 @@ class FedLDServer(Server):
 
 
 class _Spectrum:
-    """What the Gram matrices of a round tell of the updates and of the step made of them."""
+    """Measures of the updates and of the step, from the Gram matrices of a round."""
 
     _LEADING = 5
 
@@ -221,14 +225,14 @@ class _Spectrum:
         self.kept = self.step = 0.0
 
     def add(self, gram: Tensor, c: Tensor | None, kappa: float) -> None:
-        """Add a group of tensors and the weights of its step; None for the mean."""
+        """Add a group of tensors with the weights of its step; None for the mean."""
         m = len(gram)
         self.gram += gram
         self.kept += float(gram.trace() if c is None else torch.linalg.eigvalsh(gram)[-num_kept(m, kappa) :].sum())
         self.step += float(gram.sum() / m if c is None else m * c @ gram @ c)
 
     def measures(self) -> dict[str, float]:
-        """Return shares of the updates' squared norm, leading and kept, and the step's norm over the mean's."""
+        """Return shares of the updates' squared norm, leading and kept, and the step's norm divided by the mean's."""
         total, mean = float(self.gram.trace()), float(self.gram.sum()) / len(self.gram)
         if not total > 0:
             return {}
@@ -245,8 +249,8 @@ strategy(
     FedLDServer,
     metrics={
         "margin_penalty": "R, the penalty on margins",
-        "updates": "shares of clients' updates in leading directions and in what is kept, and the step's length",
-        "loss_parts": "what parts of the update do to the loss",
+        "updates": "shares of clients' updates in leading and in kept directions, and the step's length",
+        "loss_parts": "changes of the loss by parts of the update",
     },
     run_defaults={
         "training.epochs": 1,

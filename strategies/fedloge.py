@@ -11,12 +11,12 @@ Stage 2, GLA-FR, no data:        W_GM[c] = W_g[c] * target / ||W_g[c]||         
                                  W_pm[c] = W_g[c] * ||W_k[c]||                    PM_k(x) = argmax_{c owned by k}
                                                                                           (W_k f + b_k) + (W_pm f + b_g)
 
-The three losses share no parameter, so one backward pass of their sum is three separate steps.
+The three losses share no parameters, so one backward pass of their sum is three separate steps.
 
-Differs from the authors' code: V has no bias (theirs is random and never trained); classes that a client has no
-training sample of are masked in the logits (theirs: in the weights, which is the same for features >= 0 only), and
-ownership is by training counts (theirs: by local test counts); a norm of V of 1 by default (theirs 0.1, which needs
-BatchNorm and hundreds of rounds: the paper-scale presets set it).
+Differs from the authors' code: V has no bias (theirs is random and never trained). Classes without training samples at
+a client are masked in the logits (theirs: in the weights, which is the same only for features >= 0). A client owns the
+classes of its training samples (theirs: of its test samples). The norm of V is 1 by default (theirs 0.1, which needs
+BatchNorm and hundreds of rounds; the paper-scale presets set it).
 """
 
 from collections.abc import Sequence
@@ -46,13 +46,13 @@ class FedLoGeConfig(StrategyConfig):
     sparsity: float = Field(0.6, ge=0, lt=1)
     """beta, the share of V's entries that are zero; 0 is the dense frame."""
     etf_norm: float = Field(1.0, gt=0)
-    """gamma, the length of V's rows; smaller starts slower and, in deep networks, ends higher."""
+    """gamma, the length of V's rows; smaller values start slower, and in deep networks reach higher accuracy."""
     etf_method: Literal["lbfgs", "adam"] = "lbfgs"
-    """How the sparse frame is solved for: exactly, or as in the authors' code."""
+    """The solver for the sparse frame: exact, or as in the authors' code."""
     head_norm: float = Field(1.7, gt=0)
-    """The row norm that GLA-FR gives W_GM."""
+    """The row norm of W_GM after GLA-FR."""
     gla_bias: Literal["keep", "scale", "drop"] = "keep"
-    """What GLA-FR does to b_g: nothing, as published; scale it with its row; or drop it."""
+    """The effect of GLA-FR on b_g: unchanged, as published; scaled with its row; or set to 0."""
 
 
 def realign_global(weight: Tensor, bias: Tensor, target: float, gla_bias: str) -> tuple[Tensor, Tensor]:
@@ -77,14 +77,17 @@ class FedLoGeClient(Client):
     needs_classes = True
 
     def personal(self, client: int, start: State) -> State:
-        """Return phi_k, a linear layer at torch's default initialisation, drawn for this client."""
+        """Return phi_k, a linear layer with torch's default initialisation, drawn for this client."""
         with torch_draws(torch_seed(self.config.seed, "local head", client)):
             head = torch.nn.Linear(self.feature_dim, self.num_classes)
         like = start.params["classifier.weight"]
         return State({f"local.{name}": value.detach().to(like) for name, value in head.named_parameters()}, {})
 
     def phases(self) -> Sequence[Phase]:
-        """Return the one phase: `features.*`, `classifier.*` and `local.*` have a loss each, and the last stay."""
+        """Return the only phase.
+
+        `features.*`, `classifier.*` and `local.*` each have their own loss; `local.*` never leaves.
+        """
 
         def part(name: str) -> str:
             return name.partition(".")[0]
@@ -92,7 +95,7 @@ class FedLoGeClient(Client):
         return [Phase(self.loss, objective=part, stays=lambda name: part(name) == "local")]
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
-        """Return l_s + l_g + l_l of one batch, and each of them as a metric."""
+        """Return l_s + l_g + l_l for one batch, with each of them as a metric."""
         f = self.model.features(params, buffers, batch.x, train=True)
         sg_f = f.detach()
         l_s = batch.cross_entropy(f @ extras.constants["etf"].T)
@@ -109,7 +112,7 @@ class FedLoGeClient(Client):
         return theta | {f"classifier.{name}": value for name, value in both.items()}
 
     def heads(self, state: State, constants: Tensors, x: Tensor) -> Tensors:
-        """Return the logits of PM_k, and of phi_k and psi alone."""
+        """Return the logits of PM_k, of phi_k alone and of psi alone."""
         p = state.params
         f = self.model.features(p, state.buffers, x, train=False)
         phi = F.linear(f, p["local.weight"], p["local.bias"])
@@ -122,7 +125,7 @@ class FedLoGeClient(Client):
 
 
 class FedLoGeServer(Server):
-    """Averages theta and psi; keeps V; realigns psi into the generic model."""
+    """Averages theta and psi; holds V; realigns psi into the generic model."""
 
     def __init__(self, config: RunConfig, model: Classifier, data: FederatedData) -> None:
         super().__init__(config, model, data)

@@ -1,13 +1,13 @@
 """FedLwF: learning without forgetting (arXiv:1606.09282) for classes that arrive in stages, in a federation.
 
-Client, w_t the model at the end of the stage before, f = f_w(x):
+Client, with w_t the model at the end of the previous stage and f = f_w(x):
     min CE over the classes of the stage  +  penalty * -mean_x sum_c q_c log p_c
-    q = softmax(f_{w_t}(x) / temperature), p = softmax(f / temperature), both over the classes of the stages before
-Server: as FedAvg; rows of new classes are drawn anew when their stage begins.
+    q = softmax(f_{w_t}(x) / temperature), p = softmax(f / temperature), both over the classes of earlier stages
+Server: as FedAvg. Classifier rows of new classes are drawn anew when their stage begins.
 
-A penalty of 0 is fine-tuning. As in TARGET's comparison (arXiv:2303.06937) x are the client's own new samples; `mixed`
-takes half-and-half mixtures of pairs of them (mixup, arXiv:1710.09412, with a fixed share), which tells distillation on
-any images apart from distillation on those of a generator.
+A penalty of 0 is fine-tuning. As in TARGET's comparison (arXiv:2303.06937), x are the client's own new samples. `mixed`
+uses half-and-half mixtures of pairs of them instead (mixup, arXiv:1710.09412, with a fixed share). This shows whether
+distillation needs the images of a generator, or works on any images.
 """
 
 from pydantic import Field
@@ -26,18 +26,18 @@ class FedLwFConfig(StrategyConfig):
     penalty: float = Field(3.0, ge=0)
     """lambda, the weight of the distillation; 0 is fine-tuning."""
     temperature: float = Field(2.0, gt=0)
-    """Of the distillation."""
+    """Temperature of the distillation."""
     mixed: bool = False
-    """Distil on mixtures of two samples each, in a forward pass of their own, in place of the samples themselves."""
+    """Distil on mixtures of two samples each, in a separate forward pass, instead of on the samples."""
 
 
 class FedLwFClient(StagedClient):
-    """SGD on the new classes and the distillation."""
+    """SGD on the new classes with the distillation."""
 
     reports = ("distillation",)
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
-        """Return the objective of one batch."""
+        """Return the objective for one batch."""
         options = self.options(FedLwFConfig)
         logits = self.model.logits(params, buffers, batch.x, train=True)
         loss = self.new_classes_loss(logits, extras, batch)
@@ -55,5 +55,5 @@ class FedLwFClient(StagedClient):
 
 strategy(
     "fedlwf", FedLwFConfig, FedLwFClient, StagedServer, run_defaults={"data.stages.count": 2},
-    metrics={"distillation": "distance from what the last stage's model says of the same samples"},
+    metrics={"distillation": "distance from the predictions of the previous stage's model on the same samples"},
 )  # fmt: skip

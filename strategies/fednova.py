@@ -1,7 +1,7 @@
-"""FedNova: weigh what clients did by how much they did (arXiv:2007.07481).
+"""FedNova: normalise each client's update by its number of steps (arXiv:2007.07481).
 
-tau_k is client k's number of steps; ||a_k||_1 is how often its gradients are applied in them, which is tau_k for plain
-SGD and (tau_k - rho (1 - rho^tau_k) / (1 - rho)) / (1 - rho) with momentum rho.
+tau_k is client k's number of steps; ||a_k||_1 is the total weight with which its gradients are applied. It is tau_k for
+plain SGD, and (tau_k - rho (1 - rho^tau_k) / (1 - rho)) / (1 - rho) with momentum rho.
 
 Client: E epochs of SGD on F_k from w_t to w_k; sends the normalised gradient -lr d_k = (w_k - w_t) / ||a_k||_1.
 Server: w_{t+1} = w_t - tau_eff sum_k p_k lr d_k,   tau_eff = sum_k p_k ||a_k||_1,   p_k = n_k / n.
@@ -34,13 +34,13 @@ class FedNovaClient(Client):
         require_sgd(config)
 
     def finish(self, update: Update, extras: Extras) -> Update:
-        """Send -lr d_k in place of w_k, and ||a_k||_1."""
+        """Send -lr d_k instead of w_k, and ||a_k||_1."""
         training = self.config.training
         a = gradient_weight(update.steps, training.momentum, training.nesterov)
         sent = dict(update.sent)
         for name, start in extras.start.items():
             moved: Tensor = sent[name] - start
-            # Below 1 it is only for a client that took no step.
+            # It is below 1 only for a client that took no step.
             sent[name] = moved / per_client(a.clamp_min(1).to(start), moved)
         return update._replace(sent=sent | {"a": a})
 
@@ -49,11 +49,11 @@ class FedNovaClient(Client):
         return {name: sent["a"].clamp_min(1).to(sent[name]) * sent[name] for name in start}
 
     def having_moved(self, sent: Tensors, start: Tensors, update: Tensors) -> Tensors:
-        """Return U / ||a_k||_1, and ||a_k||_1 as it was."""
+        """Return U / ||a_k||_1, and ||a_k||_1 unchanged."""
         return sent | {name: value / sent["a"].clamp_min(1).to(value) for name, value in update.items()}
 
     def releases(self) -> list[Release]:
-        """Add ||a_k||_1."""
+        """Return the base's releases and ||a_k||_1."""
         return [
             *super().releases(),
             Release(what="numbers of steps", covers=("arrays/a",), note="they follow from sizes"),

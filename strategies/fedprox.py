@@ -23,10 +23,10 @@ class FedProxConfig(StrategyConfig):
 
 
 class FedProxClient(Client):
-    """SGD on the local loss and the proximal term."""
+    """SGD on the local loss with the proximal term."""
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
-        """Return F_k(w) + (mu/2) ||w - w_t||^2 of one batch."""
+        """Return F_k(w) + (mu/2) ||w - w_t||^2 for one batch."""
         loss, metrics = super().loss(params, buffers, extras, batch)
         return loss + proximal_penalty(params, extras.start, self.options(FedProxConfig).mu), metrics
 

@@ -1,12 +1,12 @@
 """FixMatch on every client, averaged: the semi-supervised baseline of FedLabel (arXiv:2001.07685).
 
 Client: each step takes b labelled samples (x, y) and b unlabelled samples u, and descends
-CE(s(w, x), y) + lambda_u * (1/b) sum_u [max s(w, u) > beta] CE(s(w, psi(u)), argmax s(w, u)),
-with the pseudo-label by the model of that moment, through which no gradient goes, and psi a strong augmentation.
-Server: as FedAvg, weighted by the number of a client's samples, labelled and not.
+CE(s(w, x), y) + lambda_u * (1/b) sum_u [max s(w, u) > beta] CE(s(w, psi(u)), argmax s(w, u)).
+The pseudo-label comes from the current model, without a gradient; psi is a strong augmentation.
+Server: as FedAvg, weighted by a client's number of samples, labelled and unlabelled.
 
-Differs from the paper: psi is that of `strategy.strong`, without Cutout; unlabelled samples are not weakly augmented
-for their pseudo-label; as many of them as labelled ones make a step (there mu = 7 times as many).
+Differs from the paper: psi is `strategy.strong`, without Cutout. Unlabelled samples are not weakly augmented for their
+pseudo-label. A step has as many unlabelled as labelled samples (the paper: mu = 7 times as many).
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class FixMatchConfig(StrategyConfig):
     """Options of FixMatch."""
 
     threshold: float = Field(0.95, ge=0, le=1)
-    """beta, which the probability of a pseudo-label must exceed; 1 lets none pass."""
+    """beta, which the probability of a pseudo-label must exceed; with 1, no sample passes."""
     unlabelled_weight: float = Field(1.0, ge=0)
     """lambda_u."""
     strong: StrongView = StrongView()
@@ -43,12 +43,12 @@ class FixMatchClient(Client):
     reports = ("loss_labelled", "loss_pseudo", "pseudo_labels:made")
 
     def phases(self) -> Sequence[Phase]:
-        """Return the only one, fed from both streams."""
+        """Return the only phase, with samples of both streams."""
         strong = self.options(FixMatchConfig).strong
         return [Phase(self.loss, streams=("labelled", "unlabelled"), strong=strong)]
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
-        """Return the loss of one step, its two terms, and the share of its unlabelled samples above the threshold."""
+        """Return the loss of one step, its two terms, and the share of unlabelled samples above the threshold."""
         options, labelled = self.options(FixMatchConfig), batch.y >= 0
         assert batch.strong is not None
         logits = self.model.logits(params, buffers, batch.x, train=True)
@@ -70,7 +70,7 @@ strategy(
     metrics={
         "loss_labelled": "cross-entropy of samples with labels",
         "loss_pseudo": "cross-entropy of strong views against pseudo-labels",
-        "pseudo_labels": "share of the samples without labels that got one",
+        "pseudo_labels": "share of the unlabelled samples that got a pseudo-label",
     },
     run_defaults={
         "data.labelled_fraction": 0.2,

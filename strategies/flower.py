@@ -1,10 +1,10 @@
-"""Flower's own strategies, their classes unchanged, behind what our round loop promises.
+"""Flower's own strategies. Their classes are unchanged, but adapted to the guarantees of our round loop.
 
-What is repaired around them: they see the sampled cohort only and sample all of it, their shuffling is undone, and
-Python's generator is seeded while they run; integer buffers are averaged here and stay integers; the adaptive ones move
-parameters only, for an adaptive step can make a running variance negative; results come back in the arrays' own types;
-their garbage collections, one per reply, take no time; Krum and its kin measure distances between what clients changed,
-in float64; FedAdam's bias correction begins with t = 1, as Adam's does, where Flower's begins with t = 2.
+The adaptations: strategies see only the sampled cohort and sample all of it; their shuffling is undone; Python's
+generator is seeded while they run. Integer buffers are averaged here and stay integers. The adaptive strategies only
+move parameters, because an adaptive step can make a running variance negative. Results have the dtypes of the inputs.
+Garbage collections, one per reply, take almost no time. Krum, MultiKrum and Bulyan measure distances between clients'
+updates, in float64. FedAdam's bias correction begins with t = 1, as in Adam; Flower's begins with t = 2.
 """
 
 from collections.abc import Callable, Iterable
@@ -73,21 +73,21 @@ class KrumConfig(StrategyConfig):
     """Options of Krum and Bulyan."""
 
     num_malicious_nodes: int = Field(0, ge=0)
-    """f, how many clients of a round may lie."""
+    """f, the number of clients in a round that may lie."""
 
 
 class MultiKrumConfig(KrumConfig):
     """Options of MultiKrum."""
 
     num_nodes_to_select: int = Field(5, ge=1)
-    """m, how many updates are averaged."""
+    """m, the number of updates that are averaged."""
 
 
 _BY_DISTANCE = (flower.Krum, flower.MultiKrum, flower.Bulyan)
 
 
 def degenerate(options: StrategyConfig, cohort: int) -> tuple[str, ...]:
-    """Return why a robust rule protects from nobody with so many clients in a round; nothing where it does."""
+    """Return why a robust rule protects against nobody with this many clients in a round; () if it does protect."""
     name, plain = options.name, "a plain mean, which one client can spoil"
     if isinstance(options, TrimmedConfig) and int(options.beta * cohort) == 0:
         return (
@@ -145,7 +145,7 @@ class FlowerServer(Server):
         return int(getattr(self.config.strategy, "num_malicious_nodes", 0))
 
     def _needed(self) -> int:
-        """Return how many updates the rule is sound with: n >= 2f + 3, Bulyan's n >= 4f + 3, even where f = 0."""
+        """Return the number of updates that the rule needs: n >= 2f + 3; for Bulyan n >= 4f + 3, even if f = 0."""
         if self.config.strategy.name == "bulyan":
             return 4 * self._liars + 3
         return 2 * self._liars + 3 if self._liars else 0
@@ -153,14 +153,14 @@ class FlowerServer(Server):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return the messages that Flower's strategy makes, with our buffers put back into the model."""
+        """Return the messages of Flower's strategy, with our buffers put back into the model."""
         config[wire.REPLY] = self.replies
         self.current = to_tensors(arrays)
         theirs = self._without_ours(arrays)
         with seeded_choice(torch_seed(self.config.seed, "flower", server_round)):
             messages = list(self.inner.configure_train(server_round, theirs, config, grid))
         contents: dict[int, RecordDict] = {}
-        for message in messages:  # of one content, as a rule
+        for message in messages:  # usually all have the same content
             told = wire.told_in(message.content)
             told = ConfigRecord({**told, wire.BROADCAST: f"{server_round}/{len(contents)}"})
             contents.setdefault(
@@ -176,7 +176,7 @@ class FlowerServer(Server):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return what Flower's strategy makes of the good replies, with our buffers averaged beside it."""
+        """Return the result of Flower's strategy on the good replies, and our buffers, averaged."""
         good = [reply for reply in replies if not reply.has_error()]
         if not good:
             return None, None
@@ -208,9 +208,9 @@ class FlowerServer(Server):
         return to_record(self.stepped(server_round, restored)), measured
 
     def _moved(self, arrays: ArrayRecord, sign: int) -> ArrayRecord:
-        """Return models less the global one (-1), or differences from it as models again (1), in float64.
+        """Return models minus the global one (-1), or such differences plus the global one (1), in float64.
 
-        After a small step the squared distance of two models is lost in the rounding of float32.
+        In float32, rounding would hide the squared distance between two models after a small step.
         """
         return to_record(
             {name: value.double() + sign * self.current[name].double() for name, value in to_tensors(arrays).items()}
@@ -220,7 +220,7 @@ class FlowerServer(Server):
         return _record({name: array for name, array in arrays.items() if name not in self._ours})
 
     def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
-        """Return the arrays that Flower's strategy holds in its attributes: moments, momenta, the last model."""
+        """Return the arrays in attributes of Flower's strategy: moments, momenta, the last model."""
         tensors: Tensors = {}
         kinds: dict[str, Any] = {}
         for attribute, value in vars(self.inner).items():
@@ -237,11 +237,11 @@ class FlowerServer(Server):
         return tensors, kinds
 
     def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
-        """Put the arrays back."""
+        """Restore the arrays."""
         for attribute, kind in values.items():
             prefix = f"{attribute}/"
             named = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-            # safetensors sorts names; a strategy that zips its arrays needs them in the model's order.
+            # safetensors sorts names, but a strategy that zips its arrays needs the order of the model.
             order = [n for n in self._dtypes if n in named] if kind != "list" else sorted(named)
             if kind == "ArrayRecord":
                 value: Any = to_record({n: named[n] for n in order})

@@ -1,11 +1,11 @@
-"""A hypernetwork on the server: it makes all weights of a client's model out of a descriptor of that client.
+"""A hypernetwork on the server: it generates all weights of a client's model from a descriptor of that client.
 
     z = W_B relu(... relu(W_1 (W_0 v + b_0) + b_1) ...) + b_B                    features of the descriptor v in R^l
     theta_t = A_t z + a_t,  reshaped                                            one linear head for each tensor t
 
-Client i returns D_i = theta_i - (theta_i after its local steps), in the place of a gradient; the server sends D_i back
-through the graph that made theta_i:  (d theta_i / d .)^T D_i   (arXiv:2103.04628, section 3; arXiv:2306.05515).
-Shared by the methods that have one: pFedHN and PeFLL.
+Client i returns D_i = theta_i - (theta_i after its local steps), which replaces a gradient. The server propagates D_i
+back through the graph that generated theta_i:  (d theta_i / d .)^T D_i   (arXiv:2103.04628, section 3;
+arXiv:2306.05515). pFedHN and PeFLL share this module.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ from fedsim.randomness import torch_draws, torch_seed
 from fedsim.training.optimizers import Optimizer
 
 PREFIX = "hypernetwork."
-"""Of the names of the hypernetwork's tensors among the global ones; none of them is ever sent."""
+"""Prefix of the names of the hypernetwork's tensors among the global ones; they are never sent."""
 
 
 class HypernetworkConfig(StrategyConfig):
     """Options of a method with a hypernetwork."""
 
     descriptor: int | None = Field(None, ge=2)
-    """l, the size of a descriptor; by default 1 + clients / 4, those unseen included."""
+    """l, the size of a descriptor; by default 1 + clients / 4, including unseen clients."""
     hidden: int = Field(100, ge=1)
     """Width of the hypernetwork."""
     blocks: int = Field(3, ge=1)
-    """B, its hidden layers."""
+    """B, the number of hidden layers."""
     server_lr: float = Field(2e-4, gt=0)
     """Learning rate of the server's Adam."""
     server_clip: float = Field(50.0, gt=0)
-    """Largest norm of all gradients of a round together."""
+    """Largest joint norm of all gradients of a round."""
 
     def size(self, clients: int) -> int:
-        """Return l for so many clients."""
+        """Return l for this number of clients."""
         return max(2, 1 + clients // 4) if self.descriptor is None else self.descriptor
 
 
 def new_hypernetwork(
     size: int, hidden: int, blocks: int, shapes: Mapping[str, torch.Size], seed: int, like: Tensor
 ) -> Tensors:
-    """Return the initial weights by name, in PyTorch's default initialisation, of the type and device of `like`."""
+    """Return the initial weights by name, with PyTorch's default initialisation and the dtype and device of `like`."""
     layers: dict[str, nn.Linear] = {}
     with torch_draws(torch_seed(seed, "hypernetwork")):
         for block in range(blocks + 1):
@@ -76,7 +76,7 @@ def new_hypernetwork(
 
 
 def generate(weights: Tensors, v: Tensor, shapes: Mapping[str, torch.Size]) -> Tensors:
-    """Return the models {name: (c, *shape)} of descriptors v (c, l)."""
+    """Return the models {name: (c, *shape)} for descriptors v (c, l)."""
 
     def layer(name: str, x: Tensor) -> Tensor:
         return linear(x, weights[f"{PREFIX}{name}.weight"], weights[f"{PREFIX}{name}.bias"])
@@ -90,13 +90,13 @@ def generate(weights: Tensors, v: Tensor, shapes: Mapping[str, torch.Size]) -> T
 
 
 def clipped(gradients: Tensors, bound: float) -> Tensors:
-    """Return gradients scaled, all together, to a norm of at most `bound`."""
+    """Return gradients, jointly scaled to a norm of at most `bound`."""
     norm = math.sqrt(sum(float(value.double().square().sum()) for value in gradients.values()))
     return gradients if norm <= bound else {name: value * (bound / norm) for name, value in gradients.items()}
 
 
 class ServerAdam:
-    """Adam on named tensors; nothing that it has been given, or has returned, is written to."""
+    """Adam on named tensors; it never writes to its arguments or earlier results."""
 
     def __init__(self, lr: float, values: Tensors) -> None:
         self._optimizer = Optimizer(TrainingConfig(optimizer="adam", lr=lr), values)
@@ -115,12 +115,12 @@ class ServerAdam:
 
 
 class GeneratedClient(Client):
-    """Trains the model that it is sent, and returns how far it moved: D = theta - trained theta."""
+    """Trains the model that it received, and returns the change D = theta - trained theta."""
 
     personalised = True
 
     def phases(self) -> Sequence[Phase]:
-        """Return one phase, whose steps draw their batches anew."""
+        """Return one phase, whose steps draw their batches independently."""
         return [Phase(self.loss, fresh=True)]
 
     def finish(self, update: Update, extras: Extras) -> Update:
@@ -128,7 +128,7 @@ class GeneratedClient(Client):
         return update._replace(sent={name: extras.start[name] - value for name, value in update.sent.items()})
 
     def releases(self) -> list[Release]:
-        """Say what the models are that clients send."""
+        """Return the base's releases, with a description of the models that clients send."""
         note = "the change of the model that was made for this client alone, so that no sum hides it"
         return [
             release.model_copy(update={"what": "changes of clients' own models", "note": note})
@@ -139,7 +139,7 @@ class GeneratedClient(Client):
 
 
 class GeneratingServer(Server):
-    """Holds the hypernetwork; the global tensors are its weights and whatever else a method trains beside them."""
+    """Holds the hypernetwork. The global tensors are its weights, and others that a method trains with them."""
 
     replies = "updates"
 
@@ -158,7 +158,7 @@ class GeneratingServer(Server):
         self.shapes = {name: value.shape for name, value in model.named_parameters()}
         self.size = self.descriptor_size(options, config, data)
         self.mean_descriptor = torch.zeros(self.size)
-        """(l,) of the clients of the newest round."""
+        """(l,), of the clients of the newest round."""
         super().__init__(config, model, data)
         self.adam = ServerAdam(options.server_lr, self.current)
 
@@ -168,7 +168,7 @@ class GeneratingServer(Server):
 
     @property
     def like(self) -> Tensor:
-        """Some tensor of the type and device that models have."""
+        """A tensor with the dtype and device of the models."""
         return next(iter(self.first.params.values()))
 
     def initial(self) -> Tensors:
@@ -177,39 +177,39 @@ class GeneratingServer(Server):
         return new_hypernetwork(self.size, options.hidden, options.blocks, self.shapes, self.config.seed, self.like)
 
     def split(self, tensors: Mapping[str, Tensor]) -> State:
-        """Return all as parameters."""
+        """Return all tensors as parameters."""
         return State(dict(tensors), {})
 
     def local_start(self) -> State:
-        """Return a model of the clients' shapes."""
+        """Return a model with the clients' shapes."""
         return self.first
 
     def heads(self, state: State, x: Tensor) -> Tensors:
-        """Return nothing: there is no global way to predict."""
+        """Return {}: there is no global way to predict."""
         return {}
 
     def export(self, tensors: Tensors) -> Tensors:
-        """Return the model of the mean descriptor of the newest round's clients."""
+        """Return the model for the mean descriptor of the newest round's clients."""
         v = self.mean_descriptor.to(self.like)[None]
         return {name: value[0] for name, value in generate(tensors, v, self.shapes).items()}
 
     def models(self, tensors: Tensors, v: Tensor, nodes: Sequence[int]) -> tuple[Tensors, dict[int, ArrayRecord]]:
-        """Return the models of descriptors v (c, l), {name: (c, ...)}, and what to send each of the c nodes of it."""
+        """Return the models {name: (c, ...)} for descriptors v (c, l), and the record for each of the c nodes."""
         made = generate(tensors, v, self.shapes)
         rows = {name: value.detach() for name, value in made.items()}
         own = {node: to_record({name: value[row] for name, value in rows.items()}) for row, node in enumerate(nodes)}
         return made, own
 
     def models_alone(self, tensors: Tensors, v: Mapping[int, Tensor]) -> dict[int, ArrayRecord]:
-        """Return what to send each node of the model of its descriptor (l,), made one by one.
+        """Return the record for each node with the model for its descriptor (l,); models are generated one by one.
 
-        So that no bit of an evaluation depends on who else is evaluated.
+        So no bit of an evaluation depends on which other clients are evaluated.
         """
         with torch.no_grad():
             return {node: self.models(tensors, row[None], [node])[1][node] for node, row in v.items()}
 
     def changes(self, replies: Iterable[Message], metrics: MeanMetrics) -> dict[int, Tensors]:
-        """Return D_i by node of the good replies to a training wave, having added what they measured to `metrics`."""
+        """Return {node: D_i} from the good replies to a training wave; add their metrics to `metrics`."""
         found = {}
         for reply in replies:
             if not reply.has_error():
@@ -218,7 +218,7 @@ class GeneratingServer(Server):
         return found
 
     def updated(self, tensors: Tensors, gradients: Tensors) -> Tensors:
-        """Return the global tensors after a step of the server; those without a gradient get one of zero."""
+        """Return the global tensors after a step of the server; a missing gradient counts as zero."""
         every = {name: gradients.get(name, torch.zeros_like(value)) for name, value in tensors.items()}
         return self.adam.step(tensors, clipped(every, self.options(HypernetworkConfig).server_clip))
 
@@ -228,7 +228,7 @@ class GeneratingServer(Server):
         return {**moments, "mean_descriptor": self.mean_descriptor}, {"steps": self.adam.steps}
 
     def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
-        """Take these up."""
+        """Restore this state."""
         self.adam.moments = {
             slot: {name: tensors[f"{slot}/{name}"].to(self.like.device) for name in part}
             for slot, part in self.adam.moments.items()
@@ -238,7 +238,7 @@ class GeneratingServer(Server):
 
 
 def stacked(changes: Mapping[int, Tensors], nodes: Sequence[int], made: Tensors) -> list[Tensor]:
-    """Return D, [(c, ...)] in the order of `made`, with zeros for nodes that sent none."""
+    """Return D, [(c, ...)] in the order of `made`; zeros for nodes that sent none."""
     zeros = {name: torch.zeros_like(value[0]) for name, value in made.items()}
     rows = [changes.get(node, zeros) for node in nodes]
     return [torch.stack([row[name] for row in rows]).to(value) for name, value in made.items()]

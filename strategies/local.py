@@ -1,4 +1,4 @@
-"""Local training: every client by itself, nothing shared; what a federation has to beat.
+"""Local training: every client trains alone and shares nothing; the baseline that a federation must beat.
 
 Client: w_k <- E epochs of SGD on F_k from its own w_k.   Server: nothing.
 """

@@ -1,16 +1,16 @@
-"""MOON: keep what a local model represents near the global model, away from the local one before (arXiv:2103.16257).
+"""MOON: keep local features near those of the global model, away from the last local model's (arXiv:2103.16257).
 
-z = f_w(x) the features of the model in training, z_glob those of the global model w_t that the round started from,
-z_prev those of the client's own model of its last round; sim is the cosine.
+z = f_w(x) are the features of the model in training, z_glob those of the global model w_t at the start of the round,
+z_prev those of the client's own model from its last round; sim is the cosine similarity.
 
 Client: min_w F_k(w) + mu * mean l_con,
         l_con = -log( exp(sim(z, z_glob)/tau) / (exp(sim(z, z_glob)/tau) + exp(sim(z, z_prev)/tau)) )
               = log(1 + exp((sim(z, z_prev) - sim(z, z_glob)) / tau))                     (model-contrastive loss)
 Server: as FedAvg.
 
-In a client's first round its last model is the global one: the gradient of l_con is 0 then. Differs from the paper: z
-are the features that the classifier sees, without a projection head in between, so that all methods train one network.
-BatchNorm in the two fixed models normalises by the batch.
+In a client's first round, its last model is the global one, so the gradient of l_con is 0. Differs from the paper: z
+are the features before the classifier, without a projection head, so that all methods train the same network. BatchNorm
+in the two fixed models normalises by the batch.
 """
 
 import torch.nn.functional as F
@@ -47,20 +47,20 @@ def model_contrastive(z: Tensor, z_glob: Tensor, z_prev: Tensor, temperature: fl
 
 
 class MoonClient(Client):
-    """SGD on the local and the model-contrastive loss; keeps its last model's features."""
+    """SGD on the local and the model-contrastive loss; keeps the features of its last model."""
 
     reports = ("contrastive",)
 
     def personal(self, client: int, start: State) -> State:
-        """Return the features of the global model as the client first sees it."""
+        """Return the features of the global model when the client first receives it."""
         return State({}, _of_features(start.params))
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
-        """Return F_k(w) + mu * l_con of one batch, and l_con as a metric."""
+        """Return F_k(w) + mu * l_con for one batch, with l_con as a metric."""
         options = self.options(MoonConfig)
         previous = {n.removeprefix(_PREVIOUS): value for n, value in buffers.items() if n.startswith(_PREVIOUS)}
         statistics = {n: value for n, value in buffers.items() if not n.startswith(_PREVIOUS)}
-        z_glob, z_prev = (  # on copies of the running statistics, which are updated in place
+        z_glob, z_prev = (  # with copies of the running statistics, which are updated in place
             self.model.features(fixed, {n: value.clone() for n, value in statistics.items()}, batch.x, train=True)
             for fixed in (extras.start, previous)
         )

@@ -1,19 +1,20 @@
-"""PeFLL: a client's model from one pass of its data, by learning to learn (arXiv:2306.05515).
+"""PeFLL: a client's model from one pass over its data, by learning to learn (arXiv:2306.05515).
 
-A small embedding network phi (on clients) makes a descriptor of a client's samples, a hypernetwork h (on the server)
-makes the weights of its model:  vbar_i = mean_{(x,y) in B_i} phi(x, y; eta_v),  v_i = (vbar_i - m) / s,
+A small embedding network phi (on clients) computes a descriptor of a client's samples. A hypernetwork h (on the server)
+generates the weights of its model:  vbar_i = mean_{(x,y) in B_i} phi(x, y; eta_v),  v_i = (vbar_i - m) / s,
 theta_i = h(v_i; eta_h);  m and s are the mean and standard deviation over the coordinates of the run's first vbar.
 
-A round, three waves to the same clients P:
-  1  server: eta_v                      client: sum of phi over B_i, drawn by its address
+A round has three waves to the same clients P:
+  1  server: eta_v                      client: sum of phi over B_i, drawn with a seed of its own
   2  server: theta_i                    client: k local steps; D_i = theta_i - trained theta_i
   3  server: g_i = (1/s) (d theta_i / d v_i)^T D_i      client, same B_i: (d vbar_i / d eta_v)^T g_i
   server: G = mean over P of both gradients, norm at most server_clip, one step of Adam on (eta_v, eta_h).
-A client lost in any wave is left out of G. A new client costs wave 1, over all its samples, and one forward pass.
+A client that is lost in any wave is left out of G. A new client needs wave 1, over all its samples, and one forward
+pass.
 
-Differs from the authors' code: it divides sums of phi by the number of samples, not by twice that of batches, which
-for equal batches is the same after (m, s); it keeps m and s with the run; it never drops a small last batch; nothing
-masks absent classes in `accuracy` (`accuracy_masked` does so, for every method alike).
+Differs from the authors' code: sums of phi are divided by the number of samples, not by twice the number of batches;
+for equal batches this is the same after (m, s). m and s are kept with the run. A small last batch is never dropped.
+`accuracy` does not mask absent classes (`accuracy_masked` does, for every method).
 """
 
 from __future__ import annotations
@@ -56,21 +57,21 @@ class PefllConfig(HypernetworkConfig):
     """Options of PeFLL."""
 
     embedding: Literal["network", "histogram", "constant"] = "network"
-    """What describes a client: phi; the shares of its classes; or nothing, the same ones for all."""
+    """The descriptor of a client: phi; the shares of its classes; or a constant, equal for all."""
     labels: bool = True
-    """Whether phi sees labels, as constant planes beside the image."""
+    """Whether phi gets labels, as constant planes beside the image."""
     descriptor_batch: int | None = Field(32, ge=1)
-    """Samples of B_i in training; null: all that the client has, as in evaluation."""
+    """Samples of B_i in training; null: all samples of the client, as in evaluation."""
 
 
 def labelled(x: Tensor, y: Tensor, num_classes: int) -> Tensor:
-    """Return inputs (B, c, H, W) or (B, D) with the one-hot label as planes, or entries, behind them."""
+    """Return inputs (B, c, H, W) or (B, D) with the one-hot label appended as planes or entries."""
     planes = one_hot(y, num_classes).to(x)
     return torch.cat([x, planes.view(*planes.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])], 1)
 
 
 def new_embedding(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, size: int) -> Classifier:
-    """Return phi: the run's own model, with l outputs, on inputs that hold the label."""
+    """Return phi: the run's own model with l outputs, on inputs that include the label."""
     options = config.strategy
     assert isinstance(options, PefllConfig)
     channels = input_shape[0] + (num_classes if options.labels else 0)
@@ -83,7 +84,7 @@ def scale_of(descriptor: Tensor) -> tuple[float, float]:
 
 
 class PefllClient(GeneratedClient):
-    """Describes its samples, trains the model that it is sent, and takes phi's part of the gradient."""
+    """Describes its samples, trains the model that it received, and computes phi's part of the gradient."""
 
     needs_classes = True
 
@@ -99,7 +100,7 @@ class PefllClient(GeneratedClient):
         return self.phi.logits(named, {}, x, train=False)
 
     def describe(self, state: State, own: Tensors, constants: Tensors, batch: Batch) -> Tensors:
-        """Return the sum over a batch of what describes the client, (l,)."""
+        """Return the sum of the descriptors over a batch, (l,)."""
         kind = self.options(PefllConfig).embedding
         with torch.no_grad():
             if kind == "network":
@@ -115,7 +116,7 @@ class PefllClient(GeneratedClient):
         return dict(zip(leaves, torch.autograd.grad(value, list(leaves.values()), own["gradient"]), strict=True))
 
     def queries(self) -> Mapping[str, Query]:
-        """Return the first and the last wave, of the same samples, and the descriptor of all samples."""
+        """Return the queries of the first and last wave, on the same samples, and the descriptor of all samples."""
         batch = self.options(PefllConfig).descriptor_batch
         return {
             "embed": Query(self.describe, batch, "descriptor"),
@@ -124,7 +125,7 @@ class PefllClient(GeneratedClient):
         }
 
     def releases(self) -> list[Release]:
-        """Add descriptors and gradients."""
+        """Return the base's releases, the descriptors and the gradients."""
         described = Release(
             what="descriptors", covers=("query.embed/descriptor", "query.embed_all/descriptor"),
             note="without noise; the descriptor of a client with few classes reveals them by design",
@@ -137,7 +138,7 @@ class PefllClient(GeneratedClient):
 
 
 def means_of(replies: Iterable[Message], device: torch.device) -> dict[int, Tensors]:
-    """Return by node what the good replies to a query hold, divided by the number of samples."""
+    """Return {node: tensors}: the sums in the good replies to a query, divided by the number of samples."""
     found = {}
     for reply in replies:
         if not reply.has_error():
@@ -148,15 +149,15 @@ def means_of(replies: Iterable[Message], device: torch.device) -> dict[int, Tens
 
 
 class PefllServer(GeneratingServer):
-    """Makes a model of every descriptor, and owns the only optimiser."""
+    """Generates a model for every descriptor, and has the only optimiser."""
 
     def __init__(self, config: RunConfig, model: Classifier, data: FederatedData) -> None:
         self.scale: tuple[float, float] | None = None
-        """m and s, from the first descriptor of the run on."""
+        """m and s, once the run has its first descriptor."""
         super().__init__(config, model, data)
 
     def descriptor_size(self, options: HypernetworkConfig, config: RunConfig, data: FederatedData) -> int:
-        """Return l; of a histogram, the number of classes."""
+        """Return l; for a histogram, the number of classes."""
         assert isinstance(options, PefllConfig)
         return data.dataset.num_classes if options.embedding == "histogram" else options.size(config.clients)
 
@@ -180,7 +181,7 @@ class PefllServer(GeneratingServer):
         return (vbar - m) / s
 
     def scale_from(self, descriptors: Mapping[int, Tensors]) -> tuple[float, float]:
-        """Return the run's m and s, or those that the first of these descriptors makes."""
+        """Return the run's m and s, or those of the first of these descriptors."""
         if self.options(PefllConfig).embedding == "constant":
             return 0.0, 1.0
         return self.scale or scale_of(next(iter(descriptors.values()))["descriptor"])
@@ -188,7 +189,7 @@ class PefllServer(GeneratingServer):
     def exchange(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Exchange[tuple[ArrayRecord | None, MetricRecord | None]]:
-        """Conduct the three waves, and take the server's step."""
+        """Run the three waves, and take the server's step."""
         tensors, metrics = to_tensors(arrays, self.like.device), MeanMetrics()
         eta_v = to_record({name: value for name, value in tensors.items() if name.startswith(_EMBEDDING)})
         told = ConfigRecord({**config, "reply": self.replies})
@@ -223,7 +224,7 @@ class PefllServer(GeneratingServer):
     def exchange_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Exchange[MetricRecord | None]:
-        """Have each client, seen or not, described by all its samples, and evaluate the model made for it."""
+        """Let each client, seen or not, describe all its samples, and evaluate the model generated for it."""
         tensors = to_tensors(arrays, self.like.device)
         eta_v = to_record({name: value for name, value in tensors.items() if name.startswith(_EMBEDDING)})
         embed = self.messages("query.embed_all", server_round, eta_v, config, grid.get_node_ids())
@@ -236,12 +237,12 @@ class PefllServer(GeneratingServer):
         return self.aggregate_evaluate(server_round, (yield evaluate))
 
     def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
-        """Add m and s."""
+        """Return the base's state, with m and s."""
         tensors, values = super().state_dict()
         return tensors, {**values, "scale": None if self.scale is None else list(self.scale)}
 
     def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
-        """Take these up."""
+        """Restore this state."""
         super().load_state_dict(tensors, values)
         scale = values["scale"]
         self.scale = None if scale is None else (float(scale[0]), float(scale[1]))

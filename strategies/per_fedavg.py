@@ -1,4 +1,4 @@
-"""Per-FedAvg: a model that one local step makes a client's own (arXiv:2002.07948).
+"""Per-FedAvg: a global model that one local step adapts to a client (arXiv:2002.07948).
 
     min_w mean_i F_i(w - alpha grad F_i(w))                                                        (eq. 3)
 
@@ -7,11 +7,11 @@ Client, each step with samples D, D', D'' of its own:  w' = w - alpha grad f(w; 
     hessian none (FO):   w <- w - lr d                                                              (section 5)
     hessian free (HF):   w <- w - lr (d - alpha [grad f(w + delta d; D'') - grad f(w - delta d; D'')] / (2 delta))
 
-Server: w as FedAvg. Clients predict with w as it is: `fedsim personalize RUN --adapt-steps 1` takes the step that it is
-trained for, with `training.lr`.
+Server: w as FedAvg. In evaluations, clients predict with w itself. `fedsim personalize RUN --adapt-steps 1` takes the
+step that w is trained for, with `training.lr`.
 
-Differs from the paper: D, D' and D'' are the batch's samples in turns, a third each (FO: D and D', a half each); where
-a part has no sample, the whole batch stands in for it.
+Differs from the paper: D, D' and D'' are every third sample of the batch (FO: D and D', every second). If a part has no
+sample, the whole batch replaces it.
 """
 
 from __future__ import annotations
@@ -35,36 +35,36 @@ class PerFedAvgConfig(StrategyConfig):
     """Options of Per-FedAvg."""
 
     alpha: float = Field(0.01, gt=0)
-    """Size of the step that makes the model a client's own."""
+    """Size of the step that adapts the model to a client."""
     hessian: Literal["none", "free"] = "free"
-    """none: first order; free: products with the Hessian from differences of gradients."""
+    """none: first order; free: Hessian products from differences of gradients."""
     delta: float = Field(1e-3, gt=0)
-    """Of these differences."""
+    """Step size of these differences."""
 
 
 def part_of(batch: Batch, part: int, parts: int) -> Batch:
-    """Return every `parts`-th sample of a batch, from `part` on, as weights; the whole batch if there is none."""
+    """Return every `parts`-th sample of a batch, starting at `part`, as weights; the whole batch if there is none."""
     there = torch.ones(len(batch.y), dtype=batch.x.dtype, device=batch.x.device) if batch.mask is None else batch.mask
     mine = there * (torch.arange(len(there), device=there.device) % parts == part)
     return batch._replace(mask=torch.where(mine.sum() > 0, mine, there))
 
 
 def moved(params: Tensors, direction: Tensors, step: float) -> Tensors:
-    """Return params + step direction."""
+    """Return params + step * direction."""
     return {name: value + step * direction[name] for name, value in params.items()}
 
 
 class PerFedAvgClient(Client):
-    """Descends the loss after a step of its own."""
+    """Descends the loss after a local step."""
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
-        """Return f(w'; D') with the gradient of the chosen kind."""
+        """Return f(w'; D'), with a gradient of the chosen kind."""
         options = self.options(PerFedAvgConfig)
         parts = 2 if options.hessian == "none" else 3
 
         def gradient(w: Tensors, part: int) -> Tensors:
             def f(own: Tensors) -> Tensor:
-                spare = {name: value.clone() for name, value in buffers.items()}  # batch norm counts a step once, below
+                spare = {name: value.clone() for name, value in buffers.items()}  # batch norm must count a step once
                 return part_of(batch, part, parts).loss(self.model.logits(own, spare, batch.x, train=True))
 
             found: Tensors = grad(f)(w)

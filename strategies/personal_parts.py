@@ -1,7 +1,7 @@
-"""Models of which each client keeps a part for itself, and shares the rest: FedRep, FedPer, FedBN, local training.
+"""Models with a personal part, which stays with each client, and a shared rest: FedRep, FedPer, FedBN, local training.
 
-There is no global way to predict: the exported model holds the initial tensors in the place of the personal ones, and
-a run reports no global accuracy.
+There is no global way to predict: the exported model has the initial tensors in place of the personal ones, and a run
+reports no global accuracy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PartsClient(Client):
 
     personalised = True
     part = staticmethod(head)
-    """What it keeps."""
+    """A function from the model to the names of the personal tensors."""
 
     def __init__(self, config: RunConfig, model: Classifier) -> None:
         super().__init__(config, model)
@@ -37,7 +37,7 @@ class PartsClient(Client):
         self.initial_buffers = {name: value.detach() for name, value in model.named_buffers()}
 
     def personal(self, client: int, start: State) -> State:
-        """Return the part as all begin with it."""
+        """Return the part with its initial values."""
         params, buffers = (
             {name: value for name, value in part.items() if name in self.kept_names}
             for part in (self.initial, self.initial_buffers)
@@ -46,23 +46,23 @@ class PartsClient(Client):
 
 
 class PartsServer(Server):
-    """Averages what is shared."""
+    """Averages the shared tensors."""
 
     part = staticmethod(head)
-    """What clients keep."""
+    """A function from the model to the names of the personal tensors."""
 
     def __init__(self, config: RunConfig, model: Classifier, data: FederatedData) -> None:
         self.kept_names = self.part(model)
         super().__init__(config, model, data)
 
     def initial(self) -> Tensors:
-        """Return what is shared."""
+        """Return the shared tensors."""
         return {name: value for name, value in super().initial().items() if name not in self.kept_names}
 
     def heads(self, state: State, x: Tensor) -> Tensors:
-        """Return nothing: there is no global way to predict."""
+        """Return {}: there is no global way to predict."""
         return {}
 
     def export(self, tensors: Tensors) -> Tensors:
-        """Return what is shared with the initial values of the rest."""
+        """Return the shared tensors, with initial values for the personal ones."""
         return super().initial() | tensors

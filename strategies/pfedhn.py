@@ -1,14 +1,14 @@
-"""pFedHN: a hypernetwork makes each client's model of a descriptor that it learns for it (arXiv:2103.04628).
+"""pFedHN: a hypernetwork generates each client's model from a learned descriptor (arXiv:2103.04628).
 
 Server holds one descriptor v_i in R^l for each client, and h:  theta_i = h(v_i; eta_h)            (section 3.2)
 Client: k local steps from theta_i; D_i = theta_i - trained theta_i                               (Algorithm 1)
 Server: (v_i, eta_h) take a step along (d theta_i / d .)^T D_i, averaged over the cohort.
 
-A new client: h is held, and a descriptor is fitted to it, from the mean of the others', in `fit_rounds` exchanges of
-theta and D (section 4.2); it costs that many times what a client of the federation pays in a round. Evaluations of
-unseen clients do so each time anew, and leave nothing behind.
+For a new client, h is fixed and a descriptor is fitted, from the mean of the others', in `fit_rounds` exchanges of
+theta and D (section 4.2). This costs `fit_rounds` times as much as a round of training. Each evaluation of unseen
+clients fits anew, and stores nothing.
 
-Differs from the paper: one Adam for descriptors and hypernetwork.
+Differs from the paper: one Adam for both descriptors and hypernetwork.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class PFedHNConfig(HypernetworkConfig):
     fit_rounds: int = Field(5, ge=0)
     """Exchanges in which a descriptor is fitted to a client that was never trained."""
     fit_lr: float = Field(0.1, gt=0)
-    """Learning rate of these, by Adam."""
+    """Learning rate of Adam in these exchanges."""
 
 
 class PFedHNServer(GeneratingServer):
-    """Learns a table of descriptors beside the hypernetwork."""
+    """Learns a table of descriptors together with the hypernetwork."""
 
     def initial(self) -> Tensors:
-        """Return eta_h and v, the latter standard normal as in an embedding layer."""
+        """Return eta_h and v; v is standard normal, as in an embedding layer."""
         with torch_draws(torch_seed(self.config.seed, "descriptors")):
             table = torch.randn(self.config.clients, self.size).to(self.like)
         return {_TABLE: table, **super().initial()}
@@ -58,7 +58,7 @@ class PFedHNServer(GeneratingServer):
     def exchange(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Exchange[tuple[ArrayRecord | None, MetricRecord | None]]:
-        """Send each client its model, and step along what comes back."""
+        """Send each client its model, and step along the changes that come back."""
         tensors, metrics = to_tensors(arrays, self.like.device), MeanMetrics()
         leaves = {name: value.detach().requires_grad_() for name, value in tensors.items()}
         nodes = list(grid.get_node_ids())
@@ -78,7 +78,7 @@ class PFedHNServer(GeneratingServer):
     def exchange_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Exchange[MetricRecord | None]:
-        """Evaluate clients' models; those of unseen clients after a descriptor was fitted to each."""
+        """Evaluate the clients' models; for unseen clients, fit a descriptor first."""
         tensors, options = to_tensors(arrays, self.like.device), self.options(PFedHNConfig)
         table, first = tensors[_TABLE], self.config.clients_seen
         rows = {node: table[client_of(node)] for node in grid.get_node_ids() if client_of(node) < first}
@@ -88,7 +88,7 @@ class PFedHNServer(GeneratingServer):
         for wave in range(options.fit_rounds if new else 0):
             leaves = {name: value.detach().requires_grad_() for name, value in fitted.items()}
             made, own = self.models(tensors, torch.stack(list(leaves.values())), new)
-            # A round of its own, so that its batches are other ones than those of the wave before.
+            # Each wave has its own round number, so that its batches differ from those of the wave before.
             train = self.messages("train", server_round + wave, ArrayRecord(), told, new, own)
             changes = self.changes((yield train), MeanMetrics())
             outputs = stacked(changes, new, made)

@@ -1,12 +1,12 @@
-"""q-FedAvg: minimise the clients' losses raised to a power, so that the worse off weigh more (arXiv:1905.10497).
+"""q-FedAvg: minimise the clients' losses raised to a power, so clients with high loss weigh more (arXiv:1905.10497).
 
 Objective: min_w sum_k p_k F_k(w)^(q+1) / (q+1), p_k client k's share of the samples. With L = 1 / lr and
-D_k = L (w_t - w_k), the client's training seen as one step (algorithm 2):
+D_k = L (w_t - w_k), the client's training as a single step (algorithm 2):
     w_(t+1) = w_t - sum_k p_k F_k(w_t)^q D_k / sum_k p_k (q F_k(w_t)^(q-1) ||D_k||^2 + L F_k(w_t)^q).
 
-Clients answer the query "loss", F_k(w_t) over all of their samples, before they train. Differs from Flower's version,
-which takes the mean loss during local training, weighs all clients alike, and counts BatchNorm's running statistics
-among the parameters; here q = 0 is FedAvg. The statistics are averaged as in FedAvg.
+Before they train, clients answer the query "loss": F_k(w_t) over all their samples. Differs from Flower's version,
+which uses the mean loss during local training, weighs all clients the same, and counts BatchNorm's running statistics
+as parameters. Here q = 0 is FedAvg, and the statistics are averaged as in FedAvg.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class QFedAvgConfig(StrategyConfig):
     """Options of q-FedAvg; the client's learning rate 1 / L is training.lr, as scheduled."""
 
     q: float = Field(0.1, ge=0)
-    """Fairness: 0 is FedAvg, larger weighs clients with a larger loss more."""
+    """Fairness: 0 is FedAvg; larger values give more weight to clients with a larger loss."""
 
 
 _LEAST_LOSS = 1e-10
-"""Added to every loss, as in the authors' code: F^(q-1) is infinite at 0."""
+"""Added to every loss, as in the authors' code, because F^(q-1) is infinite at 0."""
 
 
 class QFedAvgClient(Client):
-    """Trains as in FedAvg, and tells its loss before that."""
+    """Trains as in FedAvg, and reports its loss before."""
 
     def queries(self) -> Mapping[str, Query]:
         """Return the query for F_k(w_t)."""
@@ -56,7 +56,7 @@ class QFedAvgClient(Client):
         return {"sum": batch.loss(outputs).double() * len(batch.y), "samples": torch.tensor(float(len(batch.y)))}
 
     def releases(self) -> list[Release]:
-        """Add the losses."""
+        """Return the base's releases and the losses."""
         return [
             *super().releases(),
             Release(what="losses of the global model", covers=("query.loss/*",), note="sums over a client's samples"),
@@ -72,14 +72,14 @@ class QFedAvgServer(Server):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.losses: dict[int, float] = {}
-        """F_k(w_t) by client."""
+        """{client: F_k(w_t)}."""
         self.server_round = 0
         """t + 1."""
 
     def exchange(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Exchange[tuple[ArrayRecord | None, MetricRecord | None]]:
-        """Ask for the losses, then train."""
+        """Query the losses, then train."""
         self.losses, self.server_round = {}, server_round
         for reply in (yield self.messages("query.loss", server_round, arrays, config, grid.get_node_ids())):
             if not reply.has_error():

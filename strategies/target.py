@@ -1,21 +1,21 @@
-"""TARGET: classes that arrive in stages, remembered through images that the server makes (arXiv:2303.06937).
+"""TARGET: classes arrive in stages and are remembered through synthetic images of the server (arXiv:2303.06937).
 
-Nobody keeps a sample of an earlier stage. After each stage the server inverts the global model: a generator makes a
-small set of images X_syn (see `target_synthesis`), which goes to the clients with the frozen model w_t that they came
-from.
+No client keeps samples of an earlier stage. After each stage the server inverts the global model: a generator makes a
+small set of images X_syn (see `target_synthesis`). The clients receive it together with the frozen model w_t that was
+inverted.
 
 Client, f = f_w, over batches x of the new samples and, beside each, u of X_syn:
     L1 = CE(f(x), y) over the classes of the stage
     L2 = -mean_u sum_c q_c log p_c,   q = softmax(f_{w_t}(u) / temperature), p = softmax(f(u) / temperature)
-                                      over the classes of the stages before
+                                      over the classes of earlier stages
     min L1 + distillation * L2                                                                       (the paper's alpha)
-Server: as FedAvg, batch-norm statistics included. When a stage begins: w_t <- w, X_syn <- synthesis(w_t) in place of
-the old one, and new rows in the classifier for the stage's classes.
+Server: as FedAvg, including batch-norm statistics. When a stage begins: w_t <- w, X_syn <- synthesis(w_t) replaces the
+old set, and the classifier gets new rows for the stage's classes.
 
-Differs from the authors' code: clients are weighted by their numbers of samples (there, all alike); an epoch takes all
-real batches, X_syn being gone through again as often as needed (there, the shorter of the two ends it); the classifier
-has all its rows from the start, and masks do what its growth does there, so that weight decay also acts on rows not yet
-in use, until they are drawn anew. L2 has no factor temperature^2.
+Differs from the authors' code: clients are weighted by their numbers of samples (theirs: all equal). An epoch takes all
+real batches and repeats X_syn as often as needed (theirs: the shorter of the two ends it). The classifier has all its
+rows from the start, and masks replace its growth; so weight decay also acts on rows that are not yet in use, until they
+are drawn anew. L2 has no factor temperature^2.
 """
 
 from collections.abc import Sequence
@@ -53,30 +53,30 @@ class TargetConfig(StrategyConfig):
     """Options of TARGET."""
 
     distillation: float = Field(5.0, ge=0)
-    """alpha, the weight of L2; 0 is fine-tuning, without any synthesis."""
+    """alpha, the weight of L2; 0 is fine-tuning without synthesis."""
     temperature: float = Field(2.0, gt=0)
-    """Of L2."""
+    """Temperature of L2."""
     synthetic_batch: int = Field(64, ge=2)
     """Synthetic images beside each batch of real ones."""
     images: Literal["synthesis", "noise"] = "synthesis"
-    """What X_syn holds; uniform noise is for comparison."""
+    """The content of X_syn; uniform noise is for comparison."""
     synthesis: SynthesisConfig = SynthesisConfig()
-    """How images are made."""
+    """Options of the synthesis."""
 
 
 class TargetClient(StagedClient):
-    """SGD on the new classes and, beside it, the distillation on the server's images."""
+    """SGD on the new classes with distillation on the server's images."""
 
     reports = ("distillation",)
 
     def phases(self) -> Sequence[Phase]:
-        """Return the one phase; in the first stage there are no images yet."""
+        """Return the only phase; there are no images yet in the first stage."""
         options = self.options(TargetConfig)
         shared = SAMPLES if options.distillation else None
         return [Phase(self.loss, shared=shared, shared_batch=options.synthetic_batch)]
 
     def loss(self, params: Tensors, buffers: Tensors, extras: Extras, batch: Batch) -> tuple[Tensor, Tensors]:
-        """Return L1 + alpha L2 of one batch; two forward passes in training mode, the real samples' first."""
+        """Return L1 + alpha L2 for one batch; two forward passes in training mode, first for the real samples."""
         options = self.options(TargetConfig)
         l1 = self.new_classes_loss(self.model.logits(params, buffers, batch.x, train=True), extras, batch)
         if batch.shared is None:
@@ -110,7 +110,7 @@ class TargetServer(StagedServer):
             )
 
     def begin_stage(self, stage: int, tensors: Tensors, working: Working) -> Tensors:
-        """Make the images that stand for the stages before."""
+        """Make the images that represent the earlier stages."""
         begun = super().begin_stage(stage, tensors, working)
         options = self.options(TargetConfig)
         if options.distillation:
@@ -152,7 +152,7 @@ class TargetServer(StagedServer):
         return synthesize(teacher, new_model(), classes, space, options, (config.seed, stage), tick, forward)
 
     def _measures(self, made: Made, known: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, float]:
-        """Return how well the critic knows the classes, and the smallest and largest share of one in the images."""
+        """Return the critic's accuracy on known classes, and the smallest and largest share of a class."""
         like = next(iter(self.first.params.values()))
         tests = TestSet(self.data.dataset, like.device, like.dtype, "accuracy")
         seen = np.isin(np.arange(self.data.dataset.num_classes), known)
@@ -163,21 +163,21 @@ class TargetServer(StagedServer):
         }
 
     def constants(self) -> Tensors:
-        """Return masks, w_t and X_syn."""
+        """Return the masks, w_t and X_syn."""
         return super().constants() | ({} if self.samples is None else {SAMPLES: self.samples})
 
     def pictures(self) -> dict[str, Tensor]:
-        """Return some of the images that each stage began with."""
+        """Return some of the images with which each stage began."""
         return {f"Synthetic images of stage {stage + 1}": images for stage, images in sorted(self.sheets.items())}
 
     def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
-        """Return stage, w_t, X_syn, and the pictures."""
+        """Return the stage, w_t, X_syn, and the pictures."""
         tensors, values = super().state_dict()
         samples = {} if self.samples is None else {SAMPLES: self.samples}
         return tensors | samples | {f"{_SHEET}{stage}": sheet for stage, sheet in self.sheets.items()}, values
 
     def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
-        """Take them up."""
+        """Restore the state."""
         super().load_state_dict(tensors, values)
         self.samples = tensors.get(SAMPLES)
         start = len(_SHEET)
@@ -192,8 +192,8 @@ strategy(
     run_defaults={"data.stages.count": 2, "model.norm": "batch"},
     shows=("global/accuracy", "stages/accuracy_old", "stages/accuracy_new", "stages/forgetting"),
     metrics={
-        "distillation": "L2, distance from what the last stage's model says of the synthetic images",
-        "critic_accuracy": "accuracy on the test set of the critic, which saw synthetic images only",
+        "distillation": "L2, distance from the previous stage's model on the synthetic images",
+        "critic_accuracy": "test accuracy of the critic, which only saw synthetic images",
         "class_share": "smallest and largest share of a class in the synthetic images",
     },
 )

@@ -1,22 +1,22 @@
 """The synthetic images of TARGET (arXiv:2303.06937, sections 4.2 and 4.3): a generator that inverts a model.
 
-T is the model to invert, frozen and in evaluation mode, on the K classes it knows; S a critic of the same architecture,
-trained from scratch on the images made so far; G the generator. With x = normalise(augment(G(z))), z ~ N(0, I), and
-labels y uniform over the K classes:
+T is the model to invert, frozen and in evaluation mode, on the K classes it knows. S is a critic of the same
+architecture, trained from scratch on the images made so far. G is the generator. With x = normalise(augment(G(z))),
+z ~ N(0, I), and labels y uniform over the K classes:
 
     L_ce  = CE(T(x), y)
     L_bn  = sum_j ||mu_j(x) - M_j||_2 + ||var_j(x) - V_j||_2     of the input of each batch-norm layer j of T   (eq. 8)
     L_div = -mean_b w_b KL(p_T(x_b) || p_S(x_b)),    w_b = 1 where argmax T and argmax S differ                (eq. 7)
     L_G   = weight_ce L_ce + weight_boundary L_div + weight_statistics L_bn
 
-A round of synthesis takes `steps` steps of Adam on a copy of G and on z, keeps the B images of the lowest L_G, and
-moves G itself by all of these steps together; then S is trained on what has been kept.
+A round of synthesis takes `steps` steps of Adam on a copy of G and on z, and keeps the B images with the lowest L_G. It
+moves G itself by all of these steps together. Then S is trained on the kept images.
 
-Differs from the authors' code: `w_b` is 1 where the two differ, as in the paper (`boundary: agree` is the code's); the
-critic is trained before its loss is switched on (there, L_div sees an untrained critic for one round); S starts anew as
-a whole (there, it keeps T's classifier and running statistics); the last images are kept, not those whose file names
-sort first; the critic's cosine schedule spans the rounds that there are, not 200. The constants that were released for
-CIFAR-100 make 10 rounds with a warm-up of 20, so that the critic is never used; the defaults here are ours.
+Differs from the authors' code: `w_b` is 1 where the two differ, as in the paper (`boundary: agree` is the code's). The
+critic is trained before its loss is used (theirs: L_div sees an untrained critic for one round). S is re-initialised
+completely (theirs: it keeps T's classifier and running statistics). The last images are kept, not those whose file
+names sort first. The critic's cosine schedule spans the actual rounds, not 200. The constants released for CIFAR-100
+make 10 rounds with a warm-up of 20, so the critic is never used; the defaults here are ours.
 """
 
 import copy
@@ -43,34 +43,34 @@ Boundary = Literal["disagree", "agree"]
 
 
 class SynthesisConfig(Config):
-    """How images are made."""
+    """Options of the synthesis of images."""
 
     images: int = Field(1920, ge=1)
     """Images kept for the clients: the last that were made."""
     rounds: int = Field(30, ge=1)
     """N, rounds of synthesis; each makes `batch` images."""
     batch: int = Field(64, ge=2)
-    """B, images of a round, and of a step of the critic."""
+    """B, images per round, and per step of the critic."""
     steps: int = Field(20, ge=1)
-    """g, steps of a copy of the generator and of z in each round."""
+    """g, steps per round of a copy of the generator and of z."""
     warmup: int = Field(5, ge=0)
     """Rounds before the critic is first trained."""
     critic_steps: int = Field(25, ge=0)
-    """SGD steps of the critic in each round after the warm-up; 0 is no critic."""
+    """SGD steps of the critic in each round after the warm-up; 0: no critic."""
     critic_temperature: float = Field(5.0, gt=0)
-    """Of the critic's distillation."""
+    """Temperature of the critic's distillation."""
     critic_lr: float = Field(0.05, gt=0)
     """Learning rate of the critic; it falls to a thousandth along a cosine."""
     weight_ce: float = Field(0.5, ge=0)
     """Weight of L_ce."""
     weight_boundary: float = Field(1.0, ge=0)
-    """Weight of L_div; in the paper lambda_1."""
+    """Weight of L_div; lambda_1 in the paper."""
     weight_statistics: float = Field(10.0, ge=0)
-    """Weight of L_bn; in the paper lambda_2."""
+    """Weight of L_bn; lambda_2 in the paper."""
     boundary: Boundary = "disagree"
     """Where w_b is 1: where model and critic differ, as in the paper, or agree, as in the authors' code."""
     meta: Literal["maml", "reptile"] = "maml"
-    """How the generator follows its copy: by the sum of the copy's gradients, or towards where the copy got to."""
+    """How the generator follows its copy: by the sum of the copy's gradients, or towards the copy's end point."""
     momentum_statistics: bool = True
     """Compare T's statistics with a running mean over the rounds of synthesis."""
     lr: float = Field(0.002, gt=0)
@@ -78,7 +78,7 @@ class SynthesisConfig(Config):
     noise_lr: float = Field(0.01, gt=0)
     """Learning rate of z."""
     noise_dim: int = Field(64, ge=1)
-    """Numbers in z."""
+    """Dimension of z."""
     width: int = Field(32, ge=1)
     """Channels of the generator's last hidden layer; the others have twice as many."""
 
@@ -93,7 +93,7 @@ class SynthesisConfig(Config):
 
 
 class Space(NamedTuple):
-    """Where images live: their shape, how a model reads them, and how they are augmented."""
+    """The space of the images: their shape, normalisation and augmentation."""
 
     shape: tuple[int, ...]
     """(C, H, W)."""
@@ -102,7 +102,7 @@ class Space(NamedTuple):
     augment: Augment
 
     def read(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        """Return images in [0, 1], (B, C, H, W), augmented and normalised; gradients go through."""
+        """Return images in [0, 1], (B, C, H, W), augmented and normalised; it is differentiable."""
         pad = crop_padding(self.shape)
         if self.augment != "none":
             draws = torch.from_numpy(draw_augmentation(rng, len(images), self.augment, pad)).to(images.device)
@@ -153,7 +153,7 @@ def boundary_loss(logits: Tensor, critic_logits: Tensor, boundary: Boundary) -> 
 
 
 class Statistics:
-    """The statistics of the inputs of a model's batch-norm layers, read while it is entered."""
+    """The input statistics of a model's batch-norm layers, recorded while it is entered."""
 
     def __init__(self, model: nn.Module) -> None:
         self._layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
@@ -179,7 +179,7 @@ class Statistics:
     def loss(self, momentum: float) -> Tensor:
         """Return L_bn of the newest forward pass, shape (): sum_j ||mu_j - M_j|| + ||var_j - V_j||; eq. 8.
 
-        Once there are running means, the statistics are momentum * running + (1 - momentum) * their own.
+        Once there are running means, the statistics are momentum * running + (1 - momentum) * newest.
         """
         total = self.inputs[0][0].new_zeros(())
         for number, (layer, newest) in enumerate(zip(self._layers, self.inputs, strict=True)):
@@ -206,14 +206,14 @@ _REPTILE = 67.0  # the authors' factor of theta_G - theta_G'
 
 
 class Made(NamedTuple):
-    """What a synthesis has made."""
+    """The result of a synthesis."""
 
     images: Tensor
     """(images, C, H, W) uint8, on the CPU."""
     critic: Classifier
-    """S, on the K classes; for its accuracy only."""
+    """S, on the K classes; only for its accuracy."""
     histogram: Tensor
-    """(K,) share of the images that T takes for each class."""
+    """(K,) share of the images that T assigns to each class."""
 
 
 def synthesize(
@@ -226,20 +226,20 @@ def synthesize(
     tick: Callable[[], None] = lambda: None,
     forward: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Made:
-    """Return images that `model` takes for samples of `classes`.
+    """Return images that `model` classifies as samples of `classes`.
 
     Parameters
     ----------
     model
-        T. It is neither changed nor trained.
+        T; it is not changed.
     critic
-        S, of the same architecture; initialised here, and trained.
+        S, of the same architecture; it is initialised and trained here.
     classes
         (K,) int64, the classes that T knows.
     space
         Of the images.
     options
-        How.
+        Of the synthesis.
     address
         (run seed, stage) of all draws.
     tick
@@ -250,7 +250,7 @@ def synthesize(
     Raises
     ------
     FloatingPointError
-        If L_G is no longer a number.
+        If L_G is not finite.
     """
     # A critic with dropout draws from torch's own generator.
     with torch_draws(torch_seed(address[0], "critic dropout", address[1]), space.mean.device):
@@ -275,7 +275,7 @@ class _Synthesis:
         lr = options.lr * options.steps
         self.meta = torch.optim.Adam(self.generator.parameters(), lr=lr, betas=(0.5, 0.999))
         self.critic_sgd = torch.optim.SGD(critic.parameters(), options.critic_lr, momentum=0.9, weight_decay=1e-4)
-        # Of all draws but initial weights: on the CPU, so that they do not depend on the device.
+        # For all draws except initial weights: on the CPU, so that they do not depend on the device.
         self.torch_rng = torch.Generator().manual_seed(torch_seed(seed, "synthesis", stage))
         self.rng = generator(seed, "synthesis", stage)
         self.images = torch.empty(0, *space.shape, dtype=torch.uint8)
@@ -300,7 +300,7 @@ class _Synthesis:
         return logits[:, self.classes].to(self.dtype)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return L_G of normalised images x (B, ...) and labels y (B,) as positions in `classes`."""
+        """Return L_G of normalised images x (B, ...) and labels y (B,), given as positions in `classes`."""
         options = self.options
         self.statistics.inputs.clear()
         logits = self.logits(self.model, x)
@@ -334,7 +334,7 @@ class _Synthesis:
             if value < lowest:
                 best, lowest = images.detach(), value
             gradients = torch.autograd.grad(loss, [*quick, z])
-            for total, gradient in zip(sums, gradients, strict=False):  # z has none
+            for total, gradient in zip(sums, gradients, strict=False):  # without z
                 total += gradient
             for leaf, gradient in zip([*quick, z], gradients, strict=True):
                 leaf.grad = gradient
@@ -365,7 +365,7 @@ class _Synthesis:
         self.critic_is_trained = True
 
     def batches(self, count: int) -> Iterator[Tensor]:
-        """Yield `count` batches of positions in the images, in shuffled passes."""
+        """Yield `count` batches of positions of images, in shuffled passes."""
         order = torch.empty(0, dtype=torch.int64)
         size = min(self.options.batch, len(self.images))
         for _ in range(count):
@@ -376,7 +376,7 @@ class _Synthesis:
 
     @torch.no_grad()
     def histogram(self) -> Tensor:
-        """Return the share of the images that T takes for each class, (K,)."""
+        """Return the share of the images that T assigns to each class, (K,)."""
         mean, std = self.space.mean, self.space.std
         parts = [
             self.logits(self.model, normalize(some.to(self.device), mean, std, self.dtype)).argmax(1)
@@ -386,7 +386,7 @@ class _Synthesis:
 
 
 def initialise(model: nn.Module) -> None:
-    """Start a model anew: Xavier's normal distribution for weights, N(1, 0.02) for scales, 0 for shifts."""
+    """Re-initialise a model: Xavier's normal distribution for weights, N(1, 0.02) for scales, 0 for shifts."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_normal_(layer.weight)

@@ -1,4 +1,4 @@
-"""The half of an app that runs on each SuperNode."""
+"""The part of an app that runs on each SuperNode."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Load = Callable[[Mapping[str, Any]], Arrays]
 
 
 def make_client_app(folder: Path, load: Load) -> ClientApp:
-    """Return the ClientApp of an app in `folder`, which trains on what `load` returns on this node.
+    """Return the ClientApp of the app in `folder`; it trains on the samples that `load` returns on this node.
 
-    Samples are loaded, and a model is made, when the first message comes.
+    The first message loads the samples and builds the model.
     """
     config, samples = read_config(folder), Samples.read(folder / SAMPLES)
 

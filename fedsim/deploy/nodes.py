@@ -1,4 +1,4 @@
-"""The engine of a real federation: a client is a SuperNode, reached over Flower's own grid."""
+"""The engine of a real federation: each client is a SuperNode, reached over Flower's own grid."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ _LOOK_EVERY_S = 0.2
 
 
 def meet(grid: Grid, clients: int, patience_s: float) -> tuple[dict[int, int], list[int]]:
-    """Return the node of each client, and the number of samples of each, once all nodes are there.
+    """Return {client: node} and the number of samples of each client, once all nodes are connected.
 
     Raises
     ------
     RunFailed
-        If they are not in time, or two say that they are the same client.
+        If nodes are missing at the end of `patience_s` seconds, a node cannot take part or has another version of
+        fedsim, or two nodes have the same client number.
     """
     deadline = time.monotonic() + patience_s
     while len(ids := sorted(grid.get_node_ids())) < clients:
@@ -57,9 +58,9 @@ def meet(grid: Grid, clients: int, patience_s: float) -> tuple[dict[int, int], l
 
 
 class NodesEngine(Engine):
-    """Sends what it is given to SuperNodes; a node that does not answer in time costs its own reply.
+    """Sends messages to SuperNodes. A node that does not answer within `timeout_s` seconds gets an error reply.
 
-    What clients keep stays with them.
+    The state of clients stays on their nodes.
     """
 
     def __init__(self, grid: Grid, nodes: Mapping[int, int], timeout_s: float) -> None:

@@ -1,4 +1,4 @@
-"""The half of an app that runs on the SuperLink's side: it leaves a run folder like any other run."""
+"""The part of an app that runs on the side of the SuperLink; it writes a normal run folder."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from fedsim.runs.runner import begin_or_resume
 from fedsim.runs.simulation import Simulation
 
 LoadTest = Callable[[Mapping[str, Any]], Arrays]
-"""From the run's configuration, as Flower has it, to the server's test set."""
+"""From the run configuration that Flower passes to the server's test set."""
 
 
 class Deployment(Simulation):
-    """The round loop over real nodes; the server knows of their samples no more than how many there are."""
+    """The round loop over real nodes. The server only knows the number of samples of each node."""
 
     def __init__(
         self, config: RunConfig, progress: Progress, data: FederatedData, make_engine: Callable[[], Engine]
@@ -43,7 +43,7 @@ class Deployment(Simulation):
 
 
 def make_server_app(folder: Path, load_test: LoadTest) -> ServerApp:
-    """Return the ServerApp of an app in `folder`, which measures models on what `load_test` returns."""
+    """Return the ServerApp of the app in `folder`; it tests models on the samples that `load_test` returns."""
     app = ServerApp()
 
     @app.main()
@@ -54,7 +54,7 @@ def make_server_app(folder: Path, load_test: LoadTest) -> ServerApp:
 
 
 def serve(folder: Path, load_test: LoadTest, grid: Grid, told: Mapping[str, Any]) -> Path:
-    """Run the federation, or go on with it from its last checkpoint; returns its run folder."""
+    """Run the federation, or resume it from its last checkpoint; return its run folder."""
     config, samples = read_config(folder), Samples.read(folder / SAMPLES)
     nodes, sizes = meet(grid, config.clients, float(told["patience-s"]))
     data = samples.server(sizes, load_test(told))
@@ -62,7 +62,7 @@ def serve(folder: Path, load_test: LoadTest, grid: Grid, told: Mapping[str, Any]
     deployment = Deployment(config, ProgressLines(Console()), data, engine)
     run = Path(str(told["out"])) / str(told["name"])
     begin_or_resume(run, deployment, pictures=False)
-    (run / "partition.npz").unlink(missing_ok=True)  # who holds which labels is not known here
+    (run / "partition.npz").unlink(missing_ok=True)  # the server does not know which node has which labels
     opened = RunFolder.open(run)
     write_plots(opened)
     write_report([opened], run / "report.html")

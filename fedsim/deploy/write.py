@@ -1,4 +1,4 @@
-"""Writes the app that `flwr run` takes."""
+"""Write an app for `flwr run`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_app(source: str, out: Path) -> Path:
     Raises
     ------
     FedsimError
-        If `out` is there already, or the configuration is one that only a simulation can be.
+        If `out` exists already, or only a simulation supports the configuration.
     """
     if out.exists():
         raise FedsimError(f"{out}: exists already; give a folder that is to be made")
@@ -35,7 +35,7 @@ def write_app(source: str, out: Path) -> Path:
     config = resolve(recorded_config(Path(source)) if is_run else find_config(source), ONE_BY_ONE)
     if is_run and inherited_data(config, Path(source)) is not None:
         raise FedsimError(
-            f"{source}: samples were deleted from this run, and nodes would bring theirs back; have them delete those, "
+            f"{source}: samples were deleted from this run, but nodes may still have them; delete them there, "
             f"and give its configuration as a file"
         )
     require_deployable(config)
@@ -44,7 +44,7 @@ def write_app(source: str, out: Path) -> Path:
     require_fitting(config, load_strategy(config.strategy.name), dataset)
     if dataset.is_text:
         raise FedsimError(f"data.name: nodes read images and tables, and {dataset.name} is a text; simulate it")
-    federate(config.data, config.clients, config.seed, dataset)  # what a simulation of it would be refused for
+    federate(config.data, config.clients, config.seed, dataset)  # refuse what a simulation would refuse
     name = config.name or f"{config.strategy.name}-{config.data.name.partition(':')[0]}"
     samples = Samples.of(dataset)
     temporary = out.with_name(f".{out.name}.tmp")

@@ -1,1 +1,1 @@
-"""What a run leaves for people to read: the run folder, its plots, its HTML report and its summary on a terminal."""
+"""Reports for people: the plots of a run, its HTML report, and its summary on a terminal."""

@@ -1,4 +1,4 @@
-"""How accuracies spread over clients: one histogram of those that trained and those never seen."""
+"""The distribution of accuracies over clients: one histogram of trained and of unseen clients."""
 
 import csv
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from fedsim.runs.folder import RunFolder
 
 _GROUPS = {"seen": "Clients that train", "unseen": "Unseen clients"}
 _FEWEST = 3
-"""Clients that a histogram needs."""
+"""Clients that a histogram needs, at least."""
 
 
 def client_accuracies(folder: RunFolder) -> dict[str, list[float]]:
-    """Return the accuracies in a run's clients.csv by group, "seen" and "unseen"; empty where there are none."""
+    """Return the accuracies in a run's clients.csv by group, "seen" and "unseen"; {} without any."""
     path = folder.path / FILE
     if not path.exists():
         return {}
@@ -33,7 +33,7 @@ def client_accuracies(folder: RunFolder) -> dict[str, list[float]]:
 
 
 def client_plots(folders: Sequence[RunFolder]) -> list[Plot]:
-    """Return a histogram of clients' accuracies for a single run that has measured some clients."""
+    """Return a histogram of clients' accuracies, for a single run that measured some clients."""
     if len(folders) != 1:
         return []
     groups = {_GROUPS.get(group, group): values for group, values in client_accuracies(folders[0]).items()}

@@ -1,4 +1,4 @@
-"""What a run with stages remembers: the accuracy on each stage's classes after each stage, as a heat map."""
+"""The accuracy on each stage's classes after each stage, as a heat map, for runs with stages."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -13,11 +13,11 @@ from fedsim.runs.folder import RunFolder, run_labels
 
 _ACCURACIES = LinearSegmentedColormap.from_list("accuracies", ["#F7FAFC", "#9CC9E3", "#0072B2"])
 _MOST_WRITTEN: Final = 12
-"""Stages up to which cells bear their number."""
+"""With at most this many stages, the cells show numbers."""
 
 
 def stage_plots(folders: Sequence[RunFolder]) -> list[Plot]:
-    """Return the accuracy matrix of every run that has stages."""
+    """Return the accuracy matrix of every run with stages."""
     staged = [
         (label, matrix)
         for label, folder in zip(run_labels(folders), folders, strict=True)
@@ -31,7 +31,7 @@ def stage_plots(folders: Sequence[RunFolder]) -> list[Plot]:
 
 
 def _heat_map(matrix: NDArray[np.float64]) -> Figure:
-    """Draw a matrix (T, T) of accuracies, one row for each stage gone through."""
+    """Draw a matrix (T, T) of accuracies, one row per completed stage."""
     count = len(matrix)
     side = float(np.clip(1.6 + 0.5 * count, 3.0, 6.5))
     figure = Figure(figsize=(max(side, 5.6), side), layout="constrained")

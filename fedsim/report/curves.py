@@ -1,4 +1,4 @@
-"""Learning curves: accuracies, losses and what methods report of themselves, over rounds."""
+"""Learning curves: accuracies, losses and metrics of methods over rounds."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -27,11 +27,11 @@ class _Curve(NamedTuple):
     values: NDArray[np.float64]
     """(N,), finite."""
     margin: NDArray[np.float64] | None = None
-    """(N,) half widths of the band around it; none where it is one run's."""
+    """(N,) half widths of the band around the curve; None for a single run."""
 
 
 def curves_of(run: RunFolder, names: Sequence[str] = ()) -> Plot:
-    """Return one plot of some metrics of a run over rounds, by default of its accuracies, or of its errors."""
+    """Return one plot of some metrics of a run over rounds; by default its accuracies, or its errors."""
     if not names:
         ends = {quantity: [n for n in run.metric_names if split_name(n)[1] == quantity] for quantity in _MAIN}
         names = next((found for found in ends.values() if found), run.metric_names)
@@ -45,12 +45,12 @@ def curves_of(run: RunFolder, names: Sequence[str] = ()) -> Plot:
 
 
 def learning_curves(folders: Sequence[RunFolder]) -> list[Plot]:
-    """Return accuracies, losses and families of metrics over rounds.
+    """Return plots of accuracies, losses and families of metrics over rounds.
 
-    A family are the metrics `head/family:member`, by whose names a method asks for one plot of them all, where there is
-    more than one round to draw.
-    One run shows its heads (global, clients, others) in one plot; several runs are overlaid, one plot per metric.
-    The accuracies on many-, medium- and few-shot classes are drawn where classes differ that much.
+    A family consists of the metrics `head/family:member`, which a method names this way to get one plot for all of
+    them. It is drawn only if there is more than one round. For one run, a plot shows all heads (global, clients,
+    others). For several runs, there is one plot per metric with a curve per run. The accuracies on many-, medium- and
+    few-shot classes are drawn only if the data have a long tail.
     """
     if len(folders) > 1:
         labelled = list(zip(run_labels(folders), folders, strict=True))
@@ -77,7 +77,7 @@ def learning_curves(folders: Sequence[RunFolder]) -> list[Plot]:
 
 
 def group_curves(groups: Sequence[RunGroup]) -> list[Plot]:
-    """Return a plot for each metric, in which a group is the mean of its runs, in a band of its 95 % interval."""
+    """Return one plot per metric; each curve is the mean of a group's runs, with a band of its 95 % interval."""
     titles = _titles([run for group in groups for run in group.runs])
     return _drawn(
         _curves(_stem(name), title, [_of_group(group, name) for group in groups]) for name, title in titles.items()
@@ -93,7 +93,7 @@ class _Names(NamedTuple):
 
 
 def _sorted_names(folders: Sequence[RunFolder]) -> _Names:
-    """Return the metrics that are drawn, by kind."""
+    """Return the metrics to draw, by kind."""
     names = [n for group in group_metrics({n for f in folders for n in f.metric_names}).values() for n in group]
     shots = [name for name in names if split_name(name)[1] in {f"accuracy_{group}" for group in GROUP_COLORS}]
     return _Names(
@@ -106,7 +106,7 @@ def _sorted_names(folders: Sequence[RunFolder]) -> _Names:
 
 
 def _titles(folders: Sequence[RunFolder]) -> dict[str, str]:
-    """Return the metrics that are drawn of several runs, each with the title of its plot."""
+    """Return {metric: title of its plot} for several runs."""
     found = _sorted_names(folders)
     plain = [*found.accuracies, *found.shots, *chain(*found.errors.values()), *found.losses]
     return {name: _metric_title(name) for name in plain} | {
@@ -125,7 +125,7 @@ def _of_run(label: str, run: RunFolder, name: str) -> _Curve:
 
 
 def _of_group(group: RunGroup, name: str) -> _Curve:
-    """Return the mean over a group's runs at the rounds in which all have a value."""
+    """Return the mean over a group's runs, at the rounds in which all runs have a value."""
     curves = [_of_run("", run, name) for run in group.runs]
     rounds = curves[0].rounds
     for curve in curves[1:]:
@@ -145,7 +145,7 @@ def _by_head(run: RunFolder, names: Sequence[str]) -> dict[str, list[_Curve]]:
 
 
 def _curves(stem: str, title: str, curves: Sequence[_Curve]) -> Plot | None:
-    """Draw labelled series over rounds; None when there is nothing to draw."""
+    """Draw labelled series over rounds; None if there is nothing to draw."""
     drawn = [(index, curve) for index, curve in enumerate(curves) if len(curve.rounds)]
     if not drawn:
         return None
@@ -207,5 +207,5 @@ def _metric_title(name: str) -> str:
 
 
 def _stem(name: str) -> str:
-    """Return a file stem for a metric's name, which may hold anything."""
+    """Return a file stem for a metric's name, which may contain any characters."""
     return "".join(char if char.isascii() and char.isalnum() else "_" for char in name)

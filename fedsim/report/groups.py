@@ -62,12 +62,12 @@ class Spread:
 
 
 def open_runs(paths: Sequence[Path]) -> list[RunFolder]:
-    """Return the runs in these folders: run folders, or folders of them such as a sweep's.
+    """Return the runs in these folders: run folders, or folders that hold run folders, such as a sweep's.
 
     Raises
     ------
     FedsimError
-        If one is neither.
+        If a path is neither.
     """
     found: list[RunFolder] = []
     for path in paths:
@@ -79,18 +79,18 @@ def open_runs(paths: Sequence[Path]) -> list[RunFolder]:
 
 
 def seed_of(run: RunFolder) -> int:
-    """Return the seed that a run's configuration has."""
+    """Return the seed in a run's configuration."""
     seed = run.option("seed")
     return seed if isinstance(seed, int) else 0
 
 
 def grouped(runs: Sequence[RunFolder], by: Sequence[str] = ()) -> list[RunGroup]:
-    """Return the runs in groups that agree in the options `by`, or in all that matter; in the order given.
+    """Return groups of runs that agree in the options `by`, or in all that affect results; order is kept.
 
     Raises
     ------
     FedsimError
-        If no run has an option, or runs of one seed come together in a group.
+        If no run has an option, or two runs in a group have the same seed.
     """
     keys = [_option(key, runs) for key in by] or _telling(runs)
     blocks: dict[tuple[str, ...], list[RunFolder]] = {}
@@ -111,13 +111,13 @@ def seeds_grouped(runs: Sequence[RunFolder]) -> list[RunGroup] | None:
     """Return the groups of runs if at least one has several seeds; None if runs should be shown one by one."""
     try:
         groups = grouped(runs)
-    except FedsimError:  # some are the same run twice
+    except FedsimError:  # the same run may be there twice
         return None
     return groups if len(groups) < len(runs) else None
 
 
 def spread(values: Mapping[int, float], of: int) -> Spread:
-    """Return mean and deviation of values by seed, of a group of so many runs."""
+    """Return mean and standard deviation of values by seed, for a group of `of` runs."""
     numbers = np.array(list(values.values()), np.float64)
     mean = float(numbers.mean()) if len(numbers) else math.nan
     return Spread(mean, float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan, len(numbers), of)
@@ -153,23 +153,23 @@ def _is_worse(values: Mapping[int, float], best: Mapping[int, float], sign: floa
     if len(common) < 2:
         return True
     lead = sign * np.array([best[seed] - values[seed] for seed in common])
-    if np.ptp(lead) == 0:  # no spread, no test
+    if np.ptp(lead) == 0:  # no spread, so no test
         return bool(lead[0] > 0)
     return bool(stats.ttest_1samp(lead, 0.0, alternative="greater").pvalue < LEVEL)
 
 
 def final(name: str) -> Measure:
-    """Return the measure that is a metric's newest value."""
+    """Return the measure "final value of a metric"."""
     return lambda run: run.final_metrics.get(name, math.nan)
 
 
 def rounds_to(name: str, target: float) -> Measure:
-    """Return the measure that is the first round in which a metric is as good as `target`."""
+    """Return the measure "first round in which a metric reaches `target`"."""
     return lambda run: float(rows[-1].round) if (rows := _until(run, name, target)) else math.nan
 
 
 def seconds_to(name: str, target: float) -> Measure:
-    """Return the measure that is the time, in seconds of rounds, until then."""
+    """Return the measure "seconds of rounds until a metric reaches `target`"."""
 
     def measure(run: RunFolder) -> float:
         rows = _until(run, name, target)
@@ -179,7 +179,7 @@ def seconds_to(name: str, target: float) -> Measure:
 
 
 def megabytes_to(name: str, target: float) -> Measure:
-    """Return the measure that is what was sent until then, to all clients and back: tensors, in 10^6 bytes."""
+    """Return the measure "10^6 bytes of tensors sent to and from all clients until a metric reaches `target`"."""
 
     def measure(run: RunFolder) -> float:
         rows = _until(run, name, target)
@@ -225,7 +225,7 @@ def _told(key: str, value: str) -> str:
 
 
 def _option(key: str, runs: Sequence[RunFolder]) -> str:
-    """Return the dotted key of an option, which `strategy` is short for."""
+    """Return the dotted key of an option; for example, `strategy` is short for `strategy.name`."""
     known = dict.fromkeys(key for run in runs for key in run.flat_config)
     full = f"{key}.name" if key in NAMED_SECTIONS or f"{key}.name" in known else key
     if full not in known:
@@ -242,7 +242,7 @@ def _same_seed(one: RunFolder, other: RunFolder, told: bool) -> str:
 
 
 def common_names(groups: Sequence[RunGroup]) -> list[str]:
-    """Return the metrics that any run of the groups ends with."""
+    """Return the final metrics that any run of the groups has."""
     return sorted({name for group in groups for run in group.runs for name in run.final_metrics})
 
 

@@ -45,12 +45,12 @@ class _ReportRow:
 
 
 def write_report(folders: Sequence[RunFolder], out: Path, sections: Sequence[Section] = ()) -> Path:
-    """Write the report of the runs to the file `out`, whole or not at all, and return `out`."""
+    """Write the report of the runs to the file `out`, atomically, and return `out`."""
     return write_atomically(out, render_report(folders, sections).encode("utf-8"), folders=True)
 
 
 def render_report(folders: Sequence[RunFolder], sections: Sequence[Section] = ()) -> str:
-    """Return the report of the runs as one HTML page that needs no other file, no network and no script."""
+    """Return the report of the runs as one HTML page. It needs no other file, no network and no script."""
     if not folders:
         raise ValueError("a report needs at least one run")
     if (groups := seeds_grouped(folders)) is not None:
@@ -77,7 +77,7 @@ def render_report(folders: Sequence[RunFolder], sections: Sequence[Section] = ()
 
 
 def _render_groups(groups: Sequence[RunGroup], sections: Sequence[Section]) -> str:
-    """Return the page of runs of several seeds: a column for each group of them."""
+    """Return the page for runs with several seeds: one column per group."""
     runs = [run for group in groups for run in group.runs]
     overview = [_merged(map(_facts, group.runs)) for group in groups]
     options = [_merged(_written(run.flat_config) for run in group.runs) for group in groups]
@@ -115,7 +115,7 @@ def _group_row(name: str, groups: Sequence[RunGroup]) -> _ReportRow:
 
 
 def _hint(name: str, folder: RunFolder) -> str:
-    """Return what a metric is, and its name in the files."""
+    """Return the meaning of a metric, and its name in the files."""
     said = meaning(name, folder.summary.own_metrics if folder.summary else None)
     return f"{said.sentence} ({name})"
 
@@ -129,7 +129,7 @@ def _written(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _merged(facts: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Return the facts of a group's runs, each with all the values that they have."""
+    """Return the facts of a group; a fact with several values lists all of them."""
     values: dict[str, dict[str, None]] = {}
     for run in facts:
         for name, value in run.items():
@@ -138,7 +138,7 @@ def _merged(facts: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 
 def write_page(out: Path, title: str, subtitle: str, sections: Sequence[Section]) -> Path:
-    """Write a page of nothing but sections to the file `out`, whole or not at all, and return `out`."""
+    """Write a page that consists only of sections to the file `out`, atomically, and return `out`."""
     empty: dict[str, Any] = {"notices": [], "cards": [], "overview": [], "metrics": {}, "plots": [], "settings": []}
     page = _render(title=title, subtitle=subtitle, single=True, labels=[title], sections=sections, marks="", **empty)
     return write_atomically(out, page.encode("utf-8"), folders=True)
@@ -156,7 +156,7 @@ def _render(**parts: Any) -> str:
 
 
 def _cards(folder: RunFolder) -> list[tuple[str, str, str]]:
-    """Return the numbers that one looks for first, each with what it is, in a few words and in a sentence."""
+    """Return the main numbers as (value, title, hint)."""
     final, summary = folder.final_metrics, folder.summary
     names = headline(final, summary.shows if summary else ())[:_MOST_CARDS]
     own = summary.own_metrics if summary else None
@@ -170,12 +170,12 @@ def _cards(folder: RunFolder) -> list[tuple[str, str, str]]:
 
 
 def _given(folder: RunFolder, single: bool) -> dict[str, Any]:
-    """Return the options of a run; of one that is not compared, those that are set."""
+    """Return the options of a run; for a single run, only those that are set."""
     return {key: value for key, value in folder.flat_config.items() if not single or value not in (None, [], {})}
 
 
 def _notices(folders: Sequence[RunFolder], labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Return what a reader must know before trusting the numbers, with the command that goes on with the run."""
+    """Return warnings that a reader needs before trusting the numbers, each with the command that helps."""
     notices = []
     for label, folder in zip(labels, folders, strict=True):
         if folder.config_changed:
@@ -230,7 +230,7 @@ def _metric_row(name: str, folders: Sequence[RunFolder]) -> _ReportRow:
 
 
 def _compared(settings: Sequence[Mapping[str, Any]]) -> tuple[list[_ReportRow], list[_ReportRow]]:
-    """Return the rows in which runs differ, a cell per run, and those in which they agree, with one cell."""
+    """Return the rows in which runs differ, one cell per run, and those in which they agree, with one cell."""
     different, same = [], []
     for name in dict.fromkeys(name for run in settings for name in run):
         cells = [format_option(run[name]) if name in run else ABSENT for run in settings]

@@ -1,4 +1,4 @@
-"""Who holds which labels: a picture of a partition, from one client to hundreds of thousands."""
+"""A figure of the labels of each client, for one to hundreds of thousands of clients."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -34,7 +34,7 @@ _MOST_COLUMNS: Final = 400
 
 
 def partition_plots(folders: Sequence[RunFolder]) -> list[Plot]:
-    """Return a picture of each different partition among the runs."""
+    """Return a figure of each distinct partition among the runs."""
     different: dict[tuple[tuple[int, ...], bytes], tuple[NDArray[np.int64], RunFolder, list[str]]] = {}
     for label, folder in zip(run_labels(folders), folders, strict=True):
         if (counts := folder.label_counts) is not None:
@@ -53,18 +53,18 @@ def partition_plots(folders: Sequence[RunFolder]) -> list[Plot]:
 def partition_plot(
     label_counts: NDArray[np.int64], clients: Sequence[str] | None = None, classes: Sequence[str] | None = None
 ) -> Figure:
-    """Return a picture of who holds which labels, below the number of samples per client.
+    """Return a figure of the labels of each client, below the number of samples per client.
 
-    Up to 50 clients and 30 classes it is a bubble per client and class. Beyond, it is a heat map of each client's
-    shares of classes, clients ordered by their main class and how strongly it leads; beyond 400 clients, a column is
-    the mean over neighbours in that order.
+    Up to 50 clients and 30 classes, it has one bubble per client and class. Beyond that, it is a heat map of each
+    client's shares of classes. Clients are ordered by their main class, and by its share. Beyond 400 clients, a column
+    is the mean over neighbours in that order.
 
     Parameters
     ----------
     label_counts
         Samples per client and class, `(K, C)` with K and C at least 1.
     clients
-        Names of the K clients, if they have any; shown where there is room for all.
+        Names of the K clients, if they have any; shown if there is room for all.
     classes
         Names of the C classes, likewise.
     """
@@ -94,7 +94,7 @@ def _bubbles(figure: Figure, sizes: Axes, main: Axes, label_counts: NDArray[np.i
     clients, classes = np.nonzero(label_counts)
     values = label_counts[clients, classes]
     most = max(int(label_counts.max()), 1)
-    # The largest bubble just fills its cell: 0.27 inch a class and what the width leaves for a client, in points.
+    # The largest bubble just fills its cell: 0.27 inches per class, and the remaining width per client, in points.
     widest = 72 * min(0.26, 0.88 * width_of(num_clients) / num_clients)
     main.grid(True, color=GRID, linewidth=0.6)
     main.scatter(clients, classes, s=widest**2 * values / most, color=COLORS[0], alpha=0.85, linewidths=0)
@@ -115,7 +115,7 @@ def _heat_map(figure: Figure, sizes: Axes, main: Axes, label_counts: NDArray[np.
     num_clients, num_classes = label_counts.shape
     shares, totals = _ordered_shares(label_counts)
     extent = (-0.5, num_clients - 0.5, num_classes - 0.5, -0.5)
-    # Square-root colours: a tenth of a client's samples must still show beside a client of one class.
+    # Square-root colours, so that a tenth of a client's samples is still visible beside a client with one class.
     norm = PowerNorm(0.5, vmin=0, vmax=max(float(shares.max()), 1e-9))
     image = main.imshow(shares.T, aspect="auto", cmap=_SHARES, norm=norm, extent=extent, interpolation="nearest")
     bar = figure.colorbar(image, ax=[sizes, main], pad=0.015, aspect=30)
@@ -134,7 +134,7 @@ def _heat_map(figure: Figure, sizes: Axes, main: Axes, label_counts: NDArray[np.
 
 
 def _ordered_shares(label_counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return shares of classes `(columns, C)` and samples per client `(columns,)`, clients without samples last."""
+    """Return shares of classes `(columns, C)` and samples per client `(columns,)`; clients without samples are last."""
     totals = label_counts.sum(axis=1)
     largest, leader = label_counts.max(axis=1), label_counts.argmax(axis=1)
     lead = largest / np.maximum(totals, 1)

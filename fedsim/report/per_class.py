@@ -1,4 +1,4 @@
-"""The final accuracy of each class above the number of its training samples."""
+"""The final accuracy of each class, above its number of training samples."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,11 +24,11 @@ from fedsim.report.figures import (
 from fedsim.runs.folder import RunFolder, run_labels
 
 _NAMED, _LONG, _SHORT = 20, 16, 8
-"""Classes whose names find room, and letters of a name that do, slanted and upright."""
+"""Number of classes for which names fit; characters of a name that fit, slanted and upright."""
 
 
 def per_class_plots(folders: Sequence[RunFolder]) -> list[Plot]:
-    """Return the final accuracy of each class above its number of samples; runs with other data get their own plot."""
+    """Return the final accuracy of each class above its number of samples; one plot per distinct data."""
     alike: dict[tuple[int, bytes], list[tuple[int, str, RunFolder]]] = {}
     for place, (label, folder) in enumerate(zip(run_labels(folders), folders, strict=True)):
         if (accuracy := folder.per_class_accuracy) is not None and np.isfinite(accuracy).any():
@@ -46,7 +46,7 @@ def per_class_plots(folders: Sequence[RunFolder]) -> list[Plot]:
 
 
 def _per_class(runs: Sequence[RunFolder], labels: Sequence[str], places: Sequence[int]) -> Figure:
-    """Draw runs on the same data; `places` are their places among all runs, which give their colours."""
+    """Draw runs on the same data; `places` are their positions among all runs, which determine the colours."""
     accuracies = [values for run in runs if (values := run.per_class_accuracy) is not None]
     classes = np.arange(len(accuracies[0]))
     counts, groups = runs[0].class_counts, runs[0].class_groups
@@ -84,7 +84,7 @@ def _per_class(runs: Sequence[RunFolder], labels: Sequence[str], places: Sequenc
     if len(classes) <= _NAMED and names != list(map(str, classes)):
         bottom.set_xticks(classes, labels=[name if len(name) <= _LONG else f"{name[: _LONG - 1]}…" for name in names])
         bottom.tick_params(axis="x", rotation=30 if max(map(len, names)) > _SHORT else 0)
-        for tick in bottom.get_xticklabels():  # a name may hold a $
+        for tick in bottom.get_xticklabels():  # a name may contain a $
             tick.set_parse_math(False)
     else:
         id_ticks(bottom.xaxis, len(classes))

@@ -1,4 +1,4 @@
-"""Contact sheets of the images that a run shows, such as those that its server made."""
+"""Contact sheets of the images of a run, such as those that its server synthesised."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ _COLUMNS = 16
 
 
 def picture_plots(folders: Sequence[RunFolder]) -> list[Plot]:
-    """Return a contact sheet of each set of images that the runs show."""
+    """Return a contact sheet for each set of images of the runs."""
     plots = []
     for run, (label, folder) in enumerate(zip(run_labels(folders), folders, strict=True), 1):
         for number, (title, images) in enumerate(folder.pictures.items(), 1):
@@ -24,7 +24,7 @@ def picture_plots(folders: Sequence[RunFolder]) -> list[Plot]:
 
 
 def sheet(images: npt.NDArray[np.uint8], columns: int = _COLUMNS) -> Figure:
-    """Draw images (N, C, H, W) in rows of `columns`, each as it is, with a line between them."""
+    """Draw images (N, C, H, W) in rows of `columns`, unscaled, with a line between them."""
     tiles = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=255)
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)

@@ -1,4 +1,4 @@
-"""What a run is going to be, on a terminal, for `fedsim run --dry-run`."""
+"""Show the plan of a run on a terminal, for `fedsim run --dry-run`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def render_plan(plan: Plan) -> RenderableType:
-    """Return the plan: a line each for what will be done, by whom, and what it costs."""
+    """Return the plan: one line each for the work, the clients, and the costs."""
     config, sizes = plan.config, np.array(plan.samples)
     seen = sizes[sizes > 0]
     table = Table.grid(padding=(0, 2))
@@ -54,7 +54,7 @@ def _privacy(found: Iterable[Guarantee]) -> list[str]:
 
 
 def format_bytes(count: float) -> str:
-    """Return a number of bytes for people, in powers of 1,000."""
+    """Return a number of bytes as text, in powers of 1,000."""
     for unit in _UNITS:
         if count < 1000 or unit == _UNITS[-1]:
             break

@@ -1,6 +1,6 @@
-"""The pictures of a run: how it learned, how well it knows each class, and who holds which labels.
+"""All figures of a run: learning curves, accuracy per class, and the labels of each client.
 
-Figures are plain objects drawn by Agg: no pyplot, no global state, no display.
+Figures are plain objects drawn by Agg, without pyplot, global state or a display.
 """
 
 from collections.abc import Sequence
@@ -34,12 +34,12 @@ __all__ = [
 
 
 def write_plots(folder: RunFolder) -> list[Path]:
-    """Write all plots that the run has data for as PNG files into its `plots/` and return their paths."""
+    """Write all plots for which the run has data as PNG files into its `plots/`; return their paths."""
     return [write_atomically(folder.path / "plots" / f"{p.name}.png", p.png, folders=True) for p in all_plots([folder])]
 
 
 def write_figures(folders: Sequence[RunFolder], out: Path, form: str) -> list[Path]:
-    """Write all plots of the runs as "pdf" or "svg" files into the folder `out`, for a paper; returns their paths."""
+    """Write all plots of the runs as "pdf" or "svg" files into the folder `out`, for a paper; return their paths."""
     plots = all_plots(folders) if (groups := seeds_grouped(folders)) is None else group_curves(groups)
     return [
         write_atomically(out / f"{plot.name}.{form}", drawn_as(plot.figure, form, plot.name), folders=True)
@@ -48,7 +48,7 @@ def write_figures(folders: Sequence[RunFolder], out: Path, form: str) -> list[Pa
 
 
 def all_plots(folders: Sequence[RunFolder]) -> list[Plot]:
-    """Return all plots that the runs have data for: curves over rounds, accuracies by stage and class, partitions."""
+    """Return all plots for which the runs have data: curves over rounds, accuracies by stage and class, partitions."""
     return [
         *learning_curves(folders),
         *client_plots(folders),

@@ -1,4 +1,4 @@
-"""What a run's report says of its privacy: what holds, against whom, and what is not covered."""
+"""The privacy part of a run's report: the guarantees, against whom they hold, and what is not covered."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AGAINST: Final = {"server": "everybody", "readers": "readers of the model"}
 
 
 def epsilon_of(folder: RunFolder) -> tuple[str, str] | None:
-    """Return the smallest epsilon that a run promises, and of what; None where it promises none."""
+    """Return the smallest epsilon of a run and a description of it; None without any guarantee."""
     if not ledger.exists(folder.path) or not (found := guarantees(Ledger.read(folder.path))):
         return None
     best = min(found, key=lambda guarantee: guarantee.epsilon)
@@ -24,7 +24,7 @@ def epsilon_of(folder: RunFolder) -> tuple[str, str] | None:
 
 
 def privacy_section(folder: RunFolder) -> Section | None:
-    """Return the section of a run that has a privacy ledger."""
+    """Return the privacy section of a run; None if it has no ledger."""
     if not ledger.exists(folder.path):
         return None
     told = Ledger.read(folder.path)

@@ -1,4 +1,4 @@
-"""A part that a method, or a run's privacy, adds to a report."""
+"""A section that a method, or a run's privacy, adds to a report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,24 +10,25 @@ from fedsim.report.figures import Plot
 
 @dataclass(frozen=True)
 class Section:
-    """A part that a method adds to the report, between the plots and the configuration.
+    """A section of the report, between the plots and the configuration.
 
     Parameters
     ----------
     title
         Its heading.
     text
-        A paragraph; escaped, unless it is `markupsafe.Markup`.
+        A paragraph; it is escaped unless it is `markupsafe.Markup`.
     rows
-        A table whose first row is its head; no table when empty. A row of one cell is the heading of those below it.
+        A table; its first row is the head. A later row with one cell is a heading for the rows below it. Without rows,
+        there is no table.
     plots
         Figures, shown below the table.
     folded
         Whether the table is hidden until a reader opens it.
     compact
-        Whether its columns are narrow, so that all of them are seen on a telephone.
+        Whether its columns are narrow, so that all of them fit on a telephone.
     hints
-        What heads of columns mean, in a sentence: shown where one points at them.
+        {head of a column: its meaning in one sentence}, shown when a reader points at the head.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""The summary of a run on a terminal, for `fedsim show RUN`."""
+"""Show the summary of a run on a terminal, for `fedsim show RUN`."""
 
 import shlex
 from collections.abc import Sequence
@@ -40,9 +40,9 @@ _STATUS_STYLES: Final = {
 
 
 def render_summary(folder: RunFolder, everything: bool = False) -> RenderableType:
-    """Return what a run was, how it ended, what it reached, where its files are and what to do next.
+    """Return a summary of a run: its options, its end, its results, its files, and the next command.
 
-    What it reached are the few metrics that matter for its method, or `everything` that was measured.
+    The results are the main metrics of its method, or with `everything` all metrics.
     """
     parts: list[RenderableType] = [_header(folder), Text(), _facts(folder)]
     if metrics := _metrics(folder) if everything else _headline(folder):
@@ -84,7 +84,7 @@ def _facts(folder: RunFolder) -> Table:
 
 
 def _headline(folder: RunFolder) -> RenderableType | None:
-    """Return the metrics that matter for the method, with what they say, and where the others are."""
+    """Return the main metrics of the method with their meanings, and a hint at the others."""
     final, summary = folder.final_metrics, folder.summary
     names = headline(final, summary.shows if summary else ())
     if not names:
@@ -126,7 +126,7 @@ def _metrics(folder: RunFolder) -> Table | None:
 
 
 def _trend(folder: RunFolder) -> tuple[str, Text] | None:
-    """Return a line with the course of the global accuracy or error, or of another head's where there is none."""
+    """Return a line on the course of the global accuracy or error; without these, of another head's."""
     others = (name for name in folder.metric_names if split_name(name)[1] in ("accuracy", "mse"))
     names = ["global/accuracy", "global/mse", *others]
     for name in names:
@@ -176,7 +176,7 @@ def _files_and_next(folder: RunFolder) -> Table:
         commands.insert(0, f"fedsim run --config {run} --set training.lr=LOWER")
     elif folder.status != "finished":
         commands.insert(0, f"fedsim run --resume {run}")
-    elif not (  # neither numbers nor what was learned without labels can be forgotten
+    elif not (  # runs with regression or unlabelled data cannot be unlearned
         any(name.endswith("/mse") for name in folder.final_metrics)
         or folder.option("data.labelled_fraction") not in (None, 1)
     ):
@@ -190,9 +190,9 @@ def _files_and_next(folder: RunFolder) -> Table:
 
 
 def sparkline(values: NDArray[np.float64], low: float | None = None, high: float | None = None) -> str:
-    """Return the values as a row of at most 40 bars, a space for NaN; means of neighbours where there are more.
+    """Return the values as a row of at most 40 bars, with a space for NaN; more values are averaged over neighbours.
 
-    The lowest bar is `low` and the highest `high`; by default the smallest and largest of the values.
+    The lowest bar is `low` and the highest `high`, by default the smallest and the largest value.
     """
     width = min(len(values), _TREND_WIDTH)
     if not width or not np.isfinite(values).any():
@@ -211,5 +211,5 @@ def sparkline(values: NDArray[np.float64], low: float | None = None, high: float
 
 
 def _plain(text: str) -> str:
-    """Return the text without control characters, which could drive the terminal."""
+    """Return the text without control characters, which could control the terminal."""
     return "".join(char if char.isprintable() else "�" for char in text)

@@ -1,4 +1,7 @@
-"""The table of a paper: groups of runs by rows, measures by columns, as Markdown, LaTeX, CSV or for a terminal."""
+"""The table of a paper: one row per group of runs, one column per measure.
+
+As Markdown, LaTeX, CSV or for a terminal.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +41,14 @@ _LATEX: Final = {
 
 @dataclass(frozen=True)
 class MeasureColumn:
-    """One measure of all groups."""
+    """One measure for all groups."""
 
     title: str
     measure: Measure
     way: Literal["higher", "lower"] | None
-    """Which way it is better."""
+    """Which direction is better."""
     percent: bool = False
-    """Whether it is a share in [0, 1] that is written in percent."""
+    """Whether it is a share in [0, 1] that is shown in percent."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class MeasureCell:
     percent: bool
 
     def text(self, sign: str = " ± ") -> str:
-        """Return mean ± deviation, and how many runs have a value where not all have."""
+        """Return mean ± deviation, and the number of runs with a value if some have none."""
         if not self.spread.n:
             return ABSENT
         mean, sd = (100 * value if self.percent else value for value in (self.spread.mean, self.spread.sd))
@@ -69,7 +72,7 @@ class MeasureCell:
 def columns_of(
     groups: Sequence[RunGroup], metrics: Sequence[str] = (), target: float | None = None
 ) -> list[MeasureColumn]:
-    """Return the columns: the metrics named, or those one asks for first, and what it takes to reach a target.
+    """Return the columns: the named metrics, or the main ones, and the cost of reaching a target.
 
     Raises
     ------
@@ -95,11 +98,11 @@ def columns_of(
 
 
 def rows_of(groups: Sequence[RunGroup], columns: Sequence[MeasureColumn]) -> list[list[MeasureCell]]:
-    """Return a row of cells for each group."""
+    """Return one row of cells per group."""
     found: list[list[MeasureCell]] = [[] for _ in groups]
     for column in columns:
         values: list[Mapping[int, float]] = [group.values(column.measure) for group in groups]
-        # Those that never got to a target are not compared with those that did.
+        # Groups that did not reach a target in all runs are not compared with those that did.
         whole = [part if len(part) == len(group.runs) else {} for part, group in zip(values, groups, strict=True)]
         marks = not_worse(whole, column.way)
         for row, group, part, mark in zip(found, groups, values, marks, strict=True):
@@ -108,7 +111,7 @@ def rows_of(groups: Sequence[RunGroup], columns: Sequence[MeasureColumn]) -> lis
 
 
 def render_table(groups: Sequence[RunGroup], columns: Sequence[MeasureColumn] | None = None) -> Group:
-    """Return the table for a terminal, and below it, as wide as the terminal, how it is read."""
+    """Return the table for a terminal, with a line below it that explains it."""
     columns = columns_of(groups) if columns is None else columns
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for head in ("", "n", *(column.title for column in columns)):
@@ -132,7 +135,7 @@ def to_markdown(groups: Sequence[RunGroup], columns: Sequence[MeasureColumn]) ->
 
 
 def to_latex(groups: Sequence[RunGroup], columns: Sequence[MeasureColumn]) -> str:
-    """Return the table as a LaTeX tabular, which needs the package booktabs."""
+    """Return the table as a LaTeX tabular; it needs the package booktabs."""
     heads = ["", "$n$", *(_escaped(_with_unit(column)) for column in columns)]
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule", _latex_line(heads), r"\midrule"]
     for group, row in zip(groups, rows_of(groups, columns), strict=True):

@@ -9,7 +9,7 @@ from fedsim.runs.folder import RunFolder
 GROUPS: Final = ("Global", "Clients", "Unseen clients", "Validation", "Other heads", "Stages", "Training", "Other")
 
 ERRORS: Final = {"mse": "Mean squared error", "excess_risk": "Excess risk"}
-"""Measures of predicted numbers, lower is better."""
+"""Error measures for regression; lower is better."""
 
 ABSENT: Final = "–"
 """Placeholder for a missing value."""
@@ -43,7 +43,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def families(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the metrics of each common plot, by their common prefix, as of `train/parts:a` and `train/parts:b`."""
+    """Return {common prefix: metrics} for metrics with a common plot, such as `train/parts:a` and `train/parts:b`."""
     found: dict[str, list[str]] = {}
     for name in names:
         head, quantity = split_name(name)
@@ -76,7 +76,7 @@ def _sort_key(name: str) -> tuple[str, int, int, str]:
 
 
 def metric_label(name: str) -> str:
-    """Return a metric's name within its group, as "Accuracy (many)", "global_psi: Loss" or "Chosen by: nobody"."""
+    """Return a metric's name within its group, such as "Accuracy (many)", "global_psi: Loss" or "Chosen by: nobody"."""
     head, quantity = split_name(name)
     base, _, shots = quantity.rpartition("_")
     words = f"{base} ({shots})" if base == "accuracy" else ERRORS.get(quantity, quantity)
@@ -101,7 +101,7 @@ def direction(name: str) -> Literal["higher", "lower"] | None:
 
 
 def format_metric(name: str, value: float) -> str:
-    """Return a metric's value for people: accuracies in percent, all else to four digits."""
+    """Return a metric's value as text: accuracies in percent, others with four digits."""
     if math.isnan(value):
         return ABSENT
     if math.isinf(value):
@@ -122,7 +122,7 @@ def best_of(name: str, values: list[float]) -> list[bool]:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a time span for people: `8.3 s`, `4 min 05 s`, `2 h 07 min`."""
+    """Return a time span as text: `8.3 s`, `4 min 05 s`, `2 h 07 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -130,7 +130,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_option(value: Any) -> str:
-    """Return a value of the configuration as YAML would have it, on one line."""
+    """Return a value of the configuration in YAML syntax, on one line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -146,7 +146,7 @@ def key_options(folder: RunFolder) -> dict[str, str]:
     """Return the main options of a run's configuration, by label: method, data, partition, model, clients, ..."""
     found = {label: folder.option(key) for key, label in _KEY_OPTIONS.items()}
     if folder.summary and folder.summary.engine:
-        found["Engine"] = _engine(folder.summary.engine)  # what "auto" came to
+        found["Engine"] = _engine(folder.summary.engine)  # the engine that "auto" chose
     if folder.summary and folder.summary.clients_by:
         found["Partition"] = f"natural (by {folder.summary.clients_by})"
     if found["Long tail"] == 1:

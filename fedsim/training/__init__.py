@@ -1,1 +1,1 @@
-"""Local training: who sees which sample when, and the SGD loop over one client or many at once."""
+"""Local training: the batches of each client, and the SGD loop over one client or many at once."""

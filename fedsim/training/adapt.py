@@ -21,7 +21,7 @@ class _Steps:
     steps: int
 
     def phases(self) -> Sequence[Phase]:
-        """Return these."""
+        """Return these phases."""
         return [self._of(phase) for phase in self.client.phases() if any(map(phase.trains, self.names))]
 
     def _of(self, phase: Phase) -> Phase:

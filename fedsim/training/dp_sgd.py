@@ -1,17 +1,17 @@
 """Example-level differential privacy: DP-SGD (arXiv:1607.00133) for clients trained together.
 
-Step of client k, whose n samples make L = ceil(n / batch_size) batches of an epoch; q = 1 / L:
+Step of client k, whose n samples make L = ceil(n / batch_size) batches per epoch; q = 1 / L:
 
     B ~ each sample with probability q        g_i = grad loss(sample i alone)
     g = (sum_{i in B} g_i * min(1, C / ||g_i||_2) + N(0, (z C)^2 I)) / (q n)
 
-If a loss is a sum of G parts that share no parameter, each part's gradient is clipped to C / sqrt(G), so that none
+The optimiser then takes its step with g. The batches are Poisson samples, as the accountant assumes. Some are empty;
+they also cause a step, of noise alone. Gradients are computed for each sample alone, so the norm is bounded for any
+loss. A gradient entry that is not finite counts as 0.
+
+If a loss is a sum of G parts that share no parameter, each part's gradient is clipped to C / sqrt(G), so that no part
 scales the step of another; together their norm is at most C. Parameters that never leave a client, and do not affect
 any that do, are trained without clipping and noise: they are not part of a release.
-
-followed by the optimiser's step with g. The batches are Poisson samples, as the accountant assumes: some
-are empty, and they also cause a step, of noise alone. Gradients are computed for each sample alone, so that the norm is
-bounded for any loss. A gradient entry that is not finite counts as 0.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from fedsim.training.trainer import TrainedLanes, Trainer
 
 
 class Call(NamedTuple):
-    """What a run asks its trainer for; see `Trainer.train`."""
+    """The arguments of a run's call of its trainer; see `Trainer.train`."""
 
     trainer: Trainer
     start: State
@@ -27,7 +27,7 @@ class Call(NamedTuple):
     def can_be_joined(self) -> bool:
         """Whether its clients can be trained beside those of other runs.
 
-        They cannot where runs differ in more than the model: in what the server sends beside it, or in noise.
+        This is not possible if the runs differ in more than the model: in other tensors from the server, or in noise.
         """
         sent = self.constants or any(job.start is not None for job in self.jobs)
         return not sent and self.trainer.private is None and all(p.audit is None for p in self.trainer.client.phases())
@@ -40,22 +40,22 @@ class Call(NamedTuple):
 class JointTrainer:
     """Answers the calls of several runs with one trainer, `width` clients at once.
 
-    The copies of one client, which have equally many samples, are trained beside each other. Batches and cohorts are
-    exactly those of the runs; weights differ by rounding. Dropout draws other numbers than in the runs.
+    The copies of one client, which have the same number of samples, are trained beside each other. Batches and cohorts
+    are exactly those of the runs; weights differ by rounding. Dropout draws other numbers than in the runs.
 
     Parameters
     ----------
     trainer
         The trainer of one of the runs, on data that has the rows of all of them.
     width
-        Clients that are trained at once.
+        Number of clients trained at once.
     """
 
     def __init__(self, trainer: Trainer, width: int) -> None:
         self._trainer, self._width = trainer, width
 
     def answer(self, calls: Mapping[int, Call]) -> dict[int, TrainedLanes]:
-        """Return the results of the calls of the earliest round among those that wait, by the numbers of their runs."""
+        """Return {run: result} for the waiting calls of the earliest round."""
         first = min(call.server_round for call in calls.values())
         now = {run: call for run, call in calls.items() if call.server_round == first}
         joined = [run for run, call in now.items() if call.can_be_joined]

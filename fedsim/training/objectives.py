@@ -12,7 +12,7 @@ def proximal_penalty(params: Tensors, anchor: Tensors, mu: float) -> Tensor:
 
 
 def pseudo_labels(probabilities: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Return the likeliest class of each sample, (B, C) -> (B,) int64, and whether it is above the threshold, (B,)."""
+    """Return each sample's most likely class, (B, C) -> (B,) int64, and whether it is above the threshold, (B,)."""
     top, label = probabilities.max(-1)
     return label, top > threshold
 

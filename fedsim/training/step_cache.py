@@ -4,9 +4,9 @@ vmap and grad transform a loss operation by operation, in Python, in every call.
 the operations themselves. A step that is called repeatedly with tensors of the same shapes is recorded as the list of
 its operations and then replayed, with the same bits.
 
-A recording may use several threads of torch where this gives the same bits in less time. Both are tried for each shape:
-an operation divides its work over threads by shapes alone, whatever the values are. The time is tried again now and
-then, since threads wait for each other, and on a busy machine take longer than one.
+A recording may use several threads of torch if this gives the same bits in less time. Both are tried for each shape;
+an operation divides its work over threads by shapes alone, not by values. The times are measured again from time to
+time, because threads wait for each other, and on a busy machine they can take longer than one thread.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from fedsim.models.lanes import is_table
 from fedsim.randomness import torch_draws
 
 Step = Callable[..., tuple[Tensors, ...]]
-"""(named tensors, ...) -> (named tensors, ...); it depends on its arguments alone, and may write to them."""
+"""(named tensors, ...) -> (named tensors, ...); it depends only on its arguments, and may write to them."""
 
 _PATIENCE = 20  # calls before a recording, which costs as much time as 50 replays save
 _REMEMBERED = 256  # shapes
 _TRIED = 3  # times with each number of threads
 _TRIED_EVERY = 500  # replays
-_WORTHWHILE = 0.8  # of the time on one thread; above that, the cores are better left to others
+_WORTHWHILE = 0.8  # of the time on one thread; above that, the cores are better left to other processes
 
 
 class Recorder:
@@ -51,7 +51,7 @@ class Recorder:
         self._threads = 1
 
     def allow_threads(self, count: int) -> None:
-        """Let recordings use up to `count` threads of torch, where the bits stay the same and it takes less time."""
+        """Let recordings use up to `count` threads of torch, if the bits stay the same and it takes less time."""
         self._threads = count
 
     def __call__(self, name: Hashable, step: Step, *given: Tensors) -> tuple[Tensors, ...]:

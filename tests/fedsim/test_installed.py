@@ -67,7 +67,7 @@ def test_all_kinds_run_and_are_listed(package: Path, cli: Cli, no_pictures: None
 def test_ours_win_a_clash_and_it_is_said(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _tell_clash.cache_clear()
     assert "fedavg" not in installed("strategies", {"fedavg"})
-    assert "brings 'fedavg' of fedsim.strategies, a name of fedsim's own, which is taken" in capsys.readouterr().err
+    assert "brings 'fedavg' of fedsim.strategies, a name that fedsim itself uses" in capsys.readouterr().err
 
 
 def test_one_that_cannot_be_loaded_is_one_line(package: Path) -> None:

@@ -27,7 +27,7 @@ def test_an_app_is_a_folder_of_files_one_of_which_is_to_be_filled_in(cli: Cli, t
         ({"faults": {"error": 0.5}}, "faults: real nodes have their own"),
         ({"privacy": {"client": {"noise_multiplier": 1.0}}}, "privacy.noise: must be secure"),
         ({"clients_unseen": 1}, "clients_unseen: every node takes part"),
-        ({"strategy": {"name": "fedld", "loss_parts": True}}, "its server looks at the clients' data"),
+        ({"strategy": {"name": "fedld", "loss_parts": True}}, "its server reads the clients' data"),
         (
             {"privacy": {"noise": "secure", "example": {"target_epsilon": 3.0}}},
             "privacy.example.target_epsilon: nodes do not know",
