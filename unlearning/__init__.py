@@ -1,1 +1,1 @@
-"""Unlearning methods: one file is one method."""
+"""Unlearning methods: one file per method."""

@@ -35,8 +35,8 @@ from unlearning.parts.steps import (
 class BadTeacherConfig(UnlearningConfig):
     """Options of the bad teacher.
 
-    What an ordinary client holds is like what others hold. The student cannot follow the untrained net on the one and
-    the original on the other, so kept samples lose some points (3 on digits).
+    The samples of an ordinary client resemble those of other clients. The student cannot follow the untrained net on
+    the former and the original on the latter, so kept samples lose some points (3 on digits).
     """
 
     defaults_for: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -44,15 +44,15 @@ class BadTeacherConfig(UnlearningConfig):
     }
 
     epochs: int = Field(10, ge=0, json_schema_extra=searched(1, 20))
-    """Passes over the sampled kept samples; the authors' 1."""
+    """Passes over the sampled kept samples; the authors' value is 1."""
     batch_size: int = Field(64, ge=1)
-    """Samples of either kind per step."""
+    """Samples of each kind per step."""
     lr: float = Field(1e-3, gt=0, json_schema_extra=searched(1e-4, 5e-3))
-    """Learning rate of Adam; the authors' 1e-4."""
+    """Learning rate of Adam; the authors' value is 1e-4."""
     retain_share: float = Field(0.3, gt=0, le=1)
     """Share of the kept samples that is used."""
     temperature: float = Field(1.0, gt=0)
-    """Of the distillation."""
+    """Temperature of the distillation."""
 
 
 @unlearning(

@@ -1,7 +1,7 @@
 """CF-k: catastrophic forgetting of the last k blocks: fine-tune only these and the classifier on the kept samples.
 
 "Towards Adversarial Evaluations for Inexact Machine Unlearning" (arXiv:2201.06640).
-Differs from the common code: the frozen blocks keep the running statistics of batch norm too.
+Differs from the common code: the frozen blocks also keep the running statistics of batch norm.
 """
 
 import numpy as np
@@ -21,5 +21,5 @@ class CfkConfig(TailConfig):
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: CfkConfig, rng: np.random.Generator
 ) -> Classifier:
-    """Return the model, its last blocks fine-tuned."""
+    """Return the model with its last blocks fine-tuned."""
     return repair_tail(model, retain, config, rng)

@@ -1,4 +1,4 @@
-"""CT, convolution transpose: turn every kernel over its diagonal, then fine-tune on the kept samples.
+"""CT, convolution transpose: transpose every kernel, then fine-tune on the kept samples.
 
 W[c, i, a, b] ← W[c, i, b, a] for each square kernel;  then min_θ E_{D_r} ℓ.
 A winner of the NeurIPS 2023 unlearning challenge, measured in "Deep Unlearn" (arXiv:2410.01276).
@@ -21,13 +21,13 @@ class CtConfig(RepairConfig):
     """Options of CT."""
 
     epochs: int = Field(20, ge=0, json_schema_extra=searched(5, 30))
-    """Passes over the kept samples that repair."""
+    """Passes over the kept samples for the repair."""
     lr: float = Field(0.03, gt=0, json_schema_extra=searched(1e-3, 0.1))
     """Learning rate of SGD."""
 
 
 def transpose_kernels(model: Classifier) -> None:
-    """Swap the spatial axes of every square kernel larger than 1x1, in place; twice is the identity.
+    """Swap the spatial axes of every square kernel larger than 1x1, in place; doing it twice is the identity.
 
     Raises
     ------

@@ -1,13 +1,13 @@
-"""DMM, datamodel matching: predict what retraining would answer, then fine-tune the model until it answers that.
+"""DMM, datamodel matching: predict the outputs of retraining, then fine-tune the model to these outputs.
 
-Models trained on random subsets tell by how much Δ_F(x) the logits of every sample would change without F (see
-`unlearning.parts.datamodels`);   t(x) = z(x; θ_0) − Δ_F(x), θ_0 the model as it was, in evaluation mode, and Δ_F with
-its scale;   then `unlearning.parts.matching`. Serving t itself, without training, is DM-Direct, which stands beside.
-"Attribute-to-Delete: Machine Unlearning via Datamodel Matching" (arXiv:2410.23232).
+Models trained on random subsets show by how much Δ_F(x) the logits of every sample would change without F (see
+`unlearning.parts.datamodels`). The targets are t(x) = z(x; θ_0) − Δ_F(x), with θ_0 the original model in evaluation
+mode and Δ_F with its scale; then `unlearning.parts.matching`. Serving t itself, without training, is DM-Direct, which
+is shown beside it. "Attribute-to-Delete: Machine Unlearning via Datamodel Matching" (arXiv:2410.23232).
 
-Differs from the paper: units are clients where whole clients are forgotten, and groups of the size of the request
-elsewhere, not samples, which takes thousands of models; nine of ten units are kept, not half of them; the scale is
-fitted on subset models held out. What all these models cost is in the table, and how many requests pay it back.
+Differs from the paper: units are clients if whole clients are forgotten, and otherwise groups of the size of the
+request; not samples, which need thousands of models. Nine of ten units are kept, not half of them. The scale is fitted
+on held-out subset models. The table shows the cost of all these models, and the number of requests that pays it back.
 """
 
 import copy
@@ -30,15 +30,15 @@ class DatamodelMatchingConfig(MatchingConfig):
     """Options of datamodel matching."""
 
     unit: Literal["auto", "client", "group", "sample"] = "auto"
-    """What subset models leave out: clients serve all requests for clients, groups this request alone."""
+    """The units that subset models leave out: clients serve all requests for clients, groups only this request."""
     share: float = Field(0.9, gt=0, lt=1)
     """α, the probability with which a subset model keeps a unit."""
     models: int | None = Field(None, ge=5)
-    """Subset models; by default ten per unit."""
+    """Number of subset models; by default ten per unit."""
     estimator: Literal["ridge", "means"] = "ridge"
     """Ridge regression, or differences of means."""
     scale: float | None = Field(None, ge=0)
-    """κ, by default fitted on models held out; 0 leaves the model as it is."""
+    """κ, by default fitted on held-out models; 0 does not change the model."""
 
 
 @unlearning(
@@ -50,7 +50,7 @@ class DatamodelMatchingConfig(MatchingConfig):
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: DatamodelMatchingConfig, rng: np.random.Generator
 ) -> Classifier:
-    """Return the model, matched to what retraining is predicted to answer."""
+    """Return the model, matched to the predicted outputs of retraining."""
     kept, before = required(retain), copy.deepcopy(model).eval()
     shift = torch.cat([required(forget.shift), required(kept.shift)])
 

@@ -1,8 +1,8 @@
-"""EU-k: exact unlearning of the last k blocks: draw these and the classifier anew and train them on the kept samples.
+"""EU-k: exact unlearning of the last k blocks: re-initialise these and the classifier, train them on the kept samples.
 
 "Towards Adversarial Evaluations for Inexact Machine Unlearning" (arXiv:2201.06640).
-Differs from the common code: every weight of the blocks is drawn anew, at any depth; the frozen blocks keep the running
-statistics of batch norm too.
+Differs from the common code: every weight of the blocks is drawn anew, at any depth. The frozen blocks also keep the
+running statistics of batch norm.
 """
 
 import numpy as np
@@ -29,6 +29,6 @@ class EukConfig(TailConfig):
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: EukConfig, rng: np.random.Generator
 ) -> Classifier:
-    """Return the model, its last blocks trained from fresh weights."""
+    """Return the model with its last blocks trained from new weights."""
     reset(tail(model, config.blocks), spawn_rng(rng))
     return repair_tail(model, retain, config, rng)

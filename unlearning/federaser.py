@@ -1,16 +1,17 @@
 """FedEraser: replay the kept rounds without the forgotten clients; short training gives directions, history lengths.
 
 W: clients to forget; t_1 < t_2 < …: the kept rounds, Δt apart; U_k^t = θ_k^t − θ^t: the stored updates.
-    θ̃^{t_1} = θ^{t_1} + Σ_{k∉W} p̃_k U_k^{t_1}                             the first round, as it is stored
-    Û_k = r·E local epochs of client k from θ̃,  less θ̃                    calibration
+    θ̃^{t_1} = θ^{t_1} + Σ_{k∉W} p̃_k U_k^{t_1}                             the first round, as stored
+    Û_k = r·E local epochs of client k from θ̃,  minus θ̃                   calibration
     Ũ_k = ‖U_k^{t_j}‖ · Û_k / (‖Û_k‖ + ε)
     θ̃ ← θ̃ + Σ_{k∉W} p̃_k Ũ_k,   p̃_k = n_k / Σ_{j∉W} n_j                 at t_2, t_3, …
 "FedEraser: Enabling Efficient Client-Level Data Removal from Federated Learning Models" (IWQoS 2021, arXiv:2012.13891).
-Differs: the paper divides the sum by K − 1 once more, though its weights sum to 1; the authors' code averages models,
-unweighted, before it rescales each layer of the mean. Here each client is rescaled, over all its parameters (the
-formula) or tensor by tensor, and the sum is the server's own aggregation. BatchNorm statistics are those of the
-calibrating clients, averaged; ε keeps a client that does not move at rest. A client that keeps some of its samples
-trains on those for all its epochs, and its update is taken as it is: what is stored of it shows the others.
+Differs: the paper also divides the sum by K − 1, although its weights sum to 1. The authors' code averages models
+without weights, before it rescales each layer of the mean. Here each client is rescaled, over all its parameters (the
+formula) or tensor by tensor, and the sum is the server's own aggregation. BatchNorm statistics are the average of those
+of the calibrating clients. ε leaves a client at rest if it does not move. A client that keeps some of its samples
+trains on those for all its epochs, and its update is not rescaled, because its stored update contains the other
+samples.
 """
 
 from collections.abc import Iterator
@@ -32,9 +33,9 @@ class FedEraserConfig(UnlearningConfig):
     """Options of FedEraser; Δt is the run's history.every."""
 
     calibration: float = Field(0.5, gt=0, le=1, json_schema_extra=searched(0.1, 1.0))
-    """r, the share of the local epochs, or steps, that calibrating clients train for; one at least."""
+    """r, the share of the local epochs, or steps, for which calibrating clients train; at least one."""
     scale: Literal["client", "layer"] = "client"
-    """What has one length: all parameters of a client, or each of its tensors."""
+    """What is rescaled as one vector: all parameters of a client, or each of its tensors."""
 
 
 @unlearning(
@@ -59,7 +60,7 @@ def unlearn(federation: Federation, config: FedEraserConfig) -> Tensors:
 
 
 def _first(federation: Federation, first: Round, theta: Tensors) -> Iterator[tuple[int, SentModel]]:
-    """Yield what clients sent in the first round, and what those with samples to forget send now."""
+    """Yield the updates stored for the first round; clients with samples to forget send new ones."""
     anew = [client for client in first.staying if client not in first.untouched]
     sent = dict(federation.train(theta, first.number, anew)) if anew else {}
     for client in first.staying:
@@ -85,7 +86,7 @@ def _calibrated(
 
 
 def rescaled(stored: Tensors, fresh: Tensors, scale: str) -> Tensors:
-    """Return Ũ: the direction of `fresh` with the length of `stored`, over all tensors or each for itself."""
+    """Return Ũ: the direction of `fresh` with the length of `stored`, over all tensors or for each one."""
     groups = [list(fresh)] if scale == "client" else [[name] for name in fresh]
     return {
         name: fresh[name] * (norm({n: stored[n] for n in group}) / (norm({n: fresh[n] for n in group}) + EPSILON))

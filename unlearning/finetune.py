@@ -1,6 +1,6 @@
-"""Fine-tuning: go on training on what is kept, and let forgetting happen by itself.
+"""Fine-tuning: continue training on the kept samples, and rely on natural forgetting.
 
-min_w E_{(x, y) in D_r} CE(f_w(x), y), by SGD with momentum; the plain baseline that every method has to beat.
+min_w E_{(x, y) in D_r} CE(f_w(x), y), by SGD with momentum; the plain baseline for every method.
 """
 
 import numpy as np
@@ -25,5 +25,5 @@ class FineTuneConfig(RepairConfig):
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: FineTuneConfig, rng: np.random.Generator
 ) -> Classifier:
-    """Return the model trained further on the retain view."""
+    """Return the model after further training on the retain view."""
     return repair(model, retain, config, rng)

@@ -1,19 +1,19 @@
-"""GS-LoRA and GS-LoRA++: forget classes by low-rank factors in a few blocks of a transformer, the rest untouched.
+"""GS-LoRA and GS-LoRA++: forget classes by low-rank factors in a few blocks of a transformer; the rest stays unchanged.
 
-Both linear layers of each block's perceptron get factors, W_eff = W + s B A with s = 1 / rank, A (rank, in) drawn,
-B (out, rank) zero. Only they are trained, by AdamW with a cosine schedule, on L = L_r + β L_f + α_t L_s + L_pro:
+Both linear layers of each block's MLP get factors, W_eff = W + s B A with s = 1 / rank, A (rank, in) random, B (out,
+rank) zero. Only the factors are trained, by AdamW with a cosine schedule, on L = L_r + β L_f + α_t L_s + L_pro:
     L_r = CE(D_r batch),   L_f = max(0, bound - CE(D_f batch)),
     L_s = Σ_l sqrt(‖A_l1‖² + ‖B_l1‖² + ‖A_l2‖² + ‖B_l2‖²),   α_t = 0 in the first epochs, then α,
     L_pro = w_f max(0, bound_pro - K(D_f)) + w_r K(D_r),   K = mean_i KL(softmax(p_{y_i}) ‖ softmax(h(x_i))),
-with h the features and p_c the mean features of class c in the loaded model. In the end W ← W + s B A, the very
-expression that training used, so that not a bit of a logit changes; the outcome's folder and that of the request before
-it differ by s B A alone, and `fedsim undo` subtracts it. GS-LoRA has w_f = w_r = 0.
+with h the features and p_c the mean features of class c in the loaded model. At the end W ← W + s B A. This is the same
+expression as in training, so the logits keep all their bits. The outcome differs from the model before it only by s B
+A, and `fedsim undo` subtracts it. GS-LoRA has w_f = w_r = 0.
 "Continual Forgetting for Pre-trained Vision Models" (arXiv:2403.11530), "Practical Continual Forgetting for
 Pre-trained Vision Models" (arXiv:2501.09705).
 
-Differs from the authors' code: prototypes come from the loaded model, not from one with random weights; there is no
-averaging over epochs; logits are those of the plain head, without a margin; `bound` is by default above log C, which
-plain softmax needs, max(10, 2 log C); `soft_threshold` makes exact zeros, which Adam does not.
+Differs from the authors' code: prototypes come from the loaded model, not from one with random weights. There is no
+averaging over epochs. Logits are those of the plain head, without a margin. `bound` is by default above log C, which
+plain softmax needs: max(10, 2 log C). `soft_threshold` makes exact zeros, which Adam does not.
 """
 
 from __future__ import annotations
@@ -41,67 +41,67 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 Blocks = Mapping[str, tuple[str, str]]
 """{block: its two layers}."""
 
-_TINY = 1e-12  # under the root, whose gradient at 0 is not finite
+_TINY = 1e-12  # added under the root, whose gradient at 0 is not finite
 
 
 class FactorsConfig(UnlearningConfig):
-    """How factors are trained."""
+    """Options of the training of factors."""
 
     rank: int = Field(4, ge=1)
-    """Rank of the factors; the paper's 8."""
+    """Rank of the factors; the paper's value is 8."""
     lr: float = Field(1e-2, gt=0)
     """Learning rate of AdamW; it falls to 1e-5 along a cosine."""
     weight_decay: float = Field(0.05, ge=0)
-    """Of AdamW, on the factors."""
+    """Weight decay of AdamW, on the factors."""
     epochs: int = Field(60, ge=0)
-    """Passes over the replayed samples; the paper's 100."""
+    """Passes over the replayed samples; the paper's value is 100."""
     batch_size: int = Field(32, ge=1)
-    """Samples per step, of each kind; the paper's 48."""
+    """Samples of each kind per step; the paper's value is 48."""
     beta: float = Field(0.2, ge=0)
-    """β, weight of forgetting."""
+    """β, the weight of forgetting."""
     bound: float | None = Field(None, gt=0)
-    """Cross-entropy of a batch from which on it is forgotten enough; by default max(10, 2 log C)."""
+    """Cross-entropy above which a batch counts as forgotten; by default max(10, 2 log C)."""
     alpha: float = Field(0.03, ge=0)
-    """α, weight of the blocks' norms; 0 is plain LoRA."""
+    """α, the weight of the blocks' norms; 0 is plain LoRA."""
     warmup: int = Field(10, ge=0)
-    """Epochs without it."""
+    """Epochs without this weight."""
     soft_threshold: bool = False
-    """Shrink each block by lr α after a step, in place of the gradient of its norm: exact zeros."""
+    """Shrink each block by lr α after a step, instead of using the gradient of its norm; this makes exact zeros."""
     share: float = Field(0.1, gt=0, le=1)
-    """Of the samples to forget and to keep, what is looked at."""
+    """Share of the samples to forget and to keep that is used."""
     shots: int | None = Field(None, ge=1)
-    """Samples of each class that are looked at, in place of a share."""
+    """Number of samples per class to use, instead of a share."""
     push: float = Field(0.0, ge=0)
-    """w_f: forgotten samples leave their prototypes."""
+    """w_f: move forgotten samples away from their prototypes."""
     pull: float = Field(0.0, ge=0)
-    """w_r: kept samples stay at theirs."""
+    """w_r: keep the kept samples near their prototypes."""
     prototype_bound: float = Field(10.0, gt=0)
-    """Divergence from which on a forgotten batch is far enough; the paper's 18."""
+    """Divergence above which a forgotten batch is far enough; the paper's value is 18."""
 
 
 class GsLoraConfig(FactorsConfig):
     """Options of GS-LoRA."""
 
     unreplayed: int = Field(0, ge=0)
-    """Kept classes of which no sample is looked at."""
+    """Number of kept classes of which no sample is used."""
 
 
 class GsLoraPlusConfig(GsLoraConfig):
     """Options of GS-LoRA++."""
 
     push: float = Field(0.05, ge=0)
-    """w_f: forgotten samples leave their prototypes."""
+    """w_f: move forgotten samples away from their prototypes."""
     pull: float = Field(0.05, ge=0)
-    """w_r: kept samples stay at theirs."""
+    """w_r: keep the kept samples near their prototypes."""
 
 
 def perceptrons(model: nn.Module, method: str = "gs_lora") -> Blocks:
-    """Return the two linear layers of each block's perceptron: modules called `mlp` that hold two.
+    """Return the two linear layers of each block's MLP: modules called `mlp` with two such layers.
 
     Raises
     ------
     FedsimError
-        If there is none; it names the `method` that was asked for.
+        If there are none; the message names the requested `method`.
     """
     blocks = {}
     for name, module in model.named_modules():
@@ -128,36 +128,36 @@ def new_factors(model: nn.Module, blocks: Blocks, rank: int, rng: np.random.Gene
 
 
 def effective(model: nn.Module, factors: Factors) -> dict[str, Tensor]:
-    """Return W + s B A of every layer with factors, s = 1 / rank, under its parameter's name."""
+    """Return W + s B A of every layer with factors, s = 1 / rank, by the parameter's name."""
     return {
         f"{name}.weight": model.get_parameter(f"{name}.weight") + (b @ a) / len(a) for name, (a, b) in factors.items()
     }
 
 
 def block_norms(factors: Factors, blocks: Blocks) -> Tensor:
-    """Return sqrt(‖A_l1‖² + ‖B_l1‖² + ‖A_l2‖² + ‖B_l2‖²) of each block l, (L,), over those parts that are trained."""
+    """Return sqrt(‖A_l1‖² + ‖B_l1‖² + ‖A_l2‖² + ‖B_l2‖²) of each block l, (L,), over the trained parts."""
     squares = [sum(part.square().sum() for part in trained(factors, pair)) for pair in blocks.values()]
     return torch.stack([torch.as_tensor(square) + _TINY for square in squares]).sqrt()
 
 
 def trained(factors: Factors, layers: Iterable[str]) -> list[Tensor]:
-    """Return the parts of some layers' factors that are trained: all, or where A is fixed the B."""
+    """Return the trained parts of some layers' factors: A and B, or only B if A is fixed."""
     return [part for layer in layers for part in factors[layer] if part.requires_grad]
 
 
 def bounded(loss: Tensor, bound: float) -> Tensor:
-    """Return max(0, bound - loss), (): without gradient once the loss has come to the bound."""
+    """Return max(0, bound - loss), (): it has no gradient once the loss has reached the bound."""
     return F.relu(bound - loss)
 
 
 def prototype_divergence(features: Tensor, targets: Tensor) -> Tensor:
-    """Return K, (), of features (B, d) and each sample's prototype (B, d): mean KL(softmax(p) ‖ softmax(h))."""
+    """Return K, (), from features (B, d) and each sample's prototype (B, d): mean KL(softmax(p) ‖ softmax(h))."""
     log_h, log_p = features.log_softmax(1), targets.log_softmax(1)
     return F.kl_div(log_h, log_p, reduction="batchmean", log_target=True)
 
 
 def prototypes(model: Classifier, views: list[View], batch_size: int) -> Tensor:
-    """Return the mean features of each class over the samples of all views, (C, d); 0 of a class without any."""
+    """Return the mean features of each class over the samples of all views, (C, d); 0 for a class without samples."""
     sums, counts = feature_sums(model, views, batch_size)
     return sums / counts.clamp_min(1)
 
@@ -185,7 +185,7 @@ def soft_threshold(factors: Factors, blocks: Blocks, amount: float) -> None:
 
 
 def some_samples(view: View, config: FactorsConfig, rng: np.random.Generator, left_out: frozenset[int]) -> View:
-    """Return what is looked at of a view: a share, or so many of each class; no sample of a class left out."""
+    """Return the samples of a view to use: a share, or a number per class; none of a class in `left_out`."""
     labels = required(view.y).cpu().numpy()
     if left_out:
         rows = torch.from_numpy(np.flatnonzero(~np.isin(labels, list(left_out)))).to(view.x.device)
@@ -202,16 +202,16 @@ def train_factors(
     model: Classifier, factors: Factors, blocks: Blocks, forget: View, retain: View, config: FactorsConfig,
     rng: np.random.Generator, *, span: range | None = None, centres: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """Train the factors in place; not a bit of the model changes.
+    """Train the factors in place; the model keeps all its bits.
 
     Parameters
     ----------
     forget
-        Where it is empty the factors learn to retain, and nothing else.
+        If it is empty, the factors only learn to retain.
     span
-        Which of the schedule's epochs; all by default.
+        The epochs of the schedule to run; all by default.
     centres
-        Prototypes, (C, d), where they are not those of these samples.
+        Prototypes, (C, d), if they are not those of these samples.
     """
     span = range(config.epochs) if span is None else span
     leaves = [{"params": trained(factors, factors), "initial_lr": config.lr}]
@@ -241,7 +241,7 @@ _Batch = tuple[Tensor, Tensor | None]
 
 
 def _replay(forget: View, retain: View, config: FactorsConfig, rng: np.random.Generator) -> Iterator[_Batch]:
-    """Yield the kept batches of an epoch; of few shots, at least as many as there are batches to forget."""
+    """Yield the kept batches of an epoch; with few shots, at least as many as batches to forget."""
     yield from retain.batches(config.batch_size, rng)
     if config.shots is not None:
         missing = -(-len(forget) // config.batch_size) - -(-len(retain) // config.batch_size)

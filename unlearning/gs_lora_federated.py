@@ -1,17 +1,17 @@
-"""GS-LoRA in the federation: clients train low-rank factors on what they hold, and send nothing else.
+"""GS-LoRA in the federation: clients train low-rank factors on their own samples, and send only these factors.
 
-Server: one A for all layers, drawn once from a seed that all know; B ← 0. In each of R rounds it sends B to a cohort
-that holds at least one client with something to forget, and takes
-    B ← Σ_k n_k B_k / Σ_k n_k,   n_k the samples that client k looks at.
-Client: the next E / R of the schedule's E epochs on the loss of `gs_lora`, with an AdamW of its own. One that has
-nothing to forget has β = w_f = 0: it helps to retain. In the end W ← W + s B A.
-With one A the mean of the clients' changes is the change of the mean, mean(B_k A) = mean(B_k) A. With `average: both`
-A is trained and averaged too, and mean(B_k A_k) - mean(B_k) mean(A_k) is reported.
-With `push` or `pull` clients first send the sums of their features by class, once, of which the server makes
+Server: one A for all layers, drawn once from a common seed; B ← 0. In each of R rounds it sends B to a cohort with at
+least one client that has samples to forget, and sets
+    B ← Σ_k n_k B_k / Σ_k n_k,   n_k the number of samples that client k uses.
+Client: the next E / R of the schedule's E epochs on the loss of `gs_lora`, with its own AdamW. A client without samples
+to forget has β = w_f = 0: it helps to retain. At the end W ← W + s B A.
+With one A, the mean of the clients' changes is the change of the mean: mean(B_k A) = mean(B_k) A. With `average: both`
+A is trained and averaged as well, and mean(B_k A_k) - mean(B_k) mean(A_k) is reported.
+With `push` or `pull`, clients first send the sums of their features by class, once; from these the server computes the
 prototypes (GS-LoRA++).
 
 Neither paper (arXiv:2403.11530, arXiv:2501.09705) has a federation. Differs from `gs_lora`: with A fixed, a block's
-norm is that of its B alone; each client draws its own share of its samples, or shots.
+norm is that of its B alone. Each client draws its own share of its samples, or shots.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class GsLoraFederatedConfig(FactorsConfig):
     """Options of GS-LoRA in the federation."""
 
     rounds: int = Field(10, ge=1)
-    """R, rounds that the epochs are divided into."""
+    """R, the number of rounds over which the epochs are divided."""
     clients_per_round: int | None = Field(None, ge=1)
-    """Clients in a round, one with something to forget at least; all by default."""
+    """Clients per round, at least one of them with samples to forget; all by default."""
     average: Literal["b", "both"] = "b"
-    """What is trained and averaged: B, which is exact, or A too."""
+    """The factors to train and average: B, which is exact, or also A."""
 
 
 @unlearning("gs_lora_federated", GsLoraFederatedConfig, Needs(local=True), {"class"})
@@ -63,8 +63,8 @@ def unlearn(federation: Federation, config: GsLoraFederatedConfig) -> Tensors:
     blocks = perceptrons(model, config.name)
     if not local.holders:
         raise FedsimError(
-            f"--method {config.name}: each client that holds what is to be forgotten holds nothing else, so none can "
-            "retain beside it; use gs_lora"
+            f"--method {config.name}: clients with samples to forget hold no other samples, so none of them can "
+            "retain anything; use gs_lora"
         )
     dtype = model.classifier.weight.dtype
     factors = new_factors(model, blocks, config.rank, local.rng("factors"))
@@ -88,7 +88,7 @@ def _trained(
     sent: Tensors, own: Local, *, model: Classifier, factors: Factors, config: GsLoraFederatedConfig, number: int,
     span: range, centres: Tensor | None,
 ) -> Tensors:  # fmt: skip
-    """Return what a client makes of the factors in its epochs of the schedule, and how many samples it looks at."""
+    """Return the factors after a client's epochs of the schedule, and the number of samples that it uses."""
     mine = _unpacked(sent, factors)
     forget, retain = _looked_at(own, config)
     rng = own.rng("batches", number)
@@ -97,7 +97,7 @@ def _trained(
 
 
 def averaged(replies: Sequence[Tensors], factors: Factors) -> tuple[Factors, float]:
-    """Return the means of what clients sent, and ‖mean(B A) - mean(B) mean(A)‖ / ‖mean(B A)‖ over all layers."""
+    """Return the means of the clients' factors, and ‖mean(B A) - mean(B) mean(A)‖ / ‖mean(B A)‖ over all layers."""
     weights = torch.stack([reply["samples"] for reply in replies])
     weights = weights / weights.sum()
     mean = {name: _weighted([reply[name] for reply in replies], weights) for name in replies[0] if name != "samples"}
@@ -117,7 +117,7 @@ def _weighted(values: Sequence[Tensor], weights: Tensor) -> Tensor:
 
 
 def _packed(factors: Factors, config: GsLoraFederatedConfig) -> Tensors:
-    """Return what travels: the parts that are trained."""
+    """Return the parts that are sent: those that are trained."""
     travelling = {f"{name}.B": b for name, (_, b) in factors.items()}
     if config.average == "both":
         travelling |= {f"{name}.A": a for name, (a, _) in factors.items()}
@@ -125,7 +125,7 @@ def _packed(factors: Factors, config: GsLoraFederatedConfig) -> Tensors:
 
 
 def _unpacked(sent: Mapping[str, Tensor], factors: Factors) -> Factors:
-    """Return factors of one's own: trained as far as they were sent, A else the one that all know."""
+    """Return a client's own factors: the received parts, and otherwise the common A."""
     found = {}
     for name, (a, _) in factors.items():
         own_a = sent.get(f"{name}.A")
@@ -135,7 +135,7 @@ def _unpacked(sent: Mapping[str, Tensor], factors: Factors) -> Factors:
 
 
 def _looked_at(own: Local, config: GsLoraFederatedConfig) -> tuple[View, View]:
-    """Return the samples that a client looks at, the same in each round; of what it holds at least one."""
+    """Return the samples that a client uses, the same in each round; at least one of each kind that it has."""
     draws = own.rng("samples")
     forget, retain = (
         some_samples(view, config, draws, frozenset()) if len(view) else view for view in (own.forget, own.retain)
@@ -144,7 +144,7 @@ def _looked_at(own: Local, config: GsLoraFederatedConfig) -> tuple[View, View]:
 
 
 def _centres(model: Classifier, local: LocalWork, config: GsLoraFederatedConfig, dtype: torch.dtype) -> Tensor:
-    """Return the mean features of each class over what all clients look at, (C, d)."""
+    """Return the mean features of each class over the samples that all clients use, (C, d)."""
     work = partial(_class_sums, model=model, config=config)
     replies = [reply for _, reply in local.ask("sums of features by class", 0, local.clients, work, {}, dtype)]
     sums, counts = (torch.stack([reply[name] for reply in replies]).sum(0) for name in ("sums", "counts"))

@@ -1,6 +1,6 @@
-"""l1-sparse: fine-tune on the kept samples with a fading l1 penalty; sparse models forget more easily.
+"""l1-sparse: fine-tune on the kept samples with a decaying l1 penalty; sparse models forget more easily.
 
-min_θ E_{D_r} ℓ + α_e ‖θ‖₁,   α_e = α max(0, 1 − e / (E − E_0))   in epoch e of E, the last E_0 of them without.
+min_θ E_{D_r} ℓ + α_e ‖θ‖₁,   α_e = α max(0, 1 − e / (E − E_0))   in epoch e of E; the last E_0 have no penalty.
 "Model Sparsity Can Simplify Machine Unlearning" (arXiv:2304.04934).
 """
 
@@ -41,7 +41,7 @@ def l1_norm(model: Classifier) -> Tensor:
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: L1SparseConfig, rng: np.random.Generator
 ) -> Classifier:
-    """Return the model, fine-tuned and thinned."""
+    """Return the model, fine-tuned and made sparser."""
     optimizer = sgd(model.parameters(), config)
 
     def losses(penalty: float) -> Iterator[Tensor]:

@@ -1,13 +1,13 @@
-"""LAF, label-agnostic forgetting: move features so that forgotten samples look unusual; no label is read.
+"""LAF, label-agnostic forgetting: move features so that forgotten samples look unusual; no label is used.
 
 h and h_f are VAEs of the original features e_D(x) on D and on D_f; m(x) = ‖v(e(x)) − e(x)‖², φ(m) = exp(m / (m + 1)),
-d(x) = 1 − cos(e(x), e_D(x)). In each step, with batches b_r and b_f, one step of Adam on each of
+d(x) = 1 − cos(e(x), e_D(x)). Each step, with batches b_r and b_f, takes one step of Adam on each of
     L_UE = Σ_{b_r} φ(m_h) − Σ_{b_f} φ(m_{h_f}),
     L_RA = Σ_{b_r} d − |b_r| log Σ_{b_f} exp(d / τ).
-An epoch ends with the smaller set; the model stays in evaluation mode and the classifier as it is.
+An epoch ends with the smaller set. The model stays in evaluation mode, and the classifier does not change.
 "Label-Agnostic Forgetting: A Supervision-Free Unlearning in Deep Models" (arXiv:2404.00506).
-Differs from the authors' code: e is the model's features, of any dimension and often >= 0, where theirs is a linear
-layer of 256; the VAEs read features computed once; learning rates for small sets.
+Differs from the authors' code: e is the model's features, of any dimension and often >= 0 (theirs: a linear layer of
+256). The VAEs use features that are computed once. The learning rates are for small sets.
 """
 
 import copy
@@ -31,31 +31,32 @@ from unlearning.parts.vae import Vae, evidence_loss, new_vae, squared_error
 class LafConfig(UnlearningConfig):
     """Options of LAF; the defaults are for a few thousand samples. Keep lr_align at 2 lr_unlearn or more.
 
-    With half of these rates a client that nothing else tells apart stays known.
+    With half of these rates, a client remains known if nothing else distinguishes it.
     """
 
     epochs: int = Field(20, ge=0)
     """Passes over the smaller of the two sets; there is no other stopping rule."""
     min_steps: int = Field(300, ge=0)
-    """More passes than that until this many steps: a set of few batches hardly moves the features in 20 passes."""
+    """Continue beyond these passes up to this many steps, because 20 passes over few batches hardly move the
+    features."""
     batch_size: int = Field(32, ge=1)
-    """Samples of either kind per step, and per step of the VAEs."""
+    """Samples of each kind per step, and per step of the VAEs."""
     lr_unlearn: float = Field(4e-4, ge=0, json_schema_extra=searched(5e-5, 1e-3))
-    """Learning rate of Adam on L_UE; 0 leaves it out. The authors' 1e-5 to 5e-5 for 60,000 samples."""
+    """Learning rate of Adam on L_UE; 0 omits it. The authors' values are 1e-5 to 5e-5 for 60,000 samples."""
     lr_align: float = Field(1.2e-3, ge=0, json_schema_extra=searched(1e-4, 2e-3))
-    """Learning rate of Adam on L_RA; 0 leaves it out. The authors' 4e-5 to 1e-4."""
+    """Learning rate of Adam on L_RA; 0 omits it. The authors' values are 4e-5 to 1e-4."""
     temperature: float = Field(20.0, gt=0, json_schema_extra=searched(2.0, 40.0))
-    """τ; the higher, the less forgotten features are pushed from where they were."""
+    """τ; higher values push forgotten features less from their original position."""
     latent: int = Field(8, ge=1)
-    """Latent variables of the VAEs; 16 for colour images."""
+    """Latent variables of the VAEs; use 16 for colour images."""
     vae_epochs: int = Field(10, ge=0)
-    """Passes over the features that each VAE is fitted to."""
+    """Passes over the features when a VAE is fitted."""
     vae_lr: float = Field(1e-3, ge=0)
     """Learning rate of Adam for the VAEs."""
     kl_weight: float = Field(0.025, ge=0)
     """Weight of the VAEs' KL term."""
     decoder: Literal["sigmoid", "linear"] = "sigmoid"
-    """What the VAEs' decoders end in; linear reaches features outside (0, 1)."""
+    """The last layer of the VAEs' decoders; linear reaches features outside (0, 1)."""
 
 
 def saturate(m: Tensor) -> Tensor:
@@ -64,17 +65,17 @@ def saturate(m: Tensor) -> Tensor:
 
 
 def unlearning_loss(m_retain: Tensor, m_forget: Tensor) -> Tensor:
-    """Return L_UE of the squared errors (B_r,) of h and (B_f,) of h_f, shape ()."""
+    """Return L_UE from the squared errors (B_r,) of h and (B_f,) of h_f, shape ()."""
     return saturate(m_retain).sum() - saturate(m_forget).sum()
 
 
 def alignment_loss(d_retain: Tensor, d_forget: Tensor, temperature: float) -> Tensor:
-    """Return L_RA of the distances (B_r,) and (B_f,) to the original features, shape ()."""
+    """Return L_RA from the distances (B_r,) and (B_f,) to the original features, shape ()."""
     return d_retain.sum() - len(d_retain) * torch.logsumexp(d_forget / temperature, dim=0)
 
 
 def distance(e: Tensor, original: Tensor) -> Tensor:
-    """Return d = 1 - cos(e, original), in [0, 2], of features (B, dim), shape (B,)."""
+    """Return d = 1 - cos(e, original), in [0, 2], for features (B, dim), shape (B,)."""
     return 1 - F.cosine_similarity(e, original, dim=1)
 
 
@@ -85,7 +86,7 @@ def embed(features: nn.Module, view: View, batch_size: int = 256) -> Tensor:
 
 
 def fit(e: Tensor, config: LafConfig, rng: np.random.Generator) -> Vae:
-    """Return a VAE fitted to features (N, dim), its weights frozen."""
+    """Return a VAE fitted to features (N, dim), with frozen weights."""
     vae = new_vae(e, config.latent, sigmoid=config.decoder == "sigmoid", rng=rng)
     optimizer = torch.optim.Adam(vae.parameters(), config.vae_lr)
     for _ in range(config.vae_epochs):
@@ -95,7 +96,7 @@ def fit(e: Tensor, config: LafConfig, rng: np.random.Generator) -> Vae:
 
 
 def num_epochs(size: int, config: LafConfig) -> int:
-    """Return the passes over the smaller set, of `size` samples; 0 if the options have no epoch."""
+    """Return the number of passes over the smaller set, which has `size` samples; 0 if the options have no epochs."""
     return max(config.epochs, -(-config.min_steps // -(-size // config.batch_size))) if config.epochs else 0
 
 
@@ -135,5 +136,5 @@ def forget_features(
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: LafConfig, rng: np.random.Generator
 ) -> Classifier:
-    """Return the model, its features moved."""
+    """Return the model with its features moved."""
     return forget_features(model, forget, required(retain), config, rng)

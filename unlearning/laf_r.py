@@ -1,9 +1,9 @@
-"""LAF+R: LAF, then the classifier alone is repaired with labels of kept samples.
+"""LAF+R: LAF; afterwards only the classifier is repaired with labels of kept samples.
 
 min_c E_{D_r} ℓ(c ∘ e_U) by Adam; an epoch has as many steps as one of LAF.
 "Label-Agnostic Forgetting: A Supervision-Free Unlearning in Deep Models" (arXiv:2404.00506).
-In class forgetting the repair alone (lr_unlearn = lr_align = 0) already hides the class: compare with that.
-Differs from the authors' code: one epoch at 1e-3, as theirs are not given; the classifier is one linear layer here.
+For classes, the repair alone (lr_unlearn = lr_align = 0) already hides the class: compare with that.
+Differs from the authors' code: one epoch at 1e-3, as theirs are not published; the classifier is one linear layer here.
 """
 
 import math
@@ -27,7 +27,7 @@ class LafRepairConfig(LafConfig):
     repair_epochs: int = Field(1, ge=0)
     """Epochs of the repair."""
     repair_lr: float = Field(1e-3, ge=0)
-    """Learning rate of Adam of the repair."""
+    """Learning rate of Adam for the repair."""
 
 
 def repair_classifier(
@@ -46,7 +46,7 @@ def repair_classifier(
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: LafRepairConfig, rng: np.random.Generator
 ) -> Classifier:
-    """Return the model, its features moved and its classifier repaired."""
+    """Return the model with its features moved and its classifier repaired."""
     forget_features(model, forget, required(retain), config, rng)
     repair_classifier(model, required(retain), math.ceil(len(forget) / config.batch_size), config, rng)
     return model

@@ -1,7 +1,7 @@
 """Magnitude pruning: keep the channels whose filters have the largest norms; needs no samples.
 
-A channel's norm is that of all weights that make it, over all layers which are added to it, ‖W_i‖₁ or ‖W_i‖₂; channels
-are ranked within their group, so that every group loses the same share.
+A channel's norm is that of all weights that produce it, over all layers that are added to it, ‖W_i‖₁ or ‖W_i‖₂.
+Channels are ranked within their group, so every group loses the same share.
 L1: "Pruning Filters for Efficient ConvNets" (arXiv:1608.08710). L2 is the usual variant.
 """
 
@@ -21,7 +21,7 @@ class MagnitudeConfig(PrunerConfig):
 
 
 def ranked(scores: Tensor) -> Tensor:
-    """Return each entry's place among scores (N,), the highest first, in [0, 1)."""
+    """Return each entry's rank among scores (N,), highest first, in [0, 1)."""
     return scores.argsort(descending=True, stable=True).argsort().double() / len(scores)
 
 
@@ -38,11 +38,11 @@ def _by_norm(task: PruningTask, power: int) -> Mapping[str, Tensor]:
 
 @pruner("l1", MagnitudeConfig, samples=False)
 def by_l1(task: PruningTask, config: MagnitudeConfig, rng: np.random.Generator) -> Mapping[str, Tensor]:
-    """Return each channel's place by ‖W_i‖₁."""
+    """Return each channel's rank by ‖W_i‖₁."""
     return _by_norm(task, 1)
 
 
 @pruner("l2", MagnitudeConfig, samples=False)
 def by_l2(task: PruningTask, config: MagnitudeConfig, rng: np.random.Generator) -> Mapping[str, Tensor]:
-    """Return each channel's place by ‖W_i‖₂²."""
+    """Return each channel's rank by ‖W_i‖₂²."""
     return _by_norm(task, 2)

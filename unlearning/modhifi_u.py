@@ -1,13 +1,13 @@
-"""ModHiFi-U: switch off the components that rebuild a class's signal best; no gradients, labels or kept samples.
+"""ModHiFi-U: switch off the components that best rebuild a class's signal; no gradients, labels or kept samples.
 
-With the class's samples alone, score each component (c, i) of a layer by its fidelity s_ci = R_ci² / (q_ci t_c) (see
-`fedsim.models.fidelity`); for the share p with the highest s:  W_ci ← 0, or W_ci ← −W_ci in nets with layer norm.
+With samples of the class only, score each component (c, i) of a layer by its fidelity s_ci = R_ci² / (q_ci t_c) (see
+`fedsim.models.fidelity`). For the share p with the highest s:  W_ci ← 0, or W_ci ← −W_ci in networks with layer norm.
 "ModHiFi: Identifying High Fidelity predictive components for Model Modification" (arXiv:2511.19566).
-Differs from the paper: by default the best components of each layer, not of each of its output channels, which costs a
-narrow net more of the other classes. As in the paper (Appendix D.2), where there is batch norm the scores are of
-components less their means, which it takes out; here the mean is one number for a component, over samples and
-positions, and the paper's formula has one for each position.
-Re-estimating batch norm on kept samples afterwards brings most of the class back.
+Differs from the paper: by default the best components of each layer, not of each of its output channels; the latter
+costs a narrow network more of the other classes. As in the paper (Appendix D.2), if there is batch norm, scores are of
+components minus their means, because batch norm removes these. Here the mean is one number per component, over samples
+and positions; the paper's formula has one per position.
+Re-estimating batch norm on kept samples afterwards restores most of the class.
 """
 
 from typing import Literal
@@ -33,19 +33,20 @@ from unlearning.api.view import View
 class ModHiFiConfig(UnlearningConfig):
     """Options of ModHiFi-U.
 
-    Nothing repairs what is switched off, so kept samples lose some points; with less of it a class stays known.
+    Nothing repairs the edited components, so kept samples lose some points; with fewer edits a class remains known.
     """
 
     share: float = Field(0.06, ge=0, le=1, json_schema_extra=searched(0.01, 0.3))
-    """p, the share of components that are edited; the paper's 0.01 to 0.2."""
+    """p, the share of components that are edited; the paper's values are 0.01 to 0.2."""
     layers: int = Field(4, ge=1)
-    """Layers, counted from the last of the feature extractor, that are edited, never its first; the paper's 12."""
+    """Number of layers to edit, counted from the end of the feature extractor; never its first. The paper's value is
+    12."""
     per: Literal["output", "layer"] = "layer"
-    """What the share is of: the components of each output channel, or of the layer."""
+    """The set of which p is a share: the components of each output channel, or of the layer."""
     score: Literal["auto", "fidelity", "centred"] = "auto"
-    """s, or s of components less their mean; auto: the latter where the model has batch norm."""
+    """s, or s of components minus their mean; auto: the latter if the model has batch norm."""
     edit: Literal["auto", "zero", "negate"] = "auto"
-    """auto negates where the model has layer norm and zeroes elsewhere."""
+    """auto negates if the model has layer norm, and zeroes otherwise."""
     batch_size: int = Field(64, ge=1)
     """Samples per pass."""
 

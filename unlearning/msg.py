@@ -1,10 +1,10 @@
-"""MSG, masked small gradients: draw anew the weights that tell kept from forgotten least, then fine-tune.
+"""MSG, masked small gradients: re-draw the weights that distinguish kept from forgotten least, then fine-tune.
 
 g = ∇_θ (E_{D_r} ℓ − E_{D_f} ℓ);  the share ρ of convolution weights with the smallest |g| is drawn anew;
-then min_θ E_{D_r} ℓ, the gradients of all other weights times β.
+then min_θ E_{D_r} ℓ, with the gradients of all other weights times β.
 A winner of the NeurIPS 2023 unlearning challenge, measured in "Deep Unlearn" (arXiv:2410.01276).
-Differs from the authors' code: without convolutions, the linear layers of the feature extractor take their place; by
-default ρ = 0.7 and β = 1, as their 0.3 and 0.1 leave a small model nearly as it was.
+Differs from the authors' code: without convolutions, the linear layers of the feature extractor replace them. By
+default ρ = 0.7 and β = 1, because their 0.3 and 0.1 hardly change a small model.
 """
 
 import copy
@@ -28,7 +28,7 @@ class MsgConfig(RepairConfig):
     """Options of MSG."""
 
     epochs: int = Field(20, ge=0, json_schema_extra=searched(5, 30))
-    """Passes over the kept samples that repair."""
+    """Passes over the kept samples for the repair."""
     lr: float = Field(0.03, gt=0, json_schema_extra=searched(1e-3, 0.1))
     """Learning rate of SGD."""
     share: float = Field(0.9, ge=0, le=1, json_schema_extra=searched(0.1, 0.9))
@@ -38,7 +38,7 @@ class MsgConfig(RepairConfig):
 
 
 def kernel_names(model: Classifier) -> list[str]:
-    """Return the names of all convolutions' weights, or without any those of the hidden linear layers.
+    """Return the names of all convolutions' weights; without convolutions, those of the hidden linear layers.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def kernel_names(model: Classifier) -> list[str]:
 
 
 def redraw(model: Classifier, masks: dict[str, Tensor], rng: np.random.Generator) -> None:
-    """Give the weights where the masks, by parameter name, are True fresh initial values, in place."""
+    """Draw new initial values, in place, for the weights where the masks, by parameter name, are True."""
     fresh = copy.deepcopy(model)
     reset([fresh], rng)
     drawn = dict(fresh.named_parameters())

@@ -1,10 +1,10 @@
 """NegGrad: gradient ascent on the samples to forget; cheap, without kept samples, hard to stop in time.
 
 Each batch of D_f moves θ by  η a ‖θ‖ g / ‖g‖,   g = ∇ mean_i min(ℓ_i(θ), c log C),   C classes,
-a the share of the batch whose loss is below the cap: what is forgotten pushes no further, and nothing else does.
-Differs from the common code: the cap c log C per sample (theirs has none and diverges); steps of a length that does
-not depend on how well the model is trained, where plain ascent leaves a well trained one, of tiny gradients, as it is
-and ruins another at the same rate; no momentum, which would carry on past the cap.
+a the share of the batch whose loss is below the cap: forgotten samples have no further effect, and nothing else has.
+Differs from the common code: there is a cap c log C per sample (theirs has none and diverges). The length of a step
+does not depend on how well the model is trained; plain ascent does not change a well trained model with tiny gradients,
+and ruins another one at the same rate. There is no momentum, which would continue beyond the cap.
 """
 
 from collections.abc import Mapping
@@ -26,8 +26,8 @@ from unlearning.parts.steps import capped, forgotten_logits, required
 class NegGradConfig(UnlearningConfig):
     """Options of NegGrad.
 
-    Of an ordinary client, and of samples, it must not take long steps: what they have taught, others have taught too,
-    and nothing holds that in place. What one client alone has taught needs about ten times the default.
+    For an ordinary client, and for samples, keep the steps short: other clients have taught the same things, and
+    nothing protects these. For what only one client has taught, use about ten times the default.
     """
 
     defaults_for: ClassVar[Mapping[str, Mapping[str, Any]]] = {kind: {"lr": 3e-4} for kind in ("samples", "clients")}
@@ -37,13 +37,13 @@ class NegGradConfig(UnlearningConfig):
     batch_size: int = Field(64, ge=1)
     """Samples per step."""
     lr: float = Field(1e-2, gt=0, json_schema_extra=searched(3e-4, 3e-2))
-    """η, the length of a step in units of the length of all weights."""
+    """η, the length of a step, relative to the length of all weights."""
     ceiling: float = Field(0.5, gt=0)
-    """c, the loss in units of log(number of classes) from which on a sample pushes no further; 1 is a uniform guess."""
+    """c, the loss, in units of log(number of classes), above which a sample has no effect; 1 is a uniform guess."""
 
 
 def ascent(model: Classifier, losses: Tensor, ceiling: float) -> list[Tensor]:
-    """Return a ‖θ‖ g / ‖g‖ of the losses (B,), by parameter; 0 where no sample pushes."""
+    """Return a ‖θ‖ g / ‖g‖ for losses (B,), by parameter; 0 if no sample has an effect."""
     parameters = list(model.parameters())
     num_classes = model.classifier.out_features
     gradients = torch.autograd.grad(capped(losses, ceiling, num_classes), parameters)

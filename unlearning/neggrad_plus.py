@@ -1,9 +1,9 @@
 """NegGrad+: descend on the kept samples while ascending on those to forget.
 
-min_θ α ℓ(B_r) − (1−α) ℓ(B_f)   per pair of batches; one epoch passes over D_r, D_f comes round again and again.
+min_θ α ℓ(B_r) − (1−α) ℓ(B_f)   per pair of batches; an epoch passes once over D_r and repeats D_f as needed.
 As in "Towards Unbounded Machine Unlearning" (arXiv:2302.09880).
-Differs from the authors' code: the loss of a forgotten sample is capped at c log C, its pass leaves the
-running statistics of batch norm as they are.
+Differs from the authors' code: the loss of a forgotten sample is capped at c log C, and forgotten samples do not change
+the running statistics of batch norm.
 """
 
 from collections.abc import Iterator, Mapping
@@ -41,14 +41,14 @@ class NegGradPlusConfig(RepairConfig):
     alpha: float = Field(0.8, ge=0, le=1, json_schema_extra=searched(0.5, 0.99))
     """Weight of the kept samples; 1 is exactly fine-tuning."""
     ceiling: float = Field(2.0, gt=0)
-    """Loss, in units of log(number of classes), from which on a forgotten sample pushes no further."""
+    """Loss, in units of log(number of classes), above which a forgotten sample has no effect."""
 
 
 @unlearning("neggrad_plus", NegGradPlusConfig, Needs(one_label=False), {"class", "samples", "clients"})
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: NegGradPlusConfig, rng: np.random.Generator
 ) -> Classifier:
-    """Return the model after descent and ascent at once."""
+    """Return the model after simultaneous descent and ascent."""
     optimizer, others = sgd(model.parameters(), config), spawn_rng(rng)
     forgotten = endless(forget, config.batch_size, others)
 

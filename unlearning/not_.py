@@ -21,11 +21,12 @@ class NotConfig(RepairConfig):
     """Options of NoT."""
 
     epochs: int = Field(20, ge=0, json_schema_extra=searched(5, 30))
-    """Passes over the kept samples that repair."""
+    """Passes over the kept samples for the repair."""
     lr: float = Field(0.03, gt=0, json_schema_extra=searched(1e-3, 0.1))
-    """Learning rate of SGD; what is negated is far from where it was, and 0.01 does not bring it back in 10 passes."""
+    """Learning rate of SGD; negated weights are far from their old values, and 0.01 does not restore them in 10
+    passes."""
     layers: int = Field(1, ge=0)
-    """Layers, convolutional or linear, that are negated, counted from the input."""
+    """Number of layers to negate, convolutional or linear, counted from the input."""
 
 
 def first_layers(model: Classifier, num_layers: int) -> list[str]:

@@ -1,7 +1,7 @@
-"""NoT in the federation: negate the weights of the first layers, then further rounds without the forgotten clients.
+"""NoT in the federation: negate the weights of the first layers, then run further rounds without the forgotten clients.
 
-θ_l ← −θ_l^T for the chosen layers l;  then rounds T + 1, T + 2, … of the recipe with the clients that stay.
-No history and nothing of the clients to forget is needed.
+θ_l ← −θ_l^T for the chosen layers l;  then rounds T + 1, T + 2, … of the recipe with the staying clients.
+Neither the history nor any data of the clients to forget is needed.
 "NoT: Federated Unlearning via Weight Negation" (arXiv:2503.05657).
 """
 
@@ -18,9 +18,9 @@ class NotFederatedConfig(UnlearningConfig):
     """Options of NoT in the federation."""
 
     rounds: int = Field(10, ge=0, json_schema_extra=searched(3, 20))
-    """Rounds that repair."""
+    """Rounds for the repair."""
     layers: int = Field(1, ge=0)
-    """Layers, convolutional or linear, that are negated, counted from the input."""
+    """Number of layers to negate, convolutional or linear, counted from the input."""
 
 
 @unlearning("not_federated", NotFederatedConfig, Needs(clients=True), {"clients", "samples", "class"})

@@ -1,7 +1,7 @@
-"""Oracle matching: fine-tune the model until its logits are those of a model retrained without what is forgotten.
+"""Oracle matching: fine-tune the model until its logits are those of a model retrained without the forgotten samples.
 
-t(x) = z(x; θ_oracle), an oracle of another seed than those that judge, one per model; see `unlearning.parts.matching`.
-An upper bound, not a method to deploy: who has the oracle needs no unlearning.
+t(x) = z(x; θ_oracle), with one oracle per model, of other seeds than the judging ones; see `unlearning.parts.matching`.
+It is an upper bound and not meant for deployment: with the oracle at hand, no unlearning is needed.
 "Attribute-to-Delete: Machine Unlearning via Datamodel Matching" (arXiv:2410.23232).
 """
 

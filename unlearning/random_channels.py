@@ -1,4 +1,4 @@
-"""Random pruning: keep channels that are drawn, the same share of every group; the control for all others."""
+"""Random pruning: keep random channels, the same share of every group; the baseline for all other methods."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ class RandomConfig(PrunerConfig):
 
 @pruner("random", RandomConfig, samples=False)
 def order(task: PruningTask, config: RandomConfig, rng: np.random.Generator) -> Mapping[str, Tensor]:
-    """Return each channel's place in a random order."""
+    """Return each channel's rank in a random order."""
     return {name: ranked(torch.from_numpy(rng.random(group.channels))) for name, group in task.groups.items()}

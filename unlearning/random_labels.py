@@ -1,10 +1,10 @@
-"""Random labels: teach wrong labels for the samples to forget, the right ones for the rest.
+"""Random labels: teach wrong labels for the samples to forget, and the right ones for the others.
 
 min_θ E_{D_r} ℓ(x, y) + E_{D_f} ℓ(x, ỹ) over the union, ỹ ≠ y uniform and drawn once.
 "Amnesiac Machine Learning" (arXiv:2010.10981).
-Differs from the authors' code: each step sees a batch of D_r and one of D_f, weighted by the sizes of the two sets,
-not a mixed batch of the union; the expected gradient is the same. SGD, where theirs is Adam. Batch norm
-keeps the original's statistics.
+Differs from the authors' code: each step uses a batch of D_r and one of D_f, weighted by the sizes of the two sets, not
+a mixed batch of the union; the expected gradient is the same. The optimiser is SGD (theirs: Adam). Batch norm keeps the
+original's statistics.
 """
 
 from dataclasses import replace

@@ -1,10 +1,9 @@
-"""Retrain from a checkpoint: go back to before the clients' first round, and on from there without them.
+"""Retrain from a checkpoint: go back to the round before the forgotten clients' first one, and continue without them.
 
-t* = the first round that a client with samples to forget was drawn for;  restore θ^{t*} as it was sent, the server's
-state with it;  replay rounds t*, …, T of the recipe without those samples.
-Where no draw depends on who is forgotten, and none does here, that is retraining from scratch, bit for bit. Where not
-every round is kept it begins with the last one kept up to t*; where clients keep a state of their own, with the first.
-As in Plato's federated unlearning (github.com/TL-System/plato).
+t* = the first round for which a client with samples to forget was drawn. Restore θ^{t*} as it was sent, and the
+server's state; replay rounds t*, …, T of the recipe without those samples. No draw here depends on who is forgotten, so
+this is retraining from scratch, bit for bit. If not every round was kept, it starts at the last kept round up to t*; if
+clients keep their own state, it starts at round 1. As in Plato's federated unlearning (github.com/TL-System/plato).
 """
 
 from fedsim.flower.records import Tensors

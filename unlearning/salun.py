@@ -3,7 +3,7 @@
 m = 1 for the share τ of all weights with the largest |∇_θ E_{D_f} ℓ(θ_o)|;  after every step
 θ = m ⊙ θ_RL + (1−m) ⊙ θ_o.
 "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency" (arXiv:2310.12508).
-Differs from the authors' code before 2026-02-28: there momentum and weight decay moved the masked weights. Batch
+Differs from the authors' code before 2026-02-28, in which momentum and weight decay moved the masked weights. Batch
 norm keeps the original's statistics.
 """
 
@@ -39,7 +39,7 @@ class SalUnConfig(RepairConfig):
 
 
 def restore(model: Classifier, original: dict[str, Tensor], salient: dict[str, Tensor]) -> None:
-    """Put the original weights back wherever `salient` is False, in place."""
+    """Restore the original weights, in place, wherever `salient` is False."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.where(salient[name], parameter, original[name]))
@@ -49,7 +49,7 @@ def restore(model: Classifier, original: dict[str, Tensor], salient: dict[str, T
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: SalUnConfig, rng: np.random.Generator
 ) -> Classifier:
-    """Return the model, its salient weights fine-tuned on right and wrong labels."""
+    """Return the model with its salient weights fine-tuned on right and wrong labels."""
     optimizer, others = sgd(model.parameters(), config), spawn_rng(rng)
     wrong = replace(forget, y=other_labels(required(forget.y), model.classifier.out_features, others))
     original = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

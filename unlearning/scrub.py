@@ -1,11 +1,11 @@
-"""SCRUB: a student leaves its teacher, the original model, on the samples to forget and follows it on the others.
+"""SCRUB: a student moves away from its teacher, the original model, on forgotten samples, and follows it on the others.
 
 Per epoch, with s the student, t the teacher and KL_T = T² KL(softmax(t/T) ‖ softmax(s/T)):
-first (in the first `max_epochs` epochs only)  max_s E_{D_f} KL_T(t, s),   then  min_s E_{D_r} γ ℓ + α KL_T(t, s).
+first (only in the first `max_epochs` epochs)  max_s E_{D_f} KL_T(t, s),   then  min_s E_{D_r} γ ℓ + α KL_T(t, s).
 "Towards Unbounded Machine Unlearning" (arXiv:2302.09880).
-Differs from the authors' code: SGD at 0.01, where their setting for small sets is Adam at 5e-4; the divergence
-of a forgotten sample is capped, as theirs grows without bound, and its pass leaves batch norm's running statistics as
-they are. SCRUB+R is `scrub_r`.
+Differs from the authors' code: SGD at 0.01 (their setting for small sets is Adam at 5e-4). The divergence of a
+forgotten sample is capped, because it grows without bound, and forgotten samples do not change batch norm's running
+statistics. SCRUB+R is `scrub_r`.
 """
 
 import copy
@@ -38,18 +38,18 @@ class ScrubConfig(RepairConfig):
     """Options of SCRUB."""
 
     lr: float = Field(0.03, gt=0, json_schema_extra=searched(1e-3, 0.05))
-    """Learning rate of SGD; a student that begins as its teacher has no gradient to leave it by, and too low a rate
-    never finds one."""
+    """Learning rate of SGD. A student that starts as its teacher has no gradient away from it, and too low a rate never
+    finds one."""
     gamma: float = Field(1.0, ge=0)
-    """γ, weight of the cross-entropy on the kept samples."""
+    """γ, the weight of the cross-entropy on the kept samples."""
     alpha: float = Field(0.5, ge=0)
-    """α, weight of the distillation on the kept samples."""
+    """α, the weight of the distillation on the kept samples."""
     temperature: float = Field(2.0, gt=0)
-    """T of the distillation."""
+    """T, the temperature of the distillation."""
     max_epochs: int = Field(5, ge=0, json_schema_extra=searched(1, 5))
     """Epochs that begin with a pass over the samples to forget; 0, with γ = 1 and α = 0, is exactly fine-tuning."""
     ceiling: float = Field(2.0, gt=0)
-    """Divergence, in units of log(number of classes), from which on a forgotten sample pushes no further."""
+    """Divergence, in units of log(number of classes), above which a forgotten sample has no effect."""
 
 
 def teacher_logits(teacher: Classifier, x: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def teacher_logits(teacher: Classifier, x: Tensor) -> Tensor:
 def students(
     model: Classifier, forget: View, retain: View, config: ScrubConfig, rng: np.random.Generator
 ) -> Iterator[Classifier]:
-    """Train `model`, which begins as its own teacher, and yield it after every epoch."""
+    """Train `model`, which starts as its own teacher, and yield it after every epoch."""
     teacher, optimizer, others = copy.deepcopy(model).eval(), sgd(model.parameters(), config), spawn_rng(rng)
     outputs = model.classifier.out_features
 

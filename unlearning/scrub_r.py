@@ -1,10 +1,10 @@
-"""SCRUB+R: SCRUB, rewound to the epoch after which the forgotten samples are as wrong as never-seen ones.
+"""SCRUB+R: SCRUB, rewound to the epoch whose error on forgotten samples is nearest to that on never-seen ones.
 
-With err(D; s) the share of D that a student s gets wrong, s_1, ..., s_E SCRUB's students after each epoch, and D_v
-never-seen samples in the class mix of D_f:  s_e with e = argmin_e | err(D_f; s_e) - err(D_v; s_E) |.
+err(D; s) is the share of D that a student s gets wrong; s_1, ..., s_E are SCRUB's students after each epoch; D_v are
+never-seen samples with the class frequencies of D_f:  s_e with e = argmin_e | err(D_f; s_e) - err(D_v; s_E) |.
 "Towards Unbounded Machine Unlearning" (arXiv:2302.09880), SCRUB and Rewind.
-Ours where the paper is silent: of equally near epochs the last; D_v lies outside the attacks' samples, and each of its
-classes counts as much as in D_f, as test sets seldom have enough of every class.
+The paper leaves open two points: of equally near epochs we take the last. D_v is disjoint from the attacks' samples,
+and each of its classes has the weight it has in D_f, because test sets seldom have enough samples of every class.
 """
 
 import copy
@@ -28,7 +28,7 @@ class ScrubRConfig(ScrubConfig):
 
 @torch.no_grad()
 def class_errors(model: Classifier, view: View, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Return for each class how many samples of a view are wrong and how many there are, both (C,)."""
+    """Return the numbers of wrong and of all samples of a view per class, both (C,)."""
     model.eval()
     wrong, total = torch.zeros(2, num_classes, dtype=torch.float64)
     for x, y in view.batches(500, None):
@@ -42,7 +42,7 @@ def class_errors(model: Classifier, view: View, num_classes: int) -> tuple[Tenso
 def unlearn(
     model: Classifier, forget: View, retain: View | None, config: ScrubRConfig, rng: np.random.Generator
 ) -> Classifier:
-    """Return the student of the epoch that is rewound to."""
+    """Return the student of the chosen epoch."""
     num_classes, unseen = model.classifier.out_features, required(forget.unseen)
     kept, errors = [], []
     for student in students(model, forget, required(retain), config, rng):
@@ -55,8 +55,8 @@ def unlearn(
     there = (total > 0) & (total_v > 0)
     if not there.any():
         raise FedsimError(
-            "--method scrub_r: compares with never-seen samples of the forgotten classes, and the test set has none "
-            "beyond those that the attacks look at; use scrub"
+            "--method scrub_r: needs never-seen samples of the forgotten classes, but the test set has none "
+            "besides those for the attacks; use scrub"
         )
     reference = (total * wrong_v / total_v)[there].sum() / total[there].sum()
     nearest = min(range(len(kept)), key=lambda epoch: (abs(float(errors[epoch] - reference)), -epoch))

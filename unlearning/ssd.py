@@ -2,10 +2,10 @@
 
 Importance I_S = E_{batches of S} (∇_θ ℓ_batch)²;   where I_f > α I_D:  θ ← θ min(1, λ I_D / I_f).
 "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening" (arXiv:2308.07707).
-Without a given α the share of selected weights follows the size of the request, as in adaptive SSD (arXiv:2402.10098);
-of that share we take half, as all of it costs small nets up to 5 points on kept samples. It can still ruin a model:
-nothing repairs the weights that kept samples need, too, of which there are many where the forgotten ones are most of
-what a part of the network answers to, such as a client with a backdoor (RESULTS.md: -48 points on one seed of three).
+Without a given α, the share of selected weights follows the size of the request, as in adaptive SSD (arXiv:2402.10098).
+We take half of that share, because all of it costs small networks up to 5 points on kept samples. SSD can still ruin a
+model: it does not repair weights that kept samples also need. There are many of these if a part of the network mostly
+responds to the forgotten samples, as for a client with a backdoor (RESULTS.md: -48 points on one seed of three).
 """
 
 import math
@@ -26,11 +26,11 @@ class SsdConfig(UnlearningConfig):
     """Options of SSD."""
 
     alpha: float | None = Field(None, ge=0, json_schema_extra=searched(1.0, 50.0))
-    """α, how much more a weight must matter to the forgotten samples; the authors' 10 leaves some models as they are,
-    and ruins others. By default that which selects ln(1 + 100 n_f / n) / 2 percent of the weights, n_f of n samples;
-    that ruins some, too, above all if a backdoored client is to be forgotten."""
+    """α, how much more a weight must matter to the forgotten samples. The authors' 10 does not change some models and
+    ruins others. By default, ln(1 + 100 n_f / n) / 2 percent of the weights are selected, n_f of n samples being
+    forgotten; this also ruins some models, mainly if a backdoored client is to be forgotten."""
     dampening: float = Field(1.0, ge=0, json_schema_extra=searched(0.1, 1.0))
-    """λ, what is left of a selected weight in proportion to I_D / I_f."""
+    """λ, the remaining size of a selected weight, relative to I_D / I_f."""
     batch_size: int = Field(64, ge=1)
     """Samples per gradient; 1 is the diagonal of the empirical Fisher matrix."""
 
@@ -46,7 +46,7 @@ def importance(model: Classifier, view: View, batch_size: int, rng: np.random.Ge
 
 
 def dampened(theta: Tensor, forget: Tensor, everything: Tensor, alpha: float, dampening: float) -> Tensor:
-    """Return the weights, those with I_f > α I_D times min(1, λ I_D / I_f); the others have equal bits."""
+    """Return the weights; those with I_f > α I_D are multiplied by min(1, λ I_D / I_f), the others keep their bits."""
     selected = forget > alpha * everything  # so I_f > 0 there
     factor = (dampening * everything / torch.where(selected, forget, 1)).clamp(max=1)
     return torch.where(selected, theta * factor, theta)

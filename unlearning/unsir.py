@@ -1,10 +1,10 @@
-"""UNSIR: teach the model that noise which it finds least like the class is the class; then repair. Classes only.
+"""UNSIR: learn noise that the model finds most unlike a class, train on it as that class, then repair. Classes only.
 
 Noise N for class c:  min_N −ℓ(N, c) + λ mean ‖N‖²;   impair: min_θ ℓ on noise ∪ D_r';   repair: min_θ ℓ on D_r';
-D_r' a random share of D_r.
+D_r' is a random share of D_r.
 "Fast Yet Effective Machine Unlearning" (arXiv:2111.08947).
-Differs from the authors' code: each impairing step sees a batch of noise and a batch of D_r', averaged; noise passes in
-evaluation mode.
+Differs from the authors' code: each impairing step uses the average over a batch of noise and a batch of D_r'; noise
+passes in evaluation mode.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ class UnsirConfig(UnlearningConfig):
     noise_steps: int = Field(40, ge=0)
     """Steps for the noise."""
     noise_penalty: float = Field(0.1, ge=0)
-    """λ, weight of the noise's squared norm."""
+    """λ, the weight of the noise's squared norm."""
     batch_size: int = Field(64, ge=1)
     """Noise samples per class, and kept samples per step."""
     retain_share: float = Field(1.0, gt=0, le=1)
@@ -50,7 +50,7 @@ class UnsirConfig(UnlearningConfig):
     impair_lr: float = Field(0.01, ge=0, json_schema_extra=searched(1e-3, 0.05))
     """Learning rate of Adam while impairing."""
     repair_epochs: int = Field(6, ge=0, json_schema_extra=searched(1, 6))
-    """Passes without the noise; the authors' 1 is too few where the used share is small."""
+    """Passes without the noise; the authors' 1 is too few if the used share is small."""
     repair_lr: float = Field(0.01, ge=0)
     """Learning rate of Adam while repairing."""
 
@@ -77,14 +77,14 @@ def unlearn(
     Raises
     ------
     FedsimError
-        If inputs are characters of a text.
+        If the inputs are characters of a text.
     """
     others = spawn_rng(rng)
     kept = sample(required(retain), config.retain_share, others)
     y = torch.unique(required(forget.y)).repeat_interleave(config.batch_size)
     example = next(kept.batches(1, None))[0]
     if not example.is_floating_point():
-        raise FedsimError("--method unsir: learns noise by gradients, and characters have none; use neggrad")
+        raise FedsimError("--method unsir: needs gradients of its inputs, and characters have none; use neggrad")
     start = noise(others, example.expand(len(y), *example.shape[1:]))
     noisy = adverse_noise(model, start, y, config) if config.impair_epochs else start
 

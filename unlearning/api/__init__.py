@@ -1,1 +1,1 @@
-"""What the author of an unlearning method imports."""
+"""The interface for authors of unlearning methods."""

@@ -1,4 +1,4 @@
-"""What a federated method works with: the clients that stay, and what the run kept of its rounds."""
+"""The interface of a federated unlearning method: the staying clients, and the kept history of the run."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ from unlearning.api.staying import Staying
 
 
 class Round:
-    """A kept round, as far as the method may see it."""
+    """A kept round, limited to what the method may see."""
 
     def __init__(self, kept: KeptRound, federation: Federation) -> None:
         self._kept, self._federation = kept, federation
         self.number = kept.number
         self.clients: Mapping[int, Participation] = kept.clients
-        """Those that answered, the forgotten ones among them, in the order in which the server took them."""
+        """The clients that answered, including those to forget, in the server's order."""
 
     @property
     def staying(self) -> list[int]:
-        """Those of its clients that are not to be forgotten."""
+        """The clients of the round that are not to be forgotten."""
         return [client for client in self.clients if client not in self._federation.forgotten]
 
     @property
     def untouched(self) -> list[int]:
-        """Those of its clients that keep all of their samples: what they sent shows nothing of the forgotten ones."""
+        """The clients of the round that keep all their samples; their updates contain nothing of the forgotten ones."""
         return [client for client in self.staying if client not in self._federation.touched]
 
     def model(self) -> Tensors:
@@ -57,27 +57,27 @@ class Round:
         return self._federation.read(self._kept)[0]
 
     def sent(self, client: int) -> SentModel:
-        """Return what a client sent: θ_k, for one that trains the global model."""
+        """Return the tensors that a client sent: θ_k, for a client that trains the global model."""
         return self._federation.read_sent(self._kept, client)
 
 
 class Federation:
-    """The clients that stay, ready to train by the run's recipe with its own draws, and the run's history.
+    """The staying clients, which can train by the run's recipe with its own draws, and the run's history.
 
-    It gives what the method declared to need and nothing else, and counts what that costs.
+    It only gives access to what the method declared to need, and counts the costs.
 
     Parameters
     ----------
     config
         The run's configuration; its seed gives the draws.
     data, left
-        The run's data, and what is left without that of the clients to forget.
+        The run's data, and the data without that of the clients to forget.
     run
-        The folder of the run, or of another that the recipe trained.
+        The folder of the run, or of another run of the recipe.
     needs
-        What the method declared.
+        The declaration of the method.
     record
-        A new folder for the history of what the method replays; nowhere by default.
+        A new folder for the history of a replay; by default it is not stored.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Federation:
         )
         self.left, self.needs = left, needs
         self.forgotten = emptied(data, left)
-        """The clients to forget: none of their samples is left."""
+        """The clients to forget: they have no samples left."""
         self.touched = frozenset(np.flatnonzero(data.partition.sizes > left.partition.sizes).tolist()) - self.forgotten
         """The clients that stay with fewer samples."""
         self._run = run
@@ -126,9 +126,9 @@ class Federation:
         return [Round(kept, self) for kept in self._history if kept.is_kept]
 
     def first_round(self) -> int:
-        """Return t*, the first round that a client with samples to forget was drawn for; beyond the last if none.
+        """Return t*, the first round that drew a client with samples to forget; without any, a round after the last.
 
-        Nothing of these samples is in the models of rounds up to t*, as they were sent.
+        The models of rounds up to t*, as they were sent, contain nothing of these samples.
         """
         self._require("history")
         concerned = self.forgotten | self.touched
@@ -142,27 +142,27 @@ class Federation:
         return {name: value.to(self.device) for name, value in model.items()}, server
 
     def read_sent(self, kept: KeptRound, client: int) -> SentModel:
-        """Return what a client sent in a kept round."""
+        """Return the tensors that a client sent in a kept round."""
         self._require("updates")
         sent = kept.sent(client)
         return sent._replace(tensors={n: v.to(self.device) for n, v in sent.tensors.items()})
 
     def final(self) -> Tensors:
-        """Return θ^T, the global tensors that the run, or the request before, ended with.
+        """Return θ^T, the global tensors at the end of the run or of the previous request.
 
         Raises
         ------
         FedsimError
-            If they are gone, or nobody knows what they were.
+            If they were removed and cannot be reconstructed.
         """
         tensors = _final(self._run, self.config.rounds, self._simulation.server)
         if tensors is None:
-            raise FedsimError(f"{self._run}: its last checkpoint is gone, and its model does not tell; run it anew")
+            raise FedsimError(f"{self._run}: its last checkpoint is missing, and its model is not enough; run it anew")
         return {name: value.to(self.device) for name, value in tensors.items()}
 
     @property
     def local(self) -> LocalWork:
-        """The clients with what they hold, for work of the method's own."""
+        """The clients with their samples, for the method's own work."""
         self._require("local")
         return self._local
 
@@ -170,16 +170,16 @@ class Federation:
 
     @property
     def epochs(self) -> int:
-        """Local epochs of the run's recipe; of one that counts steps, 1."""
+        """Local epochs of the run's recipe; 1 if the recipe counts steps."""
         return self.config.training.epochs if self.config.training.steps is None else 1
 
     def train(
         self, model: Tensors, server_round: int, clients: Sequence[int], share: float = 1.0
     ) -> Iterator[tuple[int, SentModel]]:
-        """Yield what each client sends after training from `model`, in order; one that fails is left out.
+        """Yield what each client sends after training from `model`, in order; clients that fail are left out.
 
-        It draws its batches as it did in that round of the run; with a `share` of its epochs, or of its steps where the
-        recipe counts those, the first of them: one at least.
+        A client draws its batches as in that round of the run. `share` limits the training to the first part of its
+        epochs, or of its steps if the recipe counts those, and to at least one.
         """
         self._require("clients")
         self._require_one_wave()
@@ -191,12 +191,12 @@ class Federation:
         yield from self._staying.train(model, server_round, clients, share)
 
     def aggregate(self, model: Tensors, server_round: int, sent: Iterable[tuple[int, SentModel]]) -> Tensors:
-        """Return what the run's server makes of a round that began with `model` if these clients send this.
+        """Return the run's aggregation of these clients' tensors, for a round that began with `model`.
 
         Raises
         ------
         RunFailed
-            If nobody sends anything.
+            If no client sends anything.
         """
         self._require_one_wave()
         server, record = self._simulation.server, self._record
@@ -215,28 +215,29 @@ class Federation:
 
         aggregated, _ = server.aggregate_train(server_round, replies())
         if aggregated is None:
-            raise RunFailed(f"round {server_round}: no client that stays has answered, so there is nothing to go on")
+            raise RunFailed(f"round {server_round}: no staying client has answered, so the replay cannot continue")
         if record is not None:
             record.commit()
         return to_tensors(aggregated, self.device)
 
     @property
     def sends_models(self) -> bool:
-        """Whether a client that has not moved sends the global model as it got it."""
+        """Whether a client without training sends the global model that it received."""
         return self._client.sends == "model"
 
     def update(self, sent: SentModel, model: Tensors) -> Tensors:
-        """Return U_k = θ_k − θ of the parameters of `model`."""
+        """Return U_k = θ_k − θ for the parameters of `model`."""
         return self._client.moved(sent.tensors, self._simulation.server.split(model).params)
 
     def moved(self, sent: SentModel, model: Tensors, update: Tensors) -> SentModel:
-        """Return what a client sent with θ + U in place of its parameters; buffers and all else stay."""
+        """Return what a client sent, with θ + U in place of its parameters; buffers and other tensors stay."""
         return sent._replace(tensors=self._client.having_moved(sent.tensors, model, update))
 
     def replay(self, begin: Round) -> Tensors:
-        """Return what the recipe, without the clients to forget, makes of a round's model until its last round.
+        """Return the final model of a replay of the recipe, from this round on, without the clients to forget.
 
-        Where clients keep a state of their own it goes through all rounds: what they kept then is not in the history.
+        If clients keep their own state, the replay starts at round 1, because the history does not contain these
+        states.
         """
         worker, server = self._simulation.worker, self._simulation.server
         someone = int(np.argmax(self.left.partition.sizes))
@@ -253,7 +254,7 @@ class Federation:
     def go_on(self, model: Tensors, rounds: int) -> Tensors:
         """Return a model after further rounds of the recipe, without the clients to forget.
 
-        Learning rates are those of the recipe without its schedules: these have ended, some of them at 0.
+        Learning rates are those of the recipe without schedules, which have ended, some of them at 0.
         """
         simulation = Simulation(_longer(self.config, rounds), self._progress, self.left)
         begun = replace(simulation.begin(), tensors=model, round=self.config.rounds)
@@ -261,7 +262,7 @@ class Federation:
 
     def _run_rounds(self, state: RunState, simulation: Simulation, record: ReplayRecord | None = None) -> Tensors:
         self._require("clients")
-        self._spent.append(state.ledger)  # it goes on from nothing, and counts these rounds
+        self._spent.append(state.ledger)  # the ledger starts empty and counts these rounds
         at = shown(simulation.progress, simulation.config, state.round)
         with contextlib.closing(simulation.engine()) as engine, at:
             while state.round < simulation.config.rounds:
@@ -274,7 +275,7 @@ class Federation:
         return state.tensors
 
     def complete_record(self, tensors: Tensors) -> None:
-        """End the history of a replay that came to these global tensors."""
+        """Complete the history of a replay that ended with these global tensors."""
         if self._record is not None:
             server = self._simulation.server
             self._record.complete(server.split(tensors), server.state_dict())
@@ -288,12 +289,12 @@ class Federation:
         return model.to(self.device)
 
     def spent(self) -> tuple[Ledger, ...]:
-        """Return what clients have shown since."""
+        """Return the ledgers of what clients released during unlearning."""
         shown = (*self._spent, *self._staying.ledgers, *self._local.ledgers())
         return tuple(ledger for ledger in shown if ledger.rounds)
 
     def costs(self) -> dict[str, float]:
-        """Return rounds with training, how often a client trained, and megabytes sent both ways and read of history."""
+        """Return the numbers of training rounds and of client trainings, and the MB of traffic and of history read."""
         read, own = sum(kept.bytes_read for kept in self._history), self._local.costs()
         return own | {
             "rounds": self._staying.rounds + own["rounds"],
@@ -313,12 +314,12 @@ class Federation:
 
 
 def size_mb(tensors: Tensors) -> float:
-    """Return megabytes of what a client gets, and about as much of what it sends."""
+    """Return the size of tensors in MB: the traffic to a client, and about the traffic back."""
     return sum(value.nbytes for value in tensors.values()) / 1e6
 
 
 def global_tensors(server: Server, exported: Tensors) -> Tensors | None:
-    """Return the global tensors that a server has exported as this model; None where the model does not tell."""
+    """Return the global tensors that a server exported as this model; None if the model does not determine them."""
     names = list(server.initial())
     if not set(names) <= exported.keys():
         return None
@@ -327,7 +328,10 @@ def global_tensors(server: Server, exported: Tensors) -> Tensors | None:
 
 
 def _final(run: Path, rounds: int, server: Server) -> Tensors | None:
-    """Return the global tensors after the last round; None where they are gone and the model does not tell."""
+    """Return the global tensors after the last round.
+
+    None if they are missing and the model does not determine them.
+    """
     checkpoint = load_latest(run)
     if checkpoint is not None and checkpoint.round == rounds:
         return checkpoint.model

@@ -1,7 +1,7 @@
-"""Pruning methods by name: how each one orders channels. Imports no torch.
+"""Pruning methods by name: how each one ranks channels. Imports no torch.
 
-One file, one method: its docstring, its options, and under `@pruner("name", NameConfig, samples=True)` the function
-`order(task, config, rng) -> {group: (channels,)}`. See `unlearning.pipeline.prune` for what is done with the order.
+One file is one method. It has a docstring, options, and under `@pruner("name", NameConfig, samples=True)` the function
+`order(task, config, rng) -> {group: (channels,)}`. `unlearning.pipeline.prune` applies the ranking.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ class PrunerConfig(Config):
 
 @dataclass(frozen=True, eq=False)
 class PruningTask:
-    """What a pruning method sees."""
+    """The input of a pruning method."""
 
     model: Classifier
-    """In evaluation mode; it is not changed."""
+    """The model, in evaluation mode; it is not changed."""
     groups: Mapping[str, ChannelGroup]
     """The channels that can be removed, see `fedsim.models.channels`."""
     moments: Mapping[str, Tensor]
-    """{consumer: (I K, I K) float64, E[u uᵀ] of its patches}, centred where a batch norm follows; empty without
+    """{consumer: (I K, I K) float64, E[u uᵀ] of its patches}, centred if a batch norm follows; empty without
     samples."""
 
 
 Options = TypeVar("Options", bound=PrunerConfig)
 
 Order = Callable[["PruningTask", Options, "np.random.Generator"], "Mapping[str, Tensor]"]
-"""(task, options, generator) -> {group: (channels,) in [0, 1]}: a channel is kept where its value is below the share
-that is kept, so that equal shares of two methods mean the same only in methods that rank within groups."""
+"""(task, options, generator) -> {group: (channels,) in [0, 1]}: a channel is kept if its value is below the kept share.
+So equal shares of two methods are comparable only for methods that rank within groups."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Pruner:
     name: str
     config: type[PrunerConfig]
     samples: bool
-    """Whether it looks at samples."""
+    """Whether it uses samples."""
     order: Order[Any]
 
 
@@ -79,7 +79,7 @@ def pruner(name: str, config: type[Options], samples: bool) -> Callable[[Order[O
 
 
 def load_pruner(name: str) -> Pruner:
-    """Return the pruning method called `name`, importing its file only.
+    """Return the pruning method called `name`; only its file is imported.
 
     Raises
     ------
@@ -91,5 +91,5 @@ def load_pruner(name: str) -> Pruner:
 
 
 def describe_pruners() -> dict[str, str]:
-    """Return {method name: what it is}, read from the source: nothing is imported."""
+    """Return {method name: description}, read from the source without imports."""
     return {name: found.summary for name, found in declared("unlearning", "pruner").items()}

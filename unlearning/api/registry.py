@@ -1,9 +1,9 @@
-"""Unlearning methods by name: what they need, what they forget, their options. Imports no torch.
+"""Unlearning methods by name: their needs, the requests they accept, and their options. Imports no torch.
 
-One file, one method: its docstring, its options (an `UnlearningConfig`), and under the decorator
+One file is one method: a docstring, options (an `UnlearningConfig`), and under the decorator
 `@unlearning("name", NameConfig, needs=Needs(retain=False), forgets={"class", "samples", "clients"})` the function
-`unlearn(model, forget, retain, config, rng) -> model`; or, with `needs=Needs(history=True, updates=True, clients=True)`
-or some of these, `unlearn(federation, config) -> global tensors`, see `unlearning.api.federation`.
+`unlearn(model, forget, retain, config, rng) -> model`. With one or more of `needs=Needs(history=True, updates=True,
+clients=True)` it is `unlearn(federation, config) -> global tensors`, see `unlearning.api.federation`.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ Where = Literal["federated", "central"]
 """In the federation, or on a server that has pooled the clients' raw data."""
 
 KINDS = ("class", "samples", "clients")
-"""What a request can name."""
+"""The kinds of requests."""
 
 RETRAIN = "retrain"
-"""The name by which the oracle is asked for as a method."""
-RETRAIN_SUMMARY = f"Retraining from scratch without it: the oracle itself. Forgets: {', '.join(KINDS)}."
+"""The name of retraining, when it is requested as a method."""
+RETRAIN_SUMMARY = f"Retraining from scratch without the forgotten samples: the oracle. Forgets: {', '.join(KINDS)}."
 
 
 def searched(low: float, high: float) -> dict[str, Any]:
-    """Return what marks an option as one that `--tune` searches, between these ends on a logarithmic scale."""
+    """Return the mark of an option that `--tune` searches, between these ends on a logarithmic scale."""
     return {"tune": [low, high]}
 
 
 class UnlearningConfig(Config):
     """Options of one unlearning method; each method adds its own.
 
-    The defaults are for forgetting a class. `defaults_for` says what differs for samples and for clients.
+    The defaults are for forgetting a class. `defaults_for` has other defaults for samples and for clients.
     """
 
     defaults_for: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Defaults by kind of request, from `KINDS`, over those of the fields."""
+    """Other defaults by kind of request, from `KINDS`."""
 
     name: str
 
@@ -60,11 +60,11 @@ Options = TypeVar("Options", bound=UnlearningConfig)
 UnlearnSamples = Callable[["Classifier", "View", "View | None", Options, "np.random.Generator"], "Classifier"]
 """(model, forget, retain, options, generator) -> model.
 
-The model is a private copy on the views' device; it may be changed in place and returned. Torch's own generators are
-seeded by the caller."""
+The model is a private copy on the views' device; it may be changed in place and returned. The caller seeds torch's own
+generators."""
 
 UnlearnClients = Callable[["Federation", Options], "Tensors"]
-"""(federation, options) -> the global tensors: of a method that needs history, updates or clients."""
+"""(federation, options) -> the global tensors, for a method that needs history, updates or clients."""
 
 Unlearn = UnlearnSamples[Options] | UnlearnClients[Options]
 
@@ -77,12 +77,12 @@ class Method:
     config: type[UnlearningConfig]
     needs: Needs
     forgets: frozenset[str]
-    """Of `KINDS`."""
+    """A subset of `KINDS`."""
     unlearn: Unlearn[Any]
 
     @property
     def where(self) -> Where:
-        """Where it runs."""
+        """Where the method runs."""
         return "federated" if self.needs.federation else "central"
 
 
@@ -92,12 +92,12 @@ _methods: dict[str, Method] = {}
 def unlearning(
     name: str, config: type[Options], needs: Needs, forgets: Set[str]
 ) -> Callable[[Unlearn[Options]], Unlearn[Options]]:
-    """Register the function below as the unlearning method `name`; every argument but `config` is a literal.
+    """Register the decorated function as the unlearning method `name`; all arguments except `config` are literals.
 
     Raises
     ------
     ValueError
-        If the name is taken, or `forgets` is not from "class", "samples" and "clients".
+        If the name is taken, or `forgets` has other values than "class", "samples" and "clients".
     """
 
     def add(function: Unlearn[Options]) -> Unlearn[Options]:
@@ -111,7 +111,7 @@ def unlearning(
 
 
 def load_unlearning(name: str) -> Method:
-    """Return the unlearning method called `name`, importing its file only.
+    """Return the unlearning method called `name`; only its file is imported.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def load_unlearning(name: str) -> Method:
     if (plugin := plugin_of(name)) is not None:
         return registered(_methods, plugin, "--method", "an unlearning method", known)
     if name not in known and (loaded := [method for method in _methods.values() if method.name == name]):
-        return loaded[-1]  # of a user's file
+        return loaded[-1]  # from a user's file
     if (brought := installed("unlearning", known).get(name)) is not None:
         load_installed(brought, "--method")
         return brought_by(_methods, name, brought.value, "--method")
@@ -130,7 +130,7 @@ def load_unlearning(name: str) -> Method:
 
 
 def describe_unlearning() -> dict[str, str]:
-    """Return {method name: what it is, forgets and needs}, read from the source: nothing is imported."""
+    """Return {method name: description, requests and needs}, read from the source without imports."""
     lines = {}
     for name, method in declared("unlearning", "unlearning").items():
         arguments = dict(zip(("name", "config", "needs", "forgets"), method.call.args, strict=False))

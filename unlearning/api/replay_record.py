@@ -1,4 +1,4 @@
-"""The history that a replay leaves in place of the run's, so that the next request has one."""
+"""The history of a replay, which replaces the run's history for the next request."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ ServerState = tuple[Tensors, dict[str, Any]]
 
 
 class ReplayRecord:
-    """Writes rounds 1, 2, … of a history below `folder`: those before the replay as they were, the others as replayed.
+    """Writes rounds 1, 2, … of a history below `folder`: those before the replay unchanged, the others as replayed.
 
     Parameters
     ----------
     folder
-        Where to write.
+        The folder to write to.
     config
-        What is kept.
+        Which parts of the history are kept.
     rounds
         The history of the source, from round 1 to the last.
     gone
         Clients that have been forgotten.
     moved
-        How far a client moved, from what it sends.
+        The change of a client's parameters, from the tensors that it sends.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class ReplayRecord:
         self._done = 0
 
     def copy_before(self, server_round: int) -> None:
-        """Take over the rounds before this one; files are linked to where the disk allows."""
+        """Copy the rounds before this one; files are hard links if the disk allows it."""
         for kept in self.rounds[: server_round - 1]:
             shutil.copytree(kept.folder, self.folder / FOLDER / kept.folder.name, copy_function=link)
         self._done = server_round - 1
         self.writer.rewind(self._done)
 
     def begin(self, server_round: int, cohort: Sequence[int], model: State, server: ServerState) -> None:
-        """Begin a round of a method that sums up updates; rounds that it has left out come to nothing."""
+        """Begin a round of a method that adds up updates; rounds that the method skips change nothing."""
         for number in range(self._done + 1, server_round):
             left_out = [client for client in self.rounds[number - 1].cohort if client not in self.gone]
             self.writer.begin(number, left_out, model, server)
@@ -61,7 +61,7 @@ class ReplayRecord:
         self.writer.begin(server_round, [client for client in cohort if client not in self.gone], model, server)
 
     def add(self, client: int, sent: SentModel) -> None:
-        """Keep what a client that stays has added to the round."""
+        """Record what a staying client contributed to the round."""
         if client not in self.gone:
             metrics = MetricRecord(dict(sent.metrics))
             self.writer.add(client, RecordDict({ARRAYS: to_record(sent.tensors), METRICS: metrics}))
@@ -71,11 +71,11 @@ class ReplayRecord:
         self.writer.commit()
 
     def complete(self, model: State, server: ServerState) -> None:
-        """Write what is missing up to the last round, if anything was replayed."""
+        """Write the missing rounds up to the last one, if anything was replayed."""
         if 0 < self._done < len(self.rounds):
             self.begin(len(self.rounds), self.rounds[-1].cohort, model, server)
             self.commit()
 
     def replayed(self) -> None:
-        """Take note that all rounds have been written by the round loop itself."""
+        """Record that the round loop itself has written all rounds."""
         self._done = len(self.rounds)

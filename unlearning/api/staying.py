@@ -1,4 +1,4 @@
-"""The clients that stay, as a federated method has them train: one wave at a time, from any model, for any share."""
+"""Train the staying clients for a federated method: one wave at a time, from any model, for any share of epochs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from fedsim.runs.simulation import Simulation
 
 
 class Staying:
-    """Has clients train by the recipe of a simulation, with its draws, and counts how often.
+    """Trains clients by the recipe of a simulation, with its draws, and counts the trainings.
 
     Parameters
     ----------
     config, simulation
-        Of the run, on what is left of its data.
+        Of the run, on the remaining data.
     left
-        What is left.
+        The remaining data.
     progress
-        Shown to simulations of shorter training.
+        Passed to simulations of shorter training.
     """
 
     def __init__(
@@ -43,17 +43,17 @@ class Staying:
 
     @property
     def ledgers(self) -> tuple[Ledger, ...]:
-        """What they have shown."""
+        """The ledgers of the clients' releases."""
         return tuple(self._ledgers.values())
 
     def close(self) -> None:
-        """Let go of the engines."""
+        """Close the engines."""
         self._open.close()
 
     def train(
         self, model: Tensors, server_round: int, clients: Sequence[int], share: float
     ) -> Iterator[tuple[int, SentModel]]:
-        """Yield what each client sends after training from `model`, in order; one that fails is left out."""
+        """Yield what each client sends after training from `model`, in order; clients that fail are left out."""
         engine = self._engine(share)
         self._ledgers[share].add_round(clients)
         self.rounds += 1
@@ -67,11 +67,11 @@ class Staying:
                 yield client_of(reply.metadata.src_node_id), SentModel(tensors, metrics)
 
     def announce(self, model: Tensors, server_round: int) -> None:
-        """Let the server know with which model a round begins; its messages go to nobody."""
+        """Tell the server with which model a round begins; the messages that it makes are not sent."""
         self._messages(self._engine(1.0), model, server_round, [0], own=False)
 
     def _engine(self, share: float) -> Engine:
-        """Return clients that train for a share of their epochs, or steps."""
+        """Return an engine whose clients train for a share of their epochs or steps."""
         if share not in self._engines:
             training, simulation = self._config.training, self._simulation
             if share < 1:

@@ -31,13 +31,13 @@ METRICS = (
 def accuracy(logits: Array, labels: Array) -> float:
     """Return A_S, the fraction of samples whose largest logit is the true class, in [0, 1].
 
-    On the forget set this is FA; UA of the SalUn line of work is 1 - FA.
+    On the forget set this is FA; UA in the papers around SalUn is 1 - FA.
     """
     return float(right_answers(logits, labels).mean())
 
 
 def class_accuracies(logits: Array, labels: Array) -> Floats:
-    """Return the accuracy in [0, 1] on the samples of each class, (C,), NaN where it has none; or of each label."""
+    """Return the accuracy in [0, 1] of each class, (C,), NaN without samples; for several labels, of each label."""
     if has_several_labels(labels):
         of_labels: Floats = _right_labels(logits, labels).mean(0)
         return of_labels
@@ -52,7 +52,10 @@ def class_accuracies(logits: Array, labels: Array) -> Floats:
 
 
 def right_answers(logits: Array, labels: Array) -> Floats:
-    """Return 1 for each sample whose largest logit is the true class, else 0; of several labels the right share."""
+    """Return 1 for each sample whose largest logit is the true class, else 0.
+
+    For several labels, the share of right ones.
+    """
     if has_several_labels(labels):
         shares: Floats = _right_labels(logits, labels).mean(1)
         return shares

@@ -1,7 +1,7 @@
 """An attack on forgetting that needs no label and no gradient: batch norm re-estimated on kept samples.
 
 Running means and variances become those of the given inputs; all weights stay. An edit that only shifts the outputs of
-layers, as that of ModHiFi-U, is largely undone by this.
+layers, such as that of ModHiFi-U, is largely undone by this.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A nearest-class-mean probe on the features: it finds knowledge that a changed classifier hides.
 
-mu_c = mean of e(x) over training samples of class c;  the answer for x is argmin_c ||e(x) - mu_c||, e the features.
-Means of the kept classes come from kept samples. A class that is completely forgotten has none: its mean is that of the
-first half of its forgotten samples, and only the second half is tested.
-As the classifier of iCaRL (arXiv:1611.07725), here as an attack on forgetting.
+mu_c = mean of e(x) over training samples of class c; the prediction for x is argmin_c ||e(x) - mu_c||, e the features.
+Means of the kept classes come from kept samples. A completely forgotten class has no kept samples, so its mean is that
+of the first half of its forgotten samples, and only the second half is tested.
+This is the classifier of iCaRL (arXiv:1611.07725), used here as an attack on forgetting.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def probe(forget: Labelled, retain: Labelled, unseen: Labelled) -> Probed:
     means = np.stack([e[y == label].mean(0) for label in classes])
 
     def accuracy(asked: Floats, labels: Ints) -> float:
-        distances = (means**2).sum(1) - 2 * asked @ means.T  # and |e|^2, which is the same for all classes
+        distances = (means**2).sum(1) - 2 * asked @ means.T  # without |e|^2, which is the same for all classes
         return float((classes[distances.argmin(1)] == labels).mean())
 
     return Probed(accuracy(e_f[~gives_mean], y_f[~gives_mean]), accuracy(e_u, y_u))

@@ -8,10 +8,10 @@ from unlearning.evaluation.scores import Array, Floats, has_several_labels
 
 
 def constant_logits(retain_labels: Array, num_classes: int, num_samples: int) -> Floats:
-    """Return logits (num_samples, C), all rows alike: log((n_c + 1) / (n + C)) of the retain set's classes.
+    """Return logits (num_samples, C) with equal rows: log((n_c + 1) / (n + C)) from the retain set's class counts.
 
-    The constant of the smallest cross-entropy, smoothed; it predicts the most frequent class of the retain set. Of
-    labels (n, L) it is log((n_l + 1) / (n - n_l + 1)).
+    This is the smoothed constant with the smallest cross-entropy; it predicts the most frequent class of the retain
+    set. For labels (n, L) it is log((n_l + 1) / (n - n_l + 1)).
     """
     if has_several_labels(retain_labels):
         holds = np.asarray(retain_labels, np.int64)

@@ -21,12 +21,12 @@ METRICS = (
 def js_divergences(logits: Array, oracle: Array) -> Floats:
     """Return JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2, m = (p + q) / 2, of each sample, (n,) nats in [0, ln 2].
 
-    Summed over classes: the public code of bad teaching and SSD averages over them.
+    It is summed over classes; the public code of bad teaching and SSD averages over them.
     """
     log_p, log_q = _pair(logits, oracle)
     log_m = np.logaddexp(log_p, log_q) - np.log(2)
     kl = [(np.exp(a) * (a - log_m)).sum(1) for a in (log_p, log_q)]
-    out: Floats = np.clip((kl[0] + kl[1]) / 2, 0.0, np.log(2))  # rounding may step over the bounds by 1e-16
+    out: Floats = np.clip((kl[0] + kl[1]) / 2, 0.0, np.log(2))  # rounding may exceed the bounds by 1e-16
     return out
 
 

@@ -1,13 +1,15 @@
 """Forgetting quality of the NeurIPS-2023 challenge, from N unlearned and N retrained models.
 
 Per forget sample: epsilon = max over decision rules of max(log((1 - d - FPR) / FNR), log((1 - d - FNR) / FPR)),
-d = 1e-5; a rule with exactly one of the rates zero is dropped, both zero give infinity, capped at 50. Points
-2^-floor(2 epsilon) while epsilon is below the last half-unit that N models can resolve, ceil(log(N - 1)); F is their
-mean. Rules: one threshold, the side with the larger median positive; two thresholds, the side with the smaller range
-positive in between, the interval's width within 2 of that range. Ranges that differ a hundredfold give the cap.
+d = 1e-5. A rule with exactly one of the rates zero is dropped; both zero give infinity, capped at 50. A sample scores
+2^-floor(2 epsilon) points while epsilon is below the last half-unit that N models can resolve, ceil(log(N - 1)); F is
+the mean. There are two kinds of rules. One threshold: the side with the larger median is positive. Two thresholds: the
+side with the smaller range is positive in between, and the interval's width is within 2 of that range. Ranges that
+differ by a factor of a hundred give the cap.
 
-Differs from the authors' code: all thresholds that the data distinguish, not a grid of 0.01.
-The ceiling is not 1: two samples of one distribution give about 0.2. Always read it next to retrain against retrain.
+Differs from the authors' code: all thresholds that the data distinguish are tried, not a grid of 0.01.
+The highest expected score is not 1: two samples of one distribution give about 0.2. Always compare it with the value of
+retraining against retraining.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """H of continual forgetting: one number for the loss on forgotten classes and the accuracy left on kept classes.
 
 H = 2 Acc_r Drop / (Acc_r + Drop),   Drop = Acc_f(first model) - Acc_f,
-with Acc_r and Acc_f the test accuracies on the kept classes and on those of this request. The first model is that
+with Acc_r and Acc_f the test accuracies on the kept classes and on those of this request. The first model is the one
 before any request of a sequence, as in the tables of "Continual Forgetting for Pre-trained Vision Models"
 (arXiv:2403.11530).
 """

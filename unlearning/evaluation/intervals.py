@@ -12,7 +12,7 @@ from scipy.stats import t
 
 @dataclass(frozen=True)
 class Interval:
-    """One metric over seeds; one seed has a mean and no interval."""
+    """One metric over seeds; a single seed has a mean and no interval."""
 
     mean: float
     sd: float | None
@@ -36,7 +36,7 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
 
 
 def over_seeds(rows: Sequence[Mapping[str, float | None]], confidence: float = 0.95) -> dict[str, Interval]:
-    """Return the interval of each metric over `rows`, one per seed; a seed whose value is None is left out."""
+    """Return the interval of each metric over `rows`, one per seed; seeds with the value None are left out."""
     names = dict.fromkeys(name for row in rows for name in row)
     known = {name: [v for row in rows if (v := row.get(name)) is not None] for name in names}
     return {name: interval(values, confidence) for name, values in known.items() if values}

@@ -1,12 +1,12 @@
 """KLOM: the divergence of margins between N unlearned models and N oracles, sample by sample.
 
-Margins are clipped to +-100 and put into 20 equal bins over the range of both sides together, outliers in the outermost
-bins; KL(unlearned || oracle) with oracle bins floored at 1e-5 (and not renormalised). Of identical histograms 0, of
-disjoint ones at most ln 1e5.
+Margins are clipped to +-100 and put into 20 equal bins over the common range of both sides; outliers go into the
+outermost bins. KLOM is KL(unlearned || oracle), with oracle bins floored at 1e-5 (and not renormalised). It is 0 for
+identical histograms, and at most ln 1e5 for disjoint ones.
 
-Differs from the public code: the last bin is closed, so the largest margin counts; and the range is that of models that
-are no outliers, as one diverged model would put all others into one bin. Below about 100 models the
-value on equal distributions is far from 0 (3.0 at N = 20, 0.35 at N = 100): `klom_null` gives it for any N.
+Differs from the public code: the last bin is closed, so the largest margin counts. The range is that of models that are
+not outliers, because one diverged model would put all others into one bin. Below about 100 models the value on equal
+distributions is far from 0 (3.0 at N = 20, 0.35 at N = 100): `klom_null` computes it for any N.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ _BINS, _CLIP, _FLOOR = 20, 100.0, 1e-5
 
 @dataclass(frozen=True)
 class KlomSummary:
-    """KLOM over the samples of a set, nats in [-2e-4, ln 1e5]; below 0 since the floored bins add up to more than 1."""
+    """KLOM over the samples of a set, nats in [-2e-4, ln 1e5].
+
+    It can be below 0 as the floored bins sum to more than 1.
+    """
 
     mean: float
     median: float
@@ -52,7 +55,7 @@ def klom(unlearned: Array, oracle: Array) -> Floats:
     u, o = (np.clip(as_ensemble(side), -_CLIP, _CLIP) for side in (unlearned, oracle))
     if u.shape[1] != o.shape[1] or min(len(u), len(o)) < MIN_MODELS:
         raise ValueError(f"KLOM needs {MIN_MODELS} models per side on the same samples; got {u.shape} and {o.shape}")
-    ranges = [_range(side) for side in (u, o)]  # each side by itself: a value far from the other side is no outlier
+    ranges = [_range(side) for side in (u, o)]  # per side: a value far from the other side is no outlier
     low, high = np.minimum(*(r[0] for r in ranges)), np.maximum(*(r[1] for r in ranges))
     p, q = _histograms(u, low, high), np.maximum(_histograms(o, low, high), _FLOOR)
     terms = np.zeros_like(p)
@@ -67,7 +70,7 @@ def summarise_klom(values: Array) -> KlomSummary:
 
 
 def klom_null(num_models: int, rng: np.random.Generator, samples: int = 1000) -> KlomSummary:
-    """Return KLOM of `num_models` models per side whose margins have one Gaussian distribution, by simulation.
+    """Return KLOM for `num_models` models per side whose margins have the same Gaussian distribution, by simulation.
 
     Bins follow the range, so location and scale do not matter.
     """
@@ -75,9 +78,9 @@ def klom_null(num_models: int, rng: np.random.Generator, samples: int = 1000) ->
 
 
 def _range(values: Floats) -> tuple[Floats, Floats]:
-    """Return the smallest and the largest of values (N, n) of each sample that is no outlier, each (n,).
+    """Return the smallest and the largest of the values (N, n) of each sample that are not outliers, each (n,).
 
-    Outliers are more than three times the quartiles' distance beyond a quartile (Tukey's far-out points).
+    Outliers are more than three times the interquartile range beyond a quartile (Tukey's far-out points).
     """
     first, third = np.percentile(values, [25, 75], axis=0)
     reach = 3 * (third - first)
@@ -92,7 +95,7 @@ def _histograms(values: Floats, low: Floats, high: Floats) -> Floats:
     width = high - low
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         place = _BINS * ((values - low) / width)
-    place = np.where(width > 0, place, np.where(values > high, _BINS, 0))  # beside a range of one point all lie outside
+    place = np.where(width > 0, place, np.where(values > high, _BINS, 0))  # a range may be a single point
     bins = np.clip(place, 0, _BINS - 1).astype(np.int64)
     flat = (bins + _BINS * np.arange(num_samples)).ravel()
     counts = np.bincount(flat, minlength=_BINS * num_samples).reshape(num_samples, _BINS)

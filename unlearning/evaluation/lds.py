@@ -1,9 +1,9 @@
 """LDS, the linear datamodeling score: how well attributions rank real retrainings.
 
-For models trained on masks z_m (M, U) that were not used for the attribution, the margins of a target t are compared
-with the sums of attributions, sum_u z_mu tau_tu, by rank correlation (Spearman) over the models; the score is the mean
-over targets. "TRAK: Attributing Model Behavior at Scale" (arXiv:2303.14186), section 2. Noise of other seeds in the
-margins limits it: even the true effects score less than 1.
+It uses models trained on masks z_m (M, U) that were not used for the attribution. The margins of a target t are
+compared with the sums of attributions, sum_u z_mu tau_tu, by rank correlation (Spearman) over the models; the score is
+the mean over targets. "TRAK: Attributing Model Behavior at Scale" (arXiv:2303.14186), section 2. The margins also
+depend on the seeds of the models, which limits the score: even the true effects score less than 1.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Lds:
     """The score over all targets."""
 
     value: float
-    """In [-1, 1]; 0 if attributions are uninformative."""
+    """Mean rank correlation in [-1, 1]; 0 for uninformative attributions."""
     low: float
-    """Of the 95 % interval over models, drawn anew 500 times, and `high`."""
+    """Lower end of the 95 % interval over models, from 500 bootstrap draws; `high` is the upper end."""
     high: float
     models: int
 
@@ -41,7 +41,7 @@ def lds(scores: Floats, masks: npt.NDArray[np.bool_], margins: Floats, rng: np.r
 
 
 def _mean_rank_correlation(told: Floats, margins: Floats) -> float:
-    """Return the mean over columns of Spearman's correlation of (M, T) and (M, T); 0 of a column without spread."""
+    """Return the mean over columns of Spearman's correlation between (M, T) and (M, T); 0 for a constant column."""
     ours, theirs = (rankdata(side, axis=0) - (len(side) + 1) / 2 for side in (told, margins))
     spread = np.sqrt((ours**2).sum(0) * (theirs**2).sum(0))
     products = (ours * theirs).sum(0)

@@ -2,8 +2,8 @@
 
 min_{w,b} w^2/2 + sum_i log(1 + exp(-y_i (w l_i + b))), no scaling; mean accuracy on the held-out tenth of 10 splits.
 
-Differs from the authors' code: both sides are cut to the size of the smaller one, not the forget side alone, so that
-chance is 1/2 always; a split holds out the same positions of both sides, which makes the attack exactly symmetric.
+Differs from the authors' code: both sides are cut to the size of the smaller one, not only the forget side, so chance
+is always 1/2. A split holds out the same positions of both sides, which makes the attack exactly symmetric.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ METRICS = (
 )  # fmt: skip
 
 MIN_SIZE = 10
-"""Samples per side below which a tenth of them is none."""
+"""With fewer samples per side, a tenth of them is none."""
 _TOLERANCE = 1e-10  # of the gradient
 _NULL_SD = 0.54  # times 1/sqrt(n): the sd measured at n = 100, 240, 500, 1500 per side
 
@@ -47,7 +47,7 @@ def logistic_attack(
 ) -> Attack:
     """Return `logistic_accuracy` with its sign and noise; at least 10 samples per side.
 
-    `halvings` of the never-seen data make the floor, each `splits` fits; with fewer than 2 there is none.
+    `halvings` of the never-seen data give the floor, with `splits` fits each; with fewer than 2 there is no floor.
     """
 
     def value(ours: Floats, theirs: Floats) -> float:
@@ -73,7 +73,7 @@ def fit(values: Floats, members: Floats) -> tuple[float, float]:
         return 0.0, float(np.log(share / (1 - share)))
     model = LogisticRegression(C=1.0, solver="newton-cholesky", tol=_TOLERANCE)
     with warnings.catch_warnings():
-        for fallen_back in (ConvergenceWarning, LinAlgWarning):  # Newton's solver says that L-BFGS goes on
+        for fallen_back in (ConvergenceWarning, LinAlgWarning):  # Newton's solver reports that L-BFGS continues
             warnings.simplefilter("ignore", fallen_back)
         model.fit(values[:, None], members)
     return float(model.coef_[0, 0]), float(model.intercept_[0])
@@ -82,7 +82,7 @@ def fit(values: Floats, members: Floats) -> tuple[float, float]:
 def _held_out_accuracy(x: Floats, y: Floats, order: Ints, held_out: int) -> float:
     test, train = order[:held_out], order[held_out:]
     values = np.concatenate([x[train], y[train]])
-    center = values.mean()  # b is not penalised, so a shift changes only b; centred, the solver is well conditioned
+    center = values.mean()  # b is not penalised, so a shift only changes b; centring improves the condition
     w, b = fit(values - center, np.repeat([1.0, 0.0], len(train)))
     margin = w * (np.concatenate([x[test], y[test]]) - center) + b
     right = np.where(np.repeat([True, False], held_out), margin, -margin)

@@ -50,7 +50,7 @@ def model_facts(
     if len(ours):
         worse = over_forgotten(forget[ours], unseen[theirs])
         for (name, attack), stream in zip(_ATTACKS.items(), rng.spawn(len(_ATTACKS)), strict=True):
-            if name != "mia_logistic" or len(ours) >= MIN_SIZE:  # else a tenth of the samples is none
+            if name != "mia_logistic" or len(ours) >= MIN_SIZE:  # with fewer samples, a tenth of them is none
                 attacks[name] = attack(forget[ours], unseen[theirs], stream, 10 if floors else 0)
                 values[name] = attacks[name].value
     if "mia_logistic" in values:

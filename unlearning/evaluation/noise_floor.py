@@ -1,4 +1,4 @@
-"""What an attack returns: its value, which way it is read, and how much of it is chance."""
+"""The result of an attack: its value, its direction, and its noise."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _MIN_HALF = 10
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """The attack on data, or models, that are alike by construction: random halves of what was never seen."""
+    """The attack on data, or models, that are equal by construction: random halves of what was never seen."""
 
     mean: float
     sd: float
-    """Over the halvings. At `size` per half; it shrinks like 1/sqrt(size)."""
+    """Over the halvings, at `size` per half; it shrinks like 1/sqrt(size)."""
     size: int
     """Samples (U-LiRA: models) in each half."""
 
@@ -28,19 +28,19 @@ class Attack:
     """One membership attack on one model, forget set against never-seen data."""
 
     value: float
-    """In [0, 1]."""
+    """The value of the attack, in [0, 1]."""
     chance: float
-    """What equal distributions give on average at these sizes."""
+    """Mean value for equal distributions at these sizes."""
     standard_error: float
-    """Standard deviation of `value` where the distributions are equal; differences within two of it are no result."""
+    """Standard deviation of `value` for equal distributions; differences within two of it are no result."""
     sign: int
     """+1: the forget set fits worse than never-seen data (over-forgotten); -1: better (remembered); 0: equal."""
     size: int
-    """Samples per side that were compared; of unequal sides the smaller."""
+    """Samples per side that were compared; for unequal sides the smaller number."""
     reading: str
     """The sign convention in words."""
     floor: NoiseFloor | None = None
-    """None where too little was never seen to halve it."""
+    """None if there is too little never-seen data to halve it."""
 
 
 def loss_sign(forget: Array, unseen: Array) -> int:
@@ -51,10 +51,10 @@ def loss_sign(forget: Array, unseen: Array) -> int:
 def never_seen_halves(
     attack: Callable[[Floats, Floats], float], unseen: Array, rng: np.random.Generator, halvings: int = 20
 ) -> NoiseFloor | None:
-    """Return what `attack` (of a forget and an unseen sample) gives on random halves of never-seen values (n,).
+    """Return the results of `attack` (on a forget and an unseen sample) on random halves of never-seen values (n,).
 
-    None for fewer than 20 values or 2 halvings. Where samples are correlated, as the images of one person are, the
-    true floor is wider than this one.
+    It is None for fewer than 20 values or 2 halvings. If samples are correlated, as images of one person are, the true
+    floor is wider than this one.
     """
     return of_halves(attack, as_values(unseen, "unseen values"), rng, halvings, _MIN_HALF)
 
@@ -62,7 +62,10 @@ def never_seen_halves(
 def of_halves(
     attack: Callable[[Floats, Floats], float], values: Floats, rng: np.random.Generator, halvings: int, least: int
 ) -> NoiseFloor | None:
-    """Return what `attack` gives on random halves of the rows of `values`; None for fewer than `least` rows a half."""
+    """Return the results of `attack` on random halves of the rows of `values`.
+
+    None for fewer than `least` rows per half.
+    """
     half = len(values) // 2
     if half < least or halvings < 2:
         return None
@@ -74,11 +77,11 @@ def of_halves(
 
 
 def match_classes(forget_labels: Array, unseen_labels: Array, rng: np.random.Generator) -> tuple[Ints, Ints]:
-    """Return rows (k,) of the forget set and (k,) of the unseen data that have the same classes, row by row.
+    """Return rows (k,) of the forget set and (k,) of the unseen data with the same classes, row by row.
 
-    Of each class as many as the scarcer side has, drawn at random. Without this an attack on a forgotten class or a
-    client of few classes measures the difference of the classes (SCRUB restricts its attack likewise). Samples with
-    several labels have no classes: all count as of one.
+    For each class, both sides get as many rows as the smaller side has, drawn at random. Without this, an attack on a
+    forgotten class or on a client with few classes measures the difference of the classes (SCRUB restricts its attack
+    in the same way). Samples with several labels have no classes: all count as one class.
     """
     ours, theirs = (_strata(labels) for labels in (forget_labels, unseen_labels))
     forget_rows, unseen_rows = [], []

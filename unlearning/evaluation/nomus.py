@@ -1,7 +1,7 @@
 """NoMUS: utility and forgetting in one number, (TA + 1 - 2 |MIA - 1/2|) / 2 (MUFAC, arXiv:2311.02240).
 
-It rewards the trivial predictor: constant outputs give (largest class share + 1) / 2 where the attack is at chance.
-Never rank by it; print it beside the constant predictor's, with accuracy and attack apart.
+It rewards the trivial predictor: constant outputs give (largest class share + 1) / 2, as the attack is at chance then.
+Never rank by it. Show it beside the constant predictor's value, with accuracy and attack as separate numbers.
 """
 
 from unlearning.evaluation.metric import Metric

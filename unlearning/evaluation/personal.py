@@ -1,4 +1,4 @@
-"""Personal models: what those of the clients that stay still know of what is forgotten."""
+"""Metrics of the staying clients' personal models: what these still know of the forgotten samples."""
 
 from unlearning.evaluation.metric import Metric, percent
 

@@ -99,10 +99,10 @@ def relearn(
 
 
 def relearn_ratio(unlearned: Relearn, oracle: Relearn) -> float | None:
-    """Return steps of the unlearned model / steps of the oracle (AIN); None where the oracle takes none.
+    """Return steps of the unlearned model / steps of the oracle (AIN); None if the oracle needs no steps.
 
-    Below 1: residual memory; far above 1: damage. A model that never relearned counts with all its steps, so that its
-    ratio is a lower bound.
+    Below 1: residual memory; far above 1: damage. A model that never relearned counts with all its steps, so its ratio
+    is a lower bound.
     """
     return unlearned.steps / oracle.steps if oracle.steps else None
 

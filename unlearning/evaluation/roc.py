@@ -43,17 +43,17 @@ def best_balanced_accuracy(positive: Array, negative: Array) -> float:
 
 
 _SMALL = 200
-"""Samples of both sides together below which the null is simulated: the limit below is off by .2 at one a side."""
+"""With fewer samples of both sides together, the null is simulated: the limit below is off by .2 at one per side."""
 _DRAWS = 20_000
 
 
 @cache
 def best_balanced_accuracy_null(num_positive: int, num_negative: int) -> tuple[float, float]:
-    """Return (mean, sd) of `best_balanced_accuracy` of equal distributions without ties.
+    """Return (mean, sd) of `best_balanced_accuracy` for equal distributions without ties.
 
-    The best threshold is chosen on the data, so the mean lies above 1/2. sqrt(nm / (n+m)) max(TPR - FPR) is Smirnov's
-    one-sided statistic, for large samples P(> x) -> exp(-2 x^2): a Rayleigh variable of scale 1/2. Small samples are
-    drawn, to within .001.
+    The best threshold is chosen on the data, so the mean is above 1/2. sqrt(nm / (n+m)) max(TPR - FPR) is Smirnov's
+    one-sided statistic; for large samples P(> x) -> exp(-2 x^2), a Rayleigh distribution with scale 1/2. Small samples
+    are simulated, to within .001.
     """
     n, m = num_positive, num_negative
     if n + m >= _SMALL:

@@ -22,7 +22,7 @@ def as_logits(logits: Array) -> Floats:
 
 
 def has_several_labels(labels: Array) -> bool:
-    """Return whether samples have several labels, (n, L) of 0 and 1, and not one class, (n,)."""
+    """Return whether samples have several labels, (n, L) of 0 and 1, instead of one class, (n,)."""
     return np.ndim(labels) == 2
 
 
@@ -49,10 +49,10 @@ def as_values(values: Array, what: str) -> Floats:
 
 
 def margins(logits: Array, labels: Array) -> Floats:
-    """Return m(x) = z_y - log sum_{j != y} exp z_j, (n,), any real.
+    """Return m(x) = z_y - log sum_{j != y} exp z_j, (n,), any real number.
 
-    It equals LiRA's phi(x) = log p_y - log sum_{j != y} p_j. Of several labels, whose loss is the mean binary
-    cross-entropy l, it is the m with log(1 + exp(-m)) = l, too.
+    It equals LiRA's phi(x) = log p_y - log sum_{j != y} p_j. For several labels, with the mean binary cross-entropy l
+    as loss, it is the m with log(1 + exp(-m)) = l as well.
     """
     z = as_logits(logits)
     y = as_labels(labels, *z.shape)
@@ -68,9 +68,9 @@ def margins(logits: Array, labels: Array) -> Floats:
 
 
 def losses(logits: Array, labels: Array) -> Floats:
-    """Return the cross-entropy -log p_y in nats, (n,), at least 0; of several labels the mean over them.
+    """Return the cross-entropy -log p_y in nats, (n,), at least 0; for several labels the mean over them.
 
-    As log(1 + exp(-m)) of the margin m, which keeps losses below 1e-16 apart: the attacks rank them.
+    It is computed as log(1 + exp(-m)) of the margin m. This distinguishes losses below 1e-16, which the attacks rank.
     """
     out: Floats = np.logaddexp(0.0, -margins(logits, labels))
     return out
@@ -84,13 +84,13 @@ def log_probabilities(logits: Array) -> Floats:
 
 
 def label_pairs(logits: Array) -> Floats:
-    """Return logits (n, L) of labels as those of n L samples with the classes no and yes, (n L, 2)."""
+    """Return logits (n, L) of labels as those of n L samples with the two classes no and yes, (n L, 2)."""
     z = as_logits(logits)
     return np.stack([np.zeros_like(z), z], axis=2).reshape(-1, 2)
 
 
 def predictions(logits: Array, several_labels: bool = False) -> Ints:
-    """Return the class of the largest logit, (n,); the first of equals. Of labels (n, L), a number for each answer."""
+    """Return the class of the largest logit, (n,), the first of equal ones; for labels (n, L), a number per answer."""
     if several_labels:
         answers: Ints = np.unique(as_logits(logits) > 0, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
         return answers

@@ -1,10 +1,10 @@
 """U-LiRA: was this sample unlearned, or never seen? (arXiv:2403.01218).
 
-Per sample x, N(mu_u, s_u) is fitted to the margins of models trained with x and then unlearned, N(mu_n, s_n) to those
-of models never trained on x. A further model is said to have unlearned x where log N(phi; u) - log N(phi; n) > 0.
+For each sample x, N(mu_u, s_u) is fitted to the margins of models trained with x and then unlearned, and N(mu_n, s_n)
+to those of models never trained on x. A further model has unlearned x if log N(phi; u) - log N(phi; n) > 0.
 
-Differs from the public code: margins, not 0/1 correctness; models are scored that no Gaussian was fitted to;
-standard deviations have a floor of 1e-6, and a score of exactly 0 counts as half right.
+Differs from the public code: it uses margins, not 0/1 correctness. Models are scored with Gaussians that were not
+fitted to them. Standard deviations have a floor of 1e-6, and a score of exactly 0 counts as half right.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class ULira:
     """The attack over N pairs of models and n samples."""
 
     attack: Attack
-    """`value` is the accuracy over samples and held-out models; `standard_error` is over pairs of models, or the
-    floor's where that is larger."""
+    """`value` is the accuracy over samples and held-out models; `standard_error` is over pairs of models, or that of
+    the floor if it is larger."""
     auc: float
-    """In [0, 1], over samples and held-out models of a fold; mean over folds."""
+    """In [0, 1], over samples and the held-out models of a fold; mean over folds."""
 
 
 def likelihood_ratio(phi: Floats, members: Floats, others: Floats, *, shared_variance: bool = False) -> Floats:
@@ -72,9 +72,9 @@ def u_lira(
 ) -> ULira:
     """Return the attack on margins (N, n) of N unlearned and of N never-trained models, N at least 4.
 
-    Cross-fitted: pairs of models are dealt into folds at random, and each fold is judged by Gaussians of the others.
-    Equal distributions give 1/2 exactly in expectation, since both sides are fitted on equally many models. `halvings`
-    of the never-trained models make the floor, which takes 8 of them or more.
+    It is cross-fitted: pairs of models are divided into random folds, and each fold is scored with Gaussians of the
+    others. Equal distributions give exactly 1/2 in expectation, because both sides are fitted on equally many models.
+    `halvings` of the never-trained models give the floor; it needs 8 or more of them.
     """
     u, v = as_ensemble(unlearned), as_ensemble(never)
     if u.shape != v.shape or len(u) < MIN_PAIRS:
@@ -82,8 +82,8 @@ def u_lira(
     accuracies, aucs = _cross_fit(u, v, rng, folds, shared_variance)
     pairs = accuracies.mean(1)
     floor = _floor(v, rng, folds, shared_variance, halvings)
-    # Pairs of one fold share their Gaussians, so their spread alone is too small an error; the floor's is of half the
-    # models, sqrt(2) times that of all.
+    # Pairs of one fold share their Gaussians, so their spread alone underestimates the error. The floor's error is that
+    # of half the models, sqrt(2) times that of all.
     spread = float(pairs.std(ddof=1) / np.sqrt(len(pairs)))
     attack = Attack(
         value=float(pairs.mean()),

@@ -1,21 +1,21 @@
 """Verdicts: whether a model has forgotten, from differences that are larger than chance.
 
-An attack is a number per model. Over S seeds a model's numbers v_1..v_S are compared with those of S oracles, models
-retrained without the forgotten samples:
+An attack gives one number per model. Over S seeds, a model's numbers v_1..v_S are compared with those of S oracles,
+models retrained without the forgotten samples:
     d = mean v - mean o,   s^2 = (n_0 s_0^2 + (S - 1) s_o^2) / (n_0 + S - 1),
-with s_o the oracles' own standard deviation over seeds and s_0 that of the finite samples, which counts as n_0 = 4
-models: three oracles alone say little of their spread (a moderated t-test, Smyth 2004, doi:10.2202/1544-6115.1027).
-The model is told apart where |d| > t s sqrt(2 / S), or one of its seeds where |v_i - mean o| > t s sqrt(1 + 1 / S),
-t the quantile of n_0 + S - 1 degrees of freedom at 5 % over all comparisons together (Bonferroni). Its own spread does
-not enter: a method does not win by varying.
+with s_o the oracles' own standard deviation over seeds, and s_0 that due to the finite number of samples, which counts
+as n_0 = 4 models: three oracles alone give a poor estimate of their spread (a moderated t-test, Smyth 2004,
+doi:10.2202/1544-6115.1027). The model is distinguished if |d| > t s sqrt(2 / S), or if one of its seeds has
+|v_i - mean o| > t s sqrt(1 + 1 / S), with t the quantile of n_0 + S - 1 degrees of freedom at 5 % over all comparisons
+together (Bonferroni). The model's own spread is not used, so a method does not gain by varying.
 
-Where there are N >= 16 models of each kind, attacks on their distributions count too: they give one number for all
-models with its standard error, which is told from chance by t of N - 1 degrees of freedom at the same level.
+With N >= 16 models of each kind, attacks on their distributions count as well. They give one number for all models with
+its standard error; it is compared with chance by t with N - 1 degrees of freedom at the same level.
 
-forgotten            no attack that tells the original apart tells it apart
+forgotten            no attack that distinguishes the original distinguishes the model
 not forgotten        such an attack still does
 damaged              worse than the oracles on kept or test samples, by more than chance and by more than a point
-cannot be told here  no attack tells the original from the oracles, so no method can show anything
+cannot be told here  no attack distinguishes the original from the oracles, so no method can show anything
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def compare(values: Sequence[float], oracle: Sequence[float], sampling: float, l
     degrees = _PRIOR_MODELS + len(o) - 1
     own = float(o.var(ddof=1)) if len(o) > 1 else 0.0
     sd = math.sqrt((_PRIOR_MODELS * sampling**2 + (len(o) - 1) * own) / degrees)
-    # Half of the level for the mean, half for the seeds one by one; each two-sided.
+    # Half of the level is for the mean, half for the single seeds; each is two-sided.
     of_mean, of_seed = (float(student.ppf(1 - level / 2 / (2 * k), degrees)) for k in (1, len(v)))
     alone = np.abs(v - o.mean()) > of_seed * sd * math.sqrt(1 + 1 / len(o))
     return Difference(float(v.mean() - o.mean()), of_mean * sd * math.sqrt(1 / len(v) + 1 / len(o)), int(alone.sum()))

@@ -1,1 +1,1 @@
-"""What unlearning methods share."""
+"""Common parts of unlearning methods."""

@@ -1,4 +1,4 @@
-"""A model as a list of blocks from input to output, its last blocks, and fresh weights."""
+"""Split a model into blocks from input to output, train its last blocks, and draw new weights."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 class TailConfig(RepairConfig):
-    """SGD on the kept samples, of the last blocks only."""
+    """SGD on the kept samples, on the last blocks only."""
 
     blocks: int = Field(1, ge=0)
-    """Blocks (a layer, or a residual or encoder block) before the classifier that are trained with it."""
+    """Number of blocks (a layer, or a residual or encoder block) that are trained together with the classifier."""
     epochs: int = Field(10, ge=0, json_schema_extra=searched(5, 30))
     """Passes over the kept samples."""
 
 
 def blocks(model: Classifier) -> list[list[nn.Module]]:
-    """Return the modules with weights of the feature extractor, in order; norms go with the block before them."""
+    """Return the modules with weights of the feature extractor, in order; norms belong to the block before them."""
     found: list[list[nn.Module]] = []
     waiting = list(model.features.children())
     while waiting:
@@ -44,7 +44,10 @@ def blocks(model: Classifier) -> list[list[nn.Module]]:
 
 
 def tail(model: Classifier, num_blocks: int) -> list[nn.Module]:
-    """Return the modules of the last `num_blocks` blocks and the classifier; all of the model if it has no more."""
+    """Return the modules of the last `num_blocks` blocks and the classifier.
+
+    All modules if there are no more blocks.
+    """
     parts = blocks(model)
     if num_blocks >= len(parts):
         return [model.features, model.classifier]
@@ -52,12 +55,12 @@ def tail(model: Classifier, num_blocks: int) -> list[nn.Module]:
 
 
 def reset(modules: Sequence[nn.Module], rng: np.random.Generator) -> None:
-    """Draw the weights of modules anew from the initial distributions of their layers, in place, on any device.
+    """Draw the weights of modules anew from their layers' initial distributions, in place, on any device.
 
     Raises
     ------
     FedsimError
-        If a module owns weights and has no `reset_parameters`.
+        If a module has weights and no `reset_parameters`.
     """
     seed = int(rng.integers(2**63 - 1))
     with torch_draws(seed):
@@ -73,7 +76,10 @@ def reset(modules: Sequence[nn.Module], rng: np.random.Generator) -> None:
 
 
 def repair_tail(model: Classifier, retain: View | None, config: TailConfig, rng: np.random.Generator) -> Classifier:
-    """Fine-tune the last blocks on the kept samples, in place; the blocks before keep every bit, statistics too."""
+    """Fine-tune the last blocks on the kept samples, in place.
+
+    Earlier blocks keep every bit, also of their statistics.
+    """
     trained = {id(parameter): parameter for module in tail(model, config.blocks) for parameter in module.parameters()}
     fixed = [parameter for parameter in model.parameters() if id(parameter) not in trained]
     parts = blocks(model)

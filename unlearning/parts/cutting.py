@@ -1,8 +1,8 @@
-"""From an order of channels to a smaller model: how much to keep, compensation, batch norm, and again.
+"""From a ranking of channels to a smaller model: the kept share, compensation, batch norm, and repetition.
 
-One cut, as in Algorithm 1 of "ModHiFi" (arXiv:2511.19566): take moments of what each layer reads, order the channels,
-drop all beyond the share that meets the target, rescale what is kept, re-estimate batch norm. Several cuts come to the
-target in equal ratios, each with moments of the model before it.
+One cut, as in Algorithm 1 of "ModHiFi" (arXiv:2511.19566): compute moments of the inputs of each layer, rank the
+channels, remove all beyond the share that meets the target, rescale the kept ones, and re-estimate batch norm. Several
+cuts approach the target in equal ratios, each with moments of the previous model.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from unlearning.parts.layer_sums import Ask
 Quantity = Literal["flops", "params", "keep"]
 
 _STILL = 1e-4
-"""Change of means and variances, in variances, that is none."""
+"""Changes of means and variances below this, relative to the variances, count as none."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """How small: `share` of the floating-point operations, of the parameters, or (keep) of each ranking."""
+    """The target size: `share` of the floating-point operations, of the parameters, or (keep) of each ranking."""
 
     of: Quantity
     share: float
@@ -46,7 +46,7 @@ class Target:
         Raises
         ------
         FedsimError
-            If it is none of these.
+            If the text is none of these.
         """
         match = re.fullmatch(rf"({'|'.join(get_args(Quantity))})=(\d*\.?\d+(?:[eE]-?\d+)?)", text.strip())
         if match is None or not 0 < float(match[2]) <= 1:
@@ -54,26 +54,26 @@ class Target:
         return cls(match[1], float(match[2]))  # type: ignore[arg-type]  # the pattern admits these only
 
     def part(self, number: int, of: int) -> Target:
-        """Return the target of cut `number` of several: shares multiply to the whole."""
+        """Return the target of cut `number` of several; their shares multiply to the whole share."""
         return Target(self.of, self.share ** (number / of))
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """What is done with the weights that stay."""
+    """Corrections of the remaining weights."""
 
     compensate: bool = True
-    """Rescale kept components to rebuild what is lost."""
+    """Rescale kept components to make up for removed ones."""
     batch_norm: bool = True
     """Re-estimate running means and variances."""
     cuts: int = 3
-    """Cuts on the way to the target."""
+    """Number of cuts on the way to the target."""
     ridge: float = 1e-4
-    """Added to the diagonal in the compensation, in units of its mean."""
+    """Added to the diagonal in the compensation, relative to its mean."""
 
 
 def moments_of(sums: Tensors, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
-    """Return the moments of what each consumer reads, less the means where a batch norm takes them out."""
+    """Return the moments of each consumer's inputs, minus the means if a batch norm removes these."""
     consumers = {consumer.name: consumer for group in groups.values() for consumer in group.consumers}
     found = {}
     for name, consumer in consumers.items():
@@ -84,10 +84,10 @@ def moments_of(sums: Tensors, groups: Mapping[str, ChannelGroup]) -> dict[str, T
 
 @torch.no_grad()
 def settled(model: Classifier, ask: Ask) -> Classifier:
-    """Return a copy, in evaluation mode, whose running means and variances are those of what its batch norms get.
+    """Return a copy, in evaluation mode, whose running means and variances are those of the inputs of its batch norms.
 
-    They are of all samples together, normalised by just these means and variances: each answer is right for the norms
-    whose inputs it does not change any more, so that there are at most as many questions as norms.
+    They are of all samples together, normalised by these same means and variances. Each answer is final for the norms
+    whose inputs it no longer changes, so there are at most as many questions as norms.
     """
     model = copy.deepcopy(model).eval()
     kept = set(batch_norms(model))
@@ -113,7 +113,7 @@ def settled(model: Classifier, ask: Ask) -> Classifier:
 
 
 def kept_channels(order: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Return the channels (kept,) of each group below a share, and at least the first one."""
+    """Return the kept channels (kept,) of each group: those below a share, and at least the first one."""
     kept = {}
     for name, places in order.items():
         below = (places < share).nonzero()[:, 0]
@@ -125,12 +125,12 @@ def choose_channels(
     model: Classifier, groups: Mapping[str, ChannelGroup], order: Mapping[str, Tensor], target: Target, whole: Cost,
     positions: Mapping[str, int],
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Return the most channels, in order, that meet a target; `whole` is the cost that its share is of."""
+    """Return the largest sets of channels, in rank order, that meet a target; its share is of the cost `whole`."""
     if target.of == "keep":
         return kept_channels(order, target.share)
     shares = torch.unique(torch.cat([*order.values(), torch.tensor([torch.inf])]))
     allowed = target.share * (whole.flops if target.of == "flops" else whole.parameters)
-    low, high = 0, len(shares) - 1  # costs grow with the share: bisection
+    low, high = 0, len(shares) - 1  # costs grow with the share, so bisect
     while low < high:
         middle = (low + high + 1) // 2
         kept = kept_channels(order, float(shares[middle]))
@@ -147,7 +147,10 @@ def compensate(
     model: Classifier, groups: Mapping[str, ChannelGroup], keep: Mapping[str, Tensor], moments: Mapping[str, Tensor],
     ridge: float,
 ) -> None:  # fmt: skip
-    """Rescale, in place, what each consumer reads of the kept channels; a group that keeps all stays bit for bit."""
+    """Rescale, in place, each consumer's weights of the kept channels.
+
+    A group that keeps all channels keeps all bits.
+    """
     for group in groups.values():
         if len(keep[group.name]) == group.channels:
             continue
@@ -172,15 +175,15 @@ def cut(
     input_shape
         Shape of one sample.
     pruner, options
-        What orders the channels.
+        The method that ranks the channels.
     target
-        How small; shares are of `model`.
+        The target size; shares are relative to `model`.
     ask
-        Gives sums over samples; None without any.
+        Returns sums over samples; None if there are none.
     how
-        What is done with the weights that stay; without samples nothing can be.
+        Corrections of the remaining weights; without samples none is possible.
     rng
-        Of the method's draws.
+        Generator for the method's draws.
 
     Raises
     ------
@@ -188,7 +191,7 @@ def cut(
         If the method needs samples and there are none, or no channel can be removed.
     """
     if ask is None and pruner.samples:
-        raise FedsimError(f"--data none: {pruner.name} looks at samples; use --data train, --data synthetic or l2")
+        raise FedsimError(f"--data none: {pruner.name} needs samples; use --data train, --data synthetic or l2")
     positions, model = layer_positions(model, input_shape), model.eval()
     whole = cost(model, positions)
     for number in range(1, how.cuts + 1):

@@ -1,15 +1,15 @@
-"""Datamodels: what a prediction owes to each unit of the training data, from models trained on random subsets.
+"""Datamodels: the effect of each unit of the training data on a prediction, from models trained on random subsets.
 
-Units are clients, groups of samples, or samples. Model m is trained on the units of its mask z_m in {0, 1}^U, each kept
-with probability alpha; y_m are its outputs (logits or margins of many samples). A linear function is fitted,
-    y(z) ~ b + sum_u z_u beta_u,        so that leaving out F changes y by  -Delta_F = -sum_{u in F} beta_u.
+Units are clients, groups of samples, or samples. Model m is trained on the units of its mask z_m in {0, 1}^U; each unit
+is kept with probability alpha. y_m are its outputs (logits or margins of many samples). A linear function is fitted,
+    y(z) ~ b + sum_u z_u beta_u,        so leaving out F changes y by  -Delta_F = -sum_{u in F} beta_u.
 "Datamodels" (arXiv:2202.00622); as targets of unlearning: "Attribute-to-Delete" (arXiv:2410.23232).
 
-Two estimators: ridge regression, its penalty chosen on models held out; and differences of means,
-beta_u = mean of y where z_u = 1 - mean of y where z_u = 0, unbiased and noisy. A penalty shrinks, so Delta has a scale
-kappa: the slope of outputs against predictions over models held out, never looked up on a request.
-Low R2 on masks is no bad sign: most of y's spread is other seeds' noise. What counts is agreement at the share that is
-left out when it is used, so alpha is near 1.
+There are two estimators. Ridge regression chooses its penalty on held-out models. Differences of means,
+beta_u = mean of y where z_u = 1 - mean of y where z_u = 0, are unbiased and noisy. A penalty shrinks beta, so Delta has
+a scale kappa: the slope of outputs against predictions over held-out models, which is never fitted on a request.
+A low R2 on masks is no bad sign, because most of y's variance is the noise of other seeds. What matters is agreement at
+the share that is left out in use, so alpha is near 1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-_PENALTIES = np.geomspace(1e-4, 1e4, 25)  # times the mean of the squared singular values that are not 0
+_PENALTIES = np.geomspace(1e-4, 1e4, 25)  # times the mean of the nonzero squared singular values
 _FOLDS = 5
 
 
@@ -32,11 +32,11 @@ class Datamodel:
     """A linear function of masks for T outputs."""
 
     effects: Floats
-    """beta, (U, T): of a unit's presence."""
+    """beta, (U, T): the effect of a unit's presence."""
     intercept: Floats
     """b, (T,)."""
     penalty: float = 0.0
-    """Of ridge regression; 0 without."""
+    """The penalty of ridge regression; 0 for the other estimator."""
     scale: float = 1.0
     """kappa."""
 
@@ -45,14 +45,14 @@ class Datamodel:
         return np.asarray(self.intercept + masks.astype(np.float64) @ self.effects, np.float64)
 
     def shift(self, units: Sequence[int] | npt.NDArray[np.int64]) -> Floats:
-        """Return kappa Delta_F, (T,): what outputs lose where these units are left out."""
+        """Return kappa Delta_F, (T,): the decrease of the outputs if these units are left out."""
         return np.asarray(self.scale * self.effects[np.asarray(units, np.int64)].sum(0), np.float64)
 
 
 def draw_masks(units: int, share: float, rng: np.random.Generator) -> Bools:
-    """Return which units a model is trained on, (U,): each with probability `share`, and one at least.
+    """Return the units on which a model is trained, (U,) bool: each with probability `share`, and at least one.
 
-    Their number varies: with the same number in all masks, what all units have in common could not be told from b.
+    Their number varies. With a constant number, the common effect of all units could not be separated from b.
     """
     mask = rng.random(units) < share
     mask[rng.integers(units)] |= not mask.any()
@@ -60,9 +60,9 @@ def draw_masks(units: int, share: float, rng: np.random.Generator) -> Bools:
 
 
 def difference_of_means(masks: Bools, outputs: Floats) -> Datamodel:
-    """Return beta_u = mean of outputs (M, T) over masks (M, U) with u, less that over masks without u.
+    """Return beta_u = mean of outputs (M, T) over masks (M, U) with u, minus the mean over masks without u.
 
-    A unit that all masks have, or none, has no effect that could be told: 0.
+    A unit in all masks, or in none, gets the effect 0.
     """
     z = masks.astype(np.float64)
     inside, outside = z.sum(0)[:, None], (1 - z).sum(0)[:, None]
@@ -72,7 +72,7 @@ def difference_of_means(masks: Bools, outputs: Floats) -> Datamodel:
 
 
 def ridge(masks: Bools, outputs: Floats, penalty: float) -> Datamodel:
-    """Return the least squares fit of outputs (M, T) on masks (M, U) with a penalty on beta, none on b."""
+    """Return the least squares fit of outputs (M, T) on masks (M, U), with a penalty on beta but not on b."""
     z = masks.astype(np.float64)
     u, s, v = np.linalg.svd(z - z.mean(0), full_matrices=False)
     effects = v.T @ (_filter(s, penalty)[:, None] * (u.T @ (outputs - outputs.mean(0))))
@@ -80,7 +80,7 @@ def ridge(masks: Bools, outputs: Floats, penalty: float) -> Datamodel:
 
 
 def fit(masks: Bools, outputs: Floats, judged: Floats, rng: np.random.Generator) -> Datamodel:
-    """Return the ridge fit of outputs (M, T), M at least 5, its penalty and its scale from models held out.
+    """Return the ridge fit of outputs (M, T), M at least 5, with penalty and scale from held-out models.
 
     Parameters
     ----------
@@ -89,9 +89,9 @@ def fit(masks: Bools, outputs: Floats, judged: Floats, rng: np.random.Generator)
     outputs
         (M, T)
     judged
-        (M, J) outputs that penalty and scale are chosen on: such as `without_offset` of logits
+        (M, J) outputs for choosing penalty and scale, such as `without_offset` of logits
     rng
-        deals the models into five folds
+        divides the models into five folds
     """
     if len(masks) < _FOLDS:
         raise ValueError(f"a datamodel needs {_FOLDS} models or more; got {len(masks)}")
@@ -115,7 +115,7 @@ def fit(masks: Bools, outputs: Floats, judged: Floats, rng: np.random.Generator)
 
 
 def without_offset(logits: Floats) -> Floats:
-    """Return logits (..., C) less their mean over classes, which a softmax does not see."""
+    """Return logits (..., C) minus their mean over classes, which has no effect on a softmax."""
     return np.asarray(logits - logits.mean(-1, keepdims=True), np.float64)
 
 

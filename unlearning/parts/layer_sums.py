@@ -1,8 +1,8 @@
-"""What pruning asks of samples, as sums over them: of the inputs of layers, and of those of batch norms.
+"""The sums over samples that pruning needs: of the inputs of layers, and of those of batch norms.
 
-Sums of several holders add up to those of all samples together (see `fedsim.models.fidelity`), so clients answer by
-queries and no sample leaves them. The model that they are asked about may be narrower than the run's own: layers take
-whatever widths the tensors have.
+Sums of several clients add up to those of all samples together (see `fedsim.models.fidelity`). So clients answer
+queries, and no sample leaves them. The model in a query may be narrower than the run's own, because layers accept
+any width of the tensors.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from unlearning.evaluation.batch_norm import batch_norms
 
 What = Literal["patches", "norms"]
 Ask = Callable[[What, Classifier], Tensors]
-"""Returns sums over all samples, about a model of the layers that were announced."""
+"""(sums to compute, model) -> sums over all samples; the model has the layers that were announced."""
 
 _TOGETHER = 50  # samples whose patches are in memory at once
 
 
 class LayerSums:
-    """Works out the sums for one holder of samples.
+    """Computes the sums for one holder of samples.
 
     Parameters
     ----------
     model
-        Gives the layers; what it is asked about has the same ones.
+        Gives the layers; models in queries have the same ones.
     input_shape
         Shape of one sample.
     """
@@ -62,7 +62,7 @@ class LayerSums:
         self._norms = {name: module for name, module in self._model.named_modules() if module in norms}
 
     def patches(self, tensors: Mapping[str, Tensor], x: Tensor) -> Tensors:
-        """Return `PatchSums` of each layer that reads channels which may go, by its name and the field's."""
+        """Return `PatchSums` of each layer that reads removable channels, by the layer's and the field's name."""
 
         def of(name: str, inputs: Tensor) -> Tensors:
             sums = PatchSums.of(patches(self._readers[name], inputs))
@@ -71,7 +71,7 @@ class LayerSums:
         return self._watched(self._readers, of, tensors, x)
 
     def norms(self, tensors: Mapping[str, Tensor], x: Tensor) -> Tensors:
-        """Return the sums of what each batch norm gets (C,), of its squares (C,), and the number of positions ()."""
+        """Return the sums of each batch norm's inputs (C,) and their squares (C,), and the number of positions ()."""
 
         def of(name: str, inputs: Tensor) -> Tensors:
             flat = inputs.double().transpose(0, 1).flatten(1)
@@ -103,32 +103,32 @@ class LayerSums:
 
 
 class LayerClient(Client):
-    """The client half of pruning: answers about the model that it is sent, and trains nothing."""
+    """The client half of pruning: answers queries about the model that it receives, and trains nothing."""
 
     def __init__(self, config: RunConfig, model: Classifier) -> None:
         super().__init__(config, model)
         self._sums = LayerSums(model, model.input_shape)
 
     def queries(self) -> Mapping[str, Query]:
-        """Return both sums, over all samples."""
+        """Return the queries for both sums, over all samples."""
         return {"patches": Query(self.patches), "norms": Query(self.norms)}
 
     def patches(self, state: State, own: Tensors, constants: Tensors, batch: Batch) -> Tensors:
-        """Return what `LayerSums.patches` does."""
+        """Return the result of `LayerSums.patches`."""
         return self._sums.patches(state.params | state.buffers, batch.x)
 
     def norms(self, state: State, own: Tensors, constants: Tensors, batch: Batch) -> Tensors:
-        """Return what `LayerSums.norms` does."""
+        """Return the result of `LayerSums.norms`."""
         return self._sums.norms(state.params | state.buffers, batch.x)
 
     def releases(self) -> list[Release]:
-        """Say what the answers are."""
+        """Return the release of the answers."""
         note = "sums over a client's samples, without noise"
         return [Release(what="sums of layers' inputs", covers=("query.patches/*", "query.norms/*"), note=note)]
 
 
 def ask_here(model: Classifier, input_shape: tuple[int, ...], batches: Callable[[], Iterable[Tensor]]) -> Ask:
-    """Return how to ask about samples that the server has itself, in batches (B, *input_shape)."""
+    """Return a function for sums over samples of the server itself, in batches (B, *input_shape)."""
     holder = LayerSums(model, input_shape)
 
     def ask(what: What, model: Classifier) -> Tensors:
@@ -142,20 +142,20 @@ def ask_here(model: Classifier, input_shape: tuple[int, ...], batches: Callable[
 
 
 def ask_clients(config: RunConfig, data: FederatedData, watch: Callable[[Message], None] | None = None) -> Ask:
-    """Return how to ask the clients of a federation, each by a message about all samples that it has.
+    """Return a function for sums over the clients' samples; each client gets one message about all its samples.
 
     Parameters
     ----------
     config
         Of the run.
     data
-        What they are asked about; clients without samples are not asked.
+        The clients' samples; clients without samples are not asked.
     watch
-        Is shown every reply.
+        Called with every reply.
     """
-    config = config.model_copy(update={"start": None})  # the model comes with the question
+    config = config.model_copy(update={"start": None})  # the model comes with the query
     worker = Worker(config, data, LayerClient)
-    engine = InProcessEngine(worker, config.clients, chunk=1)  # one client's sums in memory at a time
+    engine = InProcessEngine(worker, config.clients, chunk=1)  # so that one client's sums are in memory at a time
     engine.cohort = [client for client, size in enumerate(data.partition.sizes) if size]
     server = Server(config, build_run_model(config, data.dataset), data)
 

@@ -1,11 +1,11 @@
-"""Matching: fine-tune a model until its outputs are given targets, on what is forgotten and on a part of the rest.
+"""Matching: fine-tune a model until its outputs reach given targets, on the forgotten samples and some kept ones.
 
-D = F, f times over, and R_s, a draw of r |F| kept samples;   min over theta of the mean over D and classes of
-(z_c(x; theta) - t_c(x))^2, by Adam. No label is read.
+D contains each sample of F f times, and R_s, a draw of r |F| kept samples;   min over theta of the mean over D and
+classes of (z_c(x; theta) - t_c(x))^2, by Adam. No label is used.
 "Attribute-to-Delete" (arXiv:2410.23232).
 
-Differs from the authors' code: batch norm keeps its running statistics, which would drift towards what is forgotten,
-which fills D; every model draws an R_s of its own; samples are shuffled.
+Differs from the authors' code: batch norm keeps its running statistics, which would drift towards the forgotten samples
+that fill D. Every model draws its own R_s. Samples are shuffled.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ class MatchingConfig(UnlearningConfig):
     """Options of matching."""
 
     epochs: int = Field(50, ge=0, json_schema_extra=searched(4, 100))
-    """Passes over D; the paper's 4 to 13 at its size."""
+    """Passes over D; the paper's values are 4 to 13 at its size."""
     lr: float = Field(1e-3, gt=0, json_schema_extra=searched(1e-4, 1e-2))
-    """Of Adam; the paper's 1e-4 to 5e-4."""
+    """Learning rate of Adam; the paper's values are 1e-4 to 5e-4."""
     lr_decay: float = Field(1.0, gt=0, le=1)
-    """What the rate is multiplied with after each pass; the authors' 0.95, for few passes over much."""
+    """Factor of the rate after each pass; the authors' value is 0.95, for few passes over many samples."""
     batch_size: int = Field(512, ge=1)
     """Samples per step."""
     forget_times: int = Field(5, ge=1)
-    """f, how often D has each forgotten sample."""
+    """f, the number of copies of each forgotten sample in D."""
     retain_times: float = Field(10.0, ge=0)
-    """r, kept samples in D for each forgotten one, as far as there are any; the paper's 20."""
+    """r, kept samples in D per forgotten one, if there are enough; the paper's value is 20."""
 
 
 def matching_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean over samples and classes of (z - t)^2 of logits and targets (B, C), shape ()."""
+    """Return the mean over samples and classes of (z - t)^2, for logits and targets (B, C), shape ()."""
     return (logits - targets).square().mean()
 
 
 def match(
     model: Classifier, forget: View, retain: View, targets: Targets, config: MatchingConfig, rng: np.random.Generator
 ) -> Classifier:
-    """Fine-tune the model on its targets, in place; return it in evaluation mode.
+    """Fine-tune the model to its targets, in place; return it in evaluation mode.
 
-    Targets that are its own outputs leave it bit for bit as it is: Adam does not move on gradients of exactly zero.
+    If the targets are the model's own outputs, it keeps all its bits: Adam does not move on gradients of exactly zero.
     """
     model.eval()
     count = len(forget)

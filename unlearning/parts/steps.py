@@ -1,9 +1,9 @@
-"""What unlearning methods are made of: passes over a view, losses of its batches, steps of an optimiser.
+"""Building blocks of unlearning methods: passes over a view, losses of its batches, steps of an optimiser.
 
-Kept samples pass through the model in training mode. Samples to forget pass in evaluation mode, or as kept ones do
-where a loss sets the two against each other, see `opposed_logits`: no running statistic of batch norm ever takes them
-in. Kept samples are shuffled by the method's generator itself, everything else is drawn from `spawn_rng(rng)`, so a
-method with its forgetting switched off takes the very steps of fine-tuning.
+Kept samples pass through the model in training mode. Samples to forget pass in evaluation mode, or, if a loss contrasts
+both, as kept ones do (see `opposed_logits`); they never change the running statistics of batch norm. The method's
+generator itself shuffles kept samples, and everything else is drawn from `spawn_rng(rng)`. So a method with its
+forgetting switched off takes exactly the steps of fine-tuning.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Batch = tuple[Tensor, Tensor | None]
 
 
 class RepairConfig(UnlearningConfig):
-    """SGD on the samples that are kept."""
+    """SGD on the kept samples."""
 
     epochs: int = Field(5, ge=0, json_schema_extra=searched(1, 20))
     """Passes over the kept samples."""
@@ -39,34 +39,34 @@ class RepairConfig(UnlearningConfig):
     lr: float = Field(0.01, gt=0, json_schema_extra=searched(1e-3, 0.1))
     """Learning rate of SGD; about that of the last rounds of the original training."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: float = Field(5e-4, ge=0)
     """L2 penalty of SGD."""
 
 
 def required(value: T | None) -> T:
-    """Return what a method's declared needs promise is there."""
+    """Return a value that the method's declared needs guarantee."""
     assert value is not None
     return value
 
 
 def spawn_rng(rng: np.random.Generator) -> np.random.Generator:
-    """Return a generator of its own for what fine-tuning does not draw; the stream of `rng` does not move."""
+    """Return a separate generator for draws that fine-tuning does not make; the stream of `rng` does not advance."""
     return rng.spawn(1)[0]
 
 
 def noise(rng: np.random.Generator, like: Tensor) -> Tensor:
-    """Return standard normal noise, the same on every device, in the shape and type of `like`."""
+    """Return standard normal noise in the shape and dtype of `like`, the same on every device."""
     return torch.from_numpy(rng.standard_normal(tuple(like.shape))).to(like)
 
 
 def sgd(parameters: Iterable[nn.Parameter], config: RepairConfig) -> torch.optim.SGD:
-    """Return the optimiser that the options describe."""
+    """Return the optimiser for these options."""
     return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
 
 
 def descend(losses: Iterable[Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """Take one step per loss; `losses` is lazy, so each is that of the weights the step before left."""
+    """Take one step per loss; `losses` is lazy, so each loss is computed with the weights after the previous step."""
     for loss in losses:
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own stub
@@ -74,13 +74,13 @@ def descend(losses: Iterable[Tensor], optimizer: torch.optim.Optimizer) -> None:
 
 
 def endless(view: View, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Yield shuffled batches over and over; nothing if the view is empty."""
+    """Yield shuffled batches without end; nothing if the view is empty."""
     while len(view):
         yield from view.batches(batch_size, rng)
 
 
 def kept_logits(model: Classifier, x: Tensor, frozen: Sequence[nn.Module] = ()) -> Tensor:
-    """Return logits of kept samples in training mode; `frozen` modules, and for one sample all, in evaluation mode.
+    """Return logits of kept samples in training mode; `frozen` modules, or all for one sample, in evaluation mode.
 
     Batch norm has no variance over one sample.
     """
@@ -92,18 +92,18 @@ def kept_logits(model: Classifier, x: Tensor, frozen: Sequence[nn.Module] = ()) 
 
 
 def forgotten_logits(model: Classifier, x: Tensor) -> Tensor:
-    """Return logits of samples to forget, in evaluation mode; after, not before, `kept_logits` in one step."""
+    """Return logits of samples to forget, in evaluation mode; call it after `kept_logits` in a step, not before."""
     model.eval()
     logits: Tensor = model(x)
     return logits
 
 
 def opposed_logits(model: Classifier, x: Tensor) -> Tensor:
-    """Return logits of samples to forget as `kept_logits` of these would be, but no running statistic takes them in.
+    """Return logits of samples to forget, computed as `kept_logits`, but without a change of the running statistics.
 
-    Batch norm then normalises both by the statistics of their own batch, as in the authors' code of SCRUB. Were these
-    normalised by the running ones, the model would learn to tell the two by that: it would not forget, or err on
-    what it is asked afterwards.
+    Batch norm then normalises both kinds by the statistics of their own batch, as in the authors' code of SCRUB. If
+    forgotten samples were normalised by the running statistics, the model would learn to distinguish the two kinds by
+    that. Then it would not forget, or would make errors on later inputs.
     """
     model.train(len(x) > 1)
     norms: list[Any] = batch_norms(model)
@@ -132,19 +132,22 @@ def repair(model: Classifier, retain: View | None, config: RepairConfig, rng: np
 
 
 def capped(losses: Tensor, ceiling: float, num_classes: int) -> Tensor:
-    """Return mean_i min(loss_i, ceiling log C), shape (), of losses (B,): past the ceiling a sample has no gradient."""
+    """Return mean_i min(loss_i, ceiling log C), shape (), of losses (B,).
+
+    Above the ceiling a sample has no gradient.
+    """
     return losses.clamp(max=ceiling * math.log(num_classes)).mean()
 
 
 def capped_cross_entropy(logits: Tensor, y: Tensor, ceiling: float) -> Tensor:
-    """Return the capped mean loss of logits (B, C) and classes (B,), or (B, L) and labels (B, L), shape ()."""
+    """Return the capped mean loss of logits (B, C) and classes (B,), or of (B, L) and labels (B, L), shape ()."""
     return capped(sample_losses(logits, y), ceiling, 2 if has_several_labels(y) else logits.shape[1])
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float, several_labels: bool = False) -> Tensor:
     """Return T^2 KL(softmax(teacher / T) || softmax(student / T)) of each row of logits (B, C), shape (B,).
 
-    Of (B, L) logits of labels it is the sum of the L divergences between Bernoulli distributions.
+    For logits (B, L) of labels it is the sum of the L divergences between Bernoulli distributions.
     """
     if several_labels:
         ours, theirs = (torch.stack([torch.zeros_like(z), z], 2).flatten(0, 1) for z in (student, teacher))
@@ -154,7 +157,10 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float, several_l
 
 
 def other_labels(y: Tensor, num_classes: int, rng: np.random.Generator) -> Tensor:
-    """Return for each label (N,) one of the other classes, all equally likely; of several labels the opposite."""
+    """Return for each class (N,) one of the other classes, all equally likely.
+
+    For several labels, the opposite ones.
+    """
     if has_several_labels(y):
         return 1 - y
     shift = torch.from_numpy(rng.integers(1, max(num_classes, 2), len(y)))
@@ -171,9 +177,9 @@ def relabelled_losses(
 ) -> Iterator[Tensor]:
     """Yield, in one pass over the kept samples, (n_r CE(B_r) + n_f CE(B_f)) / (n_r + n_f): the loss of their union.
 
-    `forget` has the labels that are to be taught; its batches are shuffled by `others`. Both are in evaluation mode:
-    batch norm keeps the original's statistics. Were kept batches normalised by their own, the model would learn to tell
-    the two sides apart by that, and give wrong labels to all that it is asked afterwards.
+    `forget` has the labels to teach; `others` shuffles its batches. Both passes are in evaluation mode, so batch norm
+    keeps the original's statistics. If kept batches were normalised by their own statistics, the model would learn to
+    distinguish the two kinds by that, and give wrong labels to all later inputs.
     """
     share = len(forget) / (len(forget) + len(retain))
     pairs = zip(retain.batches(batch_size, rng), endless(forget, batch_size, others), strict=False)
@@ -187,7 +193,7 @@ def batch_gradients(
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Yield the size of each shuffled batch and the gradient, by parameter, of its mean cross-entropy.
 
-    In evaluation mode; the model stays as it is.
+    The model is in evaluation mode and does not change.
     """
     model.eval()
     names, parameters = zip(*model.named_parameters(), strict=True)
@@ -197,7 +203,7 @@ def batch_gradients(
 
 
 def mean_gradient(model: Classifier, view: View, batch_size: int, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Return the gradient, by parameter, of the mean cross-entropy over a view; 0 of an empty one."""
+    """Return the gradient, by parameter, of the mean cross-entropy over a view; 0 for an empty view."""
     total = {name: torch.zeros_like(value) for name, value in model.named_parameters()}
     for size, gradients in batch_gradients(model, view, batch_size, rng):
         for name, gradient in gradients.items():
@@ -211,14 +217,14 @@ def union(first: View, second: View) -> View:
 
 
 def sample(view: View, share: float, rng: np.random.Generator) -> View:
-    """Return a random `share`, in (0, 1], of a view, in its order and at least one sample."""
+    """Return a random `share`, in (0, 1], of a view, in its order, with at least one sample."""
     count = min(len(view), max(1, round(share * len(view))))
     rows = torch.from_numpy(np.sort(rng.choice(len(view), count, replace=False))).to(view.x.device)
     return replace(view, x=view.x[rows], y=None if view.y is None else view.y[rows])
 
 
 def extreme(values: dict[str, Tensor], share: float, *, largest: bool) -> dict[str, Tensor]:
-    """Return masks of the `share` of all entries together that are largest, or smallest; earlier ones among equals."""
+    """Return masks of the largest, or smallest, `share` of all entries together; of equal ones the earlier."""
     flat = torch.cat([value.flatten() for value in values.values()])
     order = flat.argsort(descending=largest, stable=True)
     mask = torch.zeros_like(flat, dtype=torch.bool)

@@ -1,14 +1,14 @@
-"""TRAK: attribution by gradients of the margin, projected, as if the model were logistic regression on them.
+"""TRAK: attribution by projected gradients of the margin, as if the model were logistic regression on them.
 
 phi(x) = P^T d/dtheta f(x; theta) with the margin f = log p / (1 - p), P random (`fedsim.models.sample_gradients`);
 H = sum_i p_i (1 - p_i) phi(x_i) phi(x_i)^T + lambda I over the training samples;
-tau(x, i) = phi(x)^T H^-1 phi(x_i) (1 - p_i):  by how much the margin of x is higher for sample i.
-Means over checkpoints, each with features of its own weights. "TRAK: Attributing Model Behavior at Scale"
+tau(x, i) = phi(x)^T H^-1 phi(x_i) (1 - p_i):  how much higher the margin of x is due to sample i.
+tau is the mean over checkpoints, each with features of its own weights. "TRAK: Attributing Model Behavior at Scale"
 (arXiv:2303.14186).
 
-Differs from the authors' library: that leaves out p (1 - p), so that its scores have a scale of their own; with it H is
-the curvature of the loss log(1 + e^-f), tau is a Newton step, and its scale is right without fitting. Networks are not
-trained to the end; lambda stands for that. `weighted=False` with lambda = 0 is the library's: its ranks are theirs.
+Differs from the authors' library: it omits p (1 - p), so its scores have an arbitrary scale. With p (1 - p), H is the
+curvature of the loss log(1 + e^-f), tau is a Newton step, and its scale needs no fitting. Networks are not trained to
+convergence; lambda represents that. `weighted=False` with lambda = 0 is the library's version, with the same ranks.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from fedsim.models.functional import FunctionalModel, Tensors
 from fedsim.models.sample_gradients import in_parts, projected, sample_gradients
 
 _GRADIENT_FLOATS = 50_000_000  # 200 MB of gradients at once
-_SMALL = 1e-6  # of the mean of H's diagonal, so that H is invertible at any rate
+_SMALL = 1e-6  # of the mean of H's diagonal, so that H is always invertible
 
 
 class Features(NamedTuple):
-    """What one checkpoint says of some samples."""
+    """The features of some samples at one checkpoint."""
 
     phi: Tensor
     """(N, dimension) float64."""
@@ -37,7 +37,7 @@ class Features(NamedTuple):
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Return z_y - log sum_{j != y} exp z_j of logits (C,) and a label (), shape ()."""
+    """Return z_y - log sum_{j != y} exp z_j for logits (C,) and a label (), shape ()."""
     others = torch.where(torch.arange(len(logits), device=logits.device) == y, -torch.inf, logits)
     return logits.gather(0, y.view(1)).squeeze() - others.logsumexp(0)
 
@@ -45,7 +45,8 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 def features(model: Classifier, x: Tensor, y: Tensor, dimension: int, seed: int) -> Features:
     """Return the features of samples x (N, *input_shape), y (N,) at a model's weights, in evaluation mode.
 
-    Projected to `dimension` numbers, by the matrix of `seed`; not projected where the model has no more parameters.
+    They are projected to `dimension` numbers by the matrix of `seed`; not projected if the model has no more
+    parameters.
     """
     functional = FunctionalModel(model.eval())
     params = {name: value.detach() for name, value in model.named_parameters()}
@@ -76,10 +77,10 @@ def scores(train: Features, targets: Features, ridge: float = 0.0, *, weighted: 
 
 
 def early_stopping_ridge(samples: int, time: float) -> float:
-    """Return the lambda that training for a finite time, the sum of all steps' learning rates, amounts to: n / t.
+    """Return the lambda that corresponds to training for a finite time, the sum of all learning rates: n / t.
 
-    Gradient flow for a time t on a mean of quadratic losses comes to about what a ridge of 1 / t comes to at its end
-    ("A Continuous-Time View of Early Stopping for Least Squares", arXiv:1810.10082); H is a sum, hence n.
+    Gradient flow for a time t on a mean of quadratic losses approximates a ridge penalty of 1 / t
+    ("A Continuous-Time View of Early Stopping for Least Squares", arXiv:1810.10082). H is a sum, hence the factor n.
     """
     return samples / time
 
@@ -88,6 +89,6 @@ def trak(
     models: Sequence[Classifier], train: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor], dimension: int,
     seed: int, ridge: float = 0.0,
 ) -> Tensor:  # fmt: skip
-    """Return tau (T, N) on the CPU, the mean over checkpoints, of inputs and labels of training samples and targets."""
+    """Return tau (T, N) on the CPU, the mean over checkpoints; arguments are inputs and labels of both sets."""
     each = [[features(model, *samples, dimension, seed) for samples in (train, targets)] for model in models]
     return torch.stack([scores(ours, theirs, ridge) for ours, theirs in each]).mean(0).cpu()

@@ -1,4 +1,4 @@
-"""A small variational autoencoder of a model's features, for methods that ask how usual a feature is."""
+"""A small variational autoencoder of a model's features, for methods that ask how unusual a feature is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unlearning.parts.steps import noise
 
 
 class Reconstruction(NamedTuple):
-    """What a VAE makes of features (B, dim)."""
+    """The output of a VAE for features (B, dim)."""
 
     features: Tensor
     """(B, dim)."""
@@ -33,7 +33,7 @@ class Vae(nn.Module):
     latent
         number of latent variables
     sigmoid
-        end the decoder in a sigmoid, as LAF does; without, it can reach any feature
+        end the decoder in a sigmoid, as LAF does; without it, any feature value is possible
     """
 
     def __init__(self, dim: int, latent: int, *, sigmoid: bool) -> None:
@@ -71,7 +71,7 @@ def evidence_loss(vae: Vae, e: Tensor, kl_weight: float, rng: np.random.Generato
 
 
 def new_vae(like: Tensor, latent: int, *, sigmoid: bool, rng: np.random.Generator) -> Vae:
-    """Return an untrained VAE for features (N, dim), on their device and in their type; its weights come from `rng`."""
+    """Return an untrained VAE for features (N, dim), on their device and with their dtype; `rng` draws its weights."""
     seed = int(rng.integers(2**63 - 1))
     with torch_draws(seed), torch.device("cpu"):
         return Vae(like.shape[1], latent, sigmoid=sigmoid).to(like)
