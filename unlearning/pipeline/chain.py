@@ -35,7 +35,7 @@ class Step(BaseModel):
 def steps_of(
     source: Source, roles: Roles, spec: str, models: Mapping[str, tuple[Classifier, Measured]]
 ) -> Iterator[Step]:
-    """Yield what these models, with what was measured of them, answer after the request `spec` to a source.
+    """Yield the steps for these models, with their measurements, after the request `spec` to a source.
 
     Models whose outputs are not finite are left out.
     """

@@ -22,7 +22,8 @@ _MOST = len(COLORS)
 def block_changes(before: Classifier, after: Classifier) -> dict[str, float]:
     """Return ‖θ'_l - θ_l‖ / ‖θ_l‖ of the parameters of each block l, in the network's order.
 
-    A block is all that shares its name up to the first part that ends in a number, as `features.encoder.3`.
+    A block consists of all parameters with the same name up to the first part that ends in a number, such as
+    `features.encoder.3`.
     """
     squares: dict[str, list[float]] = {}
     for (name, first), second in zip(before.named_parameters(), after.parameters(), strict=True):

@@ -148,7 +148,7 @@ def finish(run: Path, sign: Path | None, say: Callable[[str], None]) -> Receipt:
             remedy = "leave out --sign" if pending.key is None else f"give --sign with the key {pending.key}"
             raise FedsimError(f"{run}: its purge was begun with another signature; {remedy}")
         if not re.fullmatch(OUTCOME_NAME, pending.receipt.outcome):
-            raise FedsimError(f"{file}: outcome: is no outcome's name; restore it")
+            raise FedsimError(f"{file}: outcome: is not the name of an outcome; restore it")
         config = resolve(user_settings(), recorded_config(run))
         left = run_data(run / "unlearned" / pending.receipt.outcome, config)
         _carry_out(run, config, left, pending.receipt, signer, say)

@@ -1,11 +1,11 @@
 """Trains many models of one recipe without run folders: originals and oracles of other seeds, and subset models.
 
 A member is trained bit for bit like a run of its seed, but its rounds are not evaluated, nothing is drawn, and no
-folder is made. Where it is much faster, many members are trained side by side, with weights that are equal to those of
+folder is made. If it is much faster, many members are trained side by side, with weights that are equal to those of
 the runs up to rounding, see `unlearning.pipeline.members`. Each member is stored as one file, `unlearned/members/HASH`
-under the run; the hash covers all that decides its bits: recipe, seed, data, the rows it never sees, the way of
-training, and the code. So existing members are never trained again, whatever request they serve, and an interrupted
-ensemble continues with the missing ones.
+under the run. The hash covers everything that determines its bits: recipe, seed, data, the rows it never sees, the way
+of training, and the code. So existing members are never trained again, for any request, and an interrupted ensemble
+continues with the missing ones.
 
 No member sees a row that a deletion has taken from the run: it starts from the data of an opened source, see
 `unlearning.pipeline.source`, in which those rows are blank; and a purge destroys all members.
@@ -56,9 +56,9 @@ Part = Literal["train", "test", "unseen"]
 
 _BATCH = 500
 _WORTH_A_PROCESS = 16  # members
-_WORTH_COMPANY = 8  # members, below which none are trained side by side
+_WORTH_COMPANY = 8  # members; with fewer, none are trained side by side
 _MUCH_FASTER = 1.5
-"""Times; for less, members stay equal to the runs of their seeds, bit for bit."""
+"""Speed-up factor; below it, members stay equal to the runs of their seeds, bit for bit."""
 _WIDTH = 50  # members that are trained side by side
 _REPORTS = 10  # progress lines of an ensemble
 
@@ -79,11 +79,14 @@ class Kept:
         self._tensors = tensors
 
     def margins(self, part: Part, rows: IntArray) -> Floats:
-        """Return the margins of rows (n,) of a part of the data set, (n,); NaN of training rows that nobody holds."""
+        """Return the margins of rows (n,) of a part of the data set, (n,).
+
+        NaN for training rows that no client holds.
+        """
         return np.asarray(self._tensors[f"margins/{part}"].numpy()[rows], np.float64)
 
     def right(self, part: Part, rows: IntArray) -> Floats:
-        """Return for each of the rows (n,) 1 if its answer is right, else 0, (n,); or the share of right labels."""
+        """Return for each of the rows (n,) 1 if its prediction is right, else 0, (n,); or the share of right labels."""
         return np.asarray(self._tensors[f"right/{part}"].numpy()[rows], np.float64)
 
     def logits(self, part: Part, rows: IntArray) -> Floats:
@@ -139,7 +142,7 @@ def train_members(
     members
         The members, in the order of the result.
     keep
-        "margins" of all samples are kept at any rate, 5 bytes each; "logits" take 4 C bytes each, "model" the size of a
+        "margins" of all samples are always kept, 5 bytes each; "logits" take 4 C bytes each, "model" the size of a
         model per member.
     say
         Receives progress lines.
@@ -176,9 +179,9 @@ def member_config(config: RunConfig) -> RunConfig:
 def _side_by_side(
     config: RunConfig, source: Source, members: Sequence[Member], ways: Mapping[bool, Sequence[Path]]
 ) -> bool:
-    """Return whether members are trained side by side: as those that are there, else where it is much faster.
+    """Return whether to train members side by side: as existing members were trained, otherwise if it is much faster.
 
-    `ways` are the members' files if they are not, and if they are.
+    `ways` are the members' files for training one by one, and side by side.
     """
     alone, together = (sum(file.exists() for file in ways[way]) for way in (False, True))
     if alone or together:

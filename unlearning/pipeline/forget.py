@@ -56,12 +56,13 @@ class Request:
     retain: IntArray
     """(R,) all other training rows that a client holds, ascending; never empty."""
     unseen: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
-    """(U,) rows of clients that training never sees which it names too, such as those of a class; in no model."""
+    """(U,) rows that the request also names at clients that training never sees, such as rows of a class; in no
+    model."""
     several_labels: bool = False
-    """Whether samples have several labels in place of one class."""
+    """Whether samples have several labels instead of one class."""
 
     def left(self, data: FederatedData) -> FederatedData:
-        """Return the data without all that it names."""
+        """Return the data without all rows that the request names."""
         return data.without(np.concatenate([self.rows, self.unseen]))
 
 

@@ -1,8 +1,8 @@
-"""Trains the models of an ensemble by the simulation alone, one after another or several side by side.
+"""Trains the models of an ensemble with the simulation alone, one after another or several side by side.
 
-Side by side, the members of an ensemble run their rounds in step, and the copies of a client in all of them are trained
-in one call. A member then has the batches and the cohorts of the run of its seed, and its weights up to rounding. This
-is much faster where one model leaves a core idle, as a small network of one client does.
+Side by side, the members run their rounds in step, and the copies of a client in all members are trained in one call. A
+member then has the batches and cohorts of the run of its seed, and the same weights up to rounding. This is much faster
+if one model leaves a core idle, as a small network of one client does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TRIED_RUNS, _TRIED_CLIENTS = 20, 20
 _FEW_STEPS, _MANY_STEPS = 2, 40
 _QUICK_S = 5e-3
 _TOLERANCE = 1e-4  # relative, in float32
-_WIDTH = 50  # clients trained at once, if the recipe does not say it
+_WIDTH = 50  # clients trained at once, if the recipe does not set it
 
 
 def trained_tensors(config: RunConfig, data: FederatedData) -> Tensors:
@@ -50,15 +50,15 @@ def _final(simulation: Simulation) -> Tensors:
 
 
 def trained_side_by_side(configs: Sequence[RunConfig], data: Sequence[FederatedData]) -> list[Tensors]:
-    """Return the state dicts of the final models of several runs, whose recipes differ in seeds alone.
+    """Return the state dicts of the final models of several runs, whose recipes differ only in seeds.
 
-    All `data` have the same data set, of which each run sees its own rows.
+    All `data` have the same data set, in which each run sees its own rows.
     """
     simulations = [Simulation(config, data=own) for config, own in zip(configs, data, strict=True)]
     joint = _joint(simulations[0], configs[0])
 
     def task(simulation: Simulation, ask: Callable[[Call], TrainedLanes]) -> Tensors:
-        torch.set_num_threads(simulation.config.engine.threads)  # a new thread starts with all
+        torch.set_num_threads(simulation.config.engine.threads)  # a new thread starts with all threads of torch
         simulation.worker.trainer = _Asking(simulation.worker.trainer, ask)
         return _final(simulation)
 
@@ -66,26 +66,26 @@ def trained_side_by_side(configs: Sequence[RunConfig], data: Sequence[FederatedD
 
 
 class _Asking(Trainer):
-    """Stands in for the trainer of a run, and has somebody else do the work."""
+    """Replaces the trainer of a run, and passes its calls on."""
 
     def __init__(self, own: Trainer, ask: Callable[[Call], TrainedLanes]) -> None:
         super().__init__(own.client, own.data, own.config, own.seed, own.batch_coupling, own.private)
         self._own, self._ask = own, ask
 
     def train(self, start: State, constants: Tensors, jobs: Sequence[ClientJob], server_round: int) -> TrainedLanes:
-        """Return the result of training `jobs`, beside those of other runs."""
+        """Return the result of training `jobs`, together with those of other runs."""
         return self._ask(Call(self._own, start, constants, jobs, server_round))
 
 
 def side_by_side_gain(configs: Sequence[RunConfig], data: Sequence[FederatedData]) -> float:
-    """Return how many times faster the clients of many runs are trained side by side; 0 if that gives other weights.
+    """Return how many times faster the clients of many runs train side by side; 0 if this gives other weights.
 
-    Two runs are given, as for `trained_side_by_side`, and some steps of their clients are taken both ways. Dropout,
-    noise and what a server sends beside the model are among the reasons for other weights.
+    It takes two runs, as for `trained_side_by_side`, and trains some steps of their clients in both ways. Dropout,
+    noise and tensors that a server sends beside the model are reasons for other weights.
     """
     people = data[0].dataset.identity_test is not None
     if people or any(len(own.unlabelled.indices) for own in data):
-        return 0.0  # samples, labels or tests differ from run to run
+        return 0.0  # samples, labels or tests differ between runs
     runs = [Simulation(config, data=own) for config, own in zip(configs, data, strict=True)]
     if runs[0].strategy.prepare is not None:
         return 0.0
@@ -94,15 +94,15 @@ def side_by_side_gain(configs: Sequence[RunConfig], data: Sequence[FederatedData
         if not few.can_be_joined or not few.gives_the_same():
             return 0.0
         alone_s, joint_s = few.seconds()
-        if alone_s < _QUICK_S * _FEW_STEPS:  # quick steps are recorded after a while, and are quicker then
+        if alone_s < _QUICK_S * _FEW_STEPS:  # quick steps are recorded after some calls, and are faster then
             alone_s, joint_s = _BothWays(runs, configs[0], _MANY_STEPS).seconds()
-    except RuntimeError:  # of vmap, or for want of memory
+    except RuntimeError:  # of vmap, or for lack of memory
         return 0.0
     return alone_s / joint_s
 
 
 class _BothWays:
-    """So many steps of each client of two runs, alone and side by side with copies of both."""
+    """Some steps of each client of two runs, alone and side by side with copies of both."""
 
     def __init__(self, runs: Sequence[Simulation], recipe: RunConfig, steps: int) -> None:
         training = runs[0].config.training
@@ -132,9 +132,9 @@ class _BothWays:
 
 
 def _joint(simulation: Simulation, recipe: RunConfig, config: TrainingConfig | None = None) -> JointTrainer:
-    """Return a trainer for the clients of several runs, all of which have the data set of this one.
+    """Return a trainer for the clients of several runs, all with the data set of this one.
 
-    The chunk of a settled configuration is meant for one model at a time, so that of the recipe counts.
+    It uses the chunk size of the recipe, because that of a settled configuration is for one model at a time.
     """
     trainer = _like(simulation, simulation.worker.train_set, config)
     return JointTrainer(trainer, recipe.training.chunk or _WIDTH)
@@ -156,7 +156,7 @@ def _call(simulation: Simulation, trainer: Trainer) -> Call:
 
 
 def _same(joined: TrainedLanes, alone: TrainedLanes) -> bool:
-    """Return whether all clients have come to the same weights, up to rounding."""
+    """Return whether all clients have the same weights, up to rounding."""
     rows = np.argsort(alone.lanes)
     return all(
         torch.allclose(value.double(), other[name][rows].double(), rtol=_TOLERANCE, atol=_TOLERANCE)
@@ -171,13 +171,13 @@ def _seconds(work: Callable[[], object]) -> float:
         begun = time.perf_counter()
         work()
         spent.append(time.perf_counter() - begun)
-    return min(spent[1:])  # the first pays for what is done once
+    return min(spent[1:])  # the first call includes one-time costs
 
 
 def with_common_data(data: FederatedData, left_out: Sequence[IntArray]) -> list[FederatedData]:
-    """Return the federation without each of `left_out`, on one data set in which the rows that all leave out are blank.
+    """Return the federation without each of `left_out`, on one data set; rows that all of them leave out are blank.
 
-    Of the other rows that it leaves out, a member has none in its partition.
+    Other rows that a member leaves out are only missing in its partition.
     """
     everywhere = left_out[0]
     for rows in left_out[1:]:

@@ -121,7 +121,7 @@ def prune(
         if not no_privacy and data == "train" and (units := promised_to(inherited)):
             raise FedsimError(
                 f"--data train: the clients' sums have no noise, and the run promises privacy of {units}; "
-                "use --data synthetic, or say --no-privacy"
+                "use --data synthetic, or give --no-privacy"
             )
         stack.enter_context(held(folder))
         _require_free(folder, force)
