@@ -108,7 +108,7 @@ def test_what_a_run_promises_is_kept_or_given_up_in_so_many_words(tmp_path: Path
     run = tmp_path / "private"
     done = cli("prune", run, "--name=raw", "--quiet")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "the run promises privacy of clients; use --data synthetic, or say --no-privacy" in done.err
+    assert "the run promises privacy of clients; use --data synthetic, or give --no-privacy" in done.err
     done = cli("prune", run, "--data=synthetic", "--name=noise", "--quiet")
     assert (done.code, done.err) == (0, "")
     assert "inf" not in cli("privacy", run / "pruned" / "noise").out
