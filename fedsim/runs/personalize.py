@@ -153,7 +153,7 @@ def _require_no_promise(folder: RunFolder) -> None:
     if units := promised_units(ledgers.Ledger.read(folder.path), ended=False):
         raise FedsimError(
             f"--adapt-steps: trains on clients' samples without noise, and the run promises privacy of "
-            f"{in_words(units)}; leave it out, or say --no-privacy"
+            f"{in_words(units)}; leave it out, or give --no-privacy"
         )
 
 
