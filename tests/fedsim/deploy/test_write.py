@@ -24,7 +24,7 @@ def test_an_app_is_a_folder_of_files_one_of_which_is_to_be_filled_in(cli: Cli, t
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ({"faults": {"error": 0.5}}, "faults: real nodes have their own"),
+        ({"faults": {"error": 0.5}}, "faults: faults are simulated only"),
         ({"privacy": {"client": {"noise_multiplier": 1.0}}}, "privacy.noise: must be secure"),
         ({"clients_unseen": 1}, "clients_unseen: every node takes part"),
         ({"strategy": {"name": "fedld", "loss_parts": True}}, "its server reads the clients' data"),
