@@ -122,7 +122,7 @@ class Cluster:
         return self._vigil is not None and bool(self._vigil.lost)
 
     def leave(self) -> None:
-        """Prepare for the end of Ray: stop watching it, and remove a lost one, because this process would wait for it."""
+        """Prepare for the end of Ray: stop watching it, and remove a lost one, which this process would wait for."""
         if self.is_lost:
             remove_sessions()
         self._watch_no_more()
