@@ -1,12 +1,12 @@
 """Label-private bag means of house prices: an MLP over bag sizes, interpolations and privacy budgets.
 
-Run `python scripts/aggregate_california.py --data california_housing.csv.gz --out california.json`, once per `--seed`;
-a seed takes about 3 minutes on one CPU core. With `--rows 1000 --rounds 100` there are few bags, which is where
-interpolation should pay. The table is the 1990 census of California by block group, 20,640 rows
-with the column `median_house_value`.
+Run `python scripts/aggregate_california.py --data california_housing.csv.gz --out california.json`, once per `--seed`.
+A seed takes about 3 minutes on one CPU core. With `--rows 1000 --rounds 100` there are few bags, so interpolation
+should help more. The table is the 1990 census of California by block group: 20,640 rows with the column
+`median_house_value`.
 
-A step sees 64 rows whatever the bag size. Prices lie in [15,000, 500,001]; that range is public, centred and scaled to
-[-2.11, 2.11], so that clipping changes nothing.
+A step uses 64 rows for every bag size. Prices are in [15,000, 500,001]. This range is public. It is centred and scaled
+to [-2.11, 2.11], so that clipping changes nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def final(
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="california_housing.csv.gz")],
+    data: Annotated[Path, typer.Option(help="The file california_housing.csv.gz.")],
     seed: Annotated[int, typer.Option()] = 0,
     rows: Annotated[int | None, typer.Option(help="Training rows to keep; all by default.")] = None,
     rounds: Annotated[int, typer.Option()] = 30,

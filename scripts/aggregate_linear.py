@@ -1,9 +1,11 @@
 """Learning from label-private bag means, on linear models where the risk is known in closed form.
 
-Run `python scripts/aggregate_linear.py --out aggregate_linear.json --plot aggregate_linear.png`; it takes about 2
-minutes on one CPU core and exits with 1 if a check fails. Three parts: the federation of the preset `aggregate_linear`
-over 20 seeds, solved exactly and, on three of them, trained; simulated against predicted risk over bag sizes,
-interpolations and dimension ratios; and the risk under label privacy with the best bag size.
+Run `python scripts/aggregate_linear.py --out aggregate_linear.json --plot aggregate_linear.png`. It takes about 2
+minutes on one CPU core and exits with 1 if a check fails. It has three parts:
+
+- the federation of the preset `aggregate_linear` over 20 seeds: solved exactly and, for three of the seeds, trained;
+- simulated and predicted risk over bag sizes, interpolations and dimension ratios;
+- the risk under label privacy with the best bag size.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass
 class Row:
-    """One setting: excess risks over seeds or draws, and what the closed form predicts."""
+    """One setting: its excess risks over seeds or draws, and the closed-form prediction."""
 
     what: str
     risks: list[float]
@@ -78,7 +80,7 @@ def predicted(k: int, rho: float, epsilon: float) -> float:
 
 
 def federation(seeds: Sequence[int]) -> list[Row]:
-    """Return the exact solutions' risks at two budgets, and what half the noise would pretend."""
+    """Return the risks of the exact solutions at two budgets, and the risks with half of the required noise."""
     rows = []
     for epsilon, middle in ((1.0, 0.1), (0.5, 0.4)):
         drawn = [bags(seed, 4, epsilon) for seed in seeds]
@@ -171,7 +173,7 @@ def private_curves(draws: int) -> Private:
 
 
 def checks(rows: list[Row], exact: list[tuple[Row, float]], free: Free, private: Private) -> dict[str, bool]:
-    """Return whether each thing that must show does."""
+    """Return for each expected property whether it holds."""
     found = {row.what: row.risks for row in rows}
     out: dict[str, bool] = {}
     for epsilon, rho in (("1", "0.1"), ("0.5", "0.4")):
@@ -204,7 +206,7 @@ def checks(rows: list[Row], exact: list[tuple[Row, float]], free: Free, private:
             k = best_bag_size(range(1, 6), 6, share, budget, bound=BOUND, signal=SIGNAL, noise=SIGMA**2)
             measured = {size: mean(row.risks) for (eps, size), row in by_size.items() if eps == budget}
             smallest = min(measured, key=lambda size: measured[size])
-            # Neighbouring sizes may differ by less than the simulation can tell.
+            # The risks of neighbouring sizes may differ by less than the noise of the simulation.
             out[f"rho {share:g}, eps {budget:g}: best bag size {k} predicted, {smallest} simulated"] = (
                 measured[k] <= 1.03 * measured[smallest]
             )
@@ -212,7 +214,7 @@ def checks(rows: list[Row], exact: list[tuple[Row, float]], free: Free, private:
 
 
 def rhos_of(column: list[Row]) -> list[str]:
-    """Return what each row's rho is."""
+    """Return the rho of each row."""
     return [row.what.rsplit(" ", 1)[1] for row in column]
 
 

@@ -1,12 +1,13 @@
 """LDS of TRAK and of datamodels on digits: rank correlation with real retraining, for clients and for samples.
 
-Three runs of 12 clients with seeds of their own. Clients: TRAK (5 checkpoints) and datamodels (120 subset models) are
-judged by 40 others, each without about a tenth of the clients. Samples: TRAK, by 40 models without about a tenth of the
-samples, and by 40 without half of them; with lambda as the length of training has it, and with none. Beside it, the
-`trak` package of its authors on the same checkpoints, if it is there: `pip install traker`.
+There are three runs of 12 clients, each with its own seed. For clients, TRAK (5 checkpoints) and datamodels (120 subset
+models) are judged by 40 other models, each trained without about a tenth of the clients. For samples, TRAK is judged by
+40 models without about a tenth of the samples and by 40 models without half of them. λ is set from the length of
+training, or is 0. If the authors' `trak` package is installed (`pip install traker`), it is applied to the same
+checkpoints.
 
-Run `python scripts/attribution_digits.py --out FOLDER`; about 4 minutes of CPU, over all cores. It goes on where it
-was stopped.
+Run `python scripts/attribution_digits.py --out FOLDER`. It takes about 4 minutes of CPU time over all cores. An
+interrupted run continues where it stopped.
 """
 
 from __future__ import annotations

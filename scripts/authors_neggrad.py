@@ -1,8 +1,8 @@
-"""NegGrad as MUFAC's authors run it: plain SGD up the loss of what is forgotten, with no cap.
+"""NegGrad as in the code of MUFAC's authors: plain SGD that increases the loss of the forgotten samples, without a cap.
 
-Steps of SGD on  max_θ mean_i l(x_i, y_i)  over batches of the forgotten samples, drawn again and again: as many as
-there are batches of kept samples, times the epochs. From their notebook (arXiv:2311.02240); `unlearning/neggrad.py`
-differs from it in the length of its steps and in its cap.
+SGD on  max_θ mean_i l(x_i, y_i)  over batches of the forgotten samples, which are used repeatedly. The number of steps
+is the number of batches of kept samples times the number of epochs. From the authors' notebook (arXiv:2311.02240).
+`unlearning/neggrad.py` has another length of its steps, and a cap.
 """
 
 import math
@@ -19,14 +19,14 @@ from unlearning.parts.steps import RepairConfig, descend, endless, forgotten_log
 
 
 class AuthorsNegGradConfig(RepairConfig):
-    """Options; the defaults are theirs."""
+    """Options; the defaults are the authors'."""
 
     epochs: int = 2
-    """In passes over the kept samples."""
+    """Number of passes over the kept samples."""
     lr: float = 1e-3
     """Learning rate of SGD."""
     momentum: float = 0.0
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: float = 0.0
     """L2 penalty of SGD."""
 

@@ -1,10 +1,10 @@
-"""UNSIR as MUFAC's authors run it: noise in place of what is forgotten, the kept samples' labels for both; then repair.
+"""UNSIR as in the code of MUFAC's authors: impair with noise in place of the forgotten samples, then repair.
 
-Per pair of batches (B_r, B_f) of equal size: noise N ~ N(0, I), 5 steps of Adam on  max_N mean (f(N) - f(B_f))^2,
-clamped to [0, 1]; then a step of SGD on  l(N, y_r) + l(B_r, y_r).  One epoch of SGD on the kept samples repairs.
-From their notebook (arXiv:2311.02240): the comment there says the opposite of the code, which draws the noise away from
-the forgotten batch; it names no class, so it is another method than UNSIR (arXiv:2111.08947). Batch norm stays in
-evaluation mode throughout, as their evaluation before had left it.
+For each pair of batches (B_r, B_f) of equal size: noise N ~ N(0, I), 5 steps of Adam on  max_N mean (f(N) - f(B_f))^2,
+clamped to [0, 1]; then a step of SGD on  l(N, y_r) + l(B_r, y_r).  Both use the labels of the kept samples. One epoch
+of SGD on the kept samples repairs the model. From the authors' notebook (arXiv:2311.02240). A comment there says the
+opposite of the code: the code moves the noise away from the forgotten batch. The code uses no class, so it is a
+different method from UNSIR (arXiv:2111.08947). Batch norm stays in evaluation mode, as in the authors' code.
 """
 
 import numpy as np
@@ -21,22 +21,22 @@ from unlearning.parts.steps import RepairConfig, descend, noise, required, sgd, 
 
 
 class AuthorsUnsirConfig(RepairConfig):
-    """Options; the defaults are theirs."""
+    """Options; the defaults are the authors'."""
 
     epochs: int = Field(2, ge=0)
     """Passes over pairs of batches."""
     lr: float = Field(1e-3, gt=0)
     """Learning rate of SGD."""
     momentum: float = Field(0.0, ge=0, lt=1)
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: float = Field(0.0, ge=0)
     """L2 penalty of SGD."""
     noise_steps: int = Field(5, ge=0)
-    """Steps for the noise of a batch."""
+    """Number of steps on the noise of a batch."""
     noise_lr: float = Field(0.01, gt=0)
-    """Learning rate of Adam for it."""
+    """Learning rate of Adam on the noise."""
     repair_epochs: int = Field(1, ge=0)
-    """Passes over the kept samples; 0 is their stage 1."""
+    """Number of passes over the kept samples; 0 is the authors' stage 1."""
 
 
 @unlearning("authors_unsir", AuthorsUnsirConfig, Needs(forget_labels=False, one_label=False), {"samples", "clients"})

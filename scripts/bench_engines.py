@@ -1,15 +1,17 @@
-"""fedsim's engines against a bare PyTorch loop, Flower's engine and pfl-research, on the same FedAvg steps.
+"""fedsim's engines compared with a bare PyTorch loop, Flower's engine and pfl-research, on the same FedAvg steps.
 
     python scripts/bench_engines.py                              # W1, W2, W3 and FLUTE, all rows: about 15 minutes
     python scripts/bench_engines.py --workloads W1 --rows bare,auto --repeats 5 --json w1.json
     python scripts/bench_engines.py --startup                    # import to first round of the quickstart
     python scripts/bench_engines.py --sweep                      # twelve runs, one after another and packed
 
-The peers are optional: `pip install 'fedsim[bench]'`, which takes NumPy below 2 for pfl's sake; to keep a newer one,
-`pip install --no-deps pfl==0.6.0 dp-accounting==0.4.4 prv-accountant==0.2.0 absl-py==1.4.0 dm-tree==0.1.10`. A row that
-cannot run says why. Every row runs in a process of
-its own with one thread of torch (Flower and Ray: one in each worker). Its first round warms up, the next are timed, and
-in two more the memory of all its processes is sampled. Exits with 1 if a row did not do the bare loop's work.
+The other engines are optional: `pip install 'fedsim[bench]'`. This installs NumPy below 2, which pfl needs. To keep a
+newer NumPy, `pip install --no-deps pfl==0.6.0 dp-accounting==0.4.4 prv-accountant==0.2.0 absl-py==1.4.0
+dm-tree==0.1.10`. If a row cannot run, the script prints the reason.
+
+Every row runs in its own process with one torch thread (Flower and Ray: one in each worker). Its first round is a
+warm-up. The next rounds are timed. In two more rounds the memory of all its processes is sampled. The script exits with
+1 if a row did not do the same work as the bare loop.
 """
 
 from __future__ import annotations
@@ -49,12 +51,10 @@ def startup(repeats: int) -> dict[str, list[float]]:
 
 
 def main(
-    workloads: Annotated[str, typer.Option(help=f"Of {', '.join(WORKLOADS)}.")] = "W1,W2,W3,FLUTE",
-    rows: Annotated[str, typer.Option(help="In this order; the bare loop is what others are compared to.")] = ",".join(
-        ROWS
-    ),
-    rounds: Annotated[int | None, typer.Option(help="Timed rounds of a start; by default the workload's own.")] = None,
-    repeats: Annotated[int, typer.Option(help="Starts of each row, taking turns.")] = 3,
+    workloads: Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(WORKLOADS)}.")] = "W1,W2,W3,FLUTE",
+    rows: Annotated[str, typer.Option(help="In this order; others are compared with the bare loop.")] = ",".join(ROWS),
+    rounds: Annotated[int | None, typer.Option(help="Timed rounds per process; by default the workload's.")] = None,
+    repeats: Annotated[int, typer.Option(help="Processes per row; the rows take turns.")] = 3,
     quickstart: Annotated[bool, typer.Option("--startup", help="Measure the quickstart's first round.")] = False,
     packing: Annotated[bool, typer.Option("--sweep", help="Measure a sweep of twelve runs.")] = False,
     out: Annotated[Path | None, typer.Option("--json", help="File for all numbers.")] = None,
@@ -74,7 +74,7 @@ def main(
         show(table_title(name, workload), results[name])
     write(out, {"repeats": repeats, "workloads": results})
     if wrong := disagreements(results):
-        print(f"not the work of the bare loop: {', '.join(wrong)}")
+        print(f"these rows did not do the work of the bare loop: {', '.join(wrong)}")
         raise typer.Exit(1)
 
 

@@ -1,7 +1,7 @@
-"""What the benchmarks of forgetting people share: an original, its requests, and one table beside the published one.
+"""Common parts of the benchmarks of forgetting people: an original, its requests, and a table beside the published one.
 
-Used by `bench_mufac.py` and `bench_mucac.py`. What is in `--out` already is kept, so that a benchmark goes on from
-where it was stopped.
+Used by `bench_mufac.py` and `bench_mucac.py`. Results that `--out` already has are kept, so an interrupted benchmark
+continues where it stopped.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ SMALL: dict[str, Any] = {
     "training.epochs": 1, "training.batch_size": 64, "training.optimizer": "adam", "training.lr": 2e-3,
     "training.schedule": "cosine",
 }  # fmt: skip
-"""Minutes on two cores: one client trains as a server would, an epoch a round."""
+"""Takes minutes on two cores: one client has all images, and a round is an epoch."""
 PAPER: dict[str, Any] = {
     "clients": 1, "data.partition": "iid", "data.folder.size": 128, "data.normalise": False, "eval_every": 5,
     "data.augment": "flip_affine_jitter", "model.name": "tv_resnet18",
     "training.epochs": 1, "training.batch_size": 64, "training.lr": 0.01, "training.precision": "bf16-mixed",
 }  # fmt: skip
-"""What the authors train, for a GPU."""
+"""The authors' settings, for a GPU."""
 FEDERATED: dict[str, Any] = {
     "clients": None, "rounds": 40, "data.partition": "natural", "training.epochs": 2, "training.batch_size": 16,
     "training.optimizer": "sgd", "training.lr": 0.05, "training.momentum": 0.9, "history.keep": "updates",
 }  # fmt: skip
-"""In place of one client: families or people, and what methods that replay the federation need."""
+"""Overrides for many clients: families or people, and the history that methods of replay need."""
 
 _SGD = {"lr": 1e-3, "epochs": 2, "momentum": 0.0, "weight_decay": 0.0}
 AUTHORS: dict[str, dict[str, Any]] = {
@@ -53,8 +53,11 @@ AUTHORS: dict[str, dict[str, Any]] = {
     str(HERE / "authors_unsir.py"): {},
     "eu_k": {"blocks": 99},
 }
-"""The authors' recipes as far as the methods here have them: their sum of two losses is twice the mean, hence the lr of
-neggrad_plus; their SCRUB passes over the kept samples first. And retraining from scratch for ten epochs, eu_k."""
+"""The authors' recipes, as far as the methods here support them.
+
+Their loss is a sum of two terms, twice the mean, hence the lr of neggrad_plus. Their SCRUB passes over the kept samples
+first. `eu_k` is retraining from scratch for ten epochs.
+"""
 
 COLUMNS = ("verdict", "test", "forget", "MIA", "NoMUS", "gap", "place")
 HEADINGS = {
@@ -65,19 +68,19 @@ MORE = ("where", "sign", "FS", "worst class", "time", "flags")
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One table."""
+    """One benchmark and its table."""
 
     title: str
     published: str
-    """Of TABLES."""
+    """Key of a table in TABLES."""
     original: Mapping[str, Any]
-    """The run's options, over SMALL or PAPER."""
+    """The run's options; they override SMALL or PAPER."""
     forget: str
     out: Path
     seeds: int = 3
     methods: Sequence[str] = ("all",)
     recipes: Sequence[str] = ("all",)
-    """Of the authors' recipes, those that follow as rows of their own."""
+    """The authors' recipes that become rows of their own; `all` for all."""
     notes: list[str] = field(default_factory=list)
 
     def run(self) -> None:
@@ -96,7 +99,7 @@ class Benchmark:
             given = {f"{_stem(name)}.{key}": value for name, own in asked.items() for key, value in own.items()}
             theirs = self._rows(folder, "authors", list(asked), given)
             rows += [
-                {**row, "model": f"{row['model'].removeprefix('authors_')}, authors'", "place": None}  # not among these
+                {**row, "model": f"{row['model'].removeprefix('authors_')}, authors'", "place": None}  # without a place
                 for row in theirs if row["kind"] == "method"
             ]  # fmt: skip
         self._write(rows, comparison)
@@ -128,9 +131,9 @@ class Benchmark:
         about = (
             f"{comparison.num_forget} images to forget, {comparison.num_retain} to keep, {comparison.num_unseen} of "
             f"never-seen people of the same classes; {self.seeds} seeds. MIA is the accuracy of a logistic attack on "
-            "the loss; its sign is + where forgotten samples have the larger loss. FS is |MIA - 1/2|, NoMUS the mean "
+            "the loss. Its sign is + if forgotten samples have the larger loss. FS is |MIA - 1/2|. NoMUS is the mean "
             "of test accuracy and 1 - 2 FS. Models are ranked by their distance to retraining, not by NoMUS: a model "
-            "that answers everything alike has the NoMUS of the row `constant`."
+            "with the same answer for all images has the NoMUS of the row `constant`."
         )
         noise = [["Attack", "Chance", "Standard error", "Never-seen halves, mean", "their deviation"]]
         for row in comparison.rows:
@@ -151,18 +154,18 @@ class Benchmark:
             Section("Models", about, rows=_grouped(rows, COLUMNS), compact=True),
             Section("More of each model", rows=_grouped(rows, MORE), folded=True),
             Section("Notes", " ".join(f"{note}." for note in [*self.notes, *comparison.notes]) or "None."),
-            Section("Noise of the attack", "Differences below two of these are no results.", rows=noise),
+            Section("Noise of the attack", "Differences below two standard errors are not significant.", rows=noise),
             Section("Recall of each class", "Percent of test images, first seed.", rows=[names, *recall]),
             Section(
                 f"Published: {self.published}",
-                "The authors' table on their images, one run each; their original is not of their retraining's recipe.",
+                "The authors' table on their images, one run each. Their original has another recipe than retraining.",
                 rows=[["Model", "Test", "FS", "NoMUS"], *theirs],
             ),
         ]
 
 
 def facts(row: Row) -> dict[str, Any]:
-    """Return what the table has of a model; numbers are means over seeds."""
+    """Return the columns of a model; numbers are means over seeds."""
     nomus, accuracy = row.mean("nomus"), row.mean("accuracy_test")
     sign = row.attacks.get("mia_logistic", {}).get("sign")
     recall = [value for value in row.class_accuracy if value is not None]
@@ -176,7 +179,7 @@ def facts(row: Row) -> dict[str, Any]:
 
 
 def _grouped(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[list[str]]:
-    """Return a table in which what is ranked apart stands apart."""
+    """Return a table with a separate part for each group of ranked models."""
     table, last = [["Model", *columns]], "references"
     for row in rows:
         group = "The authors' recipes" if row["model"].endswith("authors'") else HEADINGS[row["where"]]
@@ -204,14 +207,14 @@ def _cells(row: Mapping[str, Any], columns: Sequence[str] = COLUMNS + MORE) -> l
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table for a text."""
+    """Return the table as Markdown."""
     columns = COLUMNS + MORE
     lines = [f"| model | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
     return "\n".join([*lines, *(f"| {' | '.join(_cells(row))} |" for row in rows)])
 
 
 def latex(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table for a paper; booktabs."""
+    """Return the table as LaTeX, for booktabs."""
 
     def escaped(text: str) -> str:
         return text.replace("_", r"\_").replace("%", r"\%")

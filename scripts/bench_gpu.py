@@ -1,11 +1,11 @@
-"""fedsim in one process on a GPU, without Ray: W1 to W4 against the bare loop there, and a whole published benchmark.
+"""fedsim in one process on a GPU, without Ray: W1 to W4 beside the bare loop, and a complete published benchmark.
 
     python scripts/bench_gpu.py --json gpu.json                       # both, on the first GPU
     python scripts/bench_gpu.py --cifar-modes auto,never              # the published benchmark, both ways
-    python scripts/bench_gpu.py --device cpu --tiny                   # does it run at all; half a minute
+    python scripts/bench_gpu.py --device cpu --tiny                   # a quick test of the script; half a minute
 
-The published benchmark is pfl-research's CIFAR10-IID: 1,500 rounds, 375,000 local steps. It takes CIFAR-10 from
-`--data-root`, else data of the same shape made up.
+The published benchmark is pfl-research's CIFAR10-IID: 1,500 rounds, 375,000 local steps. It reads CIFAR-10 from
+`--data-root`. Without this option it uses random data of the same shape.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ _CIFAR = {
 def main(
     workloads: Annotated[str, typer.Option(help=f"Of {', '.join(WORKLOADS)}; empty for none.")] = "W1,W2,W3,W4",
     rows: Annotated[str, typer.Option(help="In this order.")] = _ROWS,
-    rounds: Annotated[int | None, typer.Option(help="Timed rounds of a start; by default the workload's own.")] = None,
-    repeats: Annotated[int, typer.Option(help="Starts of each row, taking turns.")] = 3,
-    cifar_modes: Annotated[str, typer.Option(help="How to run CIFAR10-IID; empty: not at all.")] = "auto",
+    rounds: Annotated[int | None, typer.Option(help="Timed rounds per process; by default the workload's.")] = None,
+    repeats: Annotated[int, typer.Option(help="Processes per row; the rows take turns.")] = 3,
+    cifar_modes: Annotated[str, typer.Option(help="How CIFAR10-IID is run; empty: it is left out.")] = "auto",
     cifar_rounds: Annotated[int, typer.Option(help="Rounds of CIFAR10-IID.")] = ROUNDS,
-    chunk: Annotated[int | None, typer.Option(help="Clients per chunk in CIFAR10-IID; the default's if none.")] = None,
+    chunk: Annotated[
+        int | None, typer.Option(help="Clients per chunk in CIFAR10-IID; the default if not given.")
+    ] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder with cifar10.npz or torchvision's files.")] = None,
     device: Annotated[str, typer.Option(help="cuda, cuda:N or cpu.")] = "cuda",
-    tiny: Annotated[bool, typer.Option("--tiny", help="The smallest of everything, to see that it runs.")] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="The smallest sizes, to test the script.")] = False,
     out: Annotated[Path | None, typer.Option("--json", help="File for all numbers.")] = None,
 ) -> None:
     """Measure, print the tables, and write JSON."""
@@ -57,7 +59,7 @@ def main(
         show("CIFAR10-IID of pfl-research", whole, _CIFAR)
     write(out, {"repeats": repeats, "workloads": results, "cifar10_iid": whole})
     if wrong := disagreements(results):
-        print(f"not the work of the bare loop: {', '.join(wrong)}")
+        print(f"these rows did not do the work of the bare loop: {', '.join(wrong)}")
         raise typer.Exit(1)
 
 

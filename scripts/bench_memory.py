@@ -1,11 +1,11 @@
-"""What the server holds while a cohort of 1,000 trains a network of 10 million parameters, in models' worth.
+"""Memory of the server while a cohort of 1,000 trains a network of 10 million parameters, in units of one model.
 
     python scripts/bench_memory.py                      # in this process and on two Ray workers, about 3 minutes
     python scripts/bench_memory.py --cohort 100 --hidden 1258 --json memory.json
 
-Each row runs in a process of its own. "private" is memory of the server's process alone; "shared" is what it has
-touched of Ray's object store, where it and the workers hold the same pages. Both are above what the process had before
-the simulation was made, and at their largest in the first round.
+Each row runs in its own process. "private" is the memory of the server's process alone. "shared" is the part of Ray's
+object store that the server has touched; the workers map the same pages. Both are differences to the process before the
+simulation was created. Both are the maxima in the first round.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def resident() -> dict[str, int]:
 
 
 def measure(workers: int, cohort: int, hidden: int) -> dict[str, Any]:
-    """Run one round and return the peak of the server's memory, in models."""
+    """Run one round and return the peaks of the server's memory, in units of one model."""
     from fedsim.config.resolve import resolve
     from fedsim.runs.simulation import Simulation
 
@@ -71,8 +71,8 @@ def measure(workers: int, cohort: int, hidden: int) -> dict[str, Any]:
 
 
 def main(
-    cohort: Annotated[int, typer.Option(help="Clients, all of which train.")] = 1000,
-    hidden: Annotated[int, typer.Option(help="Hidden units; a unit has 795 parameters.")] = 12578,
+    cohort: Annotated[int, typer.Option(help="Number of clients; all of them train.")] = 1000,
+    hidden: Annotated[int, typer.Option(help="Hidden units; each has 795 parameters.")] = 12578,
     out: Annotated[Path | None, typer.Option("--json", help="File for all numbers.")] = None,
     row: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:

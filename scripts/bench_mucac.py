@@ -1,10 +1,10 @@
-"""MUCAC: forgetting celebrities in a classifier of their looks (arXiv:2311.02240), beside the published tables.
+"""MUCAC: forget celebrities in a classifier of facial attributes (arXiv:2311.02240), beside the published tables.
 
     python scripts/bench_mucac.py --procedural 60 --attribute Smiling
     python scripts/bench_mucac.py --procedural 60 --attribute all       three labels in one model
     python scripts/bench_mucac.py --root FOLDER --attribute Male --full
 
-`--out` gets table.json, table.csv, table.tex and index.html.
+`--out` receives table.json, table.csv, table.tex and index.html.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ PAPER_THRESHOLDS = (190, 1250, 4855)
 
 def main(
     attribute: Annotated[str, typer.Option(help="Male, Smiling, Young, or all: three labels.")] = "all",
-    procedural: Annotated[int | None, typer.Option(help="Draw so many people to train on.")] = None,
+    procedural: Annotated[int | None, typer.Option(help="Draw this many procedural people for training.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the authors' images.")] = None,
     full: Annotated[bool, typer.Option("--full", help="The authors' network and epochs.")] = False,
     federated: Annotated[bool, typer.Option("--federated", help="People are clients.")] = False,
-    shuffled: Annotated[bool, typer.Option("--shuffled", help="Give out people's numbers anew.")] = False,
+    shuffled: Annotated[bool, typer.Option("--shuffled", help="Assign the people's numbers at random.")] = False,
     method: Annotated[list[str] | None, typer.Option(help="Repeatable; all by default.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option(help="Of the authors' recipes; all by default.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="An authors' recipe; repeatable; all by default.")] = None,
     seeds: Annotated[int, typer.Option(help="Repetitions.")] = 3,
-    images: Annotated[int, typer.Option(help="Images of each person drawn.")] = 12,
-    size: Annotated[int | None, typer.Option(help="Pixels a side; 32, or 128 with --full.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Epochs of training; rounds, if federated.")] = None,
+    images: Annotated[int, typer.Option(help="Images of each procedural person.")] = 12,
+    size: Annotated[int | None, typer.Option(help="Image side in pixels; 32, or 128 with --full.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Epochs of training; rounds if federated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where everything goes.")] = None,
 ) -> None:
     """Train, forget, and print the table."""

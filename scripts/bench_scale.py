@@ -1,9 +1,9 @@
-"""A fixed cohort of 50 from ever more registered clients: what one pays for those that do not take part.
+"""A fixed cohort of 50 and a growing number of registered clients: the cost of clients that do not take part.
 
     python scripts/bench_scale.py                  # 100 to 100,000 clients, about 3 minutes
     python scripts/bench_scale.py --million        # and 1,000,000
 
-Every client has 4 samples of its own; a round is 5 steps of each of the cohort's clients, whatever their number.
+Every client has 4 samples of its own. A round is 5 steps of each client of the cohort, for any number of clients.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _COLUMNS = {
 
 
 def registered(clients: int) -> Workload:
-    """Return the workload with so many clients."""
+    """Return the workload with this number of registered clients."""
     return Workload((8, 8, 1), {"name": "cnn"}, clients=clients, samples=4, batch=4, epochs=5)
 
 
@@ -37,8 +37,8 @@ def main(
         str, typer.Option(help="Numbers of registered clients, smallest first.")
     ] = "100,1000,10000,100000",
     million: Annotated[bool, typer.Option("--million", help="Also 1,000,000 clients.")] = False,
-    rounds: Annotated[int, typer.Option(help="Timed rounds of a start.")] = 40,
-    repeats: Annotated[int, typer.Option(help="Starts of each, taking turns.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Timed rounds per process.")] = 40,
+    repeats: Annotated[int, typer.Option(help="Processes per number of clients; they take turns.")] = 5,
     out: Annotated[Path | None, typer.Option("--json", help="File for all numbers.")] = None,
 ) -> None:
     """Measure, print the table, and write JSON."""

@@ -1,10 +1,14 @@
-"""Forgetting classes one request after another: what is there to do it with, and what is measured of a model.
+"""Forgetting classes in several requests: the samples of a request, and the measurements of a model.
 
-Used by `gs_lora_fashion.py` and `gs_lora_gpu.py`. Columns in percent: H = 2 Acc_r Drop / (Acc_r + Drop) with the drop
-from the first model, accuracy on kept (r), forgotten (f) and earlier forgotten (o) classes; `probe`, the accuracy of
-the nearest class mean of the features on test images of the forgotten classes; `relearn`, their accuracy after 20 steps
-on 10 training images of each, and `relearn o`, that of the earlier ones; `still`: blocks whose change is below 1e-3;
-`change`: the sum of all blocks' changes.
+Used by `gs_lora_fashion.py` and `gs_lora_gpu.py`. The columns are in percent:
+
+- H = 2 Acc_r Drop / (Acc_r + Drop), where Drop is the drop from the first model's accuracy on the forgotten classes;
+- the accuracy on kept (r), forgotten (f) and earlier forgotten (o) classes;
+- `probe`: the accuracy of the nearest class mean of the features, on test images of the forgotten classes;
+- `relearn`: the accuracy on the forgotten classes after 20 steps on 10 training images of each;
+- `relearn o`: the same for the earlier forgotten classes;
+- `still`: the number of blocks whose change is below 1e-3;
+- `change`: the sum of the changes of all blocks.
 """
 
 from __future__ import annotations
@@ -28,23 +32,23 @@ from unlearning.pipeline.roles import Roles
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """Classes to forget from a model, and what is there to do it with."""
+    """Classes to forget from a model, and the available samples."""
 
     first: Classifier
-    """Before any request."""
+    """The model before any request."""
     train: View
     test: View
     classes: list[int]
     earlier: list[int]
 
     def of(self, view: View, classes: list[int]) -> View:
-        """Return the samples of some classes."""
+        """Return the samples of these classes."""
         assert view.y is not None
         return rows_of(view, torch.isin(view.y, torch.tensor(classes, device=view.y.device)))
 
     @property
     def kept(self) -> list[int]:
-        """Classes that are neither forgotten now nor before."""
+        """Classes that are not forgotten, neither now nor earlier."""
         return [c for c in range(self.first.classifier.out_features) if c not in (*self.classes, *self.earlier)]
 
     @property
@@ -54,7 +58,7 @@ class Request:
 
 
 def accuracy(model: Classifier, view: View) -> float:
-    """Return the accuracy in percent; NaN of no samples."""
+    """Return the accuracy in percent; NaN if there are no samples."""
     assert view.y is not None
     return float(100 * (logits(model, view).argmax(1) == view.y.cpu().numpy()).mean()) if len(view) else float("nan")
 
@@ -70,7 +74,7 @@ def features(model: Classifier, view: View) -> tuple[np.ndarray, np.ndarray]:
 
 
 def relearned(model: Classifier, request: Request, classes: list[int], seed: int) -> float:
-    """Return the accuracy on some classes after 20 steps of SGD on 10 training images of each."""
+    """Return the accuracy on these classes after 20 steps of SGD on 10 training images of each."""
     model, rng = copy.deepcopy(model), generator(seed, "relearn")
     some = [request.of(request.train, [label]) for label in classes]
     few = [rows_of(view, torch.from_numpy(rng.permutation(len(view))[:10]).to(view.x.device)) for view in some]
@@ -111,7 +115,7 @@ def measured(model: Classifier, before: Classifier, request: Request, seed: int)
 
 
 def masked(model: Classifier, request: Request) -> Classifier:
-    """Return the model that never answers a forgotten class: the head's rows say so, nothing else changes."""
+    """Return a model that never predicts a forgotten class: only rows of the head are changed."""
     model = copy.deepcopy(model)
     with torch.no_grad():
         model.classifier.bias[request.classes] = -1e4
@@ -119,7 +123,7 @@ def masked(model: Classifier, request: Request) -> Classifier:
 
 
 def measured_mask(model: Classifier, request: Request, seed: int) -> dict[str, float]:
-    """Return all columns of the masked head; it is relearned by who lifts the mask, and has relearned at once."""
+    """Return all columns of the masked head. Relearning it means to remove the mask, so it relearns at once."""
     values, bare = measured(masked(model, request), model, request, seed), request.first
     values["relearn"] = accuracy(bare, request.of(request.test, request.classes))
     if request.earlier:

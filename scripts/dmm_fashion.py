@@ -1,12 +1,13 @@
-"""Datamodel matching on a small Fashion-MNIST, beside doing nothing, ascent, fine-tuning, EU-k and oracle matching.
+"""Datamodel matching on a small Fashion-MNIST, compared with simple baselines and oracle matching.
 
-300 training images of 14 x 14, 30 of each class, an MLP of 32 units, 100 full-batch steps of Adam, as one client. To
-forget: 15 of the 30 shirts, one of 20 groups of 15 images of one class. N = 100 originals, each unlearned by every
-method, are held against 100 oracles by KLOM; another 100 oracles give the floor and the targets of oracle matching.
-Datamodels are fitted on 300 models of subsets of the 20 groups. Each repetition draws images and all models anew.
+There are 300 training images of 14 x 14, 30 of each class. An MLP of 32 units is trained with 100 full-batch steps of
+Adam, as one client. The request is 15 of the 30 shirts: one of 20 groups of 15 images of one class. The baselines are
+no change, gradient ascent, fine-tuning and EU-k. N = 100 originals are unlearned with every method and compared with
+100 oracles by KLOM. Another 100 oracles give the noise floor and the targets of oracle matching. Datamodels are fitted
+on 300 models of subsets of the 20 groups. Each repetition draws new images and trains new models.
 
-Run `python scripts/dmm_fashion.py --data-root FOLDER --out FOLDER`; it takes about 15 minutes on one CPU core per
-repetition, and goes on where it was stopped.
+Run `python scripts/dmm_fashion.py --data-root FOLDER --out FOLDER`. A repetition takes about 15 minutes on one CPU
+core. An interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ MATCHED: dict[str, dict[str, Any]] = {
 
 
 def make_run(place: Path, root: Path | None, repetition: int) -> Source:
-    """Return the run of one repetition, trained if it is not there."""
+    """Return the run of one repetition; train it if it is missing."""
     if not (place / "run" / "summary.json").is_file():
         train, test = small_fashion(root, 60_000, repetition)
         arrays: dict[str, Any] = {}
@@ -80,7 +81,7 @@ def make_run(place: Path, root: Path | None, repetition: int) -> Source:
 
 
 class Repetition:
-    """All models of one repetition: units are groups of so many images of a class, and one of them is forgotten."""
+    """All models of one repetition. A unit is a group of images of one class; one unit is forgotten."""
 
     def __init__(
         self, place: Path, source: Source, models: int, subsets: int, group: int, forgotten: int,
@@ -108,7 +109,7 @@ class Repetition:
         return list(train_members(self.source, members, frozenset({"model", "logits"}), self.say))
 
     def brief(self, model: Classifier) -> Brief:
-        """Return the margins of a model."""
+        """Return only the margins of a model."""
         told = brief_of(model, self.roles, self.source.config.seed)
         assert told is not None
         return told
@@ -118,7 +119,7 @@ class Repetition:
         return {role: np.stack([model.margins(role) for model in models]) for role in ("forget", "retain", "test")}
 
     def shifts(self, **options: Any) -> Shifts:
-        """Return what the datamodel says."""
+        """Return the prediction of the datamodels."""
         given = options_of(load_unlearning("datamodel_matching"), {"models": self.subsets, **options})
         return shifts(self.source, self.request, self.units, given, self.say)
 
@@ -131,7 +132,7 @@ class Repetition:
         return values | {"ms": 1000 * seconds}
 
     def unlearned(self, name: str, options: dict[str, Any], told: Shifts | None = None) -> dict[str, float]:
-        """Return the row of a method; of its models only margins are kept."""
+        """Return the row of a method; only the margins of its models are kept."""
         method, given = load_unlearning(name), options_of(load_unlearning(name), options)
         guides = Guides(self.source, self.request, self.roles, self.say)
         if told is not None:
@@ -151,7 +152,7 @@ class Repetition:
         return self.row(found, float(np.median(seconds)))
 
     def with_oracle(self, oracle: Kept) -> Roles:
-        """Return the roles with the logits of an oracle that does not judge."""
+        """Return the roles with the logits of an oracle that is not used for judging."""
         guides = Guides(self.source, self.request, self.roles, self.say)
         outputs = [oracle.logits("train", rows) for rows in (self.request.rows, self.request.retain)]
         return guides.with_oracle(*outputs)
@@ -168,7 +169,7 @@ class Repetition:
         return self.row(found, 0.0)
 
     def quality(self, told: Shifts) -> dict[str, float]:
-        """Return how the predicted mean shift agrees with the true one: correlation, and the scale that fits best."""
+        """Return how well the predicted mean shift agrees with the true one: correlation and best-fitting scale."""
         sides = [
             [logits_of(kept.model(self.source), self.roles) for kept in side] for side in (self.originals, self.oracles)
         ]
@@ -194,7 +195,7 @@ def run(repetition: int, out: Path, root: Path | None, models: int, subsets: int
     torch.set_num_threads(1)
     begun = time.perf_counter()
     all_of = Repetition(place, make_run(place, root, repetition), models, subsets, GROUP, 2 * SHIRT, print)
-    print(f"models are there after {time.perf_counter() - begun:.0f} s")
+    print(f"all models are trained after {time.perf_counter() - begun:.0f} s")
 
     def add(row: str, values: Callable[[], dict[str, float]]) -> None:
         if not ledger.has("KLOM", row, repetition):

@@ -1,10 +1,11 @@
-"""Datamodel matching on CIFAR-10 with a ResNet-9 of half width, on a GPU: `dmm_fashion.py` at a real size.
+"""Datamodel matching on CIFAR-10 with a ResNet-9 of half width, on a GPU: `dmm_fashion.py` at a realistic size.
 
-20 blocks of 2,500 images of one class each; to forget: one block, half of a class. 100 originals, twice 100 oracles,
-and 100 models of subsets of the blocks (alpha = 0.9), 10 epochs each; every member is kept as soon as it is trained.
+There are 20 blocks of 2,500 images of one class each. The request is one block, half of a class. 100 originals, two
+times 100 oracles, and 100 models of subsets of the blocks (alpha = 0.9) are trained, 10 epochs each. Every member is
+stored as soon as it is trained.
 
-Run `python scripts/dmm_gpu.py --data-root FOLDER --out FOLDER --seconds 540` until it prints its table; each call
-trains for so many seconds. `--width 4 --per-class 20 --models 8 --subsets 40` tries it on a CPU.
+Run `python scripts/dmm_gpu.py --data-root FOLDER --out FOLDER --seconds 540` repeatedly until it prints its table. Each
+call trains for this number of seconds. `--width 4 --per-class 20 --models 8 --subsets 40` tests it on a CPU.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MATCHING: dict[str, Any] = {"batch_size": 512, "lr": 1e-4, "lr_decay": 0.95, "ep
 
 
 def make_run(place: Path, root: Path | None, per_class: int, width: int) -> Source:
-    """Return the run, trained if it is not there."""
+    """Return the run; train it if it is missing."""
     if not (place / "run" / "summary.json").is_file():
         whole = load_dataset(DataConfig(name="cifar10", root=root), 0)
         rows = np.concatenate([np.flatnonzero(whole.y_train == label)[:per_class] for label in range(10)])
@@ -57,7 +58,7 @@ def main(
     subsets: Annotated[int, typer.Option(min=40)] = 100,
     per_class: Annotated[int, typer.Option(min=20, max=5000, help="Training images.")] = 5000,
     width: Annotated[int, typer.Option(min=1, help="Channels of the first convolution.")] = 32,
-    seconds: Annotated[float, typer.Option(help="Stop after so many, to be called again.")] = 1e9,
+    seconds: Annotated[float, typer.Option(help="Stop after this number of seconds; the next call continues.")] = 1e9,
 ) -> None:
     """Train, forget, and print the table."""
     begun = time.monotonic()

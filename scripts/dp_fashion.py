@@ -1,7 +1,7 @@
 """FedAvg with client-level differential privacy on Fashion-MNIST: accuracy against epsilon.
 
-Run `python scripts/dp_fashion.py --data-root FOLDER --out dp_fashion.json`; it takes about 10 minutes on one CPU core.
-The noise is calibrated to each epsilon; that of the table is composed from the ledger when a run has ended.
+Run `python scripts/dp_fashion.py --data-root FOLDER --out dp_fashion.json`. It takes about 10 minutes on one CPU core.
+The noise is calibrated to each epsilon. The epsilon in the table is composed from the ledger at the end of a run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PRIVATE = {"clip_norm": 0.5, "delta": 1e-5}
 
 
 def run(epsilon: float, seed: int, overrides: dict[str, Any]) -> dict[str, float]:
-    """Train; return accuracy in [0, 1], the noise multiplier, the ledger's epsilon and seconds."""
+    """Train. Return accuracy in [0, 1], the noise multiplier, the ledger's epsilon and seconds."""
     privacy = {"privacy.client": {**PRIVATE, "target_epsilon": epsilon}} if math.isfinite(epsilon) else {}
     begun = time.perf_counter()
     simulation = Simulation(resolve(BASE, privacy, {"seed": seed}, overrides))

@@ -1,4 +1,4 @@
-"""What the forgetting experiments share: training without a federation, applying a method, a ledger of numbers.
+"""Common parts of the forgetting experiments: training without a federation, applying a method, a ledger of numbers.
 
 Used by `laf_fashion.py`, `modhifi_fashion.py` and `unlearning_faces.py`.
 """
@@ -34,7 +34,10 @@ MakeSchedule = Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.L
 
 
 class Ledger:
-    """Numbers by table, row, column and seed; kept in a JSON file as they come, so that a run can go on from there."""
+    """Numbers by table, row, column and seed.
+
+    They are stored in a JSON file at once, so that a run can be continued.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -43,7 +46,7 @@ class Ledger:
             self.tables = json.loads(path.read_text(encoding="utf-8"))
 
     def add(self, table: str, row: str, seed: int, values: Mapping[str, float]) -> None:
-        """Add the numbers of one row under one seed, print and write them."""
+        """Add the numbers of one row for one seed; print and store them."""
         for column, value in values.items():
             self.tables.setdefault(table, {}).setdefault(row, {}).setdefault(column, {})[str(seed)] = float(value)
         told = "  ".join(f"{column} {value:.2f}" for column, value in values.items())
@@ -52,7 +55,7 @@ class Ledger:
             self.path.write_text(json.dumps(self.tables, indent=1) + "\n", encoding="utf-8")
 
     def has(self, table: str, row: str, seed: int) -> bool:
-        """Return whether that row is known under that seed."""
+        """Return whether the row is already known for this seed."""
         columns = self.tables.get(table, {}).get(row, {})
         return any(str(seed) in numbers for numbers in columns.values())
 
@@ -90,13 +93,13 @@ def small_fashion(root: Path | None, num_train: int, seed: int) -> tuple[View, V
 
 
 def rows_of(view: View, rows: Tensor) -> View:
-    """Return the samples that a mask or indices name."""
+    """Return the samples selected by a mask or by indices."""
     assert view.y is not None
     return replace(view, x=view.x[rows], y=view.y[rows])
 
 
 def network(features: Callable[[], nn.Module], feature_dim: int, num_classes: int, seed: int) -> Classifier:
-    """Return a new classifier, its weights a function of the seed alone."""
+    """Return a new classifier; its weights depend only on the seed."""
     torch.manual_seed(torch_seed(seed, "model"))
     return Classifier(features(), feature_dim, num_classes)
 
@@ -123,7 +126,7 @@ def fit(
 
 
 def forgotten(name: str, model: Classifier, roles: Roles, seed: int, **options: object) -> Unlearned:
-    """Return what a method of `unlearning/` makes of a copy of the model, given what it needs and no more."""
+    """Apply a method of `unlearning/` to a copy of the model, with only the views that it needs."""
     method = load_unlearning(name)
     return unlearn_with(method, options_of(method, options), model, roles, seed)
 
@@ -136,7 +139,7 @@ def logits(model: Classifier, view: View) -> np.ndarray:
 
 
 def facts(model: Classifier, roles: Roles, seed: int) -> ModelFacts:
-    """Return accuracies, attacks and flags; models measured under one seed are attacked on the same samples."""
+    """Return accuracies, attacks and flags; models with the same seed are attacked on the same samples."""
     labels: Splits[Any] = Splits(*(view.y.numpy() for view in roles.views if view.y is not None))
     outputs: Splits[Any] = Splits(*(logits(model, view) for view in roles.views))
     return model_facts(labels, outputs, generator(seed, "attacks"), floors=False)

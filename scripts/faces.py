@@ -1,8 +1,9 @@
-"""Procedural faces: people who can be told apart, whose age group and not their name is the label.
+"""Procedural faces of distinguishable people; the label is the age group, not the person.
 
-For forgetting people where no photograph may be had. A person has the same skin, features and texture in every image;
-age, expression, light and pose are drawn per image, independent of the person, so forgotten and never-seen people are
-exchangeable. Each image depends on (seed, person, number) alone: more people change no image of the others.
+They allow experiments on forgetting people without photographs. A person has the same skin, features and texture in
+every image. Age, expression, light and pose are drawn per image, independently of the person, so forgotten and
+never-seen people are exchangeable. Each image depends only on (seed, person, number): adding people does not change the
+images of the others.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ Floats = npt.NDArray[np.float64]
 AGES = 8
 """Classes: age groups, equally likely."""
 AGE_NOISE = 0.8
-"""Standard deviation, in age groups, of how old a face looks for its group."""
+"""Standard deviation of the apparent age within a group, in age groups."""
 _SKIN = np.array([0.75, 0.58, 0.47])
 _MOUTH = np.array([0.6, 0.15, 0.15])
 
 
 class Person(NamedTuple):
-    """What all images of one person share; lengths in units of the image side."""
+    """Parameters that all images of one person share; lengths in units of the image side."""
 
     skin: Floats
     hair: Floats
@@ -41,11 +42,11 @@ class Person(NamedTuple):
     mouth_half_width: float
     mouth_height: float
     texture: Floats
-    """(5, 5, 3), stretched over the face."""
+    """Texture, (5, 5, 3), stretched over the face."""
 
 
 def draw_person(seed: int, person: int) -> Person:
-    """Return the person of a number."""
+    """Return the person with this number."""
     rng = generator(seed, "face-person", person)
     skin = _SKIN + rng.uniform(-0.15, 0.15, 3)
     hair, eyes = rng.uniform(0.05, 0.6, 3), rng.uniform(0, 0.5, 3)
@@ -69,7 +70,7 @@ class Face(NamedTuple):
     pixels: npt.NDArray[np.uint8]
     """(3, size, size)."""
     age: int
-    """Group, 0..7."""
+    """Age group, 0 to 7."""
     male: bool
     smiles: bool
 

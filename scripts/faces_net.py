@@ -1,13 +1,13 @@
-"""The network of the small benchmarks on faces: three convolutions, each normalised and halved by pooling."""
+"""The network of the small benchmarks on faces: three convolutions, each with normalisation and 2x2 pooling."""
 
 import torch
 from torch import Tensor, nn
 
 
 class FacesNet(nn.Module):
-    """24, 48 and 96 channels, and a linear head on what is left of the image.
+    """24, 48 and 96 channels, and a linear head on the remaining image.
 
-    Channels come last in memory: a step of training then takes 0.6 of the time on a CPU.
+    Memory is in channels-last format: a training step then takes 0.6 of the time on a CPU.
     """
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:

@@ -1,6 +1,6 @@
-"""The tables of MUFAC and MUCAC as their authors print them (arXiv:2311.02240, README of their code).
+"""The published tables of MUFAC and MUCAC (arXiv:2311.02240, README of the authors' code).
 
-Accuracy is on the set to test on, FS is |MIA - 1/2|, NoMUS = (accuracy + 1 - 2 FS) / 2. The rows are of one run each.
+Accuracy is on the test set, FS is |MIA - 1/2|, NoMUS = (accuracy + 1 - 2 FS) / 2. Each row is one run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ METHODS = (
 
 
 class Published(NamedTuple):
-    """One table; each tuple has a number for each of METHODS."""
+    """One table; each tuple has one number for each of METHODS."""
 
     accuracy: tuple[float, ...]
     fs: tuple[float, ...]

@@ -1,8 +1,8 @@
-"""Procedural faces on disk, in the folders and files of MUFAC and MUCAC: what reads the real ones reads these.
+"""Procedural faces on disk, in the folders and files of MUFAC and MUCAC, so that the same readers read them.
 
-`python scripts/faces_tree.py mufac FOLDER --people 60` writes one. People are numbered as in `faces.py`: those to
-train on, never-seen ones, those to test on, so that more training people change no image of the others only if they
-are written with a `first` of their own.
+`python scripts/faces_tree.py mufac FOLDER --people 60` writes such a folder. People are numbered as in `faces.py`:
+first those to train on, then never-seen ones, then those to test on. With another number of training people, the other
+people therefore have other images.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CELEBA = re.findall(
 
 @dataclass(frozen=True)
 class Cast:
-    """How many people there are of each role, and how many images of each person."""
+    """Number of people of each role, and number of images of each person."""
 
     train: int = 60
     unseen: int = 18
@@ -45,18 +45,18 @@ class Cast:
 
     @property
     def people(self) -> dict[str, range]:
-        """The numbers of the people, by role."""
+        """The numbers of the people of each role."""
         ends = np.cumsum([0, self.train, self.unseen, self.test]).tolist()
         return {role: range(*ends[k : k + 2]) for k, role in enumerate(("train", "unseen", "test"))}
 
 
 def of_size(people: int, images: int = 12) -> Cast:
-    """Return the cast of so many training people: 3 in 10 as many never seen, half as many to test on."""
+    """Return the cast for a number of training people: 0.3 times as many never seen, 0.5 times as many to test on."""
     return Cast(people, round(0.3 * people), round(0.5 * people), images)
 
 
 def save(face: Face, path: Path) -> None:
-    """Write an image as a JPEG of quality 95 with all its colours."""
+    """Write an image as a JPEG of quality 95 without chroma subsampling."""
     Image.fromarray(face.pixels.transpose(1, 2, 0)).save(path, quality=95, subsampling=0)
 
 
@@ -85,7 +85,7 @@ def write_mufac(root: Path, cast: Cast, seed: int = 0, size: int = 32) -> Path:
 
 
 def write_mucac(root: Path, cast: Cast, forget: int, seed: int = 0, size: int = 32) -> tuple[int, int, int]:
-    """Write MUCAC's folders below `root`; return its thresholds: to test on < forget < keep < never seen."""
+    """Write MUCAC's folders below `root`; return the thresholds between: test people < forget < keep < never seen."""
     images = root / "CelebAMask-HQ" / "CelebA-HQ-img"
     images.mkdir(parents=True)
     people = cast.people
