@@ -35,9 +35,7 @@ def main(
     repeats: Annotated[int, typer.Option(help="Processes per row; the rows take turns.")] = 3,
     cifar_modes: Annotated[str, typer.Option(help="How CIFAR10-IID is run; empty: it is left out.")] = "auto",
     cifar_rounds: Annotated[int, typer.Option(help="Rounds of CIFAR10-IID.")] = ROUNDS,
-    chunk: Annotated[
-        int | None, typer.Option(help="Clients per chunk in CIFAR10-IID; the default if not given.")
-    ] = None,
+    chunk: Annotated[int | None, typer.Option(help="Clients per chunk in CIFAR10-IID, if not the default.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder with cifar10.npz or torchvision's files.")] = None,
     device: Annotated[str, typer.Option(help="cuda, cuda:N or cpu.")] = "cuda",
     tiny: Annotated[bool, typer.Option("--tiny", help="The smallest sizes, to test the script.")] = False,

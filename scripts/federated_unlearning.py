@@ -1,11 +1,11 @@
-"""Forgetting a client that carries a backdoor: FedEraser, retraining from a checkpoint and others against retraining.
+"""Forget a client with a backdoor: FedEraser, retraining from a checkpoint and others, compared with retraining.
 
 Run `python scripts/federated_unlearning.py --seeds 0 --seeds 1 --seeds 2 --out federated_unlearning.jsonl`. Seeds are
-added to the file; without `--seeds` it only prints the table of what the file holds. It exits with 1 if a check fails.
+added to the file. Without `--seeds` the script only prints the table of the file. It exits with 1 if a check fails.
 
-Digits in equal shares among 8 clients. Client 0 has, beside its own samples, copies of those that are no zeros with
-four white pixels in the corner and the label 0. Trigger success is the share of the test images of other classes that
-are called zeros once they have the four pixels.
+Digits are distributed equally among 8 clients. Client 0 also has copies of its samples of the other digits, with four
+white pixels in the corner and the label 0. Trigger success is the fraction of test images of other classes that are
+classified as 0 once they have the four pixels.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedaccum, subtraction": {"renormalize": False},
 }
 SHOWN = ("trigger", "accuracy", "rounds", "clients_woken", "history_mb", "seconds")
-Values = dict[str, dict[str, dict[str, float]]]  # by cohort, model and number
+Values = dict[str, dict[str, dict[str, float]]]  # by cohort, model and metric
 
 
 def triggered(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -52,7 +52,7 @@ def triggered(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def write_data(path: Path, seed: int) -> Dataset:
-    """Write the training samples of all clients, the backdoor among them, and the clean test set; return the digits."""
+    """Write the training samples of all clients, with the backdoor, and the clean test set; return the digits."""
     digits = load_dataset(DataConfig(), seed)
     owners = generator(seed, "backdoor-clients").permutation(len(digits.y_train)) % CLIENTS
     planted = (owners == LEAVING) & (digits.y_train != TARGET)
@@ -82,7 +82,7 @@ def measure(model: Classifier, like: View, digits: Dataset) -> dict[str, float]:
 
 
 def run_seed(seed: int, folder: Path) -> Values:
-    """Train, forget by every method, and measure."""
+    """Train, forget with every method, and measure."""
     values: Values = {}
     digits = write_data(folder / "backdoor.npz", seed)
     for number, (setting, cohort) in enumerate(COHORTS.items()):
@@ -123,7 +123,7 @@ def _moments(digits: Dataset, folder: Path) -> tuple[tuple[float, ...], tuple[fl
 
 
 def checks(seeds: list[Values], setting: str) -> dict[str, bool]:
-    """Return what must hold in every seed, and in the mean what compares accuracies."""
+    """Return the conditions: most must hold for every seed, those that compare accuracies in the mean."""
 
     def all_of(name: str, number: str) -> list[float]:
         return [values[setting][name][number] for values in seeds]
@@ -141,10 +141,10 @@ def checks(seeds: list[Values], setting: str) -> dict[str, bool]:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="JSON lines, one per seed; seeds are added to it.")],
+    out: Annotated[Path, typer.Option(help="JSON lines, one per seed; new seeds are appended.")],
     seeds: Annotated[list[int] | None, typer.Option(help="Seeds to run; repeatable.")] = None,
 ) -> None:
-    """Run seeds, or print what the file holds."""
+    """Run seeds, or print the table of the file."""
     for seed in seeds or []:
         with tempfile.TemporaryDirectory() as folder:
             values = run_seed(seed, Path(folder))

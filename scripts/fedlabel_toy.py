@@ -1,12 +1,13 @@
-"""FedLabel against its baselines and ablations on Gaussian clusters, and what must hold there.
+"""FedLabel, its baselines and ablations on Gaussian clusters, with checks of the expected results.
 
-Run `python scripts/fedlabel_toy.py --out fedlabel_toy.jsonl`; 150 runs of some 8 seconds on one CPU core. Runs that the
-file already holds are not repeated, so it can be stopped, and filled seed by seed. It exits with 1 if a check fails.
+Run `python scripts/fedlabel_toy.py --out fedlabel_toy.jsonl`: 150 runs of about 8 seconds on one CPU core. Runs that
+are in the file are not repeated, so the script can be stopped, or called for one seed at a time. It exits with 1 if a
+check fails.
 
-Data: 6,000 training, 3,600 test points in R^32, 10 classes of 3 clusters, centres 0.5 N(0, I), noise 0.55. 10 clients,
-Dirichlet(alpha), 2 % of each client's labels, at least 2. MLP 32-64-10, 40 rounds, full participation, tau = tau' = 20
-steps of 32, lr 0.1. Accuracies in percent, the mean of the last 10 rounds; coverage is the share of unlabelled
-samples that got a pseudo-label, beside it the share of those that were right.
+Data: 6,000 training and 3,600 test points in R^32, 10 classes of 3 clusters, centres 0.5 N(0, I), noise 0.55. 10
+clients, Dirichlet(alpha), 2 % of each client's labels, at least 2. MLP 32-64-10, 40 rounds, full participation,
+tau = tau' = 20 steps of 32, lr 0.1. Accuracies are in percent, the mean of the last 10 rounds. Coverage is the fraction
+of unlabelled samples that got a pseudo-label. The number beside it is the fraction of these labels that were right.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from fedsim.runs.simulation import Simulation
 
 ALPHAS = (1.0, 0.3, 0.1)
 SPREAD = (0.25 * (1 - 1 / 30) + 0.55**2) ** 0.5
-"""Standard deviation of a feature: the run normalises by it, and so must the noise be."""
+"""Standard deviation of a feature. The run divides features by it, so the noise must be divided by it too."""
 BASE: dict[str, Any] = {
     "clients": 10, "rounds": 40, "model.name": "mlp", "model.hidden": [64], "model.norm": "none",
     "data.partition": {"name": "dirichlet", "min_samples": 6}, "data.labelled_fraction": 0.02, "data.labelled_min": 2,
@@ -57,7 +58,7 @@ GATES = [  # (better, worse, points, alphas)
 ]
 
 Result = dict[str, Any]
-"""method, alpha, seed, accuracy, and coverage and pseudo_accuracy where there are any; in percent."""
+"""method, alpha, seed, accuracy, and, if available, coverage and pseudo_accuracy; in percent."""
 
 
 def write_points(path: Path, seed: int) -> None:
@@ -119,11 +120,11 @@ def _cell(found: Sequence[Result]) -> str:
 def main(
     seeds: Annotated[list[int] | None, typer.Option(help="Repeatable; 0 to 4 by default.")] = None,
     alphas: Annotated[list[float] | None, typer.Option(help="Repeatable; 1, 0.3 and 0.1 by default.")] = None,
-    out: Annotated[Path, typer.Option(help="File of results, one line of JSON per run; it is added to.")] = Path(
+    out: Annotated[Path, typer.Option(help="Results, one line of JSON per run; runs are appended.")] = Path(
         "fedlabel_toy.jsonl"
     ),
 ) -> None:
-    """Train what is missing, print the table and the checks."""
+    """Train missing runs; print the table and the checks."""
     seeds, chosen = seeds or list(range(5)), alphas or list(ALPHAS)
     results = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     done = {(result["method"], result["alpha"], result["seed"]) for result in results}

@@ -1,8 +1,8 @@
-"""FedLD, its two halves, variants and baselines on label-skewed digits, and what must hold there.
+"""FedLD, its two parts, variants and baselines on label-skewed digits, with checks of the expected results.
 
-Run `python scripts/fedld_digits.py --out FOLDER`. A seed takes about 4 minutes on one CPU core; the exit code is 1 if
-a check fails. FOLDER holds one file per seed, a line per run; runs that are there are not trained again, so seeds may
-also be trained side by side (`--seeds 0`, `--seeds 1`, ...) and tabulated together.
+Run `python scripts/fedld_digits.py --out FOLDER`. A seed takes about 4 minutes on one CPU core. The exit code is 1 if a
+check fails. FOLDER has one file per seed with a line per run. Existing runs are not trained again, so seeds can be
+trained in parallel (`--seeds 0`, `--seeds 1`, ...) and tabulated together.
 """
 
 from __future__ import annotations
@@ -55,12 +55,15 @@ LAST = 5
 """Rounds at the end of a run over which its accuracy is averaged."""
 
 Numbers = dict[str, float | None]
-"""Of one run: accuracy (of the last rounds) and round_10 in [0, 1], the mean test ||p||^2, and where the server has
-updates, the step's norm over the plain mean's, the share of their energy in one direction, and the share kept."""
+"""Numbers of one run: accuracy (of the last rounds) and round_10 in [0, 1], and the mean test ||p||^2.
+
+If the server has updates, also the norm of the step divided by that of the plain mean, the fraction of the energy in
+one direction, and the fraction that is kept.
+"""
 
 
 def train(method: str, alpha: float, seed: int, lr: float, raw: bool) -> Numbers:
-    """Train once and return what is to be known of the run."""
+    """Train once and return the numbers of the run."""
     setting = find_config("fedld_digits") | {"strategy": METHODS[method], "seed": seed}
     config = resolve(setting, {"data.partition.alpha": alpha, "training.lr": lr})
     data = federate(config.data, config.clients, config.seed)
@@ -90,7 +93,7 @@ def train(method: str, alpha: float, seed: int, lr: float, raw: bool) -> Numbers
 
 
 class Results:
-    """Numbers of runs by method, alpha and seed, kept in a folder."""
+    """Numbers of runs by method, alpha and seed, stored in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -101,7 +104,7 @@ class Results:
                 self.runs[run["method"], run["alpha"], run["seed"]] = run["numbers"]
 
     def complete(self, methods: Sequence[str], seeds: Sequence[int], lr: float, raw: bool) -> None:
-        """Train what is missing."""
+        """Train the missing runs."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for seed, alpha, method in itertools.product(seeds, ALPHAS, methods):
             if (method, alpha, seed) in self.runs:
@@ -119,7 +122,7 @@ class Results:
         return [(100 if percent else 1) * value for _, value in sorted(found) if value is not None]
 
     def gain(self, better: str, worse: str, alpha: float) -> list[float]:
-        """Return by how many points one method is above another, per seed that both have."""
+        """Return the difference of two methods in points, for each seed that both have."""
         one, other = (
             {s: numbers["accuracy"] or 0.0 for (m, a, s), numbers in self.runs.items() if (m, a) == (method, alpha)}
             for method in (better, worse)
@@ -141,7 +144,7 @@ class Results:
 
 
 def checks(results: Results) -> list[tuple[str, bool, str]]:
-    """Return (what must hold, whether it does, the numbers), as far as there are runs that tell."""
+    """Return (condition, whether it holds, the numbers), for all conditions whose runs exist."""
     found = []
 
     def gate(what: str, gains: list[float], least: float, most_lost: int | None = None) -> None:
@@ -181,10 +184,10 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the numbers.")],
     seeds: Annotated[list[int] | None, typer.Option(help="Repeatable; 0 to 4 by default.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Methods, repeatable; all by default.")] = None,
-    lr: Annotated[float, typer.Option(help="Clients' learning rate; another one wants another folder.")] = 0.01,
-    raw: Annotated[bool, typer.Option("--raw", help="Pixels in [0, 1], not standardised; so does this.")] = False,
+    lr: Annotated[float, typer.Option(help="Clients' learning rate; use one folder per value.")] = 0.01,
+    raw: Annotated[bool, typer.Option("--raw", help="Pixels in [0, 1], not standardised; use another folder.")] = False,
 ) -> None:
-    """Train what is missing, print tables and checks."""
+    """Train missing runs; print tables and checks."""
     results = Results(out)
     results.complete(only or list(METHODS), seeds or range(5), lr, raw)
     for number, percent in (("accuracy", True), ("round_10", True), ("norm_ratio", False), ("energy_1", False)):

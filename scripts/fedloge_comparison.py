@@ -1,9 +1,13 @@
-"""Trains several methods on the same splits and tabulates every way in which each can predict.
+"""Train several methods on the same splits, and tabulate all ways in which each can predict.
 
-Shared by `fedloge_digits.py`, `fedloge_fashion.py` and `fedloge_gpu.py`. All numbers are percentages, the mean of the
-last three evaluations of a run: `global` and `tail` are the accuracy on the balanced test set, over all classes and
-over the rarer half of them; `masked` and `unmasked` the mean over clients of the accuracy on their own test sets, with
-the classes that a client has no training sample of ruled out, or not.
+Used by `fedloge_digits.py`, `fedloge_fashion.py` and `fedloge_gpu.py`. All numbers are percentages, the mean of the
+last three evaluations of a run:
+
+- `global`: accuracy on the balanced test set, over all classes;
+- `tail`: the same over the rarer half of the classes;
+- `masked`: mean over clients of the accuracy on their own test sets, without the classes of which a client has no
+  training sample;
+- `unmasked`: the same with all classes.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from strategies.fedloge import realign_global
 
 COLUMNS = ("global", "tail", "masked", "unmasked")
 OWN = ""
-"""The row of the method's own way to predict; the other heads are named."""
+"""The row of the method's own way to predict; other rows have the name of a head."""
 HEAD_NORM = 1.7
 EVALUATIONS = 3
 
@@ -40,12 +44,12 @@ Row = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Method:
-    """A preset, and what differs from it."""
+    """A preset and its overrides."""
 
     preset: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     realign: Sequence[str] = ()
-    """Also score the global classifier after GLA-FR, with each of these treatments of its bias."""
+    """Treatments of the bias; the global classifier after GLA-FR is also scored with each of them."""
 
 
 @dataclass
@@ -54,7 +58,7 @@ class Results:
 
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    """Mean wall time of a run, by method."""
+    """Mean wall time of a run in seconds, by method."""
 
     def of(self, method: str, head: str, column: str) -> list[float]:
         """Return one number per seed."""
@@ -75,7 +79,7 @@ class Results:
 
 
 def compare(methods: Mapping[str, Method], seeds: Sequence[int], overrides: Mapping[str, Any]) -> Results:
-    """Train every method with every seed, `overrides` (dotted keys) over all of them; prints a line per run."""
+    """Train every method with every seed; `overrides` (dotted keys) apply to all methods. Prints a line per run."""
     results = Results()
     for name, method in methods.items():
         begun = time.perf_counter()
@@ -132,7 +136,7 @@ def _global_scores(method: Method, simulation: Simulation, tensors: Tensors) -> 
 
 
 def _realigned(method: Method, simulation: Simulation, tensors: Tensors, x: Tensor) -> Tensors:
-    """Return the logits of the global classifier after GLA-FR, by what becomes of its bias."""
+    """Return the logits of the global classifier after GLA-FR, for each treatment of its bias."""
     state = simulation.server.split(tensors)
     features = simulation.server.model.features(state.params, state.buffers, x, train=False)
     weight, bias = tensors["classifier.weight"], tensors["classifier.bias"]

@@ -1,8 +1,8 @@
-"""FedLoGe against its baselines on long-tailed digits, and what must hold there.
+"""FedLoGe and its baselines on long-tailed digits, with checks of the expected results.
 
-Run `python scripts/fedloge_digits.py --out fedloge_digits.json`; it takes about 7 minutes on one CPU core and exits
-with 1 if a check fails. Where a check asks for a gain in every run, its mean has to
-be positive, and runs that lose are counted.
+Run `python scripts/fedloge_digits.py --out fedloge_digits.json`. It takes about 7 minutes on one CPU core and exits
+with 1 if a check fails. If a check expects a gain in every run, the mean gain must be positive, and the runs with a
+loss are counted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ METHODS = {
 
 
 def gains(results: Results) -> dict[str, tuple[list[float], float]]:
-    """Return {what: (gain of each seed in points, least mean gain that passes)}."""
+    """Return {name: (gain of each seed in points, least mean gain that passes)}."""
 
     def gain(better: tuple[str, str, str], worse: tuple[str, str, str]) -> list[float]:
         pairs = zip(results.of(*better), results.of(*worse), strict=True)
@@ -49,7 +49,7 @@ def gains(results: Results) -> dict[str, tuple[list[float], float]]:
 
 def main(
     seeds: Annotated[list[int] | None, typer.Option(help="Repeatable; 0, 1 and 2 by default.")] = None,
-    only: Annotated[bool, typer.Option("--only-fedloge", help="Leave out the baselines.")] = False,
+    only: Annotated[bool, typer.Option("--only-fedloge", help="Run no baselines.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for all numbers.")] = None,
 ) -> None:
     """Train, print the table and the checks."""

@@ -1,7 +1,7 @@
-"""FedLoGe against its baselines on long-tailed Fashion-MNIST with a BatchNorm CNN.
+"""FedLoGe and its baselines on long-tailed Fashion-MNIST, with a BatchNorm CNN.
 
-Run `python scripts/fedloge_fashion.py --data-root FOLDER --out fedloge_fashion.json`; it takes about 10 minutes on
-one CPU core. FedETF is not run: its global model is the head "sse" of FedLoGe, bit for bit.
+Run `python scripts/fedloge_fashion.py --data-root FOLDER --out fedloge_fashion.json`. It takes about 10 minutes on one
+CPU core. FedETF is not run: its global model is bit-identical to the head "sse" of FedLoGe.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""FedLoGe against its baselines on long-tailed CIFAR, for a machine with a GPU; not run by us so far.
+"""FedLoGe and its baselines on long-tailed CIFAR, for a machine with a GPU. We have not run it so far.
 
-Run `python scripts/fedloge_gpu.py --data-root FOLDER`, with one of
+Run `python scripts/fedloge_gpu.py --data-root FOLDER` with one of
 
-- `--scale short`: ResNet-18, 120 rounds, minutes; exits with 1 unless FedLoGe's personal models beat FedAvg's and
-  GLA-FR raises the tail;
+- `--scale short`: ResNet-18, 120 rounds, minutes. It exits with 1 unless FedLoGe's personal models are better than
+  FedAvg's and GLA-FR improves the tail;
 - `--scale paper`: both data sets, 500 rounds, hours;
 - `--scale readme`: the run of the authors' README, hours.
 """
@@ -49,7 +49,7 @@ def _shortcomings(results: Results) -> list[str]:
 
 
 def main(
-    scale: Annotated[Literal["short", "paper", "readme"], typer.Option(help="How long it may take.")] = "short",
+    scale: Annotated[Literal["short", "paper", "readme"], typer.Option(help="The size of the experiment.")] = "short",
     seeds: Annotated[list[int] | None, typer.Option(help="Repeatable; 0 by default.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the CIFAR archives; else $FEDSIM_DATA.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for all numbers.")] = None,

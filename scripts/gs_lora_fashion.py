@@ -1,9 +1,9 @@
-"""GS-LoRA on a small Fashion-MNIST: three random classes forgotten at once, and two at a time three times over.
+"""GS-LoRA on a small Fashion-MNIST: three random classes forgotten at once, and three requests of two classes each.
 
-Run `python scripts/gs_lora_fashion.py --data-root FOLDER --out gs_lora_fashion.json`; it takes about 20 minutes a seed
-on one CPU core, and goes on after the last row that `--out` has. 6,000 training and all test images, 14 x 14; a vision
-transformer of 4 blocks (arXiv:2403.11530, arXiv:2501.09705). Columns are those of `class_forgetting.py`. To forget
-below the head, `probe` must be 10 points lower than that of the masked head.
+Run `python scripts/gs_lora_fashion.py --data-root FOLDER --out gs_lora_fashion.json`. It takes about 20 minutes a seed
+on one CPU core. It continues after the last row in `--out`. Data: 6,000 training and all test images of 14 x 14. Model:
+a vision transformer of 4 blocks (arXiv:2403.11530, arXiv:2501.09705). The columns are those of `class_forgetting.py`.
+A method forgets below the head if its `probe` is at least 10 points lower than that of the masked head.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VIT = ModelConfig(name="vit", width=48, depth=4, heads=4, patch=2, mlp_ratio=2.0
 
 
 def pretrained(train: View, seed: int) -> Classifier:
-    """Return the transformer that is to forget."""
+    """Train and return the original transformer."""
     model = build_model(VIT, (1, 14, 14), 10, seed)
 
     def cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -47,7 +47,7 @@ def pretrained(train: View, seed: int) -> Classifier:
 
 
 def kept_first(train: View, seed: int, out: Path | None) -> Classifier:
-    """Return the transformer that is to forget, from the file beside the numbers if it is there."""
+    """Return the original transformer; read it from the file beside the numbers if it exists."""
     file = None if out is None else out.with_suffix(f".{seed}.safetensors")
     if file is None or not file.exists():
         model = pretrained(train, seed)
@@ -58,7 +58,7 @@ def kept_first(train: View, seed: int, out: Path | None) -> Classifier:
 
 
 def whole_backbone(model: Classifier, request: Request, seed: int, lr: float) -> Classifier:
-    """Return what the same loss makes of all weights but the head: max(0, 10 - CE_f) and CE_r."""
+    """Train all weights except the head with the same loss: max(0, 10 - CE_f) and CE_r."""
     model, rng = copy.deepcopy(model), generator(seed, "whole backbone")
     forget, retain = (sample(view, 0.1, rng) for view in (request.roles.forget, request.roles.retain))
     optimizer = torch.optim.AdamW(model.features.parameters(), lr, weight_decay=0.05)
@@ -79,9 +79,9 @@ def whole_backbone(model: Classifier, request: Request, seed: int, lr: float) ->
 
 
 def distilled(model: Classifier, request: Request, seed: int) -> Classifier:
-    """Return what learning without forgetting makes of all weights but the head.
+    """Train all weights except the head with Learning without Forgetting.
 
-    Forgotten samples get wrong labels, kept ones their own and the first model's logits (T = 2).
+    Forgotten samples get wrong labels. Kept samples get their own labels and the first model's logits (T = 2).
     """
     teacher, model, rng = model, copy.deepcopy(model), generator(seed, "distilled")
     forget, retain = (sample(view, 0.1, rng) for view in (request.roles.forget, request.roles.retain))
@@ -104,7 +104,7 @@ def distilled(model: Classifier, request: Request, seed: int) -> Classifier:
 
 
 def ascent(model: Classifier, request: Request, seed: int) -> Classifier:
-    """Return what gradient ascent on the forget samples makes of all weights."""
+    """Apply gradient ascent on the forget samples to all weights."""
     model, rng = copy.deepcopy(model), generator(seed, "ascent")
     optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
     for _ in range(10):
@@ -138,7 +138,7 @@ def contestants(request: Request, seed: int) -> dict[str, Callable[[Classifier],
 
 
 def run(seed: int, root: Path | None, ledger: Ledger, rows: list[str] | None, sequences: bool) -> None:
-    """Add everything of one seed, or some rows."""
+    """Add all rows of one seed, or only the given rows."""
     train, test = small_fashion(root, NUM_TRAIN, seed)
     first = kept_first(train, seed, ledger.path)
     order = generator(seed, "classes").permutation(10).tolist()
@@ -168,7 +168,10 @@ SEQUENCES: dict[str, Callable[[Classifier, Request, int], Classifier]] = {
 
 
 def run_sequences(first: Classifier, train: View, test: View, order: list[int], seed: int, ledger: Ledger) -> None:
-    """Add three requests in a row, for two classes each; models are kept beside the numbers, to go on from."""
+    """Add three requests in a row, of two classes each.
+
+    Models are stored beside the numbers, so a run can be continued.
+    """
     for row, forget in SEQUENCES.items():
         model = first
         for task in range(3):
@@ -189,7 +192,7 @@ def run_sequences(first: Classifier, train: View, test: View, order: list[int], 
 
 
 def kept(file: Path, seed: int) -> Classifier:
-    """Return the transformer in a file."""
+    """Return the transformer stored in a file."""
     model = build_model(VIT, (1, 14, 14), 10, seed)
     model.load_state_dict(load_model(file))
     return model.eval()
@@ -199,7 +202,7 @@ def main(
     seeds: Annotated[list[int] | None, typer.Option(help="Repeatable; 3, 4 and 5 by default.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of fashionmnist.npz; else $FEDSIM_DATA.")] = None,
     rows: Annotated[list[str] | None, typer.Option(help="Only these rows of the first table; repeatable.")] = None,
-    sequences: Annotated[bool, typer.Option(help="Three requests in a row, too.")] = True,
+    sequences: Annotated[bool, typer.Option(help="Also run three requests in a row.")] = True,
     out: Annotated[Path | None, typer.Option(help="JSON file for all numbers.")] = None,
 ) -> None:
     """Train, forget, and print the tables."""

@@ -1,16 +1,17 @@
-"""GS-LoRA on CIFAR-100 with a small vision transformer, for a machine with a GPU; not run by us so far.
+"""GS-LoRA on CIFAR-100 with a small vision transformer, for a machine with a GPU. We have not run it so far.
 
-Run `python scripts/gs_lora_gpu.py --data-root FOLDER --part PART` again and again until it says that the part is done:
-each call stops by itself after about `--minutes`, 7 by default, and the next one goes on from there. Parts, in order:
+Run `python scripts/gs_lora_gpu.py --data-root FOLDER --part PART` repeatedly until it prints that the part is done.
+Each call stops after about `--minutes`, 7 by default, and the next one continues. The parts, in this order:
 
-- `train`: the transformer that is to forget, the preset gs_lora_cifar100;
+- `train`: the original transformer, preset gs_lora_cifar100;
 - `single`: 20 of 100 classes at once, with a tenth of the data;
-- `sequence`: four times 20 classes in a row;
-- `shots`: 50 classes with 4 images of each, where the paper's ++ is far ahead: H 70.6 over 4.7 on faces.
+- `sequence`: four requests of 20 classes each;
+- `shots`: 50 classes with 4 images of each. In the paper, GS-LoRA++ has a large advantage here: H 70.6 against 4.7 on
+  faces.
 
-The papers (arXiv:2403.11530, arXiv:2501.09705) have no figures for CIFAR-100; of four times 20 classes of ImageNet100
-with a ViT-B/16 they have H 86.1, 87.3, 87.8 and 86.3 (GS-LoRA) and 86.6, 87.2, 87.5 and 87.0 (++). Columns are those
-of `class_forgetting.py`. `--tiny` tries everything on a few images.
+The papers (arXiv:2403.11530, arXiv:2501.09705) have no figures for CIFAR-100. For four requests of 20 classes of
+ImageNet100 with a ViT-B/16 they report H 86.1, 87.3, 87.8 and 86.3 (GS-LoRA) and 86.6, 87.2, 87.5 and 87.0 (++). The
+columns are those of `class_forgetting.py`. `--tiny` tests everything on a few images.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ METHODS = {"GS-LoRA": "gs_lora", "GS-LoRA++": "gs_lora_pp"}
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What all parts work on."""
+    """The data and models that all parts use."""
 
     first: Classifier
     train: View
     test: View
     order: list[int]
-    """The classes, shuffled by the seed."""
+    """All classes, shuffled by the seed."""
     options: dict[str, Any]
     seed: int
     out: Path
@@ -62,16 +63,16 @@ class Bench:
     is_late: Callable[[], bool]
 
     def request(self, classes: list[int], earlier: list[int]) -> Request:
-        """Return a request for some classes."""
+        """Return a request for these classes."""
         return Request(self.first, self.train, self.test, classes, earlier)
 
     def forget(self, name: str, model: Classifier, request: Request, seed: int, **options: Any) -> Classifier:
-        """Return what a method makes of a model."""
+        """Apply a method to a copy of a model."""
         return forgotten(METHODS[name], model, request.roles, seed, **(self.options | options)).model
 
 
 def trained(folder: Path, seed: int, root: Path | None, minutes: float, tiny: bool) -> bool:
-    """Go on with the training; return whether it has come to its end."""
+    """Continue the training; return whether it is complete."""
     try:
         if not folder.exists():
             changes = {"name": folder.name, "out": str(folder.parent), "seed": seed, **(TINY if tiny else {})}
@@ -87,7 +88,7 @@ def trained(folder: Path, seed: int, root: Path | None, minutes: float, tiny: bo
 
 
 def bench(folder: Path, seed: int, minutes: float, tiny: bool) -> Bench:
-    """Return what there is of a trained run."""
+    """Return the trained model and its data."""
     source, end = open_source(folder), time.monotonic() + 60 * minutes
     data, device = source.data.dataset, source.device
 
@@ -105,7 +106,7 @@ def bench(folder: Path, seed: int, minutes: float, tiny: bool) -> Bench:
 
 
 def at_once(part: str, given: Bench) -> bool:
-    """Add the rows of one request; return whether all are there."""
+    """Add the rows of one request; return whether all exist."""
     count, options = (20, {}) if part == "single" else (50, {"shots": 4, "batch_size": 4})
     request, seed = given.request(given.order[-count:], []), given.seed
     if not given.ledger.has(part, "masked head", seed):
@@ -122,7 +123,7 @@ def at_once(part: str, given: Bench) -> bool:
 
 
 def in_a_row(given: Bench) -> bool:
-    """Add the rows of four requests in a row; return whether all are there."""
+    """Add the rows of four requests in a row; return whether all exist."""
     seed = given.seed
     for name in ("masked head", *METHODS):
         model = given.first
@@ -150,10 +151,10 @@ def main(
     data_root: Annotated[Path | None, typer.Option(help="Folder of CIFAR-100; else $FEDSIM_DATA.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run, the models and the numbers.")] = Path("gs_lora_gpu"),
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 3,
-    minutes: Annotated[float, typer.Option(help="Most that this call may take, about.")] = 7,
-    tiny: Annotated[bool, typer.Option(help="A few images, to see it work.")] = False,
+    minutes: Annotated[float, typer.Option(help="Approximate time limit of this call.")] = 7,
+    tiny: Annotated[bool, typer.Option(help="Use a few images, to test the script.")] = False,
 ) -> None:
-    """Go on with a part, and print what is there of it."""
+    """Continue a part, and print its results so far."""
     folder = out / f"vit-{seed}"
     if part == "train" or not folder.exists() or RunFolder.open(folder).status != "finished":
         done = trained(folder, seed, data_root, minutes, tiny)
@@ -162,7 +163,7 @@ def main(
         done = in_a_row(given) if part == "sequence" else at_once(part, given)
         for table in given.ledger.tables:
             print(f"\n{given.ledger.markdown(table)}")
-    print("done" if done else "out of time: the same command goes on from here")
+    print("done" if done else "time limit reached: the same command continues from here")
 
 
 if __name__ == "__main__":

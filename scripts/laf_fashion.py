@@ -1,11 +1,14 @@
-"""LAF on a small Fashion-MNIST: class, random-data and noisy-label forgetting beside baselines and controls.
+"""LAF on a small Fashion-MNIST: class, random-data and noisy-label forgetting, with baselines and controls.
 
-Run `python scripts/laf_fashion.py --data-root FOLDER --out laf_fashion.json`; it takes about 15 minutes on one CPU
-core. What `--out` already has is kept. 5,000 training images of 14 x 14; the network, the three tasks and the
-metrics are those of "Label-Agnostic Forgetting" (arXiv:2404.00506), with one linear layer for the two that have no
-activation between. Percentages: Train_r and Train_f are the accuracies on what is kept and forgotten, Test_r and Test_f
-those on test images of kept and forgotten classes, MIA the AUC of telling forgotten from test images by their loss, gap
-the mean distance to the oracle in Train_r, Train_f and Test.
+Run `python scripts/laf_fashion.py --data-root FOLDER --out laf_fashion.json`. It takes about 15 minutes on one CPU
+core. Rows that `--out` already has are kept. Data: 5,000 training images of 14 x 14. The network, the three tasks and
+the metrics are those of "Label-Agnostic Forgetting" (arXiv:2404.00506). The paper's two linear layers without an
+activation between them are one layer here. All columns are percentages:
+
+- Train_r, Train_f: accuracy on kept and on forgotten training samples;
+- Test_r, Test_f: accuracy on test images of kept and of forgotten classes;
+- MIA: AUC of distinguishing forgotten from test images by their loss;
+- gap: mean distance to the oracle in Train_r, Train_f and Test.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ def features() -> nn.Module:
 
 
 def make_roles(task: str, train: View, test: View, seed: int) -> Roles:
-    """Return class 0, or 40 % of each class 5-9, or the 60 % of each class 0-4 that have a wrong label, to forget."""
+    """Return the roles. Forgotten are class 0, or 40 % of each class 5-9, or the 60 % of each class 0-4 mislabelled."""
     assert train.y is not None
     y, rng = train.y.numpy().copy(), generator(seed, task)
     chosen = np.zeros(len(y), dtype=bool)
@@ -68,9 +71,9 @@ def make_roles(task: str, train: View, test: View, seed: int) -> Roles:
 
 
 def new_model(samples: View, seed: int) -> tuple[Classifier, float]:
-    """Return a model trained on the samples, and the seconds.
+    """Return a model trained on the samples, and the training time in seconds.
 
-    Trained with the paper's classifier, two linear layers without an activation, which are then made one.
+    It is trained with the paper's classifier: two linear layers without an activation, which are then merged into one.
     """
     model = network(features, 256, 10, seed)
     layers = nn.Sequential(nn.Linear(256, 128), nn.Linear(128, 10))

@@ -1,10 +1,10 @@
-"""What KLOM and U-LiRA say of models that are alike, and of models that remember; and what many models cost.
+"""KLOM and U-LiRA of models with equal distributions and of models that remember; and the cost of many models.
 
-On digits, 4 % of them mislabelled, N originals and 2 N oracles are trained without run folders, per repetition with
-seeds of its own. Null: N oracles against N others. Power: originals against oracles, on the mislabelled samples.
+4 % of the labels of digits are wrong. N originals and 2 N oracles are trained without run folders, with other seeds in
+each repetition. Null: N oracles against N other oracles. Power: originals against oracles, on the mislabelled samples.
 
-Run `python scripts/many_models_digits.py --out FOLDER`; about 8 minutes of CPU for three repetitions of N = 64, over
-all cores. It goes on where it was stopped.
+Run `python scripts/many_models_digits.py --out FOLDER`. Three repetitions of N = 64 take about 8 minutes of CPU time
+over all cores. An interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RECIPE = {
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of this process and of those it has waited for."""
+    """Return the CPU time of this process and of its finished child processes, in seconds."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
 
@@ -45,7 +45,7 @@ def main(
     models: Annotated[int, typer.Option(min=8, help="N.")] = 64,
     repetitions: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
-    """Train what is missing, and print a table."""
+    """Train missing models, and print a table."""
     values: dict[str, list[float]] = {}
     for repetition in range(repetitions):
         seed = 100_000 * (repetition + 1)

@@ -1,10 +1,10 @@
-"""ModHiFi-U on a small Fashion-MNIST: each class forgotten in turn, beside controls, ablations and the attack on it.
+"""ModHiFi-U on a small Fashion-MNIST: each class is forgotten once, with controls, ablations and an attack.
 
-Run `python scripts/modhifi_fashion.py --data-root FOLDER --out modhifi_fashion.json`; it takes about 10 minutes on one
-CPU core. What `--out` already has is kept. 5,000 training and 2,000 test images of 14 x 14; a network of four
-convolutions with batch norm, the same twice as wide, and a small vision transformer. Scores are from 200 training
-images of the class (arXiv:2511.19566). Percentages: the accuracy on test images of the forgotten class and of the
-others, means over the ten choices of the class.
+Run `python scripts/modhifi_fashion.py --data-root FOLDER --out modhifi_fashion.json`. It takes about 10 minutes on one
+CPU core. Rows that `--out` already has are kept. Data: 5,000 training and 2,000 test images of 14 x 14. Models: a
+network of four convolutions with batch norm, the same network with twice the width, and a small vision transformer.
+Scores are computed from 200 training images of the class (arXiv:2511.19566). Columns: the accuracy in percent on test
+images of the forgotten class and of the other classes, the mean over the ten choices of the class.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NUM_TRAIN, NUM_TEST, NUM_STATISTICS, NUM_KEPT = 5_000, 2_000, 200, 1_000
 
 Per = Literal["output", "layer"]
 Score = Callable[[int, str], Tensor]
-"""(class, layer name) -> (C, I), high for what is to be edited."""
+"""(class, layer name) -> (C, I); high values mark the components to edit."""
 
 
 def convolutions(width: int) -> nn.Module:
@@ -55,7 +55,7 @@ def convolutions(width: int) -> nn.Module:
 
 
 def train_convolutions(samples: View, seed: int, width: int = 1) -> tuple[Classifier, float]:
-    """Return the trained network, and the seconds."""
+    """Return the trained network, and the training time in seconds."""
     model = network(partial(convolutions, width), 48 * width, 10, seed)
     schedule = partial(one_cycle, rate=0.1)
     sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -64,7 +64,7 @@ def train_convolutions(samples: View, seed: int, width: int = 1) -> tuple[Classi
 
 
 def train_transformer(samples: View, seed: int) -> tuple[Classifier, float]:
-    """Return the trained transformer, and the seconds."""
+    """Return the trained transformer, and the training time in seconds."""
     model = network(lambda: vit((1, 14, 14), width=32)[0], 32, 10, seed)
     schedule = partial(one_cycle, rate=3e-3)
     seconds = fit(model, samples, seed, torch.optim.AdamW, epochs=12, batch_size=128, schedule=schedule)
@@ -72,19 +72,19 @@ def train_transformer(samples: View, seed: int) -> tuple[Classifier, float]:
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, steps: int, rate: float) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the schedule that climbs to `rate` and falls to nothing."""
+    """Return the schedule that rises to `rate` and then falls to 0."""
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, cycle_momentum=False)
 
 
 class Scores:
-    """What the edits are chosen by, from the sums of each class's images."""
+    """Scores that choose the components to edit, from the sums over each class's images."""
 
     def __init__(self, model: Classifier, views: list[View]) -> None:
         self.layers = editable_layers(model)
         self.sums = [component_sums(model, self.layers, (x for x, _ in view.batches(64, None))) for view in views]
 
     def fidelity(self, label: int, layer: str, *, centred: bool = True) -> Tensor:
-        """Return s of the class, of components less their means unless told otherwise."""
+        """Return s of the class; by default the components are centred."""
         return singleton_fidelity(self.sums[label][layer], centred=centred)
 
     def least(self, label: int, layer: str) -> Tensor:
@@ -92,7 +92,7 @@ class Scores:
         return -self.fidelity(label, layer)
 
     def factor(self, label: int, layer: str) -> Tensor:
-        """Return the best factor alone, α = R / q, of the class."""
+        """Return only the best factor of the class, α = R / q."""
         sums = self.sums[label][layer]
         return torch.where(sums.q > 1e-12 * sums.q.max(), sums.r / sums.q, 0)
 
@@ -102,14 +102,14 @@ class Scores:
         return singleton_fidelity(sum(rest[1:], rest[0]), centred=True)
 
     def contrast(self, label: int, layer: str, *, centred: bool = True) -> Tensor:
-        """Return s of the class less the mean s of the others."""
+        """Return s of the class minus the mean s of the other classes."""
         scores = [self.fidelity(other, layer, centred=centred) for other in range(len(self.sums))]
         rest = [score for other, score in enumerate(scores) if other != label]
         return scores[label] - torch.stack(rest).mean(0)
 
 
 def edited(model: Classifier, score: Score, label: int, num_layers: int, share: float, per: Per) -> Classifier:
-    """Return a copy without the components that a score is highest for, in the last layers."""
+    """Return a copy without the components with the highest scores, in the last layers."""
     model = copy.deepcopy(model)
     for name, layer in list(editable_layers(model).items())[-num_layers:]:
         edit_components(layer, top_components(score(label, name), share, per), "zero")
@@ -117,7 +117,7 @@ def edited(model: Classifier, score: Score, label: int, num_layers: int, share: 
 
 
 class Contest:
-    """One network, all edits of it."""
+    """One network and all its edits."""
 
     def __init__(self, model: Classifier, train: View, test: View, seed: int) -> None:
         assert train.y is not None
@@ -139,13 +139,13 @@ class Contest:
             self.found[row][column].append(value)
 
     def method(self, row: str, label: int, **options: object) -> Classifier:
-        """Add what the method itself does."""
+        """Add the result of the method itself."""
         result = forgotten("modhifi_u", self.model, self.roles[label], self.seed, **options)
         self.add(row, label, result.model, result.seconds)
         return result.model
 
     def random(self, label: int, layer: str) -> Tensor:
-        """Return scores that mean nothing."""
+        """Return random scores, as a control."""
         shape = self.scores.fidelity(label, layer).shape
         return torch.from_numpy(generator(self.seed, f"random {layer}", label).random(tuple(shape)))
 
@@ -180,7 +180,7 @@ def run_convolutions(contest: Contest) -> None:
 
 
 def run_transformer(contest: Contest) -> None:
-    """Add all rows of the transformer, whose perceptrons' second layers are edited."""
+    """Add all rows of the transformer; the second layers of its MLPs are edited."""
     for label in range(10):
         contest.add("base", label, contest.model)
         for layers, share in ((1, 0.2), (2, 0.2), (4, 0.06), (4, 0.2)):
@@ -194,7 +194,7 @@ def run(seed: int, root: Path | None, ledger: Ledger, networks: list[str]) -> No
     test = rows_of(test, torch.arange(NUM_TEST))
     assert train.y is not None
     for name in networks:
-        if ledger.has(name, "base", seed):  # all rows of a network are added together, when it is done
+        if ledger.has(name, "base", seed):  # all rows of a network are added together, at the end
             continue
         fit_network, run_edits = NETWORKS[name]
         model, _ = fit_network(train, seed)

@@ -1,10 +1,11 @@
-"""Pruning a network on a small Fashion-MNIST to a share of its FLOPs without fine-tuning: orders, corrections.
+"""Prune a network on a small Fashion-MNIST to a fraction of its FLOPs without fine-tuning: orders and corrections.
 
-Run `python scripts/modhifi_p_fashion.py --data-root FOLDER --out modhifi_p_fashion.json`; it takes about 2 minutes a
-seed on one CPU core. What `--out` already has is kept. 5,000 training and 2,000 test images of 14 x 14; four
-convolutions with batch norm. Moments and batch norm are from 1,000 training images without labels (arXiv:2511.19566).
-Columns: test accuracy in percent before and after, FLOPs and parameters as a share of the original's, and the time of
-a pass over 256 images as a share of the original's, medians taken in turns.
+Run `python scripts/modhifi_p_fashion.py --data-root FOLDER --out modhifi_p_fashion.json`. It takes about 2 minutes a
+seed on one CPU core. Rows that `--out` already has are kept. Data: 5,000 training and 2,000 test images of 14 x 14.
+Model: four convolutions with batch norm. Moments and batch norm are computed from 1,000 training images without labels
+(arXiv:2511.19566). Columns: test accuracy in percent before and after; FLOPs and parameters as fractions of the
+original's; the time of a pass over 256 images as a fraction of the original's. Times are medians; the models take
+turns.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def accuracy(model: Classifier, test: View) -> float:
 
 
 def seconds(models: list[Classifier], x: Tensor, repeats: int = 15) -> list[float]:
-    """Return each model's median time of one pass, measured in turns."""
+    """Return each model's median time of one pass in seconds; the models take turns."""
     taken: list[list[float]] = [[] for _ in models]
     with torch.no_grad():
         for _ in range(repeats):
@@ -89,12 +90,14 @@ def run(seed: int, root: Path | None, ledger: Ledger, share: float, cuts: int) -
 
 def main(
     seeds: Annotated[list[int] | None, typer.Option(help="Repeatable; 0, 1 and 2 by default.")] = None,
-    shares: Annotated[list[float] | None, typer.Option(help="Of the FLOPs; repeatable; 0.5 and 0.25.")] = None,
-    cuts: Annotated[int, typer.Option(help="Cuts on the way to the share.")] = 3,
+    shares: Annotated[
+        list[float] | None, typer.Option(help="Fractions of the FLOPs; repeatable; 0.5 and 0.25 by default.")
+    ] = None,
+    cuts: Annotated[int, typer.Option(help="Number of cuts until the fraction is reached.")] = 3,
     data_root: Annotated[Path | None, typer.Option(help="Folder of fashionmnist.npz; else $FEDSIM_DATA.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for all numbers.")] = None,
 ) -> None:
-    """Train, prune, and print a table per share."""
+    """Train, prune, and print a table per fraction."""
     ledger = Ledger(out)
     for share in shares or [0.5, 0.25]:
         for seed in seeds or [0, 1, 2]:

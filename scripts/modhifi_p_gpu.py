@@ -1,16 +1,16 @@
-"""ModHiFi-P and ModHiFi-U on CIFAR-10 in a ResNet-18 or ResNet-50, for a machine with a GPU; not run by us so far.
+"""ModHiFi-P and ModHiFi-U on CIFAR-10 in a ResNet-18 or ResNet-50, for a machine with a GPU. We have not run it so far.
 
-Run `python scripts/modhifi_p_gpu.py --data-root FOLDER --network resnet18` again and again until it says that it is
-done: each call stops by itself after `--minutes`, 8 by default, and the next one goes on. Then the same for resnet50.
+Run `python scripts/modhifi_p_gpu.py --data-root FOLDER --network resnet18` repeatedly until it prints that it is done.
+Each call stops after `--minutes`, 8 by default, and the next one continues. Then do the same for resnet50.
 
-- The network is trained by one client that has all images, 30 passes; the paper (arXiv:2511.19566) takes 200.
-- It is pruned to 1/2 and 1/4 of its FLOPs without fine-tuning, by four orders, with and without compensation and batch
-  norm settled anew, sums being of 2,000 training images. The paper has 91.02 % of 94.99 % at 4.07x for ResNet-50, and
-  15.91 % for L2 without either.
-- Each class is forgotten by ModHiFi-U, from 200 training images of it, in the paper's layers and shares. The paper has
-  0.2 % of the class and 92.98 % of the others for ResNet-50.
+- The network is trained by one client that has all images, for 30 epochs. The paper (arXiv:2511.19566) uses 200.
+- It is pruned to 1/2 and 1/4 of its FLOPs without fine-tuning, by four orders, with and without compensation and
+  re-estimation of batch norm. The sums are over 2,000 training images. The paper reports 91.02 % of 94.99 % at 4.07x
+  for ResNet-50, and 15.91 % for L2 without either.
+- Each class is forgotten with ModHiFi-U, from 200 training images of it, in the paper's layers and with its shares. The
+  paper reports 0.2 % for the class and 92.98 % for the others, for ResNet-50.
 
-`--device cpu --tiny` tries everything in some minutes.
+`--device cpu --tiny` tests everything in some minutes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NUM_STATISTICS = 200
 
 
 class ResNet50(nn.Module):
-    """torchvision's ResNet-50 with the stem that is usual for images of 32x32: one 3x3 convolution, no pooling."""
+    """torchvision's ResNet-50 with the usual stem for images of 32x32: one 3x3 convolution and no pooling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,11 +126,11 @@ def main(
     data_root: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10; else $FEDSIM_DATA.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs and the numbers.")] = Path("modhifi_p_gpu"),
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 1,
-    minutes: Annotated[float, typer.Option(help="Most that this call may take.")] = 8,
+    minutes: Annotated[float, typer.Option(help="Time limit of this call.")] = 8,
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
-    tiny: Annotated[bool, typer.Option(help="A few images, to see it work.")] = False,
+    tiny: Annotated[bool, typer.Option(help="Use a few images, to test the script.")] = False,
 ) -> None:
-    """Go on with what is left, and print the tables."""
+    """Continue with the remaining work, and print the tables."""
     clock, out = Clock(minutes), out.resolve()
     run, ledger = out / f"{network}-{seed}", Ledger(out / "numbers.json")
     try:
@@ -147,7 +147,7 @@ def main(
     except KeyboardInterrupt as stop:
         if not isinstance(stop, OutOfTime) and not isinstance(stop.__context__, OutOfTime):
             raise
-        print("out of time: the same command goes on from here")
+        print("time limit reached: the same command continues from here")
     else:
         print("done")
     for table in ledger.tables:

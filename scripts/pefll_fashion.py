@@ -1,15 +1,21 @@
-"""A model for clients never seen, on Fashion-MNIST at 16x16: PeFLL, its rivals, and what its descriptor is worth.
+"""Models for clients that are never trained, on Fashion-MNIST at 16x16: PeFLL, its rivals, and its descriptors.
 
-Run `python scripts/pefll_fashion.py --data-root FOLDER --out pefll_fashion`; it takes about a minute for each method
-and seed on one CPU core. Every run is a folder under `--out`: what is finished is kept, what was killed goes on.
-100 clients of 3 classes each, in equal shares of 10 training samples a class; the last 20 are never trained. 5 clients
-a round, 20 local steps of 16 samples, learning rate 0.02. A client's test samples are of its own classes.
+Run `python scripts/pefll_fashion.py --data-root FOLDER --out pefll_fashion`. It takes about a minute for each method
+and seed on one CPU core. Every run is a folder under `--out`: finished runs are kept, and interrupted ones continue.
 
-Columns, in percent, all of them after the last round: accuracy over all test samples of the clients that train (seen)
-and of those that do not (unseen), with all classes allowed (unmasked) and with those ruled out that a client has no
-training sample of (masked); the worst tenth of the unseen clients. For PeFLL's network, the rank correlation over pairs
-of unseen clients between the distance of their descriptors and that of their class shares, before and after training.
-`FedAvg + 20 local steps` is FedAvg's model after a client's own steps, at the learning rate of the run.
+There are 100 clients of 3 classes each, in equal shares, with 10 training samples per class. The last 20 clients are
+never trained. A round has 5 clients, each with 20 local steps of 16 samples, at the learning rate 0.02. A client's test
+samples are of its own classes.
+
+Columns, in percent, after the last round:
+
+- accuracy over all test samples of the clients that train (seen) and of the others (unseen), with all classes allowed
+  (unmasked) or without the classes of which a client has no training sample (masked);
+- the worst tenth of the unseen clients;
+- for PeFLL's network, a rank correlation over pairs of unseen clients, before and after training: of the distance of
+  their descriptors with the distance of their class distributions.
+
+`FedAvg + 20 local steps` is FedAvg's model after local steps of each client, at the learning rate of the run.
 """
 
 from __future__ import annotations
@@ -69,7 +75,7 @@ BASE: dict[str, Any] = {
 
 
 def small_fashion(root: Path | None, out: Path) -> Path:
-    """Return an archive of Fashion-MNIST padded to 32x32 and averaged to 16x16, made if it is not there."""
+    """Return an archive of Fashion-MNIST, padded to 32x32 and averaged to 16x16; write it if it is missing."""
     path = out / "fashion16.npz"
     if not path.exists():
         dataset = load_dataset(DataConfig(name="fashionmnist", root=root), 0)
@@ -88,7 +94,7 @@ def small_fashion(root: Path | None, out: Path) -> Path:
 
 
 def finished(config: Mapping[str, Any], folder: Path) -> Path:
-    """Return the folder of a run, having run what is left of it."""
+    """Return the folder of a run, after its remaining rounds have been run."""
     if not (folder / "config.yaml").exists():
         fedsim.run({**config, "name": folder.name, "out": str(folder.parent)})
     elif not (folder / "summary.json").exists():
@@ -97,7 +103,7 @@ def finished(config: Mapping[str, Any], folder: Path) -> Path:
 
 
 def accuracies(folder: Path) -> dict[str, float]:
-    """Return a run's columns, from its table of clients."""
+    """Return the columns of a run, from its table of clients."""
     with (folder / "clients.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     columns = {}
@@ -112,7 +118,7 @@ def accuracies(folder: Path) -> dict[str, float]:
 
 
 def adapted(folder: Path) -> dict[str, float]:
-    """Return the columns of a run's model after local steps of each client, as many as in a round."""
+    """Return the columns of a run's model after local steps of each client: as many as in a round."""
     rows = personalize(folder, f"0-{CLIENTS - 1}", adapt_steps=BASE["training"]["steps"])
     columns = {}
     groups = {"seen": rows[: CLIENTS - UNSEEN], "unseen": rows[CLIENTS - UNSEEN :]}
@@ -127,7 +133,7 @@ def adapted(folder: Path) -> dict[str, float]:
 
 
 def correlation(simulation: Simulation, tensors: Tensors) -> float:
-    """Return the rank correlation, over pairs of unseen clients, of descriptors' distances and class shares' ones."""
+    """Return the rank correlation of the distances of descriptors and of class distributions, over unseen pairs."""
     server: Server = simulation.server
     eta_v = to_record({name: value for name, value in tensors.items() if name.startswith("embedding.")})
     with closing(simulation.engine()) as engine:
@@ -148,10 +154,10 @@ def main(
     data_root: Annotated[Path | None, typer.Option(help="Folder with Fashion-MNIST.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs and the numbers.")] = Path("pefll_fashion"),
     seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "1,2,3",
-    rounds: Annotated[int, typer.Option(help="Rounds; fewer to try the script.")] = ROUNDS,
-    only: Annotated[str, typer.Option(help="Methods whose names begin so.")] = "",
+    rounds: Annotated[int, typer.Option(help="Rounds; use fewer to test the script.")] = ROUNDS,
+    only: Annotated[str, typer.Option(help="Run only the methods whose names begin with this text.")] = "",
 ) -> None:
-    """Run what is missing and print the tables."""
+    """Run missing runs and print the tables."""
     archive = small_fashion(data_root, out)
     ledger = Ledger(out / "numbers.json")
     table = f"{CLIENTS} clients, {rounds} rounds"

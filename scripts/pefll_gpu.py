@@ -1,10 +1,10 @@
-"""PeFLL and FedAvg on CIFAR-10 with 1,000 clients, for a machine with a GPU; not run by us so far.
+"""PeFLL and FedAvg on CIFAR-10 with 1,000 clients, for a machine with a GPU. We have not run it so far.
 
-Run `python scripts/pefll_gpu.py --data-root FOLDER --out pefll_gpu --method pefll` again and again until it is done:
-each call works for `--minutes` and leaves a checkpoint that the next one goes on from. Then the same with `--method
-fedavg`. It prints the accuracy over all test samples of the 900 clients that train and of the 100 that do
-not, with all classes allowed and with absent ones ruled out; the paper (arXiv:2306.05515, Table 1) has 88.2 % on the
-unseen, and does not say which of the two that is. `--rounds 3 --clients 20 --device cpu` tries the script.
+Run `python scripts/pefll_gpu.py --data-root FOLDER --out pefll_gpu --method pefll` repeatedly until it is done. Each
+call works for `--minutes` and leaves a checkpoint; the next one continues from it. Then do the same with `--method
+fedavg`. The script prints the accuracy over all test samples of the 900 clients that train and of the 100 others, with
+all classes allowed and without absent classes. The paper (arXiv:2306.05515, Table 1) reports 88.2 % on the unseen
+clients, and does not say which of the two it is. `--rounds 3 --clients 20 --device cpu` tests the script.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of checkpoints and figures.")] = Path("pefll_gpu"),
     method: Annotated[str, typer.Option(help="pefll or fedavg.")] = "pefll",
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 1,
-    minutes: Annotated[float, typer.Option(help="Of work in this call, about.")] = 7.0,
-    rounds: Annotated[int, typer.Option(help="Rounds; fewer to try the script.")] = 5000,
-    clients: Annotated[int, typer.Option(help="Clients, a tenth of them unseen.")] = 1000,
+    minutes: Annotated[float, typer.Option(help="Approximate duration of this call.")] = 7.0,
+    rounds: Annotated[int, typer.Option(help="Rounds; use fewer to test the script.")] = 5000,
+    clients: Annotated[int, typer.Option(help="Clients; a tenth of them is unseen.")] = 1000,
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
-    dataset: Annotated[str, typer.Option(help="Another data set, to try the script.")] = "cifar10",
+    dataset: Annotated[str, typer.Option(help="Use another data set to test the script.")] = "cifar10",
 ) -> None:
-    """Go on with a run for some minutes."""
+    """Continue a run for some minutes."""
     begun = time.monotonic()
     every = max(1, min(250, rounds))
     shared = {

@@ -1,12 +1,13 @@
 """TARGET and its rivals on Fashion-MNIST in two stages of five classes.
 
-Run `python scripts/target_fashion.py --data-root FOLDER`; it takes about half an hour on one CPU core. Runs that are
-finished in `--out` are kept, and one that was stopped goes on. The setting is the preset target_fashion on images of
-16 x 16 (padded to 32 x 32, then averaged), 400 training and 100 test images a class. With `--tune` it tries strengths
-of the penalties, on seed 0 only; the table takes other seeds.
+Run `python scripts/target_fashion.py --data-root FOLDER`. It takes about half an hour on one CPU core. Finished runs in
+`--out` are kept, and an interrupted one continues. The setting is the preset target_fashion on images of 16 x 16
+(padded to 32 x 32, then averaged), with 400 training and 100 test images per class. With `--tune` the script tries
+strengths of the penalties, on seed 0 only; the table uses other seeds.
 
-Percentages. `old` and `new` are the final accuracies on the classes of the first and the second stage; F is forgetting
-as in arXiv:2303.06937, by class from its best round; F(ends) by stage from the end of the first.
+Columns are percentages. `old` and `new` are the final accuracies on the classes of the first and the second stage. F is
+forgetting as in arXiv:2303.06937, by class from its best round. F(ends) is forgetting by stage from the end of the
+first.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "TARGET, no statistics": {"strategy.synthesis.weight_statistics": 0},
     "mixed new images": {"strategy": {"name": "fedlwf", "penalty": 5, "mixed": True}},
     "FedEWC": {"strategy": {"name": "fedewc", "penalty": 10}},
-    # As many real samples in all as there are synthetic images, and a tenth of that.
+    # As many real samples in total as there are synthetic images, and a tenth of that number.
     "rehearsal, 1920": {"strategy": {"name": "fedavg"}, "data.stages.keep": 480},
     "rehearsal, 192": {"strategy": {"name": "fedavg"}, "data.stages.keep": 48},
     "FedAvg": {"strategy": {"name": "fedavg"}},
@@ -54,7 +55,7 @@ COLUMNS = {
     "F(ends)": "stages/forgetting_ends",
 }
 GATES = {"fine-tuning": 4.0, "FedLwF": 1.5, "uniform noise": 10.0, "TARGET, no statistics": 4.0}
-"""By how many points TARGET is to be above them."""
+"""Required advantage of TARGET over each rival, in points."""
 
 
 def small_images(root: Path | None, folder: Path) -> Path:
@@ -76,7 +77,7 @@ def small_images(root: Path | None, folder: Path) -> Path:
 
 
 def measured(name: str, changes: dict[str, Any], seed: int, archive: Path, out: Path) -> dict[str, float]:
-    """Return the final metrics of a run, which is begun, or gone on with, if it is not there."""
+    """Return the final metrics of a run; start or continue it if it is not finished."""
     folder = out / f"{''.join(c if c.isalnum() else '_' for c in name)}-{seed}"
     if not folder.exists():
         where = {"name": folder.name, "out": str(out), "data.name": f"npz:{archive}", "seed": seed}
@@ -109,9 +110,9 @@ def main(
     seeds: Annotated[list[int] | None, typer.Option(help="Repeatable; 2, 3 and 4 by default.")] = None,
     methods: Annotated[list[str] | None, typer.Option(help="Repeatable; all by default.")] = None,
     rounds: Annotated[int, typer.Option(help="Of both stages.")] = 20,
-    tune: Annotated[bool, typer.Option(help="Try penalties on seed 0 instead.")] = False,
+    tune: Annotated[bool, typer.Option(help="Try penalties on seed 0; no table.")] = False,
 ) -> None:
-    """Run what is missing, print the table, and check what is expected."""
+    """Run missing runs, print the table, and check the expected differences."""
     archive = small_images(data_root, out)
     plans, seeds = (TUNED, [0]) if tune else (METHODS, seeds or [2, 3, 4])
     results: dict[str, list[dict[str, float]]] = {}

@@ -1,15 +1,15 @@
-"""TARGET on CIFAR-100 on a machine with a GPU; not run by us so far.
+"""TARGET on CIFAR-100, for a machine with a GPU. We have not run it so far.
 
-Run `python scripts/target_gpu.py --data-root FOLDER --part PART` again and again until it says that the part is done:
-each call stops by itself after `--minutes`, 8 by default, and the next one goes on from the last checkpoint. Parts:
+Run `python scripts/target_gpu.py --data-root FOLDER --part PART` repeatedly until it prints that the part is done. Each
+call stops after `--minutes`, 8 by default, and the next one continues from the last checkpoint. The parts:
 
-- `trade-off`: two stages of 50 classes, distillation 3, 10 and 25: the shape of the paper's Table 3, in which the
-  accuracy on old classes rises (28.3, 49.0 to 66.0 %) and that on new ones falls (62.5, 53.7 to 29.3 %);
-- `stages`: five stages of 20 classes, TARGET beside fine-tuning and FedLwF, iid, Dirichlet(1) and Dirichlet(0.5):
-  36.31, 34.89 and 33.33 % in the paper's Table 2, fine-tuning 16.12, 16.33 and 15.49 %, FedLwF 30.61, 30.94, 27.59 %.
+- `trade-off`: two stages of 50 classes, with distillation 3, 10 and 25. In the paper's Table 3 the accuracy on old
+  classes rises (28.3, 49.0 to 66.0 %) and that on new ones falls (62.5, 53.7 to 29.3 %);
+- `stages`: five stages of 20 classes, with iid, Dirichlet(1) and Dirichlet(0.5) clients. The paper's Table 2 has for
+  TARGET 36.31, 34.89 and 33.33 %, for fine-tuning 16.12, 16.33 and 15.49 %, for FedLwF 30.61, 30.94 and 27.59 %.
 
-By default a reduced schedule (20 rounds a stage, 2 epochs, 100 steps of the critic a round); `--full` is the preset
-target_cifar100_paper, the only one whose numbers belong beside the paper's. `--tiny` tries everything in a minute.
+The default is a reduced schedule (20 rounds a stage, 2 epochs, 100 critic steps a round). `--full` is the preset
+target_cifar100_paper; only its numbers can be compared with the paper's. `--tiny` tests everything in a minute.
 """
 
 from __future__ import annotations
@@ -49,17 +49,20 @@ TINY_SYNTHESIS = {
 
 
 class OutOfTime(KeyboardInterrupt):
-    """The call has used up its minutes; the run keeps its last whole round."""
+    """The time of the call is over; the run keeps its last complete round."""
 
 
 class Clock(QuietProgress):
-    """Shows each round, and stops a run when time is up: between rounds, or between rounds of the server's work."""
+    """Shows each round, and stops a run at the time limit: between rounds, or between rounds of the server's work."""
 
     def __init__(self, minutes: float) -> None:
         self.end_s = time.monotonic() + 60 * minutes
 
     def working(self, what: str, done: int, total: int) -> None:
-        """Print now and then; work of the server is not interrupted, or it would never be done."""
+        """Print progress from time to time.
+
+        The server's work is not interrupted, because it would never be completed.
+        """
         if done % 10 == 0 or done == total:
             print(f"  {what}: {done}/{total}", flush=True)
 
@@ -83,7 +86,7 @@ def plans(part: str) -> dict[str, dict[str, Any]]:
 
 
 def configured(changes: dict[str, Any], full: bool, tiny: bool, root: Path | None) -> dict[str, Any]:
-    """Return a run's whole configuration, nested."""
+    """Return the complete configuration of a run, nested."""
     base = find_config(PRESET)
     if "strategy" in changes:
         base = {key: value for key, value in base.items() if key != "strategy"}
@@ -105,11 +108,11 @@ def main(
     data_root: Annotated[Path | None, typer.Option(help="Folder of CIFAR-100; else $FEDSIM_DATA.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("target_gpu"),
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
-    minutes: Annotated[float, typer.Option(help="Most that this call may take.")] = 8,
+    minutes: Annotated[float, typer.Option(help="Time limit of this call.")] = 8,
     full: Annotated[bool, typer.Option(help="The paper's schedule.")] = False,
-    tiny: Annotated[bool, typer.Option(help="A few images, to see it work.")] = False,
+    tiny: Annotated[bool, typer.Option(help="Use a few images, to test the script.")] = False,
 ) -> None:
-    """Go on with a part, and print what is there of it."""
+    """Continue a part, and print its results so far."""
     clock = Clock(minutes)
     rows = []
     for name, changes in plans(part).items():
@@ -124,7 +127,7 @@ def main(
         except KeyboardInterrupt as stop:
             if not isinstance(stop.__context__, OutOfTime):
                 raise
-            print("out of time: the same command goes on from here")
+            print("time limit reached: the same command continues from here")
             break
         final = RunFolder.open(folder).final_metrics
         cells = [final["global/accuracy"], final["stages/accuracy_old"], final["stages/accuracy_new"]]

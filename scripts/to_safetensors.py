@@ -1,8 +1,8 @@
 """Convert a checkpoint of torchvision or timm into the safetensors file that a run can start from.
 
-Run `python scripts/to_safetensors.py vit_b_16.pth torchvision:vit_b_16 --size 224 --out vit_b_16.safetensors`, then
-`fedsim run --model torchvision:vit_b_16 --set start=vit_b_16.safetensors ...`: where the run's data have another number
-of classes, its head is drawn anew. Nothing in the checkpoint is executed: torch reads it with `weights_only`.
+Run `python scripts/to_safetensors.py vit_b_16.pth torchvision:vit_b_16 --size 224 --out vit_b_16.safetensors`. Then run
+`fedsim run --model torchvision:vit_b_16 --set start=vit_b_16.safetensors ...`. If the run's data has another number of
+classes, the head is initialised again. Nothing in the checkpoint is executed: torch reads it with `weights_only`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def tensors_of(file: Path) -> dict[str, Tensor]:
     Raises
     ------
     FedsimError
-        If it cannot be read without executing anything, or holds something else.
+            If the checkpoint cannot be read without executing code, or contains anything else than tensors.
     """
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
@@ -50,7 +50,7 @@ def converted(given: Mapping[str, Tensor], name: str, size: int, channels: int =
     Raises
     ------
     FedsimError
-        If they are not those of this network and one linear layer behind it.
+            If they are not the tensors of this network and of one linear layer after it.
     """
 
     def model(classes: int) -> Classifier:
@@ -83,7 +83,7 @@ def main(
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 224,
     out: Annotated[Path | None, typer.Option(help="The file to write; by default beside the checkpoint.")] = None,
 ) -> None:
-    """Convert, and say what to type."""
+    """Convert, and print the command that uses the file."""
     try:
         file = out or checkpoint.with_suffix(".safetensors")
         save_model(file, converted(tensors_of(checkpoint), model, size))

@@ -1,20 +1,20 @@
-"""Break runs on purpose, and count what is lost, what changes without a word, and what ends in a traceback.
+"""Break runs on purpose, and count lost runs, silent changes and tracebacks.
 
-    python scripts/torture.py --minutes 30                   # goes on where it was left; about 1 to 3 seconds a trial
+    python scripts/torture.py --minutes 30                   # continues earlier trials; about 1 to 3 seconds a trial
     python scripts/torture.py --minutes 30 --kinds ray_worker,ray_second_node --seed 1        # on Ray: a minute each
 
-A trial is drawn from its number and `--seed`: a run, an unlearning or two of them at once are killed, signalled,
-starved of disk, raced against each other, or found with a flipped bit. Afterwards everything is brought to its end as a
-user would, with the commands that the error lines name. Each trial ends as
+A trial is drawn from its number and `--seed`. A run, an unlearning or two of them at once are killed, signalled, given
+a full disk, started at the same time, or given a file with a flipped bit. Then the script completes everything as a
+user would, with the commands that the error lines propose. Each trial ends as
 
-    same     to the bits of an undisturbed run
-    told     in one line, and what the line proposes leads to the same bits
-    lost     neither: the run cannot be brought to its end
-    silent   with other bits, and nobody said a word
-    crash    with a traceback, or with more than one line
+    same     the bits are those of an undisturbed run
+    told     there was one error line, and its proposal leads to the same bits
+    lost     neither: the run cannot be completed
+    silent   the bits are different, and there was no message
+    crash    there was a traceback, or more than one error line
 
-`trials.jsonl` in `--out` keeps one line per trial; the table is printed at the end. It exits with 1 if a trial ended as
-one of the last three.
+`trials.jsonl` in `--out` has one line per trial. The table is printed at the end. The script exits with 1 if a trial
+ended as one of the last three.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ KINDS: dict[str, tuple[Callable[[Trial], None], float]] = {
     "ray_agent": (on_ray.ray_agent, 0), "ray_second_raylet": (on_ray.ray_second_raylet, 0),
     "ray_second_node": (on_ray.ray_second_node, 0), "ray_head": (on_ray.ray_head, 0),
 }  # fmt: skip
-"""What is done, and how often; what takes longer is done when `--kinds` asks for it."""
+"""Kind of disturbance -> its frequency. Slow kinds are only used if `--kinds` names them."""
 
 
 # The campaign ---------------------------------------------------------------------------------------------------------
 
 
 def prepare(out: Path, name: str) -> Whole:
-    """Return the undisturbed run of a recipe, made when it is not there yet."""
+    """Return the undisturbed run of a recipe; run it if it is missing."""
     folder = out / "whole" / name
     flags = [*RECIPES[name], *SHARED]
     facts = folder / "facts.json"
@@ -80,7 +80,7 @@ def prepare(out: Path, name: str) -> Whole:
 
 
 def try_once(number: int, seed: int, out: Path, kinds: list[str], recipes: list[str]) -> dict[str, Any]:
-    """Return what became of one trial."""
+    """Return the result of one trial."""
     rng = random.Random(f"{seed} {number}")
     kind = rng.choices(kinds, [KINDS[name][1] or 1 for name in kinds])[0]
     recipe = rng.choice(recipes)
@@ -107,12 +107,12 @@ def try_once(number: int, seed: int, out: Path, kinds: list[str], recipes: list[
 def trials_of(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the trials so far."""
     for line in text_of(file).splitlines():
-        with contextlib.suppress(ValueError):  # torn
+        with contextlib.suppress(ValueError):  # an incomplete line
             yield json.loads(line)
 
 
 def table(trials: list[dict[str, Any]]) -> str:
-    """Return how often each kind ended how."""
+    """Return a table: the number of trials by kind and result."""
     verdicts = ("same", "told", *BAD)
     counts = Counter((trial["kind"], trial["verdict"]) for trial in trials)
     lines = [f"| {'kind':<16} | trials | " + " | ".join(verdicts) + " |", "| --- |" + " ---: |" * (len(verdicts) + 1)]
@@ -123,10 +123,10 @@ def table(trials: list[dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run trials for some minutes; returns 1 if one of them ended badly."""
+    """Run trials for some minutes; return 1 if one of them ended badly."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--trials", type=int, default=10**9, help="stop after so many, those of earlier calls included")
+    parser.add_argument("--trials", type=int, default=10**9, help="stop after this many trials, earlier calls included")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "fedsim-torture")
     parser.add_argument("--kinds", default=",".join(name for name, (_, weight) in KINDS.items() if weight))

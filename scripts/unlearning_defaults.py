@@ -1,15 +1,15 @@
-"""Defaults of every central unlearning method by kind of request, on two data sets and two architectures.
+"""Search of the defaults of all central unlearning methods by kind of request, on two data sets and architectures.
 
-Beds: a CNN on digits, and a CNN with batch norm on 1,500 images of Fashion-MNIST at 14x14 (`fashionmnist.npz` in the
-data folder). FedAvg, 6 clients, 30 and 15 rounds; client 2 is backdoored, so that there is something to forget.
-Requests: a class; that client and an ordinary one; random samples.
+Test beds: a CNN on digits, and a CNN with batch norm on 1,500 images of Fashion-MNIST at 14x14 (`fashionmnist.npz` in
+the data folder). FedAvg, 6 clients, 30 and 15 rounds. Client 2 has a backdoor, so that there is something to forget.
+Requests: a class; client 2; an ordinary client; random samples.
 
     python scripts/unlearning_defaults.py --out FOLDER --stage tune      # all candidates, seeds 100 and 101
     python scripts/unlearning_defaults.py --out FOLDER --stage report    # the defaults, seeds 0, 1 and 2
 
-In `tune`, what is tested on is a part of the training data that nobody trains on, and no sample of the test set is
-read; `report` is on the test set, on other seeds and, of Fashion-MNIST, on other training images. What FOLDER has is
-not made again.
+In `tune`, the test samples are a part of the training data that no model is trained on; no sample of the test set is
+read. `report` uses the test set, other seeds and, for Fashion-MNIST, other training images. Results that are already in
+FOLDER are kept.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ RUN: dict[str, Any] = {
 }  # fmt: skip
 _CANARIES = {"backdoor_clients": [2]}
 _TRAINED, _TESTED = 1_500, 1_000
-_ALLOWED = 3.0  # points of accuracy on kept samples that a default may cost
+_ALLOWED = 3.0  # the largest loss of accuracy on kept samples that a default may cause, in points
 
 
 def grid(**values: list[Any]) -> list[dict[str, Any]]:
@@ -77,7 +77,7 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
         *grid(impair_lr=[0.01], repair_epochs=[6], retain_share=[1.0]),
     ],
 }
-"""Options over the defaults; the defaults themselves are always there."""
+"""Options that override the defaults; the defaults themselves are always candidates."""
 
 
 def run_of(out: Path, stage: str, bed: str, seed: int, root: Path) -> Path:
@@ -96,7 +96,7 @@ def run_of(out: Path, stage: str, bed: str, seed: int, root: Path) -> Path:
 
 
 def digits(stage: str, seed: int) -> dict[str, np.ndarray]:
-    """Return all of digits; to tune with, its training part alone, a fifth of which is tested on."""
+    """Return all of digits. For tuning, return only its training part; a fifth of it is the test set."""
     whole = load_dataset(DataConfig(name="digits"), seed)
     x, y = whole.x_train, whole.y_train
     if stage == "report":
@@ -107,7 +107,7 @@ def digits(stage: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def fashion(stage: str, seed: int, root: Path) -> dict[str, np.ndarray]:
-    """Return images at 14x14; the test set is looked at in `report` only."""
+    """Return images at 14x14; the test set is only used in `report`."""
     with np.load(root / "fashionmnist.npz", allow_pickle=False) as archive:
         x, y = small(archive["x_train"]), archive["y_train"].astype(np.int64).ravel()
         order = np.random.default_rng(0).permutation(len(y))
@@ -121,20 +121,20 @@ def fashion(stage: str, seed: int, root: Path) -> dict[str, np.ndarray]:
 
 
 def small(images: np.ndarray) -> np.ndarray:
-    """Return images (n, 28, 28) as means over 2x2 pixels, (n, 14, 14)."""
+    """Return images (n, 28, 28) averaged over 2x2 pixels, (n, 14, 14)."""
     means: np.ndarray = images.reshape(-1, 14, 2, 14, 2).mean((2, 4)).round()
     return means.astype(np.uint8)
 
 
 def candidates(method: Method, kind: str, stage: str, only: list[dict[str, Any]] | None) -> Iterator[dict[str, Any]]:
-    """Yield what is tried of a method, the defaults first."""
+    """Yield the candidates of a method, the defaults first."""
     yield {}
     if stage == "tune":
         yield from CANDIDATES.get(method.name, []) if only is None else only
 
 
 class Results:
-    """Lines of JSON, one a model; what is there is not made again."""
+    """Lines of JSON, one per model; existing models are not made again."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -146,7 +146,7 @@ class Results:
         return json.dumps([line[part] for part in ("bed", "seed", "request", "method", "options")], sort_keys=True)
 
     def has(self, line: dict[str, Any]) -> bool:
-        """Return whether this model is there."""
+        """Return whether this model exists."""
         return self._key(line) in self.known
 
     def add(self, line: dict[str, Any]) -> None:
@@ -157,7 +157,7 @@ class Results:
 
 
 def numbers(found: Measured) -> dict[str, float | None]:
-    """Return what is kept of a model."""
+    """Return the stored numbers of a model."""
     return {value: found.values.get(value) for value in VALUES}
 
 
@@ -207,9 +207,9 @@ def fill(
 
 
 def table(lines: Iterable[dict[str, Any]]) -> str:
-    """Return a Markdown table: accuracy on samples to forget in %, and the points on kept ones less the oracle's.
+    """Return a Markdown table: accuracy on samples to forget (%), and on kept samples minus the oracle's (points).
 
-    Both are means over seeds; a seed that lost more than 3 points of the kept ones is named.
+    Both are means over seeds. A seed that lost more than 3 points on the kept samples is named.
     """
     found: dict[str, dict[tuple[str, str], list[tuple[float, float]]]] = {}
     lines = list(lines)

@@ -1,7 +1,7 @@
-"""Every unlearning method on a federation on digits, for three kinds of requests: the table of methods in RESULTS.md.
+"""Every unlearning method on a federation of digits, for three kinds of requests: the table of methods in RESULTS.md.
 
-Run `python scripts/unlearning_digits.py --out FOLDER`; it takes about 6 minutes on one CPU core. What FOLDER already
-has of runs, originals and oracles is kept. It is `fedsim run --strategy fedavg --clients 20`, then for each request
+Run `python scripts/unlearning_digits.py --out FOLDER`. It takes about 6 minutes on one CPU core. Runs, originals and
+oracles that FOLDER already has are kept. It is `fedsim run --strategy fedavg --clients 20`, then for each request
 `fedsim unlearn RUN --method all --forget REQUEST --compare retrain --seeds 3`.
 """
 
@@ -21,11 +21,11 @@ REQUESTS = ("class=3", "client=7", "random=0.05")
 
 
 def markdown(comparisons: list[Comparison]) -> str:
-    """Return the rows by their mean gap over all requests; a method that cannot serve one has no number there.
+    """Return the rows, sorted by mean gap over all requests; a method has no number for a request that it cannot serve.
 
-    Of each request: gap to the oracle (points) with its standard deviation over the seeds, accuracy on what was
-    forgotten (%), AUC of the attack by loss (%). Flags say in how many of all models they were raised; seconds are
-    those of the method in the first request.
+    For each request: gap to the oracle (points) with its standard deviation over the seeds, accuracy on the forgotten
+    samples (%), AUC of the attack by loss (%). Flags: the number of all models with a flag. Seconds: those of the
+    method in the first request.
     """
     heads = [f"{comparison.forget}: gap | forget | MIA" for comparison in comparisons]
     lines = [f"| | {' | '.join(heads)} | flags | seconds |", "|" + "---|" * (3 * len(comparisons) + 3)]
@@ -58,7 +58,7 @@ def _cells(row: Row) -> list[str]:
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the run and its outcomes.")],
-    seed: Annotated[int, typer.Option(help="The run's; the repetitions have it and the next ones.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the run; the repetitions use it and the next ones.")] = 0,
     repetitions: Annotated[int, typer.Option(help="Originals and oracles per request.")] = 3,
     requests: Annotated[
         list[str] | None, typer.Option(help="Repeatable; a class, a client, samples by default.")

@@ -1,9 +1,10 @@
-"""Forgetting people in a face classifier that learns their age: perturb-and-repair methods beside fine-tuning.
+"""Forgetting people in a face classifier that learns their age: perturb-and-repair methods compared with fine-tuning.
 
-Run `python scripts/unlearning_faces.py --out unlearning_faces.json`; it takes about 6 minutes on one CPU core. What
-`--out` already has is kept. 60 procedural people of 12 images, 18 of them forgotten; 18 people never seen to
-attack with and 30 to test on. MIA is the accuracy of a logistic attack on the loss, NoMUS as in "Towards Machine
-Unlearning Benchmarks" (arXiv:2311.02240), relative time that of the method over that of retraining.
+Run `python scripts/unlearning_faces.py --out unlearning_faces.json`. It takes about 6 minutes on one CPU core. Rows
+that `--out` already has are kept. There are 60 procedural people with 12 images each; 18 of them are forgotten. Another
+18 people are never seen and serve the attacks, and 30 are the test set. MIA is the accuracy of a logistic attack on the
+loss. NoMUS is that of "Towards Machine Unlearning Benchmarks" (arXiv:2311.02240). Relative time is the time of the
+method divided by that of retraining.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ METHODS = (
     "finetune", "cf_k", "eu_k", "ct", "msg", "not", "neggrad", "neggrad_plus", "random_labels", "salun", "scrub",
     "bad_teacher", "ssd", "l1_sparse", "laf",
 )  # fmt: skip
-"""With their defaults."""
+"""Methods with their defaults."""
 
 
 def features() -> nn.Module:
-    """Return three convolutions with batch norm, each halved by pooling: 1,536 features."""
+    """Return three convolutions with batch norm, each followed by 2x2 pooling: 1,536 features."""
     layers: list[nn.Module] = []
     for inputs, outputs in ((3, 24), (24, 48), (48, 96)):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
@@ -44,7 +45,7 @@ def features() -> nn.Module:
 
 
 def new_model(samples: View, seed: int) -> tuple[Classifier, float]:
-    """Return a model trained on the samples, and the seconds."""
+    """Return a model trained on the samples, and the training time in seconds."""
     model = network(features, 1536, AGES, seed)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR
     seconds = fit(model, samples, seed, partial(torch.optim.Adam, lr=2e-3), epochs=40, batch_size=64, schedule=schedule)
@@ -93,9 +94,9 @@ def run(seed: int, ledger: Ledger) -> None:
 
 
 def add_ascent(original: Classifier, roles: Roles, seed: int, add: Any) -> None:
-    """Add plain gradient ascent to a forget loss between 2 ln C and 2.5 ln C: the over-forgotten flag has to be up.
+    """Add plain gradient ascent to a forget loss between 2 ln C and 2.5 ln C: the over-forgotten flag must be raised.
 
-    The loss of a remembered set rises slowly, then all at once: a step that goes too far is taken back and halved.
+    The loss of a remembered set rises slowly, then suddenly. A step that is too large is undone and halved.
     """
     model, lr, seconds = original, 3e-3, 0.0
     assert roles.forget.y is not None

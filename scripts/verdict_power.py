@@ -1,11 +1,11 @@
-"""How often the verdict errs: retrained models judged against retrained models, and planted remnants of the original.
+"""Error rates of the verdict: retrained models compared with retrained models, and planted remnants of the original.
 
 For the testbed (`forgetting_digits`, client 3) N originals and N oracles are trained, one pair per seed. In each of 200
-draws three pairs are the original and the oracle, and three oracles of other seeds are judged: the null. For the power
-curve their weights are (1 - s) times the oracle's and s times the original's of its seed.
+draws, three pairs serve as original and oracle, and three oracles of other seeds are judged: this is the null. For the
+power curve the judged weights are (1 - s) times those of the oracle plus s times those of the original of its seed.
 
-Run `python scripts/verdict_power.py --out FOLDER`; it takes about 5 minutes on one CPU core and goes on where it was
-stopped. `--config fedavg_digits` gives the figures of a run that remembers little.
+Run `python scripts/verdict_power.py --out FOLDER`. It takes about 5 minutes on one CPU core. An interrupted run
+continues where it stopped. `--config fedavg_digits` gives the figures of a run that memorises little.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def mixed(oracle: Classifier, original: Classifier, share: float) -> Classifier:
 
 
 def verdict_of(models: list[Measured], oracles: list[Measured], originals: list[Measured], kind: str) -> str:
-    """Return the verdict on some models."""
+    """Return the verdict on these models."""
     contestants = {
         "judged": Contestant("method", None, models),
         "oracle": Contestant("oracle", None, oracles),
@@ -63,9 +63,9 @@ def main(
     forget: Annotated[str, typer.Option(help="What to forget.")] = "client=3",
     pairs: Annotated[int, typer.Option(help="Originals and oracles.")] = 16,
     draws: Annotated[int, typer.Option(help="Verdicts per share.")] = 200,
-    first_seed: Annotated[int, typer.Option(help="Of the run; the others follow.")] = 0,
+    first_seed: Annotated[int, typer.Option(help="Seed of the run; the other models use the next ones.")] = 0,
 ) -> None:
-    """Print the verdicts by the share of the original in what is judged."""
+    """Print the verdicts by the share of the original in the judged models."""
     run = out / f"{config}-{first_seed}"
     if not (run / "summary.json").exists():
         overrides = {"name": run.name, "out": str(out), "seed": first_seed, "history.keep": "none"}

@@ -139,7 +139,7 @@ def test_each_round_has_a_client_that_holds_some_of_it(tmp_path: Path) -> None:
 
 def test_a_class_whose_holders_have_nothing_else_is_refused(tmp_path: Path) -> None:
     source = train(tmp_path, clients=10, **{"data.partition": {"name": "shards", "shards_per_client": 1}})
-    with pytest.raises(FedsimError, match=r"^--method gs_lora_federated: .* holds nothing else.*; use gs_lora$"):
+    with pytest.raises(FedsimError, match=r"^--method gs_lora_federated: .* hold no other samples.*; use gs_lora$"):
         apply(federation(source))
 
 

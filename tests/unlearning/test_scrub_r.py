@@ -51,5 +51,5 @@ def test_classes_that_never_seen_samples_lack_are_left_out(case):
     once = apply("scrub_r", model, replace(forget, unseen=few), retain, **options)
     assert_same_bits(once, apply("scrub", model, forget, retain, **options))  # of one epoch there is no choice
     only = forget.y == digit
-    with pytest.raises(FedsimError, match="the test set has none beyond those that the attacks look at; use scrub"):
+    with pytest.raises(FedsimError, match="the test set has none besides those for the attacks; use scrub"):
         apply("scrub_r", model, replace(forget, x=forget.x[only], y=forget.y[only], unseen=few), retain, **options)

@@ -125,7 +125,7 @@ def test_what_a_run_promises_is_kept_or_given_up_in_so_many_words(tmp_path: Path
     assert len(Ledger.read(tmp_path / "on").parts) == 2
     adapt = ["personalize", run, "--clients=0", "--adapt-steps=1", "--quiet"]
     done = cli(*adapt)
-    assert (done.code, "the run promises privacy of clients; leave it out, or say" in done.err) == (2, True)
+    assert (done.code, "the run promises privacy of clients; leave it out, or give" in done.err) == (2, True)
     assert cli(*adapt, "--no-privacy").code == 0
     assert "infinite" in cli("privacy", run / "personal").out
     assert cli("personalize", run, "--clients=0", "--quiet").code == 0
