@@ -1,1 +1,1 @@
-"""What the benchmark scripts share: workloads, the rows that run them, and how rows are measured and compared."""
+"""Common parts of the benchmark scripts: workloads, the rows that run them, and how rows are measured and compared."""

@@ -1,4 +1,4 @@
-"""The CIFAR10-IID benchmark of pfl-research (arXiv:2404.06430), whole runs by training.vectorize."""
+"""The CIFAR10-IID benchmark of pfl-research (arXiv:2404.06430): complete runs for each value of training.vectorize."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bench.workloads import Workload
 CIFAR10_IID = Workload(
     (32, 32, 3), {"name": "pfl_cnn"}, clients=1000, cohort=50, samples=50, batch=10, lr=0.1, tests=10_000
 )
-"""1,000 users of 50 images, and dropout .25 and .5. All users have as many samples, so the weighted mean is the
-unweighted one, and a server SGD of learning rate 1 steps onto it."""
+"""1,000 users of 50 images, with dropout .25 and .5. All users have the same number of samples, so the weighted mean is
+the unweighted one. A server SGD of learning rate 1 makes exactly the step to the mean."""
 TINY = replace(CIFAR10_IID, clients=20, cohort=4, samples=10, tests=50)
 ROUNDS, EVAL_EVERY = 1500, 10
 
@@ -22,9 +22,9 @@ ROUNDS, EVAL_EVERY = 1500, 10
 def run(
     workload: Workload, mode: str, *, data_root: Path | None, rounds: int, device: str, chunk: int | None
 ) -> dict[str, Any]:
-    """Run the benchmark and return its accuracies and seconds, set-up and tests included.
+    """Run the benchmark; return its accuracies and times in seconds, including set-up and tests.
 
-    The data are CIFAR-10 where `data_root` has it, else synthetic of the same shape.
+    The data is CIFAR-10 if `data_root` has it, else random data of the same shape.
     """
     begun = time.perf_counter()
     from fedsim.config.resolve import resolve

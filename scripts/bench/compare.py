@@ -1,4 +1,4 @@
-"""Runs rows against each other: each in a process of its own, turn by turn, so that noise meets all of them."""
+"""Compare rows: each runs in its own process, and the rows take turns, so that all of them have the same noise."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from rich.table import Table
 from bench.workloads import WORKLOADS, Workload
 
 Result = dict[str, Any]
-"""What one row came to in one workload, over all repeats; `error` where it could not run."""
+"""Results of one row in one workload, over all repeats; `error` if it could not run."""
 Results = dict[str, dict[str, Result]]
 """{workload: {row: result}}."""
 
 BARE = "bare"
-_CLOSE = 0.01  # distance between two rows' parameters, as a share of the way from the initial ones
-_ALIKE = (0.7, 1.4)  # ratio of the ways, where dropout or other clients make the parameters differ
+_CLOSE = 0.01  # distance of the parameters of two rows, relative to the distance from the initial ones
+_ALIKE = (0.7, 1.4)  # ratio of these distances, if dropout or other clients make the parameters differ
 _TIMEOUT_S = 900
 _console = Console()
-if not _console.is_terminal:  # a log: no columns cut short
+if not _console.is_terminal:  # in a log file: columns are not shortened
     _console = Console(width=160)
 
 
@@ -78,13 +78,13 @@ def _run(workload: Workload, row: str, rounds: int, device: str, folder: Path) -
     )  # fmt: skip
     scripts = str(Path(__file__).parents[1])
     paths = [scripts, str(Path(scripts).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # Auto's measurements are kept within one comparison: not from older versions, and not taken in every repeat.
+    # Measurements of `auto` are stored for one comparison: not older ones, and not new ones in every repeat.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "XDG_CACHE_HOME": str(folder)}
     command = [sys.executable, "-m", "bench.rows", str(task)]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        return {"error": f"not done after {_TIMEOUT_S} s"}
+        return {"error": f"not finished after {_TIMEOUT_S} s"}
     if done.returncode or not report.exists():
         return {"error": (done.stderr.strip().splitlines() or ["no message"])[-1][:300]}
     with np.load(parameters) as moved:
@@ -111,7 +111,7 @@ def _summary(runs: list[Result], workload: Workload) -> Result:
 
 
 def _with_ratios(results: dict[str, Result]) -> dict[str, Result]:
-    """Add, to every row, the ratio to the bare loop and whether it did the same work."""
+    """Add to every row its ratio to the bare loop, and whether it did the same work."""
     reference = results.get(BARE, {})
     base = reference.get("moved")
     for row, result in results.items():
@@ -131,7 +131,7 @@ def _with_ratios(results: dict[str, Result]) -> dict[str, Result]:
 
 
 def disagreements(results: Results) -> list[str]:
-    """Return which rows did other work than the bare loop."""
+    """Return the rows that did other work than the bare loop."""
     return [f"{name} {row}" for name, rows in results.items() for row, r in rows.items() if r.get("agrees") is False]
 
 
@@ -152,7 +152,7 @@ _COLUMNS = {
 
 
 def show(title: str, results: Mapping[str, Result], columns: Mapping[str, tuple[str, str]] | None = None) -> None:
-    """Print one table; a column that no row fills is left out."""
+    """Print one table, without columns that are empty in all rows."""
     columns = columns or _COLUMNS
     filled = {head: column for head, column in columns.items() if any(r.get(column[0]) for r in results.values())}
     table = Table("row", title=title, title_justify="left")
@@ -171,7 +171,7 @@ def show(title: str, results: Mapping[str, Result], columns: Mapping[str, tuple[
 
 
 def write(path: Path | None, results: Mapping[str, Any]) -> None:
-    """Write what was measured, and on what, as JSON."""
+    """Write the results and a description of the machine as JSON."""
     if path is None:
         return
     machine = {
@@ -184,7 +184,7 @@ def write(path: Path | None, results: Mapping[str, Any]) -> None:
 
 
 def table_title(name: str, workload: Workload) -> str:
-    """Return what a workload is, in one line."""
+    """Describe a workload in one line."""
     shape = "x".join(map(str, workload.shape))
     return (
         f"{name}: {workload.model['name']} on {shape}, {workload.cohort} of {workload.clients} clients, "

@@ -1,4 +1,4 @@
-"""What is measured of a row while it runs, in its own process: time, CPU time and memory of the process tree."""
+"""Measurements of a row while it runs in its own process: time, CPU time and memory of the process tree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EVERY_S = 0.02
 
 
 class Meter:
-    """Counts a row's rounds: one to warm up, `rounds` that are timed, and some more in which memory is watched.
+    """Counts the rounds of a row: one warm-up round, `rounds` timed rounds, and some rounds that sample memory.
 
     Parameters
     ----------
@@ -23,14 +23,14 @@ class Meter:
     begun
         `time.time()` when the process was started.
     device
-        Waited for at the end of every round.
+            Device to synchronise with at the end of every round.
     """
 
     def __init__(self, rounds: int, begun: float, device: torch.device) -> None:
         self.timed, self.total = rounds, 1 + rounds + _WATCHED
         self.device = device
         self.seconds: list[float] = []
-        """Of each timed round."""
+        """Seconds of each timed round."""
         self.startup_s = self.cpu_s = self.cpu_total_s = self.memory_mb = 0.0
         self._begun, self._laps = begun, 0
         self._lap_begun = self._cpu_before = 0.0
@@ -38,7 +38,7 @@ class Meter:
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def lap(self) -> None:
-        """Take note that a round has ended."""
+        """Record the end of a round."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
@@ -60,11 +60,11 @@ class Meter:
     def _watch(self) -> None:
         last = False
         while not last:
-            last = self._stop.wait(_EVERY_S)  # one sample more when the rounds are over
+            last = self._stop.wait(_EVERY_S)  # one more sample after the last round
             self.memory_mb = max(self.memory_mb, memory_mb())
 
     def report(self) -> dict[str, float | list[float]]:
-        """Return what was measured; memory in MB of 10^6 bytes."""
+        """Return the measurements; memory is in MB of 10^6 bytes."""
         on_gpu = self.device.type == "cuda"
         return {
             "seconds": self.seconds,
@@ -78,20 +78,20 @@ class Meter:
 
 
 def _peak_rss_mb() -> float:
-    """Return this process's largest resident memory; getrusage would count what its parent had before."""
+    """Return the largest resident memory of this process; getrusage would include that of its parent."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
 
 
 def _tree() -> dict[int, list[str]]:
-    """Return {process: fields of its /proc/PID/stat from the state on} of this process and all it has started."""
+    """Return {process: fields of its /proc/PID/stat from the state on} of this process and all its descendants."""
     stats = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                # The command in parentheses may itself hold spaces and parentheses.
+                # The command in parentheses may itself contain spaces and parentheses.
                 stats[int(entry.name)] = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it has ended
+            except OSError:  # the process has ended
                 continue
     tree = {os.getpid()}
     for pid in sorted(stats, key=lambda pid: int(stats[pid][19])):  # by start time: parents come before children
@@ -101,12 +101,12 @@ def _tree() -> dict[int, list[str]]:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time that this process tree has used, ended children included."""
+    """Return the CPU time of this process tree in seconds, including ended children."""
     return sum(sum(map(int, fields[11:15])) for fields in _tree().values()) / os.sysconf("SC_CLK_TCK")
 
 
 def memory_mb() -> float:
-    """Return the memory of this process tree; what processes share counts once (PSS)."""
+    """Return the memory of this process tree in MB; shared pages count once (PSS)."""
     total = 0
     for pid in _tree():
         try:

@@ -1,6 +1,6 @@
 """The row of Flower's own engine: `run_simulation` on Ray with two actors of one CPU, its FedAvg and its loop.
 
-Flower picks its clients itself, so parameters end near those of the other rows and not at them.
+Flower chooses its clients itself, so the final parameters are close to those of the other rows, but not equal.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ app = ClientApp()
 
 @cache
 def _actor(workload: str) -> tuple[Federation, nn.Module, torch.optim.Optimizer]:
-    """Return what an actor keeps from message to message."""
+    """Return the objects that an actor keeps between messages."""
     torch.set_num_threads(1)
     fields = json.loads(workload)
     federation = Federation(Workload(**{**fields, "shape": tuple(fields["shape"])}))
@@ -66,7 +66,7 @@ def flower(workload: Workload, meter: Meter) -> Outcome:
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        while len(list(grid.get_node_ids())) < workload.clients:  # Flower registers nodes after this has begun
+        while len(list(grid.get_node_ids())) < workload.clients:  # Flower registers nodes after this has started
             time.sleep(0.02)
         federation = Federation(workload)
         model = federation.model()

@@ -14,7 +14,7 @@ from bench.workloads import Federation, Workload, flat
 
 
 class _Loss(nn.Module):
-    """A model as pfl wants it: with a loss."""
+    """A model with a loss, as pfl requires it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class _Loss(nn.Module):
 
 
 def pfl(workload: Workload, meter: Meter) -> Outcome:
-    """Run `FederatedAveraging` on a `SimulatedBackend`; users are made when sampled, as tensors."""
+    """Run `FederatedAveraging` on a `SimulatedBackend`; users are created as tensors when they are sampled."""
     os.environ["PFL_PYTORCH_DEVICE"] = str(meter.device)
     import torch
     from pfl.aggregate.simulate import SimulatedBackend
@@ -62,14 +62,14 @@ def pfl(workload: Workload, meter: Meter) -> Outcome:
     FederatedAveraging().run(
         algorithm_params=NNAlgorithmParams(
             central_num_iterations=meter.total,
-            evaluation_frequency=10**9,  # the first iteration is evaluated nevertheless; it is not timed
+            evaluation_frequency=10**9,  # the first iteration is evaluated in any case; it is not timed
             train_cohort_size=workload.cohort,
             val_cohort_size=None,
         ),
         backend=SimulatedBackend(training_data=data, val_data=data),
         model=PyTorchModel(module, torch.optim.SGD, torch.optim.SGD(module.parameters(), lr=1.0)),
         model_train_params=NNTrainHyperParams(
-            # Its data sets do not shuffle: epochs lie end to end in one pass.
+            # Its data sets do not shuffle: all epochs are concatenated into one pass.
             local_num_epochs=1,
             local_learning_rate=workload.lr,
             local_batch_size=workload.batch,

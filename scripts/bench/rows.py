@@ -1,4 +1,4 @@
-"""The rows of the comparison; run as `python -m bench.rows`, one of them in a process of its own."""
+"""The rows of the comparison. `python -m bench.rows` runs one of them in its own process."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from bench.workloads import WORKLOADS, Federation, Workload, flat
 
 @dataclass
 class Outcome:
-    """What a row has to show for its rounds."""
+    """The result of a row's rounds."""
 
     start: npt.NDArray[np.float32]
-    """The parameters before the first round, end to end."""
+    """The parameters before the first round, concatenated."""
     end: npt.NDArray[np.float32]
-    """And after the last."""
+    """The parameters after the last round, concatenated."""
     steps: int | None = None
-    """Steps taken by all clients in all rounds."""
+    """Number of steps of all clients in all rounds."""
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -44,7 +44,7 @@ def local_sgd(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[
 
 
 def batches_of(federation: Federation, order: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return the batches of a client whose samples come in this order."""
+    """Return the batches of a client whose samples have this order."""
     x, y, size = federation.x, federation.y, federation.workload.batch
     return [
         batch for rows in order for batch in zip(torch.split(x[rows], size), torch.split(y[rows], size), strict=True)
@@ -52,14 +52,14 @@ def batches_of(federation: Federation, order: Tensor) -> list[tuple[Tensor, Tens
 
 
 def bare(workload: Workload, meter: Meter) -> Outcome:
-    """Run the loop that one would write without any framework, client after client.
+    """Run the loop that one would write without a framework, one client after another.
 
-    It is spared what a framework cannot spare: samples are normalised and their order is drawn beforehand.
+    It has less work than any framework: samples are normalised and their order is drawn before the measurement.
     """
     federation = Federation(workload, meter.device)
     model = federation.model()
     optimizer = torch.optim.SGD(model.parameters(), lr=workload.lr)  # without momentum it keeps no state
-    tensors = list(model.state_dict().values())  # live: the parameters and buffers themselves
+    tensors = list(model.state_dict().values())  # the parameters and buffers themselves, not copies
     shared = [tensor.clone() for tensor in tensors]
     start = flat(list(model.parameters()))
     rounds = range(1, meter.total + 1)
@@ -93,7 +93,7 @@ class _LocalClock:
         result = call(*args)
         self.spent[name][-1] += time.perf_counter() - begun
         if name == "_run_phase":
-            self.steps += int(np.count_nonzero(args[3].plan.counts))  # of its feed
+            self.steps += int(np.count_nonzero(args[3].plan.counts))  # of the plan of its feed
         return result
 
     def lap(self) -> None:
@@ -101,7 +101,7 @@ class _LocalClock:
             spent.append(0.0)
 
     def outside(self, seconds: list[float]) -> dict[str, float]:
-        """Return the shares of the timed rounds spent outside of the SGD loop, and outside of the trainer."""
+        """Return the fractions of the timed rounds spent outside the SGD loop, and outside the trainer."""
 
         def share(name: str) -> float:
             local = self.spent[name][1 : 1 + len(seconds)]
@@ -111,7 +111,7 @@ class _LocalClock:
 
 
 def fedsim(workload: Workload, meter: Meter, *, mode: str, name: str = "inprocess", workers: int = 0) -> Outcome:
-    """Run fedsim on an engine, with so many workers where it is told how many."""
+    """Run fedsim on an engine; 0 workers means the engine's default."""
     from fedsim.config.resolve import resolve
     from fedsim.runs.simulation import Simulation
 
@@ -126,14 +126,14 @@ def fedsim(workload: Workload, meter: Meter, *, mode: str, name: str = "inproces
         start = flat([state.tensors[name] for name in names])
         for _ in range(meter.total):
             simulation.step(state, grid)
-            grid.report({"round": state.round})  # by which `auto` chooses
+            grid.report({"round": state.round})  # `auto` chooses by this
             meter.lap()
             if clock is not None:
                 clock.lap()
         chosen = grid.notes.get("engine")
     choice = simulation.choices["vectorize"] + (f"; {chosen}" if chosen else "")
     notes: dict[str, Any] = {"choice": choice, "failures": state.failures}
-    if clock is not None and meter.device.type == "cpu":  # kernels run on after the trainer has returned
+    if clock is not None and meter.device.type == "cpu":  # on a GPU, kernels still run after the trainer has returned
         notes |= clock.outside(meter.seconds)
     return Outcome(start, flat([state.tensors[name] for name in names]), clock.steps if clock else None, notes)
 
@@ -163,11 +163,12 @@ ROWS: dict[str, Row] = {
     "flower": _flower,
     "pfl": _pfl,
 }
-"""fedsim in-process by cohort mode, as it is by default, on two forks, on Ray with one and two workers; the peers."""
+"""fedsim in this process by cohort mode, with its defaults, on two forks, and on Ray with one and two workers; then the
+peers."""
 
 
 def main(task_file: str) -> None:
-    """Run the row that a file describes and put beside it what was measured."""
+    """Run the row that a file describes, and write the measurements beside the file."""
     task = json.loads(Path(task_file).read_text())
     torch.set_num_threads(1)
     fields = task["workload"] if isinstance(task["workload"], dict) else WORKLOADS[task["workload"]].describe()

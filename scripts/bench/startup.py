@@ -1,4 +1,4 @@
-"""Times `import fedsim` to the first finished round of a small run; run as `python -m bench.startup`."""
+"""Time from `import fedsim` to the end of the first round of a small run; run as `python -m bench.startup`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _QUICKSTART = {"strategy.name": "fedloge", "clients": 100, "engine.name": "inpro
 
 
 def main(begun: float, out: str) -> None:
-    """Run the quickstart until its first round is over; print seconds since the import and since the start."""
+    """Run the quickstart until the end of its first round; print the seconds since the import and since the start."""
     imported = time.time()
     import fedsim
     from fedsim.runs.progress import QuietProgress

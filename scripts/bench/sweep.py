@@ -1,4 +1,4 @@
-"""How long a sweep of twelve runs takes, one after another and packed onto the cores."""
+"""Duration of a sweep of twelve runs, one after another and in parallel on the cores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RUNS = [
 
 
 def sweep(repeats: int) -> dict[str, list[float]]:
-    """Return the wall seconds of the whole command by how many runs there are at a time, taking turns."""
+    """Return the wall time of the whole command in seconds, by the number of parallel runs; the settings take turns."""
     cores = len(os.sched_getaffinity(0))
     found: dict[str, list[float]] = {}
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""The FedAvg workloads of the benchmarks: each is stated once, and every row runs these steps and no others."""
+"""The FedAvg workloads of the benchmarks. Each is defined once, and every row runs exactly these steps."""
 
 from __future__ import annotations
 
@@ -26,31 +26,34 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Workload:
-    """Plain SGD of `cohort` of `clients` IID clients in each round, and the mean of what they come to."""
+    """Plain SGD of `cohort` of `clients` IID clients in each round, and the mean of their models."""
 
     shape: tuple[int, ...]
-    """Of an image, (height, width, channels)."""
+    """Shape of an image, (height, width, channels)."""
     model: dict[str, Any]
     """The `model:` part of fedsim's configuration."""
     clients: int = 200
     cohort: int = 50
     samples: int = 50
-    """Per client."""
+    """Number of samples per client."""
     batch: int = 10
     epochs: int = 1
     lr: float = 0.05
     classes: int = 10
     rounds: int = 10
-    """Timed rounds of one start, unless the command line says otherwise."""
+    """Timed rounds per process, unless the command line gives a number."""
     ray_chunk: int = 25
-    """Clients per chunk on Ray: few enough that two workers have work."""
+    """Clients per chunk on Ray: small, so that two workers have work."""
     tests: int = 100
     exact: bool = True
-    """Whether all rows end at the same parameters. Not with dropout, which every row draws in its own order, nor with
-    BatchNorm over a few samples, which blows rounding up (in float64 such rows agree)."""
+    """Whether all rows end with the same parameters. They do not with dropout, which every row draws in its own order.
+    They do not with BatchNorm over a few samples, which amplifies rounding errors (in float64 such rows agree)."""
 
     def data_file(self) -> Path:
-        """Return the archive of this workload's data, made if it is not there: noisy images of one pattern a class."""
+        """Return the archive of this workload's data; write it if it is missing.
+
+        Noisy images, one pattern per class.
+        """
         name = "x".join(map(str, (*self.shape, self.classes, self.clients * self.samples, self.tests)))
         path = Path(os.environ.get("FEDSIM_BENCH_DATA") or Path(tempfile.gettempdir()) / "fedsim-bench") / f"{name}.npz"
         if not path.exists():
@@ -68,7 +71,7 @@ class Workload:
         return path
 
     def config(self) -> dict[str, Any]:
-        """Return fedsim's configuration of this workload, without a cohort mode or an engine."""
+        """Return fedsim's configuration of this workload, without cohort mode and engine."""
         never = 10**9
         return {
             "seed": SEED, "rounds": never, "eval_every": never, "clients": self.clients, "cohort": self.cohort,
@@ -96,7 +99,7 @@ WORKLOADS = {
 
 @dataclass
 class Federation:
-    """A workload for whoever is not fedsim: the same data, cohorts, order of samples and initial weights."""
+    """A workload for the other rows: the same data, cohorts, order of samples and initial weights."""
 
     workload: Workload
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -107,7 +110,7 @@ class Federation:
         self._partition, dataset = data.partition, data.dataset
         self.input_shape = dataset.input_shape
         self.x: Tensor = normalize(torch.from_numpy(dataset.x_train).to(self.device), dataset.mean, dataset.std)
-        """All samples, normalised beforehand."""
+        """All samples, already normalised."""
         self.y = torch.from_numpy(dataset.y_train).to(self.device)
 
     def model(self) -> Classifier:
@@ -116,7 +119,7 @@ class Federation:
         return build_model(config, self.input_shape, self.workload.classes, SEED).to(self.device)
 
     def cohort(self, server_round: int) -> list[int]:
-        """Return who trains in a round, counted from 1."""
+        """Return the clients that train in a round, counted from 1."""
         lots = generator(SEED, "cohort", server_round).random(self.workload.clients)
         return sorted(np.argsort(lots)[: self.workload.cohort].tolist())
 
@@ -128,5 +131,5 @@ class Federation:
 
 
 def flat(tensors: list[Tensor]) -> npt.NDArray[np.float32]:
-    """Return tensors end to end."""
+    """Return the tensors concatenated."""
     return torch.cat([tensor.detach().cpu().float().flatten() for tensor in tensors]).numpy()

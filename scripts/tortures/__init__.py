@@ -1,1 +1,1 @@
-"""What `scripts/torture.py` is made of: a trial, and the kinds of trouble on one machine and on Ray."""
+"""Parts of `scripts/torture.py`: a trial, and the disturbances on one machine and on Ray."""

@@ -1,4 +1,4 @@
-"""What breaks runs on one machine, without Ray."""
+"""Disturbances on one machine, without Ray."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def kill_at_event(trial: Trial) -> None:
 
 
 def kill_at_time(trial: Trial) -> None:
-    """Kill the driver at any moment."""
+    """Kill the driver at a random time."""
     command = trial.begin()
     time.sleep(trial.rng.uniform(0, 1.1) * trial.whole.seconds)
     command.send(signal.SIGKILL)
@@ -47,12 +47,12 @@ def signalled(trial: Trial) -> None:
 
 
 def full_disk(trial: Trial) -> None:
-    """Let no file grow beyond a size: as on a disk that is full."""
+    """Limit the size of all files, as on a full disk."""
     largest = max(path.stat().st_size for path in trial.whole.run.rglob("*") if path.is_file())
     limit = int(largest * trial.rng.random() ** 3)
 
     def starve() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (max(limit, 2000), resource.RLIM_INFINITY))  # the log has to fit
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max(limit, 2000), resource.RLIM_INFINITY))  # the log must fit
 
     ended = trial.begin(before=starve).wait()
     trial.told = ended.code != 0
@@ -60,7 +60,7 @@ def full_disk(trial: Trial) -> None:
 
 
 def flip(trial: Trial, run: Path) -> None:
-    """Flip one bit of one file of a run; each kind of file is as likely, whatever its size or number."""
+    """Flip one bit of one file of a run; each kind of file has the same probability, for any size and number."""
     kinds: dict[str, list[Path]] = {}
     for path in sorted(run.rglob("*")):
         if path.is_file() and path.stat().st_size:
@@ -68,13 +68,13 @@ def flip(trial: Trial, run: Path) -> None:
     file = trial.rng.choice(kinds[trial.rng.choice(sorted(kinds))])
     content = bytearray(file.read_bytes())
     content[trial.rng.randrange(len(content))] ^= 1 << trial.rng.randrange(8)
-    file.unlink()  # it may be linked to from elsewhere
+    file.unlink()  # other folders may have hard links to it
     file.write_bytes(content)
     trial.notes.append(str(file.relative_to(run)))
 
 
 def _told(trial: Trial, ended: Ended) -> bool:
-    """Note what an error line says, if there is one."""
+    """Record the error line, if there is one."""
     if ended.code != 0:
         trial.told = True
         trial.notes.append(ended.err.strip().replace(str(trial.folder), "..."))
@@ -82,7 +82,7 @@ def _told(trial: Trial, ended: Ended) -> bool:
 
 
 def _flip_and_look(trial: Trial, *looks: list[str | Path]) -> None:
-    """Flip one bit, and compare what commands that only look say before and after."""
+    """Flip one bit, and compare the output of reading commands before and after."""
     chosen = trial.rng.sample(looks, 2)
     before = [trial.start(*words).wait() for words in chosen]
     flip(trial, trial.run)
@@ -95,14 +95,14 @@ def _flip_and_look(trial: Trial, *looks: list[str | Path]) -> None:
 
 
 def flip_half(trial: Trial) -> None:
-    """Flip one bit of a run that was left half-way."""
+    """Flip one bit of an incomplete run."""
     shutil.copytree(trial.whole.half, trial.run)
     flip(trial, trial.run)
     trial.finish()
 
 
 def flip_whole(trial: Trial) -> None:
-    """Flip one bit of a finished run, and show, unlearn and resume it."""
+    """Flip one bit of a finished run; show, unlearn and resume it."""
     shutil.copytree(trial.whole.run, trial.run, ignore=shutil.ignore_patterns("unlearned"))
     page = trial.folder / "r.html"
     _flip_and_look(
@@ -117,7 +117,7 @@ def flip_whole(trial: Trial) -> None:
 
 
 def flip_unlearned(trial: Trial) -> None:
-    """Flip one bit of a run that has forgotten a client or of what came of that; look, verify, and forget one more."""
+    """Flip one bit of a run that has forgotten a client, or of the outcome; look, verify, and forget another client."""
     more = trial.more()
     shutil.copytree(trial.whole.run, trial.run, ignore=shutil.ignore_patterns(more.name))
     forgotten = trial.run / "unlearned" / "forgotten"
@@ -130,13 +130,13 @@ def flip_unlearned(trial: Trial) -> None:
 
 
 def two_starts(trial: Trial) -> None:
-    """Begin one run in two processes; one of the two may be told to replace it."""
+    """Start one run in two processes; one of them may be told to replace the other's."""
     force = ["--force"] if trial.rng.random() < 0.5 else []
     first, second = trial.begin(), None
     time.sleep(trial.rng.uniform(0, 1.2) * trial.whole.seconds)
     second = trial.begin(*force)
     ended = [first.wait(), second.wait()]
-    if ended[0].code == 2 and ended[1].code == 0:  # the second was quicker
+    if ended[0].code == 2 and ended[1].code == 0:  # the second process was faster
         ended.reverse()
     if ended[0].code != 0:
         raise Failed("lost", f"the first of two starts: {ended[0].err}")
@@ -148,7 +148,7 @@ def two_starts(trial: Trial) -> None:
 
 
 def replaced(trial: Trial) -> None:
-    """Resume or unlearn a run while others replace it, resume it, or unlearn it; some are killed."""
+    """Resume or unlearn a run while others replace, resume or unlearn it; some are killed."""
     shutil.copytree(trial.rng.choice([trial.whole.run, trial.whole.half]), trial.run)
     work = [
         lambda: trial.begin("--force"),
@@ -168,7 +168,7 @@ def replaced(trial: Trial) -> None:
 
 
 def two_unlearnings(trial: Trial) -> None:
-    """Unlearn the same in two processes, without a name for the outcome; one of them may be killed."""
+    """Run the same unlearning in two processes, without a name for the outcome; one of them may be killed."""
     shutil.copytree(trial.whole.run, trial.run, ignore=shutil.ignore_patterns("unlearned"))
     commands = [trial.start("unlearn", trial.run, *FORGET[:-1], "--quiet") for _ in range(2)]
     killed = trial.rng.random() < 0.5
@@ -185,7 +185,7 @@ def two_unlearnings(trial: Trial) -> None:
 
 
 def goes_away(trial: Trial) -> None:
-    """Rename or remove the folder while the run goes on."""
+    """Rename or remove the folder during the run."""
     command = trial.begin()
     time.sleep(trial.rng.uniform(0.2, 1) * trial.whole.seconds)
     elsewhere = trial.folder / "elsewhere"

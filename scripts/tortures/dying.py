@@ -19,7 +19,7 @@ EVENTS: tuple[tuple[Any, str], ...] = (
 
 
 def dying_at(event: int, count_file: Path | None = None) -> Callable[[], None]:
-    """Return a function that makes its process kill itself before its nth event; -1 is never.
+    """Return a function that makes its process kill itself before its nth event; -1 means never.
 
     `count_file` receives the number of events so far.
     """

@@ -1,4 +1,4 @@
-"""A cluster of Ray of two nodes on this machine, and what its processes have begun."""
+"""A Ray cluster of two nodes on this machine, and the processes that it starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RAY = Path(sys.executable).parent / "ray"
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """Return {process: command line} of all that a process has begun, and what these have."""
+    """Return {process: command line} of all descendants of a process."""
     table = {pid: (parent, words.replace("\0", " ")) for pid, (parent, words) in processes().items()}
     found: dict[int, str] = {}
     wanted = {pid}
@@ -30,7 +30,7 @@ def descendants(pid: int) -> dict[int, str]:
 
 
 class TwoNodes:
-    """A head and a second node, a CPU each, and what their users need to know."""
+    """A head and a second node, with one CPU each, and the values that their users need."""
 
     def __init__(self) -> None:
         with socket.socket() as probe:
@@ -64,14 +64,14 @@ class TwoNodes:
             )
 
     def _joined(self) -> bool:
-        """Tell whether the head knows both nodes."""
+        """Return whether the head knows both nodes."""
         told = subprocess.run(
             [RAY, "status", f"--address=127.0.0.1:{self.port}"], env=self.environment, capture_output=True, text=True
         )
         return told.stdout.count(" node_") == len(self.nodes)
 
     def kill(self, node: int) -> None:
-        """Kill a node with all of its processes, which `ray start` has put into sessions of their own."""
+        """Kill a node with all of its processes; `ray start` has put these into their own sessions."""
         for pid in [*descendants(self.nodes[node].pid), self.nodes[node].pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

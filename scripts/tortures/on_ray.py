@@ -1,4 +1,4 @@
-"""What breaks runs on Ray: on a cluster of the run's own, and on one of two nodes."""
+"""Disturbances of runs on Ray: on a cluster of the run's own, and on one of two nodes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _wait_for_rounds(trial: Trial, process: subprocess.Popen[str]) -> None:
 
 
 def _end(trial: Trial, process: subprocess.Popen[str]) -> None:
-    """Wait for the run, bring it to its end in this process, and compare with what it comes to undisturbed."""
+    """Wait for the run, complete it in this process, and compare with the undisturbed run."""
     try:
         _, err = process.communicate(timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
@@ -67,7 +67,7 @@ def _end(trial: Trial, process: subprocess.Popen[str]) -> None:
 
 
 def _kill_one(trial: Trial, pid: int, pattern: str) -> None:
-    """Kill one of the processes below another whose command lines match."""
+    """Kill one of the descendants of a process whose command lines match."""
     victims = [below for below, words in descendants(pid).items() if re.search(pattern, words)]
     if victims:
         with contextlib.suppress(ProcessLookupError):
@@ -84,12 +84,12 @@ def _strike(trial: Trial, pattern: str, times: int = 1) -> None:
 
 
 def ray_worker(trial: Trial) -> None:
-    """Kill workers of Ray."""
+    """Kill Ray workers."""
     _strike(trial, r"^ray::FedsimWorker", trial.rng.randint(1, 6))
 
 
 def ray_agent(trial: Trial) -> None:
-    """Kill an agent of Ray's, without which the raylet does not go on."""
+    """Kill an agent of Ray; the raylet ends without it."""
     _strike(trial, r"^ray::(DashboardAgent|RuntimeEnvAgent)")
 
 

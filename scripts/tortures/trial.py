@@ -1,4 +1,4 @@
-"""One trial: fedsim's commands in processes of their own, brought to their end as a user would, and compared."""
+"""One trial: fedsim's commands in their own processes, completed as a user would, and compared."""
 
 from __future__ import annotations
 
@@ -39,34 +39,35 @@ BAD = ("lost", "silent", "crash")
 CHANGED = "was changed since the run began"
 PATIENCE_S = 1800
 _CODES = (0, 1, 2, 129, 130, 143, *(-number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)))
-"""As commands end; by the signal itself, as shells and schedulers want it, where it has been told."""
+"""Exit codes of the commands. A command that is told to end by a signal has its number, as shells and schedulers
+expect."""
 _HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Failed(Exception):
-    """A trial ended as it must not: (verdict, what was seen)."""
+    """A trial ended badly: (verdict, observation)."""
 
 
 @dataclass
 class Command:
-    """A command of fedsim in a process of its own."""
+    """A fedsim command in its own process."""
 
     arguments: list[str]
     pid: int
     log: Path
 
     def send(self, number: int) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def wait(self) -> Ended:
-        """Return how it ended.
+        """Wait for the end and return the result.
 
         Raises
         ------
         Failed
-            If it hangs, or ends in anything but one line.
+                If it hangs, or its output is not one error line.
         """
         deadline = time.monotonic() + PATIENCE_S
         while (done := os.waitpid(self.pid, os.WNOHANG))[0] == 0:
@@ -88,7 +89,7 @@ class Command:
 
 @dataclass
 class Ended:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -97,7 +98,7 @@ class Ended:
 
 @dataclass
 class Trial:
-    """One trial: where it may write, what it draws from, and what it compares with."""
+    """One trial: the folder it writes to, its random generator, and the undisturbed run for comparison."""
 
     number: int
     folder: Path
@@ -113,14 +114,14 @@ class Trial:
         return self.folder / "run"
 
     def start(self, *arguments: str | Path, before: Callable[[], object] = lambda: None) -> Command:
-        """Begin a command; `before` runs in its process first."""
+        """Start a command; `before` runs in its process first."""
         self.commands += 1
         log = self.folder / f"command-{self.commands}"
         for suffix in (".out", ".err"):
             log.with_suffix(suffix).touch()
         words = [str(argument) for argument in arguments]
         sys.stdout.flush()
-        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)  # until the child is fedsim
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)  # until the child runs fedsim
         pid = os.fork()
         if pid == 0:
             _become(words, log, before)
@@ -128,11 +129,11 @@ class Trial:
         return Command(words, pid, log)
 
     def begin(self, *more: str, before: Callable[[], object] = lambda: None) -> Command:
-        """Begin the run of this trial."""
+        """Start the run of this trial."""
         return self.start("run", *self.whole.flags, f"--out={self.folder}", "--name=run", *more, before=before)
 
     def finish(self, *, unlearned: bool = False) -> None:
-        """Bring the run to its end as a user would, and compare."""
+        """Complete the run as a user would, and compare."""
         for _ in range(6):
             ended = (self.start("run", "--resume", self.run) if self.run.exists() else self.begin()).wait()
             if ended.code == 0:
@@ -145,18 +146,18 @@ class Trial:
             self.unlearn()
 
     def unlearn(self) -> None:
-        """Unlearn, and compare."""
+        """Unlearn a client, and compare."""
         done = self.start("unlearn", self.run, *FORGET, "--force").wait()
         if done.code != 0:
             raise Failed("lost", f"cannot be unlearned any more: {done.err}")
         self.compare(self.run / "unlearned" / "forgotten", self.forgotten(), done)
 
     def forgotten(self) -> Path:
-        """Return what the undisturbed run comes to when it is unlearned; made when first asked for."""
+        """Return the outcome of unlearning the undisturbed run; it is made at the first call."""
         return self._unlearned(FORGET)
 
     def more(self) -> Path:
-        """Return what it comes to when it then is to forget one client more."""
+        """Return the outcome of forgetting another client after that."""
         self._unlearned(FORGET)
         return self._unlearned(MORE)
 
@@ -175,7 +176,7 @@ class Trial:
         elif "start the run again" in ended.err or "run it anew" in ended.err or "give another run" in ended.err:
             shutil.rmtree(self.run)
         elif "config.yaml" in ended.err or re.search(r"error: [\w.]+: |its checkpoint was made with", ended.err):
-            shutil.rmtree(self.run)  # a key that is no key any more: a user would restore it or begin anew
+            shutil.rmtree(self.run)  # a key that no longer exists: a user would restore it or start again
 
     def compare(self, folder: Path, like: Path, ended: Ended) -> None:
         """Compare the bits of two finished folders."""
@@ -192,7 +193,7 @@ class Trial:
 
 @dataclass
 class Whole:
-    """An undisturbed run, finished, unlearned, and once left half-way."""
+    """An undisturbed run: finished, unlearned, and left incomplete once."""
 
     flags: list[str]
     run: Path
@@ -202,7 +203,7 @@ class Whole:
 
 
 def _become(words: list[str], log: Path, before: Callable[[], object]) -> None:
-    """Be the command, in a child."""
+    """Replace the child process by the command."""
     code = 70
     try:
         for number, suffix in ((1, ".out"), (2, ".err")):
@@ -227,7 +228,7 @@ def _become(words: list[str], log: Path, before: Callable[[], object]) -> None:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Return what a finished folder is compared by: all but times."""
+    """Return the content of a finished folder for comparison: everything except times."""
     summary = json.loads((folder / "summary.json").read_text())
     lines = [json.loads(line) for line in text_of(folder / "metrics.jsonl").splitlines()]
     history = sorted(path for path in (folder / "history").rglob("*") if path.is_file())
@@ -246,5 +247,5 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def text_of(file: Path) -> str:
-    """Return what is in a file, nothing if there is none."""
+    """Return the content of a file; empty if the file does not exist."""
     return file.read_text() if file.exists() else ""
