@@ -15,7 +15,7 @@ from tests.tiny_runs import Cli
         (["--target=flops=2"], "--target flops=2: must be"),
         (["--method=l3"], "--method l3: no such pruning method"),
         (["--data=mine"], "--data mine: no such source of samples"),
-        (["--data=none"], "--data none: modhifi_p looks at samples"),
+        (["--data=none"], "--data none: modhifi_p needs samples"),
         (["--set=per=row"], "--set modhifi_p.per"),
         (["--target=keep=1"], "--target keep=1: removes no channel of this model"),
     ],

@@ -82,7 +82,7 @@ def test_the_best_is_so_in_the_mean_and_a_point_with_a_run_that_failed_is_none(m
         (["--tune=train/loss"], "is not measured on held-out samples"),
         (["--tune=validation/accuracy", "--set=data.validation_fraction=0"], "--set data.validation_fraction=0.2"),
         (["--tune=validation/accuracy", "--trials=0"], "--trials 0: must be from 1"),
-        (["--trials=3"], "give --tune"),
+        (["--trials=3"], "add --tune"),
         ([], "a range is for a search"),
     ],
 )
