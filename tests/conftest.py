@@ -1,4 +1,4 @@
-"""What all tests share: one thread, the command line in this process, and one small finished run to look at."""
+"""Fixtures of all tests: one thread, the command line in this process, and one small finished run."""
 
 from collections.abc import Iterator
 from pathlib import Path

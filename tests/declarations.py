@@ -1,4 +1,4 @@
-"""What replies hold against what a ledger says of it."""
+"""Comparison of the content of replies with the ledger."""
 
 from collections.abc import Iterable, Sequence
 

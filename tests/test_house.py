@@ -1,4 +1,4 @@
-"""How the house is built: no circles between modules, each module in a room, and nothing too long to read."""
+"""The structure of the code: no import cycles, each module in a layer, and nothing too long to read."""
 
 import ast
 import tomllib

@@ -1,4 +1,4 @@
-"""All of one's own at once, with an installed wheel in an empty folder: run, kill, resume, unlearn, report, predict."""
+"""All user parts together, with an installed wheel in an empty folder: run, kill, resume, unlearn, report, predict."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Every command of the README and of docs/ is one that the program takes; those of the README do what they say."""
+"""The program accepts every command of the README and of docs/; the commands of the README run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EVERY = [pytest.param(line, id=f"{page.stem}: {line}") for page in PAGES for lin
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with the files that the pages take for granted, the current one."""
+    """Return the current folder, with the files that the pages assume."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ".config"))
     monkeypatch.setattr("fedsim.plugins._named", {})
@@ -51,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("line", EVERY)
 def test_the_program_takes_it(line: str, folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its options are there and hold values that they take; of a run, its configuration is a sound one."""
+    """Its options exist and their values are valid; for a run, the configuration is valid."""
     _, name, *arguments = shlex.split(line)
     assert name in COMMANDS
     context = COMMANDS[name].make_context(name, list(arguments), resilient_parsing=False)

@@ -1,4 +1,4 @@
-"""What an installed package brings stands beside ours, and ours win a clash of names, loudly."""
+"""Parts of an installed package are listed beside fedsim's own; fedsim's own parts win a name clash, with a message."""
 
 from pathlib import Path
 

@@ -84,7 +84,7 @@ def test_nothing_in_a_run_folder_is_run(page_folder: Path, cli: Cli) -> None:
     )
 
 
-def test_a_file_in_a_run_folder_is_run_for_who_trusts_it(
+def test_a_file_in_a_run_folder_is_executed_with_trust(
     page_folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (page_folder / "somebody").mkdir()

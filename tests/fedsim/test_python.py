@@ -1,4 +1,4 @@
-"""The commands as functions of Python: what they return shows itself, and what is wrong is said in Python."""
+"""The commands as Python functions: their results have representations, and errors name Python arguments."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What every federated method keeps, whoever wrote it; a new one is tested unasked."""
+"""The contract of all federated methods; a new method is tested automatically."""
 
 from dataclasses import replace
 

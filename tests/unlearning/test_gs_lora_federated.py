@@ -87,7 +87,7 @@ def test_one_client_with_everything_is_the_central_method(tmp_path: Path, averag
     assert fed.costs()["averaging_error"] < 1e-6
 
 
-def test_with_one_a_the_mean_of_the_changes_is_the_change_of_the_mean() -> None:
+def test_with_a_common_factor_a_the_mean_of_the_changes_is_the_change_of_the_mean() -> None:
     rng = torch.Generator().manual_seed(0)
 
     def replies(*parts: str) -> list[Tensors]:

@@ -1,4 +1,4 @@
-"""What every unlearning method keeps, whoever wrote it; a new one is tested unasked."""
+"""The contract of all unlearning methods; a new method is tested automatically."""
 
 from dataclasses import replace
 

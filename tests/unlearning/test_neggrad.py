@@ -11,7 +11,7 @@ from tests.unlearning.digits_views import (
 )
 
 
-def test_neggrad_steps_along_the_gradient_of_what_is_below_its_ceiling_in_lengths_of_the_weights(case):
+def test_neggrad_takes_a_relative_step_along_the_gradient_of_the_losses_below_the_ceiling(case):
     model, forget, _ = case
     x, y = forget.all()
     with torch.no_grad():

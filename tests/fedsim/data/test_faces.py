@@ -206,7 +206,7 @@ def test_repeats_are_counted_and_left_out_if_asked(trees: Path, tmp_path: Path) 
     assert np.array_equal(clean.x_train, plain.x_train[:11])
 
 
-def test_roles_are_what_the_card_says() -> None:
+def test_numbers_of_roles_and_default_thresholds() -> None:
     assert (TRAIN, TEST, UNSEEN) == (0, 1, 2)
     names = DataConfig.model_validate({"name": "mucac"})
     assert names.mucac.thresholds == (190, 1250, 4855)

@@ -1,4 +1,4 @@
-"""A second table of a kind is read as the first one was, whatever of it there happens to be."""
+"""A second table of a kind is read as the first one was, even if it has few rows or classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client keeps comes back as it was, as a copy of its own row."""
+"""Personal tensors of a client come back unchanged, as a copy of its own row."""
 
 import torch
 from flwr.app import RecordDict

@@ -1,4 +1,4 @@
-"""The pool of Ray actors: what outlives an engine, what does not, and what it says when it cannot be had."""
+"""The pool of Ray actors: what outlives an engine, what does not, and the messages of failures."""
 
 import os
 import subprocess

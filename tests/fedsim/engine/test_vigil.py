@@ -1,4 +1,4 @@
-"""Deaths are noticed at once, whoever's child it was, and wherever it was."""
+"""The death of a process is noticed at once, for any parent and on any machine."""
 
 import os
 import signal

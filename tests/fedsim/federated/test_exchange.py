@@ -70,7 +70,7 @@ def test_waves_are_sent_in_turn_and_the_lost_are_left_out():
 # Grouping ---------------------------------------------------------------------------------------------------------
 
 
-def test_messages_are_of_one_broadcast_by_its_id_and_not_by_the_object_that_they_share():
+def test_messages_of_one_broadcast_are_known_by_its_id_and_not_by_a_shared_object():
     """Trained together or one by one differs in the last bits: it must not depend on what an engine copies."""
     sim = simulation()
     engine = sim.engine()
@@ -95,7 +95,7 @@ def test_messages_are_of_one_broadcast_by_its_id_and_not_by_the_object_that_they
             assert_same_bits(*pair)
 
 
-def test_what_clients_are_sent_of_their_own_makes_no_broadcasts_of_it(asking):
+def test_messages_with_tensors_of_single_clients_are_one_broadcast(asking):
     sim = simulation()
     nodes = sim.engine().get_node_ids()
     own = {node: to_record({"scale": torch.tensor(float(node))}) for node in nodes}

@@ -29,7 +29,7 @@ def test_distillation_is_the_cross_entropy_of_softened_logits_over_some_classes(
     torch.testing.assert_close(got, -(q * p.log()).sum(1))
 
 
-def test_at_the_teacher_distillation_is_its_entropy_with_no_gradient_and_a_quarter_of_the_scaled_kls_elsewhere():
+def test_distillation_has_the_teachers_entropy_as_minimum_and_a_quarter_of_the_scaled_kls_gradient():
     rng = torch.Generator().manual_seed(0)
     teacher = torch.randn(4, 3, generator=rng, dtype=torch.float64)
     every = torch.ones(3, dtype=torch.bool)

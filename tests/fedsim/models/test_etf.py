@@ -1,4 +1,4 @@
-"""Frozen ETF classifiers: gradients against slow twins, the invariants of the frames, and refusal of anything less."""
+"""Frozen ETF classifiers: gradients against slow reference code, invariants of the frames, and refusals."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A model that is taken away says what it is, and predicts as the run did, in every format."""
+"""An exported model describes itself and predicts as the run did, in every format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every model of the registry with every norm it takes, narrow where it can be: a new model is tested unasked."""
+"""Every model of the registry with every norm it takes, narrow where it can be: a new model is tested automatically."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What is claimed against attacks: exact divergences of small cases, games played many times, and subtraction."""
+"""Claims tested with attacks: exact divergences of small cases, repeated games, and subtraction."""
 
 import math
 

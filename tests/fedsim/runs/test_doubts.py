@@ -1,4 +1,4 @@
-"""What would finish without a word is told or refused before the run; and what surrounds a run breaks none."""
+"""Silent mistakes are reported or refused before the run; the environment of a run does not break it."""
 
 import os
 import shutil

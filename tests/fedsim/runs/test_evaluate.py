@@ -1,4 +1,4 @@
-"""A model that was taken away does on any data set what it did in its run."""
+"""An exported model gives the same figures on any data set as in its run."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a deletion has left is all that a run knows from then on: training rows, and people's own test rows."""
+"""After a deletion a run only uses the remaining data: training rows, and test rows of the remaining people."""
 
 from pathlib import Path
 

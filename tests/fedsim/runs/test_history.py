@@ -1,4 +1,4 @@
-"""What a run keeps of its rounds: all of it true, none of it felt by the run."""
+"""The history that a run keeps of its rounds: it is correct, and keeping it does not change the run."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The audit finds what is not there, and does not find what is."""
+"""The audit detects missing protection, and does not refute valid claims."""
 
 import math
 from typing import Any

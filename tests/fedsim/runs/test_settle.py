@@ -1,4 +1,4 @@
-"""What a configuration leaves open is settled by the data; what is given stays."""
+"""Options that a configuration leaves open are determined by the data; given options stay."""
 
 import numpy as np
 import pytest

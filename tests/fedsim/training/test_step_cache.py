@@ -74,7 +74,7 @@ def test_shapes_layouts_types_and_names_have_recordings_of_their_own():
     assert len(recorder._recordings) == 5
 
 
-def test_a_step_that_looks_at_values_or_holds_a_tensor_or_draws_elsewhere_is_called():
+def test_a_step_that_cannot_be_recorded_is_called():
     held, drawn = torch.ones(2), iter(range(100))
     steps = {
         "looks": lambda some: ({"y": some["x"] * float(some["x"].sum())},),

@@ -60,7 +60,7 @@ def test_margins_are_clipped():
 
 
 @pytest.mark.parametrize(("models", "mean"), [(20, 3.0), (100, 0.35)])
-def test_the_null_is_the_cards(models, mean):
+def test_the_null_has_the_expected_size(models, mean):
     """About 3.0 at N = 20, .35 at N = 100."""
     assert klom_null(models, np.random.default_rng(0)).mean == pytest.approx(mean, rel=0.06)
 

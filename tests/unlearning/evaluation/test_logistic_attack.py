@@ -69,7 +69,7 @@ def test_unequal_sides_keep_chance_at_a_half():
         logistic_accuracy(np.zeros(9), np.zeros(400), rng())
 
 
-def test_the_card_s_noise_at_240_samples():
+def test_the_standard_deviation_at_240_samples():
     """Standard deviation .032 at n = 240 per side."""
     draw = rng(6)
     values = [logistic_accuracy(draw.exponential(size=240), draw.exponential(size=240), draw) for _ in range(25)]

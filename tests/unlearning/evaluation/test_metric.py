@@ -1,4 +1,4 @@
-"""What a metric says of itself, in one line."""
+"""The description of a metric, in one line."""
 
 from unlearning.evaluation.metric import Metric, percent
 

@@ -34,7 +34,7 @@ def test_differences_of_means_are_unbiased() -> None:
     assert (np.abs(found.effects - effects) > 3 * spread).mean() <= 0.01
 
 
-def test_what_no_mask_tells_has_no_effect() -> None:
+def test_a_unit_that_all_masks_treat_alike_has_no_effect() -> None:
     masks = masks_of(4, 0.5, 30)
     masks[:, 2] = True
     outputs = np.random.default_rng(2).standard_normal((30, 3))

@@ -43,7 +43,7 @@ def blind(monkeypatch: pytest.MonkeyPatch, rows: np.ndarray) -> None:
 def test_forgetting_in_sequence_then_more_rounds_is_never_having_known(
     tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And every forgotten row may be noise from the command after the one that forgot it: nobody looks at them."""
+    """Every forgotten row may be replaced by noise after the command that forgot it: no command reads it."""
     folder = train(tmp_path)
     whole = open_source(folder).data
     class_two = np.intersect1d(whole.partition.indices, np.flatnonzero(whole.dataset.y_train == 2))

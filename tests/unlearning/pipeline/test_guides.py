@@ -1,4 +1,4 @@
-"""What methods are given beside samples, from subset models and oracles of the run."""
+"""Inputs of methods besides samples: from subset models and oracles of the run."""
 
 import shutil
 from pathlib import Path

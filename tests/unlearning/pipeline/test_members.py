@@ -49,7 +49,7 @@ def alone(configs: Sequence[RunConfig], data: Sequence[FederatedData]) -> list[T
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_comes_to_the_weights_of_its_runs_or_is_not_trained_side_by_side(method: str) -> None:
+def test_every_method_reaches_the_weights_of_its_runs_or_is_not_trained_side_by_side(method: str) -> None:
     configs, data = recipes(method, {})
     gain = side_by_side_gain(configs[:2], data[:2])
     assert (gain == 0) == (method in ALONE)
@@ -72,7 +72,7 @@ def test_models_with_dropout_are_trained_alone() -> None:
     assert side_by_side_gain(configs[:2], data[:2]) == 0
 
 
-def test_rows_that_all_leave_out_are_blank_and_others_are_in_no_partition_of_who_leaves_them_out() -> None:
+def test_rows_that_all_members_leave_out_are_blank_and_no_partition_has_a_row_that_its_member_leaves_out() -> None:
     configs, data = recipes("fedavg", {})
     whole = federate(configs[0].data, configs[0].clients, 0)
     for seed, own in zip(SEEDS, data, strict=True):

@@ -1,4 +1,4 @@
-"""What is left of a run's promises once its model has been unlearned."""
+"""The privacy guarantees of a run after its model has been unlearned."""
 
 import math
 from pathlib import Path

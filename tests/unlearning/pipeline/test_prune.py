@@ -101,7 +101,7 @@ def test_a_start_that_has_changed_is_refused(pruned: Path, cli: Cli, tmp_path: P
     assert (done.code, "its hash differs" in done.err) == (2, True)
 
 
-def test_what_a_run_promises_is_kept_or_given_up_in_so_many_words(tmp_path: Path, cli: Cli) -> None:
+def test_a_promise_of_privacy_is_kept_or_given_up_explicitly(tmp_path: Path, cli: Cli) -> None:
     options = [f"--out={tmp_path}", "--quiet", "--clients=6", "--rounds=2", "--model=mlp", "--set=model.hidden=[16]"]
     private = [*options, "--set=privacy.client.noise_multiplier=1", "--name=private"]
     assert cli("run", *private).code == 0
