@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -47,6 +48,14 @@ def test_it_is_the_federation_without_the_forgotten(copied: Source) -> None:
 
 def test_without_anything_forgotten_it_is_the_original(copied: Source) -> None:
     again = retrained(copied, copied.data, copied.config.seed, "originals")
+    assert model_bits(again.folder) == model_bits(copied.folder.path)
+
+
+def test_it_does_not_start_ray_because_the_run_was_on_ray(copied: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedsim.engine.ray_cluster.start", None)
+    engine = copied.config.engine.model_copy(update={"name": "ray"})
+    source = dataclasses.replace(copied, config=copied.config.model_copy(update={"engine": engine}))
+    again = retrained(source, source.data, source.config.seed, "originals")
     assert model_bits(again.folder) == model_bits(copied.folder.path)
 
 
