@@ -115,10 +115,10 @@ def run_command(
 
 
 def _machine_settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that a resumed run accepts: those of this machine, and the location of the data."""
-    from fedsim.config.machine import MACHINE_SETTINGS
+    """Return the settings that a resumed run accepts: those of this machine and the engine, and the data's location."""
+    from fedsim.config.machine import CHOSEN_ANEW
 
-    ours = {key: value for key, value in given.items() if key in MACHINE_SETTINGS and key != "out"}
+    ours = {key: value for key, value in given.items() if key in CHOSEN_ANEW and key != "out"}
     return ours | {key: value for key, value in given.items() if key == "data.root"}
 
 

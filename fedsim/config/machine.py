@@ -15,6 +15,12 @@ from fedsim.errors import FedsimError, nearest
 
 MACHINE_SETTINGS = ("out", "log", "engine.device", "engine.ray_address", "engine.dashboard", "engine.dashboard_port")
 
+CHOSEN_ANEW = (
+    *MACHINE_SETTINGS, "engine.name", "engine.num_workers", "engine.cpus_per_worker", "engine.gpus_per_worker",
+    "engine.retries", "engine.chunk_timeout_s", "engine.state_memory_mb",
+)  # fmt: skip
+"""What a run that goes on takes beside the configuration of its folder; none of it changes a bit of the result."""
+
 
 def settings_file() -> Path:
     """Return the path of the user's own settings, which need not exist."""
@@ -34,8 +40,10 @@ def without_machine_settings(config: Mapping[str, Any], prefix: str = "") -> dic
     }
 
 
-def require_machine_settings(given: Mapping[str, Any], where: str) -> None:
-    """Refuse keys that are not settings of the machine; the error line starts with `where`."""
+def require_machine_settings(
+    given: Mapping[str, Any], where: str, *, taken: tuple[str, ...] = MACHINE_SETTINGS
+) -> None:
+    """Refuse keys that are not settings of the machine, or not `taken`; the error line starts with `where`."""
     for key in given:
-        if key not in MACHINE_SETTINGS:
-            raise FedsimError(f"{where}: {key} is no setting of this machine; {nearest(key, MACHINE_SETTINGS)}")
+        if key not in taken:
+            raise FedsimError(f"{where}: {key} is no setting of this machine; {nearest(key, taken)}")

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from fedsim.atomic import write_atomically
-from fedsim.config.machine import require_machine_settings
+from fedsim.config.machine import CHOSEN_ANEW, require_machine_settings
 from fedsim.config.resolve import allow_named, find_config, recorded_config, resolve, user_settings
 from fedsim.config.run import RunConfig
 from fedsim.data.datasets import load_dataset
@@ -131,8 +131,9 @@ def resume(
     rounds
         The total number of rounds, in place of the configured one; written to the configuration.
     overrides
-        Settings of this machine, such as `{"engine.device": "cpu"}`, which a run folder does not store; and
-        "data.root", the folder to which its data have been moved.
+        Settings of this machine, such as `{"engine.device": "cpu"}`, which a run folder does not store; options of
+        the engine that change no bit, such as `{"engine.name": "inprocess"}`; and "data.root", the folder to which
+        its data have been moved.
     pictures
         Whether plots and report are drawn at the end.
     observers
@@ -145,7 +146,7 @@ def resume(
     """
     machine = dict(overrides or {})
     root = machine.pop(MOVED, None)
-    require_machine_settings(machine, "overrides of a run that goes on")
+    require_machine_settings(machine, "overrides of a run that goes on", taken=CHOSEN_ANEW)
     run = RunFolder.open(folder, anew=True)
     with held(run.path):
         recorded = recorded_config(run.path)

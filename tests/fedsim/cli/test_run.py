@@ -55,6 +55,27 @@ def test_a_finished_run_resumes_to_itself(cli: Cli, tmp_path: Path, no_pictures:
     assert sha256(tmp_path / "tiny" / "model.safetensors") == before
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("inprocess", "local"),
+        pytest.param("ray", "inprocess", marks=pytest.mark.ray),
+        pytest.param("inprocess", "ray", marks=pytest.mark.ray),
+    ],
+)
+def test_a_run_goes_on_with_another_engine_to_the_same_bits(
+    first: str, then: str, cli: Cli, tmp_path: Path, tiny_run: Path, no_pictures: None
+) -> None:
+    begun = [*TINY_FLAGS, "--rounds=1", "--engine", first, "--set=engine.num_workers=2", "--out", tmp_path, "--quiet"]
+    assert cli("run", *begun).code == 0
+    run = tmp_path / "tiny"
+    more = ["--rounds", "3", "--engine", then, "--set=engine.num_workers=1", "--set=engine.retries=0"]
+    told = cli("run", "--resume", run, *more)
+    assert (told.code, told.err) == (0, "")
+    assert f"engine: {then} (as asked)" in told.out
+    assert sha256(run / "model.safetensors") == sha256(tiny_run / "model.safetensors")
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_and_the_run_goes_on_to_the_same_bits(
     cli: Cli, tmp_path: Path, no_pictures: None
