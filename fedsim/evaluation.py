@@ -29,7 +29,7 @@ class HeadScore:
     """The score of one head on the test set."""
 
     accuracy: float
-    """In [0, 1]."""
+    """Accuracy in [0, 1]."""
     loss: float
     """Mean cross-entropy in nats; for several labels, the mean over the labels."""
     per_class: npt.NDArray[np.float64]

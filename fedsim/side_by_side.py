@@ -12,7 +12,7 @@ Answer = TypeVar("Answer")
 Result = TypeVar("Result")
 
 Task = Callable[[Callable[[Any], Any]], Any]
-"""Its argument is `ask`: question -> answer."""
+"""A task; its argument is `ask`: question -> answer."""
 
 
 class _Abandoned(BaseException):

@@ -161,7 +161,7 @@ class Statistics:
         self.inputs: list[tuple[Tensor, Tensor]] = []
         """(mean, biased variance), each (C,), of every layer in the newest forward pass."""
         self.running: list[tuple[Tensor, Tensor]] = []
-        """Their running means over the rounds of synthesis; empty before the first `update`."""
+        """Running means of these statistics over the rounds of synthesis; empty before the first `update`."""
 
     def __enter__(self) -> Self:
         def note(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -237,9 +237,9 @@ def synthesize(
     classes
         (K,) int64, the classes that T knows.
     space
-        Of the images.
+        Format of the images.
     options
-        Of the synthesis.
+        Options of the synthesis.
     address
         (run seed, stage) of all draws.
     tick

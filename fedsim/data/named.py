@@ -20,7 +20,7 @@ class Named:
     """The constants of one image set."""
 
     torchvision: str
-    """Its class in torchvision."""
+    """Name of the class in torchvision."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...] | None = None

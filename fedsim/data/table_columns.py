@@ -26,7 +26,7 @@ BLANK = frozenset(["", *_SPELLED.split()])
 """Spellings of a missing value, in lower case."""
 
 _ALSO_WORDS = frozenset(["none", "nil", "missing"])
-"""Those of them that are ordinary words in a column of words."""
+"""Spellings of a missing value that are ordinary words in a column of words."""
 
 _TRUE, _FALSE = frozenset(["true", "t", "yes", "y", "on", "1"]), frozenset(["false", "f", "no", "n", "off", "0"])
 

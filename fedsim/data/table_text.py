@@ -33,7 +33,7 @@ _COMPRESSED: dict[bytes, Callable[[io.BytesIO], Any]] = {
     b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open
 }  # fmt: skip
 _MOST_RATIO = 200
-"""Of an uncompressed table's size to its compressed file's; real ratios are below 20."""
+"""Largest ratio of a table's uncompressed size to the size of its compressed file; real ratios are below 20."""
 _SPARE_BYTES = 1 << 24
 _FOREIGN = {
     b"PK\x03\x04": "an Excel workbook or a zip archive; save it as CSV",
@@ -255,7 +255,7 @@ def _is_header(path: Path, first: Row, others: list[Row], config: CsvConfig) -> 
     known = [place for place in named if first[place] in columns[place]]
     if asked & set(first):
         return True
-    if len(named) == len([*filter(None, first)]):  # names are no numbers, nor what is written as the values are
+    if len(named) == len([*filter(None, first)]):  # names are no numbers, and do not look like the values
         alike = any(_shape(first[place]) and _mostly(columns[place], first[place]) for place in named)
         return not alike and (len(first) == 1 or len(known) < len(named))
     if known:

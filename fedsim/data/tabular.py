@@ -69,7 +69,7 @@ class Table:
     """A table as numbers: training and test part with inputs float64 (n, D), and what the numbers stand for."""
 
     train: Part
-    """Its identities are clients, if a column names them."""
+    """The training part; its identities are clients, if a column names them."""
     test: Part
     classes: Names
     """None if the target is a number."""

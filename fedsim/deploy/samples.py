@@ -33,10 +33,10 @@ class Samples(BaseModel):
     numbers: bool
     """Whether numbers are predicted."""
     mean: tuple[float, ...]
-    """Per channel, of pixels / 255; or per column of scaled rows."""
+    """Mean of each channel, of pixels / 255; or of each column of scaled rows."""
     std: tuple[float, ...]
     centre: tuple[float, ...] | None = None
-    """Per column of a row: x = (a node's own number - centre) / unit."""
+    """Centre of each column of a row: x = (a node's own number - centre) / unit."""
     unit: tuple[float, ...] | None = None
     target: tuple[float, float] | None = None
     """(centre, unit) of the numbers to predict, in the same sense."""

@@ -39,7 +39,7 @@ class Strategy:
     run_defaults: dict[str, object]
     prepare: Callable[[RunConfig, FederatedData], FederatedData] | None
     shows: tuple[str, ...] = ()
-    """Its most important metrics, in order."""
+    """The method's most important metrics, in order."""
     metrics: Mapping[str, str] = field(default_factory=dict)
     """Descriptions of its own metrics and heads, by name; each is a part of a sentence."""
 
@@ -66,7 +66,7 @@ def strategy(
     name
         Name of the method.
     config, client, server
-        Its options and its two halves.
+        The options, the client half and the server half of the method.
     run_defaults
         Defaults of the run configuration that differ for this method, by dotted key.
     prepare

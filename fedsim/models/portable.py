@@ -49,9 +49,9 @@ class Description(BaseModel):
     """Number of outputs: one logit per class or label, or 1 for regression."""
     predicts: Literal["classes", "numbers", "labels"]
     mean: tuple[float, ...]
-    """Per channel, for pixels / 255; per column of rows."""
+    """Mean of each channel, for pixels / 255; or of each column of rows."""
     std: tuple[float, ...]
-    """As `mean`."""
+    """Standard deviation, in the same form as `mean`."""
     class_names: tuple[str, ...] | None = None
     input_names: tuple[str, ...] | None = None
     """Names of the columns of rows."""

@@ -43,7 +43,7 @@ class Release(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     what: str
-    """What is released, in a few words."""
+    """Description of the released information, in a few words."""
     covers: tuple[str, ...]
     """Items of the clients' replies, as `fnmatch` patterns.
 

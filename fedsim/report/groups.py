@@ -30,11 +30,11 @@ Measure = Callable[[RunFolder], float]
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs of one configuration, a seed each."""
+    """Runs of one configuration with different seeds."""
 
     label: str
     runs: tuple[RunFolder, ...]
-    """In the order of their seeds."""
+    """The runs, in the order of their seeds."""
 
     def values(self, measure: Measure) -> dict[int, float]:
         """Return the finite values of a measure, by seed."""

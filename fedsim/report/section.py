@@ -15,7 +15,7 @@ class Section:
     Parameters
     ----------
     title
-        Its heading.
+        Heading of the section.
     text
         A paragraph; it is escaped unless it is `markupsafe.Markup`.
     rows

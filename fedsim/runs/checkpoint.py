@@ -56,8 +56,8 @@ class Checkpoint:
     def save(self, run_folder: Path) -> None:
         """Write this checkpoint under a run folder and drop old ones.
 
-        What has not changed since the last one, a client's state or all the server's tensors, is a hard link to the
-        file there.
+        The state of a client, or the tensors of the server, are written as a hard link to the file of the last
+        checkpoint if they have not changed.
         """
         folder = run_folder / "checkpoints"
         for rest in folder.glob(".round-*"):  # left behind by a process that was killed here
@@ -196,7 +196,7 @@ def _saveable(tensors: Tensors) -> Tensors:
 
 def _save(tensors: Tensors, path: Path) -> None:
     path.touch()
-    mode = path.stat().st_mode  # that of all other files, where safetensors would make one that its user alone can read
+    mode = path.stat().st_mode  # the mode of other files; safetensors would make a file that only the user can read
     save_file(_saveable(tensors), path)
     path.chmod(mode)
 

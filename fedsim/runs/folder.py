@@ -57,17 +57,17 @@ class Summary(BaseModel):
     """SHA-256 of the files in the folder that no longer change."""
     metrics: dict[str, float | None] = {}
     per_class_accuracy: list[float | None] | None = None
-    """In [0, 1], one per class; null where the test set holds no sample of the class."""
+    """Accuracy of each class in [0, 1]; null if the test set has no sample of the class."""
     class_counts: list[Count] | None = None
     """Training samples per class."""
     class_names: list[str] | None = None
     """Names of the classes, if they have any."""
     clients_by: str | None = None
-    """What the natural partition makes a client of each value of, such as the name of a column."""
+    """The unit of which the natural partition makes one client each, such as the name of a column."""
     client_names: list[str] | None = None
     """Names of the clients, if a column of the table has them."""
     class_groups: list[str] | None = None
-    """Per class "many", "medium" or "few"; by FedLoGe's rule on `class_counts` where the run does not say."""
+    """Group of each class: "many", "medium" or "few"; by FedLoGe's rule on `class_counts` if the run has no groups."""
     pictures_sha256: str | None = None
     stages: list[StageRow] | None = None
     """The classes of each stage; null if all classes were present from the first round."""

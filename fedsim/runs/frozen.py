@@ -185,7 +185,7 @@ def _inherited(config: RunConfig, given: Path) -> Inherited | None:
 
 
 def _partition(indices: np.ndarray, offsets: np.ndarray, clients: int) -> Partition:
-    """Return the partition, having refused one that is none of so many clients."""
+    """Return the partition; raise ValueError if it does not fit this number of clients."""
     if indices.ndim != 1 or indices.dtype != np.int64 or offsets.dtype != np.int64 or offsets.shape != (clients + 1,):
         raise ValueError("not a partition of this run's clients")
     if offsets[0] != 0 or offsets[-1] != len(indices) or (np.diff(offsets) < 0).any() or (indices < 0).any():

@@ -22,7 +22,7 @@ class GridCell:
     """One run of a sweep."""
 
     name: str
-    """Of its folder."""
+    """Name of the run's folder."""
     options: Mapping[str, Any]
     """The options in which it differs from the other runs, by dotted key; `seed` is one of them."""
 

@@ -49,17 +49,17 @@ class _RoundFile(BaseModel):
 
     round: int = Field(ge=1)
     cohort: list[int]
-    """Those that were drawn."""
+    """The clients that were drawn."""
     clients: dict[int, Participation]
-    """Those that answered, in the order in which the server took them."""
+    """The clients that answered, in the server's order."""
     server: dict[str, Any] | None = None
     """The JSON part of the server's state; None in a round that was not kept."""
     sha256: str | None = None
-    """Of model.safetensors."""
+    """SHA-256 of model.safetensors."""
 
 
 class SentModel(NamedTuple):
-    """What a client sent."""
+    """The tensors that a client sent."""
 
     tensors: Tensors
     metrics: dict[str, float]
@@ -218,9 +218,9 @@ class KeptRound:
             raise FedsimError(f"{path}: cannot be read, or was changed; run it anew to have a history") from None
         self.number = self._file.round
         self.cohort: Sequence[int] = self._file.cohort
-        """Those that were drawn."""
+        """The clients that were drawn."""
         self.clients: Mapping[int, Participation] = self._file.clients
-        """Those that answered, in the order in which the server took them."""
+        """The clients that answered, in the server's order."""
 
     @property
     def is_kept(self) -> bool:

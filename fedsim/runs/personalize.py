@@ -52,11 +52,11 @@ class Personal:
     group: str
     """seen, unseen or new."""
     samples: int
-    """Number of its training samples."""
+    """Number of the client's training samples."""
     name: str = ""
-    """Its name in the table, if it has one."""
+    """The client's name in the table, if it has one."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Metrics on its own test samples; only `num-examples` if it has none."""
+    """Metrics on the client's own test samples; only `num-examples` if it has none."""
     bytes: int = 0
     """Bytes of the tensors in all messages between the client and the server."""
     seconds: float = 0.0

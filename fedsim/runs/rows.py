@@ -5,7 +5,7 @@ from typing import Annotated, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
-"""What any program can count to, and NumPy hold."""
+"""An integer that every JSON reader and NumPy represent exactly."""
 
 
 class MetricRow(BaseModel):
@@ -17,9 +17,9 @@ class MetricRow(BaseModel):
     time_s: float | None = None
     """Seconds of all rounds so far."""
     bytes_down: Count | None = None
-    """Of tensors, to the clients of this round; None in a run of a version that did not count them."""
+    """Bytes of tensors sent to the clients of this round; None in a run of a version that did not count them."""
     bytes_up: Count | None = None
-    """From them."""
+    """Bytes of tensors received from them."""
     metrics: dict[str, float | None] = {}
     per_class: list[float | None] | None = None
     """Accuracy of each class in [0, 1], where classes arrive in stages."""
@@ -32,4 +32,4 @@ class StageRow(BaseModel):
 
     classes: list[int]
     rounds: list[int] = Field(min_length=2, max_length=2)
-    """Its first and its last round."""
+    """The first and the last round of the stage."""

@@ -25,7 +25,8 @@ class Traffic:
         self._up = 0
         """Bytes received in earlier waves."""
         self._summed, self._good, self._largest = False, 0, 0
-        """Of the current wave: whether replies are summed per chunk, number of good replies, size of the largest."""
+        """State of the current wave: whether replies are summed per chunk, number of good replies, size of the
+        largest."""
 
     @property
     def up(self) -> int:

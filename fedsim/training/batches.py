@@ -57,11 +57,11 @@ def plan_batches(
     Parameters
     ----------
     samples
-        Per client, its rows of the training set.
+        Rows of the training set, for each client.
     clients
-        Their ids.
+        Numbers of the clients.
     address
-        Of the draws.
+        Address of the draws.
     drop_single
         Leave out batches of one sample: BatchNorm needs a variance.
     augment, pad
@@ -71,7 +71,7 @@ def plan_batches(
     fresh
         Draw each of these batches from all samples of the client, without replacement within it.
     purpose
-        Of the draws.
+        Purpose of the draws.
     """
     rngs = _generators(purpose, clients, address)
     if steps is None:

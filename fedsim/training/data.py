@@ -66,7 +66,7 @@ class ClientJob(NamedTuple):
 
     client: int
     rows: Ints
-    """Its labelled rows of the training set."""
+    """The client's labelled rows of the training set."""
     personal: State
     unlabelled: Ints = np.empty(0, np.int64)
     start: State | None = None

@@ -32,7 +32,7 @@ class TrainedLanes(NamedTuple):
     """The result of clients that were trained together; tensors are stacked, (clients, ...)."""
 
     lanes: list[int]
-    """For each row, the position in `jobs`."""
+    """The position in `jobs` of each row."""
     state: State
     extras: Extras
     """The extras that their losses could read."""
@@ -115,7 +115,7 @@ class Trainer:
         together = plan.counts.shape[1] > 1
         step_fn = self._stacked(phase, extras) if together else _single(phase, extras.of(0), self.config.channels_last)
         counts = torch.from_numpy(plan.counts).to(device, torch.float32)
-        views: dict[int, tuple[Tensors, ...]] = {}  # of the first so many clients
+        views: dict[int, tuple[Tensors, ...]] = {}  # views of the first clients, by their number
 
         def take(rows: Rows) -> tuple[Tensors, ...]:
             if isinstance(rows, slice) and rows.stop in views:

@@ -23,9 +23,9 @@ class Local:
     client: int
     seed: int
     forget: View
-    """Its samples to forget; empty for many clients."""
+    """The client's samples to forget; empty for many clients."""
     retain: View
-    """Its other samples; never empty."""
+    """The client's other samples; never empty."""
 
     def rng(self, purpose: str, *ids: int) -> np.random.Generator:
         """Return this client's generator for a purpose; equal arguments give equal draws, in every round."""
@@ -63,7 +63,7 @@ class LocalWork:
         """The clients that keep samples; the others do not take part."""
         fewer = data.partition.sizes > left.partition.sizes
         self.holders = [client for client in self.clients if fewer[client]]
-        """Those of `clients` that also have samples to forget."""
+        """The clients that also have samples to forget."""
 
     def rng(self, purpose: str, *ids: int) -> np.random.Generator:
         """Return the server's generator for a purpose."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from unlearning.api.view import View
 
 Where = Literal["federated", "central"]
-"""In the federation, or on a server that has pooled the clients' raw data."""
+"""Where a method runs: in the federation, or on a server that has pooled the clients' raw data."""
 
 KINDS = ("class", "samples", "clients")
 """The kinds of requests."""

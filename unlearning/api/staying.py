@@ -25,7 +25,7 @@ class Staying:
     Parameters
     ----------
     config, simulation
-        Of the run, on the remaining data.
+        Configuration and simulation of the run, on the remaining data.
     left
         The remaining data.
     progress

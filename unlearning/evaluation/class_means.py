@@ -32,9 +32,9 @@ class Probed:
     """The accuracies of the probe."""
 
     forget: float
-    """Its accuracy on forgotten samples, in [0, 1]."""
+    """Accuracy on forgotten samples, in [0, 1]."""
     unseen: float
-    """Its accuracy on never-seen samples: the part that is due to generalisation, not memory."""
+    """Accuracy on never-seen samples: the part that is due to generalisation, not memory."""
 
 
 def probe(forget: Labelled, retain: Labelled, unseen: Labelled) -> Probed:

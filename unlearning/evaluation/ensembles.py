@@ -20,9 +20,9 @@ class Ensembles:
     """Margins (N, n_s), from `scores.margins`, by set: "forget", and if known "retain" and "test"."""
 
     unlearned: dict[str, Floats]
-    """Of models trained with the forget set, each with its own seed, and then unlearned."""
+    """Margins of models trained with the forget set, each with its own seed, and then unlearned."""
     oracles: dict[str, Floats]
-    """Of models that never saw it."""
+    """Margins of models that never saw the forget set."""
 
     @property
     def num_unlearned(self) -> int:

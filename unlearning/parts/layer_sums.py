@@ -147,7 +147,7 @@ def ask_clients(config: RunConfig, data: FederatedData, watch: Callable[[Message
     Parameters
     ----------
     config
-        Of the run.
+        Configuration of the run.
     data
         The clients' samples; clients without samples are not asked.
     watch

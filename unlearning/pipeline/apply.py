@@ -34,9 +34,9 @@ class Unlearned:
     """The result of an unlearning method."""
 
     model: Classifier
-    """In evaluation mode."""
+    """The resulting model, in evaluation mode."""
     seconds: float
-    """Time of the method alone, without evaluation."""
+    """Time of the method in seconds, without evaluation."""
     costs: Mapping[str, float] = field(default_factory=dict)
     """Other costs, by their names in the catalogue."""
     spent: tuple[Ledger, ...] = ()

@@ -75,11 +75,11 @@ def attribute(
     share
         The probability with which a subset model keeps a unit.
     dimension
-        Of TRAK's projections.
+        Dimension of TRAK's projections.
     name
-        Of the folder.
+        Name of the new folder.
     force
-        Replace one of that name.
+        Replace a folder of that name.
     no_privacy
         Show samples and clients although the run promises privacy.
     machine

@@ -44,16 +44,16 @@ class Row(BaseModel):
     why: str
     """The reason of the verdict."""
     place: int | None
-    """By distance to the oracle among the methods that run in the same place and the references, from 1; ties share
-    one."""
+    """Rank from 1, by distance to the oracle, among the references and the methods that run in the same place. Ties
+    share a rank."""
     metrics: dict[str, Interval]
-    """By names of `unlearning.evaluation.catalogue.METRICS`."""
+    """Values by names of `unlearning.evaluation.catalogue.METRICS`."""
     null: dict[str, float]
     """Values of metrics between models, or samples, of equal distributions."""
     attacks: dict[str, dict[str, Any]]
     """Attacks of the first seed: value, chance level, standard error, sign, noise floor."""
     flags: dict[str, int]
-    """For each flag, the number of seeds in which it was raised."""
+    """Number of seeds in which each flag was raised."""
     class_accuracy: list[float | None]
     """The test accuracy of each class, for the first seed."""
 

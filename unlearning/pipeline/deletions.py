@@ -42,7 +42,7 @@ class DeletionRequest(BaseModel):
     specs: list[str]
     kind: str
     clients: list[int]
-    """Those that have no data left."""
+    """The clients that have no data left."""
     rows_sha256: str
     """SHA-256 of the rows' numbers, inputs and labels, in ascending order of rows."""
 
@@ -66,7 +66,7 @@ class Receipt(BaseModel):
     model_sha256_after: str
     destroyed: list[Destroyed]
     remains: list[str]
-    """What a deletion in this folder cannot destroy."""
+    """Copies of the data that a deletion in this folder cannot destroy."""
     verdict: str
     evidence: dict[str, dict[str, float]]
     """{model: {metric: mean over seeds}}."""
@@ -83,7 +83,7 @@ class Deletions(BaseModel):
     specs: list[str] = []
     """Requests in order; those of the runs from which this run was derived come first."""
     clients: list[int] = []
-    """Those that have no data left."""
+    """The clients that have no data left."""
     receipts: list[str] = []
     """SHA-256 of each receipt."""
 

@@ -284,7 +284,7 @@ def _trained(
 
 
 def num_processes(config: RunConfig, models: int) -> int:
-    """Return the number of processes for so many members: `engine.num_workers`, or all cores; 1 for a few members.
+    """Return the number of processes that train the members: `engine.num_workers`, or all cores; 1 for few members.
 
     A process takes seconds to start.
     """

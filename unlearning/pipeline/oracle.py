@@ -32,9 +32,9 @@ class TrainedModel:
 
     folder: Path
     model: Classifier
-    """In evaluation mode, on the source's device."""
+    """The model in evaluation mode, on the source's device."""
     seconds: float
-    """Wall time of its training, see `training_seconds`."""
+    """Wall time of the training in seconds, see `training_seconds`."""
 
 
 def retrained(

@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Outcome:
-    """What `unlearn` returns."""
+    """The result of `unlearn`."""
 
     folder: Path
     comparison: Comparison
     firsts: Mapping[str, tuple[Classifier, Measured]]
     """The models of the first seed, which is that of the run, with their measurements."""
     left: FederatedData
-    """What later commands on the folder have: the source's data without all that the request names."""
+    """The data that later commands on the folder use: the source's data without the samples that the request names."""
     further: Mapping[int, Classifier]
     """The best model of further seeds, if only one method was requested."""
     replayed: Path | None

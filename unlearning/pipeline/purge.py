@@ -59,7 +59,7 @@ def plan(source: Source, left: FederatedData, outcome: Path | None) -> list[Dest
     source
         The source of the request.
     left
-        Its data without the forgotten samples.
+        The source's data without the forgotten samples.
     outcome
         The folder of the outcome; None if the request has not been served yet.
     """
