@@ -174,7 +174,7 @@ def choose_bag_size(options: AggregateConfig, data: FederatedData) -> int:
     try:
         return best_bag_size(able, psi, options.rho, options.epsilon, bound=options.clip, signal=1 - share, noise=share)
     except ValueError as error:
-        raise FedsimError(f"strategy.bag_size: auto cannot tell ({error}); give a number") from None
+        raise FedsimError(f"strategy.bag_size: auto cannot choose ({error}); give a number") from None
 
 
 def _require_delta(options: AggregateConfig, data: FederatedData) -> None:

@@ -101,7 +101,7 @@ def principal_weights(gram: Tensor, kappa: float, sign_mode: SignMode = "code", 
     if sign_mode == "majority":
         majority = s.sum(0).sign()
         s = torch.where(majority != 0, majority, _sign(e.sum(0))).expand(m, -1)  # a tie is decided by sum_i <g_i, v_j>
-    length = lam / total * (norms[:, None] * s).mean(0)  # of the aggregate along v_j
+    length = lam / total * (norms[:, None] * s).mean(0)  # length of the aggregate along v_j
     c: Tensor = e @ (length / (m * lam).sqrt())
     if preserve_norm and len(lam):
         mean_square, step_square = gram.sum() / m, m * c @ gram @ c

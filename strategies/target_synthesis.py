@@ -201,7 +201,7 @@ class Statistics:
         ]
 
 
-_MOMENTUM = 0.9  # of the running statistics, in the authors' code
+_MOMENTUM = 0.9  # momentum of the running statistics, in the authors' code
 _REPTILE = 67.0  # the authors' factor of theta_G - theta_G'
 
 

@@ -73,7 +73,7 @@ def sweep_command(
     try:
         swept = run_sweep(sweep, packed, board, ray_address)
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; the same command goes on with {sweep.folder}") from None
+        raise Interrupted(f"interrupted; the same command continues {sweep.folder}") from None
     finally:
         board.close()
     if search is not None and swept.finished:

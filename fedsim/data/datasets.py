@@ -313,7 +313,7 @@ def _standardised(name: str, parts: Sequence[Array]) -> tuple[list[Array], tuple
     train = parts[0]
     with np.errstate(over="ignore", invalid="ignore"):
         centre, unit = train.mean(axis=0), train.std(axis=0)
-    constant = train.min(axis=0) == train.max(axis=0)  # its computed deviation may not be 0, as the mean is rounded
+    constant = train.min(axis=0) == train.max(axis=0)  # rounding of the mean can make their deviation nonzero
     centre, unit = np.where(constant, train[0], centre), np.where(constant | (unit == 0), 1, unit)
     out = [np.empty(part.shape, np.float32) for part in parts]
     with np.errstate(over="ignore", invalid="ignore"):

@@ -37,7 +37,7 @@ _MUFAC_FOLDERS = (
 _MUFAC_FILES = ("train", "val", "test")  # one per role, in the order of ROLES
 _MUFAC_NAME = re.compile(r"(F\d{4})_AGE_([A-Z]+\d?)_(\d{1,2})_([a-h])(\d+)\.jpg")
 _MUFAC_COUNTS = (10_025, 1_539, 1_504)
-_MUCAC_COUNTS = ((25_846, 2_053, 2_001), (25_933, 2_065, 2_002))  # of the authors' saved runs, and of their text
+_MUCAC_COUNTS = ((25_846, 2_053, 2_001), (25_933, 2_065, 2_002))  # counts in the authors' saved runs, and in their text
 _MUCAC_TOKENS = 41
 
 

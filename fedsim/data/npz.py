@@ -20,7 +20,7 @@ from fedsim.reading import require_regular
 IntArray = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
 
-_MOST_RATIO = 200  # of the arrays' size to the archive's, beyond _SPARE_BYTES
+_MOST_RATIO = 200  # largest ratio of the arrays' size to the archive's, beyond _SPARE_BYTES
 _SPARE_BYTES = 1 << 28
 _LAYOUTS = "x_train, y_train, x_test, y_test; x, y; or train_images, train_labels, test_images, test_labels"
 _KEYS = {f"{half}_{part}" for half in ("train", "val", "test") for part in ("images", "labels")} | {

@@ -256,7 +256,7 @@ def _sites(config: Sites, labels: IntArray, clients: int, rng: np.random.Generat
 
 def _through_flwr(config: PartitionConfig, column: IntArray, clients: int, rng: np.random.Generator) -> IntArray:
     """Return the owner of every row, (n,), -1 for none, from flwr-datasets' partitioner over one column."""
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # of its retries, of pyarrow, of tqdm
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # messages of retries, pyarrow and tqdm
         warnings.simplefilter("ignore")
         # Imported here: it takes seconds, as it imports seaborn.
         from datasets import Dataset

@@ -128,7 +128,7 @@ def _decompress(path: Path, content: bytes) -> bytes:
                     content = file.read(most + 1)
                 if len(content) > most:
                     raise OSError(errno.EFBIG, f"it unpacks to more than {_MOST_RATIO} times its size")
-            except ValueError as error:  # of bz2, for a truncated file
+            except ValueError as error:  # bz2 raises it for a truncated file
                 raise OSError(str(error)) from None
     for mark, what in _FOREIGN.items():
         if content.startswith(mark):

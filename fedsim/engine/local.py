@@ -20,7 +20,7 @@ _MEASURED = 2  # rounds; the first includes one-time costs
 _START_S = 1.0
 _BYTES_PER_S = 5e8  # through a pipe and back into arrays
 _PER_CHUNK_S = 1e-3
-_WORTHWHILE = 0.9  # of the time in this process; with less gain, the cores are better left to other processes
+_WORTHWHILE = 0.9  # largest fraction of the time in this process; with less gain, the cores are left to other processes
 
 
 def cores() -> int:

@@ -92,8 +92,8 @@ def start(options: EngineConfig) -> str:
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         if "Unauthenticated" in said.getvalue() or "InvalidAuthToken" in str(error):
             raise FedsimError(
-                f"engine.ray_address: {options.ray_address} wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN "
-                "to what `ray get-auth-token` prints on its head"
+                f"engine.ray_address: {options.ray_address} requires a token: set RAY_AUTH_MODE=token, and "
+                "RAY_AUTH_TOKEN to what `ray get-auth-token` prints on its head"
             ) from None
         where = f"engine.ray_address: {options.ray_address} cannot be joined" if options.ray_address else "engine: Ray"
         reason = (str(error).splitlines() or [type(error).__name__])[0]

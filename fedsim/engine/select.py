@@ -165,5 +165,5 @@ def measure_speedup(config: RunConfig, worker: Worker, start: State, constants: 
     alone = best(together=False)
     try:
         return alone / best(together=True)
-    except RuntimeError:  # of vmap, or for lack of memory
+    except RuntimeError:  # an operation without vmap, or too little memory
         return _IMPOSSIBLE

@@ -146,7 +146,7 @@ def load_strategy(name: str) -> Strategy:
     FedsimError
         If there is no such method.
     """
-    if name in _strategies:  # from a file read before, or registered by other code
+    if name in _strategies:  # registered by a file read before, or by other code
         return _strategies[name]
     known = declared("strategies", "strategy")
     if (plugin := plugin_of(name)) is not None:

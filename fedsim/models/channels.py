@@ -165,7 +165,7 @@ def _followed(model: Classifier, input_shape: tuple[int, ...]) -> _Channels:
         ValueError,
         RuntimeError,
         AttributeError,
-    ) as error:  # of the model's code
+    ) as error:  # raised by the model's code
         reason = " ".join(str(error).split())[:120]
         raise FedsimError(f"model.name: its channels cannot be followed ({reason}); use another") from None
     with torch.no_grad():

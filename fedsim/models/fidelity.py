@@ -98,7 +98,7 @@ def sum_components(u: Tensor, w: Tensor) -> ComponentSums:
     """Return the sums of patches (M, I, K) and slices (C, I, K), without holding all A_ci at once."""
     y = torch.einsum("mik,cik->mc", u, w)
     r = (torch.einsum("mc,mik->cik", y, u) * w).sum(2)
-    gram = torch.einsum("mip,miq->ipq", u, u)  # of each input channel with itself
+    gram = torch.einsum("mip,miq->ipq", u, u)  # Gram matrix of each input channel
     q = torch.einsum("cip,ipq,ciq->ci", w, gram, w)
     return ComponentSums(r, q, torch.einsum("ik,cik->ci", u.sum(0), w), len(u))
 

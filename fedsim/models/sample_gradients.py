@@ -16,7 +16,7 @@ from torch.func import grad, vmap
 from fedsim.models.functional import Tensors
 from fedsim.randomness import torch_seed
 
-_BLOCK_FLOATS = 4_000_000  # of the projection matrix at once: 16 MB
+_BLOCK_FLOATS = 4_000_000  # numbers of the projection matrix in memory at once: 16 MB
 
 
 def sample_gradients(function: Callable[..., Any], *, shared: int = 0, has_aux: bool = False) -> Callable[..., Any]:

@@ -48,7 +48,7 @@ class Bound(NamedTuple):
 
 
 _RDP_ORDERS = [1 + x / 10 for x in range(1, 100)] + list(range(11, 64)) + [2**k for k in range(6, 13)]
-_PRV_ERROR, _FINEST_PRV_ERROR = 0.01, 5e-4  # of epsilon
+_PRV_ERROR, _FINEST_PRV_ERROR = 0.01, 5e-4  # errors of epsilon
 _LARGE_EPSILON = 100.0  # beyond this, the grid of PRV is too large, and epsilon says nothing
 _LARGEST_GROUP_EPSILON = 400.0  # its exponential is below 1e200
 _SMALL_DELTA = 1e-10  # below this, floating point does not resolve the tails of PRV

@@ -84,7 +84,7 @@ class Release(BaseModel):
         if (self.mechanism == "gaussian") != (self.delta > 0):
             raise ValueError("Gaussian noise needs a delta above 0, and only Gaussian noise has one")
         if self.sampling == "fixed" and self.adjacency != "replaced":
-            raise ValueError("samples of one size go with one unit replaced: another takes the place of one that left")
+            raise ValueError("sampling of a fixed size needs the adjacency 'replaced': one unit in place of another")
         return self
 
     def matches(self, item: str) -> bool:

@@ -119,7 +119,7 @@ def load_latest(run_folder: Path) -> Checkpoint | None:
 def _load(folder: Path) -> Checkpoint:
     try:
         state = _StateFile.model_validate_json(unseal_in_run(folder / "state.json", folder.parent.parent))
-        if not state.files:  # of a version without checksums: the files are not checked
+        if not state.files:  # written by a version without checksums: the files are not checked
             state.files = {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*.safetensors")}
         for name, digest in state.files.items():
             if sha256(folder / name) != digest:

@@ -163,8 +163,8 @@ def _plain_model(folder: RunFolder, simulation: Simulation) -> Tensors:
     tensors = load_run_tensors(folder)
     if simulation.worker.client.personalised or tensors.keys() != server.initial().keys():
         raise FedsimError(
-            f"{folder.path}: what {name} makes for a client comes of more than this model, and nothing else is there "
-            "that goes with it; personalize an outcome or a pruned model of a run of fedavg, or the run itself"
+            f"{folder.path}: a client's model of {name} needs more than this model, and the folder has nothing more; "
+            "personalize an outcome or a pruned model of a fedavg run, or the run itself"
         )
     return {name: value.to(simulation.worker.device) for name, value in tensors.items()}
 

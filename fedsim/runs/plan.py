@@ -121,7 +121,7 @@ def _try_round(simulation: Simulation, engine: InProcessEngine, state: RunState,
     """Run a round with a part of its cohort; afterwards `state` contains the new model, if there is one."""
     config, server = simulation.config, simulation.server
     cohort = draw_cohort(config, simulation.data.at(server_round).sizes, server_round)
-    if not cohort:  # of a Poisson cohort
+    if not cohort:  # a Poisson cohort can be empty
         cohort = np.flatnonzero(simulation.sizes)[:1].tolist()
     engine.cohort = cohort[: min(config.cohort_size, _TRIED_CLIENTS)]
     tried, begun = _Trial(clients=len(engine.cohort)), time.perf_counter()

@@ -287,7 +287,7 @@ def _require_ledger(folder: Path, state: RunState) -> None:
     if told.rounds > state.ledger.rounds:
         if told.recipe != state.ledger.recipe:
             raise FedsimError(
-                f"{folder}: {told.rounds} rounds of another recipe have been released, as privacy.json has it; "
+                f"{folder}: {told.rounds} rounds of another recipe have been released (see privacy.json); "
                 "undo the change to config.yaml, or start a new run"
             )
         state.ledger = told

@@ -33,7 +33,7 @@ class Stopping(RoundObserver):
         self._metric: str | None = None
         self.best, self.value, self._waited = 0, math.nan, 0
         """The best round, its value, and the number of evaluations since then."""
-        for line in state.metrics:  # of a run that goes on
+        for line in state.metrics:  # metrics of a resumed run
             self._see(line["round"], line["metrics"])
 
     @property

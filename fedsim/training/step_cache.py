@@ -33,9 +33,9 @@ Step = Callable[..., tuple[Tensors, ...]]
 
 _PATIENCE = 20  # calls before a recording, which costs as much time as 50 replays save
 _REMEMBERED = 256  # shapes
-_TRIED = 3  # times with each number of threads
+_TRIED = 3  # measurements with each number of threads
 _TRIED_EVERY = 500  # replays
-_WORTHWHILE = 0.8  # of the time on one thread; above that, the cores are better left to other processes
+_WORTHWHILE = 0.8  # largest fraction of the one-thread time; with less gain, the cores are left to other processes
 
 
 class Recorder:

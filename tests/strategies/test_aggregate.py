@@ -150,7 +150,7 @@ def test_auto_takes_the_size_of_the_least_predicted_risk(epsilon, rho, expected)
     ("changes", "line"),
     [
         ({"strategy.bag_size": 101}, "strategy.bag_size: no client has 101 samples"),
-        ({"strategy.bag_size": "auto", "data.linear.n": 15}, "strategy.bag_size: auto cannot tell"),
+        ({"strategy.bag_size": "auto", "data.linear.n": 15}, "strategy.bag_size: auto cannot choose"),
         ({"data.client_test": "split"}, "data.client_test: .* must be matched"),
         (
             {"data.name": "digits", "strategy.bag_size": "auto", "model": "mlp"},

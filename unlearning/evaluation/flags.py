@@ -43,7 +43,7 @@ def over_forgotten(forget: Array, unseen: Array, num_errors: float = 2.0) -> Ove
     x, y = as_values(forget, "forget losses"), as_values(unseen, "unseen losses")
     excess = float(x.mean() - y.mean())
     variances = [float(side.var(ddof=1)) for side in (x, y) if len(side) > 1]
-    spread = max(variances, default=excess**2)  # of a single loss: that of the other side, or the difference itself
+    spread = max(variances, default=excess**2)  # for a single loss: the other side's, or the squared difference
     error = float(np.sqrt(sum((side.var(ddof=1) if len(side) > 1 else spread) / len(side) for side in (x, y))))
     return OverForgotten(min(len(x), len(y)) >= MIN_FLAGGED and excess > num_errors * error, excess, error)
 

@@ -27,7 +27,7 @@ METRICS = (
 
 MIN_SIZE = 10
 """With fewer samples per side, a tenth of them is none."""
-_TOLERANCE = 1e-10  # of the gradient
+_TOLERANCE = 1e-10  # largest norm of the gradient
 _NULL_SD = 0.54  # times 1/sqrt(n): the sd measured at n = 100, 240, 500, 1500 per side
 
 

@@ -24,7 +24,7 @@ from fedsim.models.functional import FunctionalModel, Tensors
 from fedsim.models.sample_gradients import in_parts, projected, sample_gradients
 
 _GRADIENT_FLOATS = 50_000_000  # 200 MB of gradients at once
-_SMALL = 1e-6  # of the mean of H's diagonal, so that H is always invertible
+_SMALL = 1e-6  # relative to the mean of H's diagonal, so that H is always invertible
 
 
 class Features(NamedTuple):

@@ -277,7 +277,7 @@ class Contest:
         forgotten = source.data.class_counts - self.left.class_counts
         labels = self.roles.unseen.y
         alike = 0 if labels is None else int(np.isin(labels.cpu().numpy(), np.flatnonzero(forgotten)).sum())
-        if labels is not None and request.several_labels:  # in place of classes
+        if labels is not None and request.several_labels:  # labels take the place of classes
             alike, forgotten = len(labels), source.data.dataset.y_train[request.rows].sum(0, np.int64)
         names = [*(source.data.dataset.class_names or map(str, range(len(forgotten))))]
         comparison = Comparison(

@@ -165,7 +165,7 @@ def train_members(
                 left = (time.perf_counter() - begun) / done * (len(missing) - done)
                 say(f"{what}: {done} of {len(missing)} trained; about {format_duration(left)} more")
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; the same command goes on from here") from None
+        raise KeyboardInterrupt("interrupted; the same command continues from here") from None
     return Ensemble(files, len(missing))
 
 

@@ -125,7 +125,7 @@ _USES: dict[str, Number] = {
 }
 _DISTRIBUTION = "U-LiRA"
 _SETS = {"accuracy on kept samples": "retain", "accuracy on test samples": "test", "trigger": "test"}
-_RELEARNING_SPREAD = 0.3  # of the logarithm: the order of batches alone changes the count by about a third
+_RELEARNING_SPREAD = 0.3  # of the logarithm; the order of batches changes the count by about a third
 
 
 def _gathered(

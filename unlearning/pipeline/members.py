@@ -96,7 +96,7 @@ def side_by_side_gain(configs: Sequence[RunConfig], data: Sequence[FederatedData
         alone_s, joint_s = few.seconds()
         if alone_s < _QUICK_S * _FEW_STEPS:  # quick steps are recorded after some calls, and are faster then
             alone_s, joint_s = _BothWays(runs, configs[0], _MANY_STEPS).seconds()
-    except RuntimeError:  # of vmap, or for lack of memory
+    except RuntimeError:  # an operation without vmap, or too little memory
         return 0.0
     return alone_s / joint_s
 

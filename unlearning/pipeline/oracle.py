@@ -84,7 +84,7 @@ def retrained(
         opened = RunFolder.open(folder)
         model = trained_model(opened, config, data.dataset, source.device)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; the same command goes on from here") from None
+        raise KeyboardInterrupt("interrupted; the same command continues from here") from None
     except InUse:
         raise
     except FedsimError as error:

@@ -36,7 +36,7 @@ def test_a_node_that_is_lost_changes_no_bit_and_a_token_is_asked_for(two_nodes: 
     )
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
-    assert "wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to" in refused.stderr
+    assert "requires a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to" in refused.stderr
     with subprocess.Popen(command(two_nodes, tmp_path, rounds), env=two_nodes.environment) as run:
         metrics = tmp_path / "there" / "metrics.jsonl"
         while not (metrics.is_file() and metrics.read_text()):

@@ -241,5 +241,5 @@ def test_what_was_forgotten_stays_forgotten(tmp_path: Path) -> None:
         personalize(outcome, "1")
     ditto = finished("ditto", tmp_path)
     outcome = unlearn(ditto, ["finetune"], "client=1", name="gone").folder
-    with pytest.raises(FedsimError, match="comes of more than this model, and nothing else is there"):
+    with pytest.raises(FedsimError, match="needs more than this model, and the folder has nothing more"):
         personalize(outcome, "5")

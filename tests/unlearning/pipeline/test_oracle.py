@@ -85,7 +85,7 @@ def test_an_interrupted_one_goes_on_to_the_same_bits(copied: Source, tiny_run: P
             if server_round == 2:
                 raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+    with pytest.raises(KeyboardInterrupt, match="the same command continues"):
         retrained(copied, left, 0, "oracles", Impatient())
     folder = copied.folder.path / "unlearned" / "oracles" / whole.folder.name
     assert json.loads((folder / "summary.json").read_text())["status"] == "stopped"
