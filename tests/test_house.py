@@ -70,15 +70,15 @@ def test_no_module_takes_part_in_a_circle(imports: grimp.ImportGraph) -> None:
 
 def test_every_module_of_the_simulator_is_in_a_layer(imports: grimp.ImportGraph) -> None:
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
-    rooms = {
-        room.strip() for layer in contract["contracts"][0]["layers"] for room in layer.replace(":", "|").split("|")
+    layers = {
+        name.strip() for layer in contract["contracts"][0]["layers"] for name in layer.replace(":", "|").split("|")
     }
     loose = [
         module
         for module in imports.modules
         if module.startswith("fedsim.")
         and not imports.find_children(module)
-        and not any(module == room or module.startswith(f"{room}.") for room in rooms)
+        and not any(module == name or module.startswith(f"{name}.") for name in layers)
     ]
     assert sorted(loose) == [], "name its layer in pyproject.toml"
 
