@@ -60,7 +60,7 @@ def test_a_finished_run_resumes_to_itself(cli: Cli, tmp_path: Path, no_pictures:
     [
         ("inprocess", "local"),
         pytest.param("ray", "inprocess", marks=pytest.mark.ray),
-        pytest.param("inprocess", "ray", marks=pytest.mark.ray),
+        pytest.param("inprocess", "ray", marks=[pytest.mark.ray, pytest.mark.slow]),
     ],
 )
 def test_a_run_goes_on_with_another_engine_to_the_same_bits(

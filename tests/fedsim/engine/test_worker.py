@@ -79,7 +79,7 @@ def undisturbed() -> Callable[[str, str], str]:
 
 STRATEGIES = ("fedavg", "fedloge", "fedlabel", "fedld", "scaffold")
 ON_FORKS = ("fedavg", "fedloge")
-AT_ONCE_ON_RAY = "fedloge"  # with the others on Ray, "never" shows what "always" would
+SLOW_ON_RAY = {(strategy, "always") for strategy in STRATEGIES if strategy != "fedloge"} | {("fedlabel", "never")}
 
 
 def _cases() -> Iterator[Any]:
@@ -87,7 +87,7 @@ def _cases() -> Iterator[Any]:
         if engine == "local-2" and strategy not in ON_FORKS:
             continue
         case = marked((engine, strategy, vectorize))
-        if engine == "ray-2" and vectorize == "always" and strategy != AT_ONCE_ON_RAY:
+        if engine == "ray-2" and (strategy, vectorize) in SLOW_ON_RAY:
             case = pytest.param(*case.values, marks=[*case.marks, pytest.mark.slow])
         yield case
 
