@@ -166,6 +166,7 @@ def test_a_ray_that_dies_costs_one_line_and_leaves_a_checkpoint(
 WATCHED = """
 import json, subprocess, sys, time, urllib.request
 from fedsim.config.resolve import resolve
+from fedsim.runs.rounds import EngineGauges
 from fedsim.runs.simulation import Simulation
 
 port = int(sys.argv[1])
@@ -182,7 +183,7 @@ def read(url):
     return urllib.request.urlopen(request, timeout=20).read().decode()
 shown, until = {}, time.monotonic() + 90
 while len(shown) < 7 and time.monotonic() < until:  # six of the run, and GPU memory of each worker
-    simulation.step(state, engine)
+    simulation.step(state, engine, [EngineGauges(engine, simulation)])
     for line in read(metrics).splitlines():
         if line.startswith("ray_fedsim_"):
             name = line.split("{")[0] + (line.split('worker="')[1].split('"')[0] if 'worker="' in line else "")
