@@ -59,7 +59,7 @@ def test_a_finished_run_resumes_to_itself(cli: Cli, tmp_path: Path, no_pictures:
     ("first", "then"),
     [
         ("inprocess", "local"),
-        pytest.param("ray", "inprocess", marks=pytest.mark.ray),
+        pytest.param("ray", "inprocess", marks=[pytest.mark.ray, pytest.mark.slow]),
         pytest.param("inprocess", "ray", marks=[pytest.mark.ray, pytest.mark.slow]),
     ],
 )
