@@ -29,7 +29,7 @@ def test_an_outcome_trains_on_in_a_run_of_its_own(cli: Cli, tmp_path: Path, no_p
     plain = unlearn(folder, ["finetune"], "client=3", name="plain").folder
     assert cli("run", "--resume", plain, "--rounds", "5", "--quiet").code == 0
     assert "give more, got 4" in cli("run", "--resume", plain, "--rounds", "4").err
-    assert "say with --rounds" in cli("run", "--resume", plain).err
+    assert "give its last round with --rounds" in cli("run", "--resume", plain).err
 
 
 def test_a_finished_run_goes_on_to_more_rounds(cli: Cli, tmp_path: Path, no_pictures: None) -> None:
