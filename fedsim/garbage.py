@@ -16,7 +16,6 @@ def quick_collections() -> Iterator[None]:
     if gc.get_freeze_count():  # an outer block has frozen them, and unfreezes them at its end
         yield
         return
-    gc.collect()
     gc.freeze()
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,7 @@ def unlearn(
             for method in tune:
                 contest.tune(method)
             for seed in range(seeds):
+                gc.collect()  # garbage of before would stay in memory during the block
                 with quick_collections():
                     contest.run_seed(source.config.seed + seed, oracle=asked.oracle)
             if models is not None:
