@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from fedsim.scratch import is_gone
 _TOGETHER = 128  # images per task
 _NAMED = 5  # names in an error message, at most
 _VERSION = "1"  # version of the decoding: a new number makes a new cache
+_KEY = re.compile(r"[0-9a-f]{32}")
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, IndexError, MemoryError, Warning)
 """Exceptions of Pillow for malformed files."""
 
@@ -87,25 +89,26 @@ def decoded(root: Path, files: Sequence[str], size: int, channels: int) -> Decod
         ) from None
     found = _opened(folder, key, (len(files), channels, size, size))
     assert found is not None
-    _drop_stale(folder, root)
+    _drop_stale(folder, root, key)
     return found
 
 
-def _drop_stale(folder: Path, root: Path) -> None:
-    """Delete caches of `root` whose images are not those of its files any more: a deleted image is deleted here, too.
+def _drop_stale(folder: Path, root: Path, fresh: str) -> None:
+    """Delete the caches of `root` that have an image of a changed or deleted file; that with the key `fresh` has none.
 
-    A cache without a sound record of its files, as older versions left it, is deleted as well.
+    A cache without a valid record of its files, as older versions left it, is deleted too.
     """
-    for key in {path.name.lstrip(".").split(".")[0] for path in folder.iterdir()}:
+    keys = {path.name.lstrip(".").split(".")[0] for path in folder.iterdir()}
+    for key in filter(_KEY.fullmatch, keys - {fresh}):
         try:
             record = json.loads(read_regular(folder / f"{key}.files.json"))
             if record["root"] != str(root.resolve()) and folder.parent != root:
-                continue  # the user's cache folder holds those of other roots, too
+                continue  # the user's cache folder has caches of other roots too
             stale = _key(root, record["files"], record["size"], record["channels"]) != key
         except (FedsimError, OSError, ValueError, LookupError, TypeError):
             stale = True
         unfinished = [path for path in folder.glob(f".{key}.*.tmp") if is_gone(int(path.name.split(".")[-2]))]
-        with contextlib.suppress(OSError):  # another user's
+        with contextlib.suppress(OSError):  # the file of another user
             for path in (*unfinished, *(folder.glob(f"{key}.*") if stale else ())):
                 path.unlink(missing_ok=True)
 
@@ -156,7 +159,7 @@ def _decode(root: Path, files: Sequence[str], form: tuple[int, int], folder: Pat
         temporary.replace(folder / f"{key}.npy")
     except BaseException:
         for path in folder.glob(f"{key}.*"):
-            path.unlink()
+            path.unlink(missing_ok=True)
         raise
     finally:
         temporary.unlink(missing_ok=True)

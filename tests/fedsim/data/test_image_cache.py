@@ -84,14 +84,17 @@ def test_deleted_images_do_not_stay_in_a_cache(tmp_path: Path) -> None:
     small, large = (decoded(tmp_path, names, size, 3).x for size in (4, 8))
     gone = large[3].tobytes()
     folder = tmp_path / ".fedsim"
-    (folder / ".old.99999999.tmp").write_bytes(gone)  # of a process that was killed
-    np.save(folder / "old.npy", large)  # of a version that kept no record
+    old = 32 * "0"
+    (folder / f".{old}.99999999.tmp").write_bytes(gone)  # of a process that was killed
+    np.save(folder / f"{old}.npy", large)  # of a version that kept no record
+    (folder / "notes.txt").write_text("not a cache")
     (tmp_path / names[3]).unlink()
     left = [name for name in names if name != names[3]]
     some = decoded(tmp_path, left[:2], 8, 3).x  # no file of this cache has changed
     decoded(tmp_path, left, 8, 3)
     assert not [path for path in folder.iterdir() if gone in path.read_bytes()]
     assert len(list(folder.glob("*.json"))) == 2
+    assert (folder / "notes.txt").exists()
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert np.array_equal(decoded(tmp_path, left[:2], 8, 3).x, some)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
