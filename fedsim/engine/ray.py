@@ -10,7 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, RecordDict
@@ -20,6 +20,7 @@ from fedsim.engine.base import Chunk, ChunkRunner, Engine, answer, key_of, lost,
 from fedsim.engine.client_state_file import size_bytes
 from fedsim.engine.ray_cluster import ENDED, Cluster
 from fedsim.engine.ray_metrics import RayGauges, metrics_address
+from fedsim.engine.ray_start import ray
 from fedsim.engine.registry import engine
 from fedsim.engine.reply import Reply
 from fedsim.engine.states import ClientStates
@@ -28,14 +29,6 @@ from fedsim.environment import code_in_use
 from fedsim.errors import FedsimError
 from fedsim.flower.records import TensorArray, copy_records
 from fedsim.flower.wire import OWN
-
-if TYPE_CHECKING:
-    import ray
-else:
-    try:
-        import ray
-    except ImportError:
-        ray = None
 
 _GAUGES = {
     "round": "Rounds done",

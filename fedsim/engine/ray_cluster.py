@@ -9,24 +9,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from fedsim.config.run import EngineConfig
 from fedsim.engine.last_words import LastWords
-from fedsim.engine.ray_start import cpus_of, remove_sessions, start
+from fedsim.engine.ray_start import cpus_of, ray, remove_sessions, start
 from fedsim.engine.vigil import Vigil, processes
 from fedsim.errors import ClusterLost, FedsimError
 
 ENDED = "engine: this process was killed, or Ray has died and ended it"
 _HEAD = "Ray's head"
-
-if TYPE_CHECKING:
-    import ray
-else:
-    try:
-        import ray
-    except ImportError:
-        ray = None
 
 
 class ActorSize(NamedTuple):

@@ -25,10 +25,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about CUDA_VISIBLE_DEVICES
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed")  # our error replies report that
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray would report in many lines what we report in one
-os.environ.setdefault(
-    "RAY_worker_niceness", "0"
-)  # 15 by default: with it they get almost no CPU time beside programs that keep all cores busy
-
+os.environ.setdefault("RAY_worker_niceness", "0")  # with Ray's 15, workers get no time beside busy programs
 
 _sessions: list[Path] = []
 """Ray's own folders, with its logs and sockets."""
@@ -43,7 +40,7 @@ def remove_sessions() -> None:
 atexit.register(remove_sessions)  # registered before Ray is imported, so that Ray shuts down first
 
 if TYPE_CHECKING:
-    import ray
+    import ray as ray  # for the other files of the engine, too
 else:
     try:
         import ray

@@ -73,7 +73,7 @@ def retrained(
         config = config.model_copy(update={"history": HistoryConfig()})  # it never serves a request
     name = recipe_hash(config, data)
     # The comparison measures this model, so the run needs no evaluations, plots or report.
-    engine = config.engine  # Ray takes longer to start and end than many a training: used only if it is to have options
+    engine = config.engine  # Ray takes longer to start than many trainings; `auto` takes it where its options are set
     engine = engine.model_copy(update={"name": "auto"}) if engine.name == "ray" else engine
     member = {"name": name, "out": parent, "eval_every": config.rounds, "eval_clients": "none", "engine": engine}
     config = config.model_copy(update=member)
