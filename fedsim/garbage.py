@@ -9,9 +9,9 @@ from contextlib import contextmanager
 def quick_collections() -> Iterator[None]:
     """Exclude the objects that exist now from garbage collections inside this block.
 
-    Torch and similar libraries alone have some 800,000 objects, which take 0.2 to 0.4 seconds per collection. Flower
-    collects once per reply that it aggregates, and each measured peak of memory collects once. A nested block does
-    nothing.
+    Torch and similar libraries alone have some 800,000 objects, which take 0.2 to 0.4 seconds per collection. Python
+    collects as objects become more, Flower once per reply that it aggregates, and each measured peak of memory once. A
+    nested block does nothing.
     """
     if gc.get_freeze_count():  # an outer block has frozen them, and unfreezes them at its end
         yield

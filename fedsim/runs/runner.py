@@ -20,6 +20,7 @@ from fedsim.data.datasets import load_dataset
 from fedsim.data.federation import FederatedData
 from fedsim.engine.base import Engine
 from fedsim.errors import ClusterLost, FedsimError, RunFailed, TooFewReplies
+from fedsim.garbage import quick_collections
 from fedsim.interrupts import heeding_signals
 from fedsim.models.base import Classifier
 from fedsim.models.portable import describe_in
@@ -303,6 +304,7 @@ def _keep_config(run: RunFolder, config: RunConfig) -> None:
     write_atomically(run.path / "environment.json", seal(json.dumps(made_on, indent=1)))
 
 
+@quick_collections()
 def _finish(
     folder: Path,
     simulation: Simulation,
