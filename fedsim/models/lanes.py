@@ -98,9 +98,18 @@ class _StackedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x, weight), (grad,) = ctx.saved_tensors, grads
-        of_x = torch.bmm(grad, weight) if ctx.needs_input_grad[0] else None
+        of_x = _laid_out_as(x, torch.bmm(grad, weight)) if ctx.needs_input_grad[0] else None
         of_weight = torch.bmm(grad.transpose(1, 2), x) if ctx.needs_input_grad[1] else None
         return of_x, of_weight, grad.sum(1) if ctx.biased else None
+
+
+def _laid_out_as(x: Tensor, grad: Tensor) -> Tensor:
+    """Return a gradient (N, B, I) with the memory layout of `x`, if the samples are innermost there.
+
+    They are after a convolution. The layers below read `x` and its gradient together, which is slow if one of them is
+    read in strides.
+    """
+    return grad.mT.contiguous().mT if x.mT.is_contiguous() else grad
 
 
 class _Linear(torch.autograd.Function):

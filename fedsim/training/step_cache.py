@@ -5,8 +5,9 @@ the operations themselves. A step that is called repeatedly with tensors of the 
 its operations and then replayed, with the same bits.
 
 A recording may use several threads of torch if this gives the same bits in less time. Both are tried for each shape;
-an operation divides its work over threads by shapes alone, not by values. The times are measured again from time to
-time, because threads wait for each other, and on a busy machine they can take longer than one thread.
+an operation divides its work over threads by shapes alone, not by values. The times are those of replays whose results
+are used, so that a trial costs next to nothing. They are measured again from time to time, because threads wait for
+each other, and on a busy machine they can take longer than one thread.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Step = Callable[..., tuple[Tensors, ...]]
 
 _PATIENCE = 20  # calls before a recording, which costs as much time as 50 replays save
 _REMEMBERED = 256  # shapes
-_TRIED = 3  # measurements with each number of threads
+_TRIED = 10  # replays with each number of threads
 _TRIED_EVERY = 500  # replays
 _WORTHWHILE = 0.8  # largest fraction of the one-thread time; with less gain, the cores are left to other processes
 
@@ -144,6 +145,8 @@ class _Recording:
         root: dict[str, Any] = dict(scribe.tables)
         self._replay: Callable[..., list[Tensor]] = fx.GraphModule(root, scribe.graph).forward
         self._threads, self._replays = 1, 0
+        self._divides: bool | None = None  # whether several threads give the same bits
+        self._spent: list[float] = []  # seconds of the replays of a trial
 
     @torch.no_grad()
     def __call__(self, *given: Tensors) -> tuple[Tensors, ...]:
@@ -151,28 +154,37 @@ class _Recording:
         return tuple({name: next(results) for name in some} for some in self._names)
 
     def replay(self, most: int, given: Sequence[Tensors]) -> tuple[Tensors, ...]:
-        """Return the results for `given`, computed with `most` threads if the last trial has shown that they help."""
-        if self._replays % _TRIED_EVERY == 0:
-            self._threads = most if self._gains_by(most, given) else 1
-        self._replays += 1
-        with _torch_threads(self._threads):
-            return self(*given)
+        """Return the results for `given`, computed with `most` threads if the last trial has shown that they help.
 
-    def _gains_by(self, threads: int, given: Sequence[Tensors]) -> bool:
-        """Return whether `threads` give the same bits in less time; the arguments are not changed."""
-        outcomes, seconds = [], []
+        A trial is the first replays of every `_TRIED_EVERY`: some with one thread, then some with all of them.
+        """
+        if self._divides is None:
+            self._divides = self._keeps_bits(most, given)
+        if not self._divides:
+            return self(*given)
+        place = self._replays % _TRIED_EVERY
+        self._replays += 1
+        if place == 2 * _TRIED:
+            alone, together = median(self._spent[:_TRIED]), median(self._spent[_TRIED:])
+            self._threads = most if together < _WORTHWHILE * alone else 1
+        if place == 0:
+            self._spent = []
+        trying = place < 2 * _TRIED
+        with _torch_threads((1 if place < _TRIED else most) if trying else self._threads):
+            begun = time.perf_counter()
+            results = self(*given)
+            if trying:
+                self._spent.append(time.perf_counter() - begun)
+        return results
+
+    def _keeps_bits(self, threads: int, given: Sequence[Tensors]) -> bool:
+        """Return whether `threads` give the bits of one; the arguments are not changed."""
+        outcomes = []
         for count in (1, threads):
-            spent = []
-            with _torch_threads(count):
-                for _ in range(_TRIED):
-                    own = _copies(given)
-                    with torch_draws(None, _flat(given)[0].device):
-                        begun = time.perf_counter()
-                        results = self(*own)
-                        spent.append(time.perf_counter() - begun)
-            outcomes.append((*results, *own))
-            seconds.append(median(spent))
-        return seconds[1] < _WORTHWHILE * seconds[0] and all(_same(*pair) for pair in zip(*outcomes, strict=True))
+            own = _copies(given)
+            with _torch_threads(count), torch_draws(None, _flat(given)[0].device):
+                outcomes.append((*self(*own), *own))
+        return all(_same(*pair) for pair in zip(*outcomes, strict=True))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from fedsim.training.step_cache import Recorder
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
     monkeypatch.setattr(step_cache, "_PATIENCE", 0)
+    monkeypatch.setattr(step_cache, "_TRIED", 2)
 
 
 def _given(lanes=3, samples=7, seed=0):
@@ -119,7 +120,7 @@ def _replayed(loss, threads):
     recorder.allow_threads(threads)
     step = vmap(grad(loss, has_aux=True), randomness="different")
     torch.manual_seed(3)
-    results = [_bits(recorder("step", step, *given)) for _ in range(4)]
+    results = [_bits(recorder("step", step, *given)) for _ in range(6)]
     (recording,) = recorder._recordings.values()
     return (results, _bits(given), torch.get_rng_state().tolist()), recording._threads
 
@@ -140,10 +141,13 @@ def test_threads_are_not_used_where_they_take_longer(monkeypatch):
 
 
 def test_whether_threads_help_is_tried_again(monkeypatch):
-    monkeypatch.setattr(step_cache, "_TRIED_EVERY", 3)
-    tried = []
-    monkeypatch.setattr(step_cache._Recording, "_gains_by", lambda *given: bool(tried.append(1)))
+    """Two replays with each number of threads, then two with the better one, and so on."""
+    monkeypatch.setattr(step_cache, "_TRIED_EVERY", 6)
+    monkeypatch.setattr(step_cache, "_WORTHWHILE", float("inf"))
+    used = []
     recording = step_cache._Recording(lambda some: ({"y": some["x"] + 1},), [{"x": torch.ones(3)}])
-    for _ in range(7):
+    monkeypatch.setattr(recording, "_replay", lambda x: used.append(torch.get_num_threads()) or [x + 1])
+    for _ in range(8 + 2):
         recording.replay(2, [{"x": torch.zeros(3)}])
-    assert len(tried) == 3
+    assert used[:2] == [1, 2]  # whether they give the same bits
+    assert used[2:] == [1, 1, 2, 2, 2, 2, 1, 1, 2, 2]
