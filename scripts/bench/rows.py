@@ -113,6 +113,7 @@ class _LocalClock:
 def fedsim(workload: Workload, meter: Meter, *, mode: str, name: str = "inprocess", workers: int = 0) -> Outcome:
     """Run fedsim on an engine; 0 workers means the engine's default."""
     from fedsim.config.resolve import resolve
+    from fedsim.garbage import quick_collections
     from fedsim.runs.simulation import Simulation
 
     engine: dict[str, Any] = {"engine.name": name, "engine.device": str(meter.device)}
@@ -121,7 +122,7 @@ def fedsim(workload: Workload, meter: Meter, *, mode: str, name: str = "inproces
     simulation = Simulation(resolve(workload.config(), {"training.vectorize": mode, **engine}))
     clock = _LocalClock(simulation.worker.trainer) if name == "inprocess" else None
     names = simulation.server.first.params
-    with contextlib.closing(simulation.engine()) as grid:
+    with quick_collections(), contextlib.closing(simulation.engine()) as grid:  # as a run does
         state = simulation.begin()
         start = flat([state.tensors[name] for name in names])
         for _ in range(meter.total):

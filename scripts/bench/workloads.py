@@ -90,7 +90,7 @@ WORKLOADS = {
     "W1": Workload((8, 8, 1), _CNN, rounds=20),
     "W1-1000": Workload((8, 8, 1), _CNN, clients=1200, cohort=1000, rounds=5, ray_chunk=50),
     "W2": Workload((28, 28, 1), _MLP, rounds=20),
-    "W3": Workload((32, 32, 3), _PFL, cohort=20, rounds=5, ray_chunk=5, exact=False),
+    "W3": Workload((32, 32, 3), _PFL, cohort=20, rounds=8, ray_chunk=5, exact=False),
     "W4": Workload((32, 32, 3), {"name": "resnet18"}, cohort=20, rounds=5, exact=False),
     "FLUTE": Workload((28, 28, 1), {"name": "logistic"}, clients=1000, cohort=10, samples=60, rounds=100, ray_chunk=5),
 }
