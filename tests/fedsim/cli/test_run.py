@@ -111,11 +111,16 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_run_goes_on_to_the_same_bits(
 
 
 def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
-    """`python -m fedsim` under a pseudo-terminal of 100 columns."""
+    """The program under a pseudo-terminal of 100 columns, without pictures."""
+    program = "import fedsim.runs.runner as r, fedsim.cli.main as m; r._write_pictures = lambda folder: None; m.main()"
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
     with subprocess.Popen(
-        [*FEDSIM, "run", *TINY_FLAGS], cwd=tmp_path, env=environment, stdout=slave, stderr=subprocess.PIPE
+        [sys.executable, "-c", program, "run", *TINY_FLAGS],
+        cwd=tmp_path,
+        env=environment,
+        stdout=slave,
+        stderr=subprocess.PIPE,
     ) as process:
         os.close(slave)
         shown = b""

@@ -33,7 +33,8 @@ def simulation(strategy: str, vectorize: str, **more: Any) -> Simulation:
         resolve(
             {
                 "strategy": strategy, "clients": 12, "cohort": 7, "rounds": 3, "eval_every": 3,
-                "training": {"vectorize": vectorize, "chunk": 3, "clip_norm": 1.0}, "data.partition": "dirichlet",
+                "training": {"vectorize": vectorize, "chunk": 3, "epochs": 1, "clip_norm": 1.0},
+                "data.partition": "dirichlet",
             },
             more,
         )

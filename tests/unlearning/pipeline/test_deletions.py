@@ -12,13 +12,19 @@ from unlearning.pipeline.deletions import read_receipts, verify
 from unlearning.pipeline.runner import unlearn
 
 
-@pytest.fixture
-def purged(tiny_run: Path, tmp_path: Path, no_pictures: None) -> Path:
-    folder = shutil.copytree(tiny_run, tmp_path / "tiny")
+@pytest.fixture(scope="module")
+def made(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = shutil.copytree(tiny_run, tmp_path_factory.mktemp("made") / "tiny")
     unlearn(folder, ["finetune"], "client=4")
     unlearn(folder, ["finetune"], "client=2", purge=True, command="fedsim unlearn")
     unlearn(folder, ["finetune"], "client=1", purge=True)
     return folder
+
+
+@pytest.fixture
+def purged(made: Path, tmp_path: Path) -> Path:
+    """Return a copy, to be tampered with."""
+    return shutil.copytree(made, tmp_path / "tiny")
 
 
 def test_receipts_are_chained_and_say_what_was_done(cli: Cli, purged: Path) -> None:
