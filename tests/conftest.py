@@ -8,6 +8,7 @@ import torch
 
 import fedsim
 from fedsim.cli.main import main
+from tests.light import drawn, light
 from tests.page_files import FILES
 from tests.tiny_runs import TINY, Cli, Outcome
 
@@ -26,6 +27,20 @@ def _no_settings_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """Let no test depend on what its user has set for this machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("settings")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _light() -> Iterator[None]:
+    """Leave out what takes most of the time of a small run; see `real_pictures`."""
+    with light():
+        yield
+
+
+@pytest.fixture
+def real_pictures() -> Iterator[None]:
+    """Draw pictures, for a test that looks at them."""
+    with drawn():
         yield
 
 

@@ -139,7 +139,8 @@ STRAY = "import os\nopen(os.environ['FEDSIM_CAUGHT'], 'a').write(__name__)\nrais
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("command", ["script", pytest.param("module", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["script", "module"])
 def test_nothing_is_imported_from_the_current_directory(command: str, tmp_path: Path) -> None:
     """A stray numpy.py, torch.py and a clone of this project where the command is typed."""
     pytest.importorskip("ray")

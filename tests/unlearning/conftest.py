@@ -40,11 +40,9 @@ def _quick_collections() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes most of a small run's time: pictures, and the noise floors of attacks."""
+def _lighter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the reports of runs, and the noise floors of attacks."""
     monkeypatch.setattr("fedsim.runs.runner._write_pictures", lambda folder: None)
-    monkeypatch.setattr("fedsim.report.figures.png", lambda figure: b"")
-    monkeypatch.setattr("fedsim.report.figures.inline_svg", lambda figure, name, title: "<svg></svg>")
     monkeypatch.setattr("unlearning.pipeline.measure.model_facts", lambda *given, floors: model_facts(*given))
 
 

@@ -92,6 +92,7 @@ def rounds(run: Path) -> int:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_good_checkpoint_and_no_process(tmp_path: Path, marked: dict[str, str]) -> None:
     run = tmp_path / "r"
     with start(marked, tmp_path) as process:

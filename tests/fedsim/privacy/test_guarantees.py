@@ -24,7 +24,7 @@ def test_a_ledger_with_next_to_no_noise_says_infinity():
 
 
 STEPS = Release(
-    what="gradients", covers=("model",), mechanism="gaussian", unit="example", noise=2.0, delta=1e-5,
+    what="gradients", covers=("model",), mechanism="gaussian", unit="example", noise=8.0, delta=1e-5,
     sampling_rate=0.25, times=4,
 )  # fmt: skip
 
@@ -34,7 +34,7 @@ def test_the_client_that_took_part_more_often_sets_epsilon_and_gradients_cost_ev
     for rounds in (1, 3):
         added, replaced = guarantees(book(STEPS, rounds=2 * rounds, took_part=[rounds, 2 * rounds]))
         assert added.client == replaced.client == 1
-        assert added.epsilon == epsilon([Gaussian(2.0, 0.25, 8 * rounds)], 1e-5).epsilon
+        assert added.epsilon == epsilon([Gaussian(8.0, 0.25, 8 * rounds)], 1e-5).epsilon
         assert replaced.epsilon > added.epsilon
         seen.append(added.epsilon)
     assert seen[0] < seen[1]

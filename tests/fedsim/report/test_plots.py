@@ -49,14 +49,3 @@ def test_twenty_runs_are_told_apart(make_run: MakeRun) -> None:
     runs = [RunFolder.open(make_run(f"run-{i}")) for i in range(20)]
     lines = learning_curves(runs)[0].figure.axes[0].lines
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 20
-
-
-def test_no_pyplot() -> None:
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, numpy; from fedsim.report.plots import partition_plot, png; "
-        "png(partition_plot(numpy.ones((3, 3), int))); assert 'matplotlib.pyplot' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -73,8 +73,8 @@ def test_no_picture_is_cut_out_of_a_table():
         Simulation(resolve({"data.name": "breast_cancer", "data.augment": "crop", "clients": 4}))
 
 
-@pytest.mark.parametrize("changed", [{"PYTHONIOENCODING": "ascii"}, {"HOME": "/nonexistent"}])
-def test_a_terminal_without_umlauts_and_an_account_without_a_home_run_alike(tmp_path, changed):
+def test_a_terminal_without_umlauts_and_an_account_without_a_home_run_alike(tmp_path):
+    changed = {"PYTHONIOENCODING": "ascii", "HOME": "/nonexistent"}
     small = ["--rounds", "1", "--clients", "2", "--model", "logistic", "--set", "data.max_per_class=5"]
     for arguments in (["run", "--quiet", "--name", "r", *small], ["show", "runs/r"]):
         done = subprocess.run(

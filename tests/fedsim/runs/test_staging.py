@@ -12,6 +12,7 @@ from fedsim.flower.records import to_record
 from fedsim.runs.checkpoint import load_latest
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.runner import run
+from tests.light import drawn
 from tests.strategies.small_runs import assert_cohorts_agree, assert_same_bits, begin, finished
 from unlearning.pipeline.oracle import retrained
 from unlearning.pipeline.source import open_source
@@ -126,7 +127,8 @@ def folder(tmp_path_factory):
         "data": {"stages": {"count": 2, "order": "natural"}, "partition": "iid", "max_per_class": 30},
         "model": {"name": "mlp", "hidden": [32]}, "training": {"vectorize": "never", "epochs": 1},
     }  # fmt: skip
-    return run(config).folder
+    with drawn():
+        return run(config).folder
 
 
 def test_the_folder_tells_the_schedule_and_shows_the_matrix(folder):

@@ -71,6 +71,6 @@ def test_a_purge_destroys_them(copied: Path) -> None:
 
 def test_bad_numbers_of_models(copied: Path) -> None:
     with pytest.raises(FedsimError, match="--models: must be at least the 3 seeds of the full comparison, got 2"):
-        unlearn(copied, ["neggrad"], "client=2", models=2)
+        unlearn(copied, ["neggrad"], "client=2", seeds=3, models=2)
     with pytest.raises(FedsimError, match="leave out --then"):
         unlearn(copied, ["neggrad"], "client=2", then=["client=3"], models=9)
