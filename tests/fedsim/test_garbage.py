@@ -10,8 +10,9 @@ from fedsim.garbage import quick_collections
 
 
 @pytest.fixture(autouse=True)
-def _nothing_frozen() -> Iterator[None]:
+def _nothing_frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Begin with nothing frozen, whatever ran in this process before, and put it back."""
+    monkeypatch.setattr("fedsim.garbage._inside", False)
     frozen = gc.get_freeze_count()
     gc.unfreeze()
     yield
