@@ -22,6 +22,9 @@ class Heard:
     """When it was received, in seconds of the monotonic clock."""
 
 
+_listening: list[Heard] = []
+
+
 @contextmanager
 def heeding_signals() -> Iterator[Heard]:
     """Let SIGTERM and SIGHUP end the block as Ctrl-C does; SIGUSR1 requests a checkpoint.
@@ -49,11 +52,23 @@ def heeding_signals() -> Iterator[Heard]:
     taken = {n: was for n, was in usual.items() if was in (signal.SIG_DFL, signal.default_int_handler)}
     for number in taken:
         signal.signal(number, handlers[number])
+    _listening.append(heard)
     try:
         yield heard
     finally:
+        _listening.remove(heard)
         for number, was in taken.items():
             signal.signal(number, was)
+
+
+def end_if_heard() -> None:
+    """Raise KeyboardInterrupt if a signal has ended the work, and the exception was lost.
+
+    Libraries that are not written in Python may drop exceptions of the Python functions that they call: pydantic does
+    when it serialises a union, and goes on with a warning. Call this in normal work, not in code that cleans up.
+    """
+    if any(heard.ending is not None for heard in _listening):
+        raise KeyboardInterrupt
 
 
 def checkpoint_wanted() -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from collections.abc import Sequence
 
 import click
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows ? for other characters
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    # Pydantic's warning that it has dropped an interrupt; the next round ends the run (`end_if_heard`).
+    warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
     with heeding_signals() as heard:
         try:
             code = app(arguments, prog_name="fedsim", standalone_mode=False)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from fedsim.atomic import write_atomically
 from fedsim.engine.base import Engine
 from fedsim.errors import Diverged, FedsimError, TooFewReplies
-from fedsim.interrupts import checkpoint_wanted, uninterrupted
+from fedsim.interrupts import checkpoint_wanted, end_if_heard, uninterrupted
 from fedsim.runs.history import HistoryWriter
 from fedsim.runs.observers import Beginning, RoundObserver
 from fedsim.runs.simulation import Simulation
@@ -126,6 +126,7 @@ def run_rounds(
         observers += [stopping, *trackers, *own, Watch(config, simulation.data.dataset, simulation.progress)]
         simulation.progress.begin(config, simulation.choices | engine.notes, state.round)
         while state.round < config.rounds and not stopping.over:
+            end_if_heard()
             simulation.step(state, engine, observers)
         return stopping.settle(state, history)
     except BaseException as error:

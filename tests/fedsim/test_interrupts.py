@@ -1,5 +1,6 @@
 """Signals end a run as Ctrl-C does."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -30,6 +31,17 @@ def test_a_signal_ends_a_run_as_ctrl_c_does(number: signal.Signals, tmp_path: Pa
     assert (summary["status"], summary["reason"], summary["rounds_done"]) == ("stopped", "interrupted", 2)
     whole = fedsim.run(TINY, overrides={**options, "name": "whole"}).folder
     assert sha256(fedsim.resume(run).folder / "model.safetensors") == sha256(whole / "model.safetensors")
+
+
+def test_an_interrupt_that_a_library_drops_ends_the_run_at_the_next_round(tmp_path: Path) -> None:
+    class Drops(Sends):
+        def round_done(self, server_round: int, metrics: dict[str, float]) -> None:
+            with contextlib.suppress(KeyboardInterrupt):
+                super().round_done(server_round, metrics)
+
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted; to go on"):
+        fedsim.run(TINY, overrides={"out": str(tmp_path), "rounds": 4}, progress=Drops(signal.SIGTERM))
+    assert json.loads((tmp_path / "tiny" / "summary.json").read_text())["rounds_done"] == 2
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda n: n.name)
