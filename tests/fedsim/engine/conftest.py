@@ -1,4 +1,5 @@
 import gc
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -12,12 +13,15 @@ from fedsim.engine.local import LocalEngine
 from tests.fedsim.engine.kinds import ENGINES, MakeEngine, marked
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def ray_session() -> Iterator[None]:
+    """Keep one Ray for all tests of engines: to start it takes ten seconds."""
     ray = pytest.importorskip("ray")
     yield
-    ray.shutdown()
-    gc.collect()  # while the warnings of this module are known
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # see RAY_LEFTOVERS
+        ray.shutdown()
+        gc.collect()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from fedsim.flower.records import to_record, to_tensors
 
 
 class EchoWorker:
-    """Answers client c with c and the number of the message it got, and counts a client's messages in its state."""
+    """Answers client c with c, the number of its message and the process; counts a client's messages in its state."""
 
     def __init__(self, log: Path | None = None, delay_s: Sequence[float] = ()) -> None:
         self.log, self.delay_s = log, delay_s
@@ -41,7 +41,8 @@ class EchoWorker:
         for content, client, state in zip(contents, clients, states, strict=True):
             seen = int(state.metric_records["seen"]["times"]) if state else 0
             told = content.config_records["config"]["number"] if "config" in content else 0
-            answer = RecordDict({"metrics": MetricRecord({"client": client, "told": told, "seen": seen})})
+            told_back = {"client": client, "told": told, "seen": seen, "process": os.getpid()}
+            answer = RecordDict({"metrics": MetricRecord(told_back)})
             replies.append(Reply(answer, state=RecordDict({"seen": MetricRecord({"times": seen + 1})})))
         return replies
 
