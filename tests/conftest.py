@@ -8,7 +8,7 @@ import torch
 
 import fedsim
 from fedsim.cli.main import main
-from tests.light import drawn, light
+from tests.light import as_for_users, light
 from tests.page_files import FILES
 from tests.tiny_runs import TINY, Cli, Outcome
 
@@ -40,7 +40,7 @@ def _light() -> Iterator[None]:
 @pytest.fixture
 def real_pictures() -> Iterator[None]:
     """Draw pictures, for a test that looks at them."""
-    with drawn():
+    with as_for_users():
         yield
 
 

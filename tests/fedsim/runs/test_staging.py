@@ -12,7 +12,7 @@ from fedsim.flower.records import to_record
 from fedsim.runs.checkpoint import load_latest
 from fedsim.runs.folder import RunFolder
 from fedsim.runs.runner import run
-from tests.light import drawn
+from tests.light import as_for_users
 from tests.strategies.small_runs import assert_cohorts_agree, assert_same_bits, begin, finished
 from unlearning.pipeline.oracle import retrained
 from unlearning.pipeline.source import open_source
@@ -69,7 +69,7 @@ def test_one_stage_is_a_run_without_stages():
     assert_same_bits(finished("fedavg", {"data.stages": {"count": 1}}).tensors, finished("fedavg").tensors)
 
 
-def test_clients_that_have_nothing_in_a_stage_are_not_drawn():
+def test_clients_that_have_nothing_in_a_stage_are_not_as_for_users():
     run = begin("fedavg", {**STAGED, "clients": 8, "data.partition.alpha": 0.02})
     for _ in range(4):
         run.advance(1)
@@ -127,7 +127,7 @@ def folder(tmp_path_factory):
         "data": {"stages": {"count": 2, "order": "natural"}, "partition": "iid", "max_per_class": 30},
         "model": {"name": "mlp", "hidden": [32]}, "training": {"vectorize": "never", "epochs": 1},
     }  # fmt: skip
-    with drawn():
+    with as_for_users():
         return run(config).folder
 
 

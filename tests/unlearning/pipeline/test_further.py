@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedsim.errors import FedsimError
+from tests.light import as_for_users
 from tests.tiny_runs import Cli
 from unlearning.pipeline.comparison import read_comparison
 from unlearning.pipeline.ensemble import Member, train_members
@@ -70,7 +71,8 @@ def test_a_purge_destroys_them(copied: Path) -> None:
 
 
 def test_bad_numbers_of_models(copied: Path) -> None:
-    with pytest.raises(FedsimError, match="--models: must be at least the 3 seeds of the full comparison, got 2"):
-        unlearn(copied, ["neggrad"], "client=2", seeds=3, models=2)
+    told = "--models: must be at least the 3 seeds of the full comparison, got 2"
+    with as_for_users(), pytest.raises(FedsimError, match=told):
+        unlearn(copied, ["neggrad"], "client=2", models=2)
     with pytest.raises(FedsimError, match="leave out --then"):
         unlearn(copied, ["neggrad"], "client=2", then=["client=3"], models=9)

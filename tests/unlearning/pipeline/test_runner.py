@@ -14,7 +14,7 @@ from fedsim.errors import RunFailed
 from fedsim.models.base import Classifier
 from fedsim.randomness import generator
 from fedsim.runs.checkpoint import load_model
-from tests.light import drawn
+from tests.light import as_for_users
 from tests.tiny_runs import Cli
 from unlearning.api import registry as methods
 from unlearning.api.needs import Needs
@@ -37,7 +37,7 @@ def files(folder: Path) -> set[Path]:
 @pytest.fixture(scope="module")
 def outcome(run: Path) -> Outcome:
     """Return a method and the baselines against an oracle, over two seeds, with pictures and noise floors."""
-    with pytest.MonkeyPatch.context() as patch, drawn():
+    with pytest.MonkeyPatch.context() as patch, as_for_users():
         patch.setattr("fedsim.runs.runner._write_pictures", lambda folder: None)
         patch.setattr("fedsim.report.figures._DPI", 40)
         return unlearn(run, ["neggrad"], "client=2", compare="retrain", seeds=2)
